@@ -1,0 +1,88 @@
+//! Names of the ways to find and destroy sockets.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{UnknownName, by_name};
+
+/// One way to find and destroy the sockets of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum EngineName {
+    /// The walk of one bucket destroys each socket itself, with the kernel module's kfunc.
+    Kfunc,
+    /// The walk of one bucket lists the victims; `SOCK_DESTROY` over netlink ends each by its
+    /// exact id.
+    Netlink,
+    /// Full scan with BPF socket iterators and `bpf_sock_destroy`, once per network namespace.
+    Iter,
+    /// Full scan with sock_diag dumps, matched in user space.
+    Diag,
+    /// Full scan with sock_diag dumps, matched by bytecode in the kernel, as `ss -K` does.
+    DiagFilter,
+    /// Scan of every bucket of the index: what the index is worth without its key.
+    IndexScan,
+}
+
+impl EngineName {
+    /// Every engine, those that walk one bucket first.
+    pub const ALL: [Self; 6] = [
+        Self::Kfunc,
+        Self::Netlink,
+        Self::Iter,
+        Self::Diag,
+        Self::DiagFilter,
+        Self::IndexScan,
+    ];
+
+    /// Name in kebab case, such as `diag-filter`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kfunc => "kfunc",
+            Self::Netlink => "netlink",
+            Self::Iter => "iter",
+            Self::Diag => "diag",
+            Self::DiagFilter => "diag-filter",
+            Self::IndexScan => "index-scan",
+        }
+    }
+}
+
+impl fmt::Display for EngineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for EngineName {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        by_name("an engine", text, &Self::ALL, Self::name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_agree_everywhere() {
+        for engine in EngineName::ALL {
+            assert_eq!(engine.to_string().parse(), Ok(engine));
+            assert_eq!(
+                serde_json::to_string(&engine).unwrap(),
+                format!("\"{engine}\"")
+            );
+        }
+        assert_eq!(EngineName::DiagFilter.to_string(), "diag-filter");
+        assert_eq!(
+            "auto".parse::<EngineName>().unwrap_err().to_string(),
+            "\"auto\" is not an engine; write one of: \
+             kfunc, netlink, iter, diag, diag-filter, index-scan"
+        );
+    }
+}

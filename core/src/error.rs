@@ -1,0 +1,193 @@
+//! Errors that go back to whoever wrote the input.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How many characters of somebody's input a message repeats at most.
+const EXCERPT_CHARS: usize = 64;
+
+/// A line that is not a request: where, which field, and what to write instead.
+///
+/// On the wire, one JSON object:
+/// `{"error":{"line":3,"field":"backend","message":"…"},"id":"…"}`.
+/// `id` is left out when the line had no usable one, `field` is null when the refusal concerns
+/// the whole line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Wire", from = "Wire")]
+pub struct Refusal {
+    /// Line number in its source, counted from 1.
+    pub line: u64,
+    /// Id of the refused request, if it could be read and is valid.
+    pub id: Option<String>,
+    /// The field at fault, or `None` for the whole line. Cut after 64 characters.
+    pub field: Option<String>,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal of the whole line.
+    pub fn new(line: u64, message: impl Into<String>) -> Self {
+        Self {
+            line,
+            id: None,
+            field: None,
+            message: message.into(),
+        }
+    }
+
+    /// The line was longer than `limit_bytes` and was therefore not read.
+    pub fn line_too_long(line: u64, limit_bytes: usize) -> Self {
+        Self::new(
+            line,
+            format!("the line is longer than {limit_bytes} bytes; write one request a line"),
+        )
+    }
+
+    /// The same refusal, naming the field at fault.
+    #[must_use]
+    pub fn with_field(mut self, field: &str) -> Self {
+        self.field = Some(cut(field));
+        self
+    }
+
+    /// The same refusal, naming the request.
+    #[must_use]
+    pub fn with_id(mut self, id: &str) -> Self {
+        self.id = Some(id.to_owned());
+        self
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}", self.line)?;
+        if let Some(id) = &self.id {
+            write!(f, ", id {id:?}")?;
+        }
+        if let Some(field) = &self.field {
+            write!(f, ", field {field:?}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// The shape of a [`Refusal`] on the wire.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    error: WireError,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireError {
+    line: u64,
+    field: Option<String>,
+    message: String,
+}
+
+impl From<Refusal> for Wire {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            error: WireError {
+                line: refusal.line,
+                field: refusal.field,
+                message: refusal.message,
+            },
+            id: refusal.id,
+        }
+    }
+}
+
+impl From<Wire> for Refusal {
+    fn from(wire: Wire) -> Self {
+        Self {
+            line: wire.error.line,
+            id: wire.id,
+            field: wire.error.field,
+            message: wire.error.message,
+        }
+    }
+}
+
+/// A name that is not in a closed list (protocol, engine, policy); the message lists the names.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{given} is not {what}; write one of: {known}")]
+pub struct UnknownName {
+    what: &'static str,
+    given: String,
+    known: String,
+}
+
+/// Finds the value with this name, or says which names there are.
+pub(crate) fn by_name<T: Copy>(
+    what: &'static str,
+    given: &str,
+    all: &[T],
+    name: impl Fn(T) -> &'static str,
+) -> Result<T, UnknownName> {
+    all.iter()
+        .copied()
+        .find(|value| name(*value) == given)
+        .ok_or_else(|| UnknownName {
+            what,
+            given: excerpt(given),
+            known: all
+                .iter()
+                .map(|value| name(*value))
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+}
+
+/// Somebody's input for use in a message: quoted, control characters escaped, cut when long.
+pub(crate) fn excerpt(text: &str) -> String {
+    format!("{:?}", cut(text))
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(EXCERPT_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wire_form() {
+        let refusal = Refusal::new(3, "bad").with_field("backend").with_id("e1");
+        let json = r#"{"error":{"line":3,"field":"backend","message":"bad"},"id":"e1"}"#;
+        assert_eq!(serde_json::to_string(&refusal).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Refusal>(json).unwrap(), refusal);
+        assert_eq!(
+            refusal.to_string(),
+            "line 3, id \"e1\", field \"backend\": bad"
+        );
+    }
+
+    #[test]
+    fn whole_line_without_id() {
+        let refusal = Refusal::line_too_long(7, 65536);
+        let json = r#"{"error":{"line":7,"field":null,"message":"the line is longer than 65536 bytes; write one request a line"}}"#;
+        assert_eq!(serde_json::to_string(&refusal).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Refusal>(json).unwrap(), refusal);
+        assert_eq!(
+            refusal.to_string(),
+            "line 7: the line is longer than 65536 bytes; write one request a line"
+        );
+    }
+
+    #[test]
+    fn excerpts_are_quoted_escaped_and_cut() {
+        assert_eq!(excerpt("a\n\"b"), r#""a\n\"b""#);
+        assert_eq!(excerpt(&"é".repeat(64)), format!("\"{}\"", "é".repeat(64)));
+        assert_eq!(excerpt(&"é".repeat(65)), format!("\"{}…\"", "é".repeat(64)));
+    }
+}

@@ -1,0 +1,64 @@
+//! What skreap talks about.
+//!
+//! skreap terminates exactly the sockets that talk to a backend that is gone. This crate has the
+//! words for that, and nothing that touches a kernel: no I/O, no libbpf, no `unsafe`.
+//!
+//! Data flows one way:
+//!
+//! ```text
+//! line ─► Request ─► Event ─► Target ─► walk ─► Outcome ─► Report ─► line
+//!           │                        (engine)      │
+//!           └► Refusal ─► line                     └► Phases ─► Timings
+//! ```
+//!
+//! * [`Request`]: what one line of input asks for; a bad line becomes a [`Refusal`] that names
+//!   line and field.
+//! * [`Event`]: something happened to a [`Backend`].
+//! * [`Target`]: what a walk must match. The walk itself is an engine's work, in other crates.
+//! * [`Outcome`]: what the engine did, with counters that must add up ([`Outcome::balanced`]).
+//! * [`Report`]: event, outcome and [`Phases`] together, one JSON object a line.
+//! * [`Timings`]: the phases of many events as histograms.
+//!
+//! ```
+//! use skreap_core::{EngineName, Outcome, Phases, Report, Request};
+//!
+//! let line = br#"{"id":"e1","type":"backend-deleted","backend":"udp://10.0.0.1:53"}"#;
+//! let Request::Event(event) = Request::parse(line, 1)? else {
+//!     return Ok(());
+//! };
+//! let outcome = Outcome::new(EngineName::Netlink); // an engine does its work here
+//! outcome.balanced(event.dry_run)?;
+//! let phases = outcome.phases(800, 2_000);
+//! println!("{}", serde_json::to_string(&Report::new(&event, outcome, phases))?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod backend;
+mod engine;
+mod errno;
+mod error;
+mod event;
+mod outcome;
+mod report;
+mod request;
+mod socket;
+#[cfg(test)]
+mod strategies;
+mod target;
+mod timing;
+
+pub use backend::{Backend, BackendError, Protocol};
+pub use engine::EngineName;
+pub use errno::{errno_name, errno_reason};
+pub use error::{Refusal, UnknownName};
+pub use event::{Action, Event, IdError, MAX_ID_BYTES, check_id};
+pub use outcome::{
+    Failure, Failures, Imbalance, Incomplete, MAX_FAILURES_LISTED, Outcome, Skipped,
+};
+pub use report::Report;
+pub use request::Request;
+pub use socket::{SocketTuple, state_name};
+pub use target::{Target, Unconnected};
+pub use timing::{MAX_RECORDED_NS, PhaseSummary, Phases, Summary, Timings, TimingsError};

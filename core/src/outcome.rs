@@ -1,0 +1,463 @@
+//! What an engine did.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::EngineName;
+use crate::errno::{errno_name, errno_reason};
+use crate::socket::SocketTuple;
+use crate::timing::Phases;
+
+/// How many failed sockets a report lists one by one; all of them are counted by errno.
+pub const MAX_FAILURES_LISTED: usize = 64;
+
+/// Visited sockets that were not destroyed, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Skipped {
+    /// Sent to the backend without connecting to it; preserved by policy.
+    pub unconnected: u64,
+    /// Connected to another peer now.
+    pub moved_on: u64,
+    /// Recorded by `connect()` but without a peer now: the connect is in flight or failed, the
+    /// socket was disconnected (`AF_UNSPEC`), or it was destroyed before.
+    pub no_peer: u64,
+    /// In a TCP state that cannot be destroyed (CLOSE, TIME_WAIT).
+    pub state: u64,
+    /// A node whose socket is not there any more. Anything but 0 is an alarm: the index missed
+    /// a close.
+    pub stale: u64,
+    /// Chosen as a victim, but closed by its owner before the destroy reached it.
+    pub gone: u64,
+}
+
+impl Skipped {
+    /// All of them together, saturating.
+    pub fn total(&self) -> u64 {
+        [
+            self.unconnected,
+            self.moved_on,
+            self.no_peer,
+            self.state,
+            self.stale,
+            self.gone,
+        ]
+        .into_iter()
+        .fold(0, u64::saturating_add)
+    }
+}
+
+/// Why an engine cannot claim to have found every socket of the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Incomplete {
+    /// The index was full when a socket should have been added; a scan is needed.
+    IndexFull,
+    /// An unconnected socket sent to more peers than its record holds; a scan cannot find it
+    /// either, since the kernel does not remember where it sent.
+    WideUnconnected,
+    /// A network namespace could not be entered or asked; its sockets were not looked at.
+    NetnsUnreachable,
+    /// The kernel flagged its dump as interrupted (`NLM_F_DUMP_INTR`); some sockets may be
+    /// missing from it.
+    DumpInterrupted,
+    /// The walk or its list of victims reached its bound before the end; walk again.
+    LimitReached,
+    /// The engine could not do the work at all; the report's `error` says why.
+    EngineFailed,
+}
+
+impl Incomplete {
+    /// Every reason.
+    pub const ALL: [Self; 6] = [
+        Self::IndexFull,
+        Self::WideUnconnected,
+        Self::NetnsUnreachable,
+        Self::DumpInterrupted,
+        Self::LimitReached,
+        Self::EngineFailed,
+    ];
+
+    /// Name in kebab case, such as `index-full`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::IndexFull => "index-full",
+            Self::WideUnconnected => "wide-unconnected",
+            Self::NetnsUnreachable => "netns-unreachable",
+            Self::DumpInterrupted => "dump-interrupted",
+            Self::LimitReached => "limit-reached",
+            Self::EngineFailed => "engine-failed",
+        }
+    }
+}
+
+impl fmt::Display for Incomplete {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A victim that could not be destroyed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Failure {
+    /// The socket.
+    pub socket: SocketTuple,
+    /// Positive error number.
+    pub errno: i32,
+    /// What the number means here.
+    pub reason: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = errno_name(self.errno);
+        write!(f, "{}: {name}: {}", self.socket, self.reason)
+    }
+}
+
+/// Victims that could not be destroyed: all counted, the first [`MAX_FAILURES_LISTED`] listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failures {
+    total: u64,
+    by_errno: BTreeMap<String, u64>,
+    sockets: Vec<Failure>,
+    left_out: u64,
+}
+
+impl Failures {
+    /// Counts a failure, and lists it while there is room. The sign of `errno` is ignored.
+    pub fn add(&mut self, socket: SocketTuple, errno: i32) {
+        self.total = self.total.saturating_add(1);
+        let count = self.by_errno.entry(errno_name(errno).into()).or_default();
+        *count = count.saturating_add(1);
+        if self.sockets.len() < MAX_FAILURES_LISTED {
+            self.sockets.push(Failure {
+                socket,
+                errno: errno.saturating_abs(),
+                reason: errno_reason(errno).to_owned(),
+            });
+        } else {
+            self.left_out = self.left_out.saturating_add(1);
+        }
+    }
+
+    /// Adds the failures of another walk of the same event.
+    pub fn merge(&mut self, other: Self) {
+        self.total = self.total.saturating_add(other.total);
+        for (name, more) in other.by_errno {
+            let count = self.by_errno.entry(name).or_default();
+            *count = count.saturating_add(more);
+        }
+        self.left_out = self.left_out.saturating_add(other.left_out);
+        for failure in other.sockets {
+            if self.sockets.len() < MAX_FAILURES_LISTED {
+                self.sockets.push(failure);
+            } else {
+                self.left_out = self.left_out.saturating_add(1);
+            }
+        }
+    }
+
+    /// How many victims could not be destroyed.
+    pub const fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// How many, by the name of the error (`ENOENT`).
+    pub const fn by_errno(&self) -> &BTreeMap<String, u64> {
+        &self.by_errno
+    }
+
+    /// The first of them, at most [`MAX_FAILURES_LISTED`].
+    pub fn sockets(&self) -> &[Failure] {
+        &self.sockets
+    }
+
+    /// How many are counted but not listed.
+    pub const fn left_out(&self) -> u64 {
+        self.left_out
+    }
+}
+
+/// What an engine did for one target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The engine.
+    pub engine: EngineName,
+    /// Nodes or sockets that were candidates for the target: for a walk those in the bucket with
+    /// its key, for a scan those with its peer.
+    pub visited: u64,
+    /// Sockets chosen for destruction.
+    pub victims: u64,
+    /// Victims that were destroyed.
+    pub destroyed: u64,
+    /// Candidates that were not destroyed, and victims that closed first.
+    pub skipped: Skipped,
+    /// Victims that could not be destroyed.
+    pub failed: Failures,
+    /// Why there may be sockets of the backend that were not visited; empty if there are none.
+    pub incomplete: BTreeSet<Incomplete>,
+    /// Time spent finding, in nanoseconds.
+    pub walk_ns: u64,
+    /// Time spent destroying, in nanoseconds; 0 where finding and destroying are one step.
+    pub destroy_ns: u64,
+    /// The victims, if they were asked for (dry run).
+    pub victims_listed: Option<Vec<SocketTuple>>,
+}
+
+impl Outcome {
+    /// Nothing done yet.
+    pub fn new(engine: EngineName) -> Self {
+        Self {
+            engine,
+            visited: 0,
+            victims: 0,
+            destroyed: 0,
+            skipped: Skipped::default(),
+            failed: Failures::default(),
+            incomplete: BTreeSet::new(),
+            walk_ns: 0,
+            destroy_ns: 0,
+            victims_listed: None,
+        }
+    }
+
+    /// Counts and lists a victim that could not be destroyed. The sign of `errno` is ignored.
+    ///
+    /// A victim that its owner closed first is no failure: count it in `skipped.gone` instead.
+    pub fn add_failure(&mut self, socket: SocketTuple, errno: i32) {
+        self.failed.add(socket, errno);
+    }
+
+    /// Every socket of the backend was visited. Some may still have failed.
+    pub fn is_complete(&self) -> bool {
+        self.incomplete.is_empty()
+    }
+
+    /// The phases of an event that took `queue_ns` to reach the engine and `total_ns` in all.
+    pub const fn phases(&self, queue_ns: u64, total_ns: u64) -> Phases {
+        Phases {
+            queue_ns,
+            walk_ns: self.walk_ns,
+            destroy_ns: self.destroy_ns,
+            total_ns,
+        }
+    }
+
+    /// Checks that every visited socket is accounted for exactly once.
+    ///
+    /// # Errors
+    /// The first [`Imbalance`], with the numbers. It is a bug in the engine that made this.
+    pub fn balanced(&self, dry_run: bool) -> Result<(), Imbalance> {
+        let failed = self.failed.total;
+        let gone = self.skipped.gone;
+        // u128: sums of counters must not wrap into agreement.
+        let [visited, victims, destroyed, failed_w, gone_w] =
+            [self.visited, self.victims, self.destroyed, failed, gone].map(u128::from);
+        let skipped = self.skipped.total();
+        if visited + gone_w != victims + u128::from(skipped) {
+            return Err(Imbalance::Visited {
+                visited: self.visited,
+                victims: self.victims,
+                skipped: skipped.saturating_sub(gone),
+            });
+        }
+        if dry_run {
+            if self.destroyed != 0 || failed != 0 {
+                return Err(Imbalance::DryRun {
+                    destroyed: self.destroyed,
+                    failed,
+                });
+            }
+        } else if victims != destroyed + failed_w + gone_w {
+            return Err(Imbalance::Victims {
+                victims: self.victims,
+                destroyed: self.destroyed,
+                failed,
+                gone,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Counters of an [`Outcome`] that do not add up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Imbalance {
+    /// `visited` is not `victims` plus the skipped ones that were never victims.
+    #[error("visited {visited} is not victims {victims} + skipped without gone {skipped}")]
+    Visited {
+        /// Candidates.
+        visited: u64,
+        /// Chosen ones.
+        victims: u64,
+        /// Skipped ones, `gone` not counted.
+        skipped: u64,
+    },
+    /// `victims` is not `destroyed + failed + gone`.
+    #[error("victims {victims} is not destroyed {destroyed} + failed {failed} + gone {gone}")]
+    Victims {
+        /// Chosen ones.
+        victims: u64,
+        /// Destroyed ones.
+        destroyed: u64,
+        /// Ones that could not be destroyed.
+        failed: u64,
+        /// Ones that their owner closed first.
+        gone: u64,
+    },
+    /// A dry run touched sockets.
+    #[error("a dry run destroyed {destroyed} sockets and failed to destroy {failed}")]
+    DryRun {
+        /// Destroyed ones.
+        destroyed: u64,
+        /// Ones that could not be destroyed.
+        failed: u64,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::strategies::a_socket;
+
+    #[test]
+    fn skipped_total_counts_every_reason_once() {
+        let skipped = Skipped {
+            unconnected: 1,
+            moved_on: 10,
+            no_peer: 100,
+            state: 1_000,
+            stale: 10_000,
+            gone: 100_000,
+        };
+        assert_eq!(skipped.total(), 111_111);
+        assert_eq!(Skipped::default().total(), 0);
+    }
+
+    #[test]
+    fn incomplete_names_agree() {
+        for why in Incomplete::ALL {
+            assert_eq!(serde_json::to_string(&why).unwrap(), format!("\"{why}\""));
+        }
+    }
+
+    #[test]
+    fn failures_are_all_counted_and_the_first_are_listed() {
+        let mut failures = Failures::default();
+        for cookie in 0..100 {
+            failures.add(a_socket(cookie), if cookie % 4 == 0 { -95 } else { 2 });
+        }
+        assert_eq!(failures.total(), 100);
+        assert_eq!(failures.by_errno()["EOPNOTSUPP"], 25);
+        assert_eq!(failures.by_errno()["ENOENT"], 75);
+        assert_eq!(failures.by_errno().len(), 2);
+        assert_eq!(failures.sockets().len(), 64);
+        assert_eq!(failures.left_out(), 36);
+        assert_eq!(failures.sockets()[0].errno, 95);
+        assert_eq!(failures.sockets()[63].socket.cookie, 63);
+        assert_eq!(
+            failures.sockets()[1].to_string(),
+            "udp 10.0.0.2:4000 -> 10.0.0.1:53 cookie 1 netns 12: ENOENT: \
+             no socket has exactly this id now (closed, or in state CLOSE)"
+        );
+
+        let mut both = Failures::default();
+        both.add(a_socket(1000), 1);
+        both.merge(failures);
+        assert_eq!(both.total(), 101);
+        assert_eq!(both.sockets().len(), 64);
+        assert_eq!(both.left_out(), 37);
+        assert_eq!(both.by_errno()["EPERM"], 1);
+    }
+
+    /// 23 visited: 7 skipped, 16 victims of which 12 destroyed, 3 failed, 1 gone.
+    fn outcome() -> Outcome {
+        let mut outcome = Outcome {
+            visited: 23,
+            victims: 16,
+            destroyed: 12,
+            skipped: Skipped {
+                unconnected: 4,
+                moved_on: 2,
+                no_peer: 1,
+                gone: 1,
+                ..Skipped::default()
+            },
+            walk_ns: 200,
+            destroy_ns: 300,
+            ..Outcome::new(EngineName::Netlink)
+        };
+        for cookie in 0..3 {
+            outcome.add_failure(a_socket(cookie), 1);
+        }
+        outcome
+    }
+
+    #[test]
+    fn balance() {
+        assert_eq!(Outcome::new(EngineName::Kfunc).balanced(false), Ok(()));
+        assert_eq!(outcome().balanced(false), Ok(()));
+        assert_eq!(
+            outcome().balanced(true),
+            Err(Imbalance::DryRun {
+                destroyed: 12,
+                failed: 3
+            })
+        );
+
+        let mut lost = outcome();
+        lost.visited += 1;
+        assert_eq!(
+            lost.balanced(false).unwrap_err().to_string(),
+            "visited 24 is not victims 16 + skipped without gone 7"
+        );
+
+        let mut lost = outcome();
+        lost.destroyed -= 1;
+        assert_eq!(
+            lost.balanced(false).unwrap_err().to_string(),
+            "victims 16 is not destroyed 11 + failed 3 + gone 1"
+        );
+
+        let dry = Outcome {
+            visited: 5,
+            victims: 5,
+            ..Outcome::new(EngineName::Netlink)
+        };
+        assert_eq!(dry.balanced(true), Ok(()));
+    }
+
+    #[test]
+    fn balance_does_not_wrap() {
+        let huge = Outcome {
+            visited: u64::MAX,
+            victims: 0,
+            destroyed: u64::MAX,
+            skipped: Skipped {
+                moved_on: u64::MAX,
+                gone: 1,
+                ..Skipped::default()
+            },
+            ..Outcome::new(EngineName::Iter)
+        };
+        assert!(huge.balanced(false).is_err());
+    }
+
+    #[test]
+    fn phases_take_walk_and_destroy_from_the_outcome() {
+        assert_eq!(
+            outcome().phases(100, 650),
+            Phases {
+                queue_ns: 100,
+                walk_ns: 200,
+                destroy_ns: 300,
+                total_ns: 650
+            }
+        );
+        assert!(outcome().is_complete());
+    }
+}

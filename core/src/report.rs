@@ -1,0 +1,194 @@
+//! Event, outcome and timings together: the line that answers an event.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::EngineName;
+use crate::event::{Action, Event};
+use crate::outcome::{Failures, Incomplete, Outcome, Skipped};
+use crate::socket::SocketTuple;
+use crate::timing::Phases;
+
+/// The answer to one event: one JSON object a line, with the fields as they are named here.
+///
+/// A reader ignores fields it does not know, so that later versions may add some.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Id of the event.
+    pub id: String,
+    /// What happened: `type` and its own fields, such as `backend`.
+    #[serde(flatten)]
+    pub action: Action,
+    /// The engine that did it.
+    pub engine: EngineName,
+    /// Victims were chosen and listed, nothing was destroyed.
+    pub dry_run: bool,
+    /// Every socket of the backend was visited; exactly when `incomplete_because` is empty.
+    /// Sockets that were visited but not destroyed are in `skipped` and `failed`.
+    pub complete: bool,
+    /// Why sockets of the backend may have been missed.
+    pub incomplete_because: BTreeSet<Incomplete>,
+    /// Candidates for the target.
+    pub visited: u64,
+    /// Sockets chosen for destruction.
+    pub victims: u64,
+    /// Victims that were destroyed.
+    pub destroyed: u64,
+    /// Sockets that were not destroyed, by reason.
+    pub skipped: Skipped,
+    /// Victims that could not be destroyed.
+    pub failed: Failures,
+    /// Nanoseconds of each phase.
+    pub ns: Phases,
+    /// Why the engine could not do the work at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The victims of a dry run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sockets: Option<Vec<SocketTuple>>,
+}
+
+impl Report {
+    /// The report of what an engine did about an event.
+    pub fn new(event: &Event, outcome: Outcome, phases: Phases) -> Self {
+        Self {
+            id: event.id.clone(),
+            action: event.action.clone(),
+            engine: outcome.engine,
+            dry_run: event.dry_run,
+            complete: outcome.is_complete(),
+            incomplete_because: outcome.incomplete,
+            visited: outcome.visited,
+            victims: outcome.victims,
+            destroyed: outcome.destroyed,
+            skipped: outcome.skipped,
+            failed: outcome.failed,
+            ns: phases,
+            error: None,
+            sockets: outcome.victims_listed,
+        }
+    }
+
+    /// The report of an event that an engine could do nothing about. `message` says why and what
+    /// to do next.
+    pub fn failed(
+        event: &Event,
+        engine: EngineName,
+        message: impl Into<String>,
+        phases: Phases,
+    ) -> Self {
+        let mut outcome = Outcome::new(engine);
+        outcome.incomplete.insert(Incomplete::EngineFailed);
+        Self {
+            error: Some(message.into()),
+            ..Self::new(event, outcome, phases)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::strategies::{self, a_socket};
+
+    const PHASES: Phases = Phases {
+        queue_ns: 1,
+        walk_ns: 2,
+        destroy_ns: 3,
+        total_ns: 7,
+    };
+
+    fn event(dry_run: bool) -> Event {
+        Event {
+            id: "e1".to_owned(),
+            action: Action::BackendDeleted {
+                backend: "udp://10.0.0.1:53".parse().unwrap(),
+            },
+            dry_run,
+        }
+    }
+
+    #[test]
+    fn wire_form_of_a_real_run() {
+        let mut outcome = Outcome {
+            visited: 4,
+            victims: 3,
+            destroyed: 1,
+            skipped: Skipped {
+                unconnected: 1,
+                gone: 1,
+                ..Skipped::default()
+            },
+            ..Outcome::new(EngineName::Netlink)
+        };
+        outcome.add_failure(a_socket(7), -1);
+        assert_eq!(outcome.balanced(false), Ok(()));
+        let report = Report::new(&event(false), outcome, PHASES);
+        let json = concat!(
+            r#"{"id":"e1","type":"backend-deleted","backend":"udp://10.0.0.1:53","#,
+            r#""engine":"netlink","dry_run":false,"complete":true,"incomplete_because":[],"#,
+            r#""visited":4,"victims":3,"destroyed":1,"#,
+            r#""skipped":{"unconnected":1,"moved_on":0,"no_peer":0,"state":0,"stale":0,"gone":1},"#,
+            r#""failed":{"total":1,"by_errno":{"EPERM":1},"sockets":[{"socket":"#,
+            r#"{"protocol":"udp","saddr":"10.0.0.2","sport":4000,"daddr":"10.0.0.1","dport":53,"#,
+            r#""ifindex":0,"cookie":7,"netns":12,"netns_inum":4026531840,"state":"ESTABLISHED"},"#,
+            r#""errno":1,"reason":"not permitted; run with CAP_NET_ADMIN in the socket's network namespace"}],"#,
+            r#""left_out":0},"#,
+            r#""ns":{"queue":1,"walk":2,"destroy":3,"total":7}}"#,
+        );
+        assert_eq!(serde_json::to_string(&report).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Report>(json).unwrap(), report);
+    }
+
+    #[test]
+    fn dry_run_lists_the_victims() {
+        let outcome = Outcome {
+            visited: 1,
+            victims: 1,
+            victims_listed: Some(vec![a_socket(7)]),
+            incomplete: [Incomplete::WideUnconnected, Incomplete::IndexFull].into(),
+            ..Outcome::new(EngineName::Kfunc)
+        };
+        let json = serde_json::to_value(Report::new(&event(true), outcome, PHASES)).unwrap();
+        assert_eq!(json["dry_run"], true);
+        assert_eq!(json["complete"], false);
+        assert_eq!(
+            json["incomplete_because"],
+            serde_json::json!(["index-full", "wide-unconnected"])
+        );
+        assert_eq!(json["sockets"][0]["cookie"], 7);
+        assert_eq!(json.get("error"), None);
+    }
+
+    #[test]
+    fn failed_engine() {
+        let report = Report::failed(&event(false), EngineName::Iter, "no BTF", PHASES);
+        assert!(!report.complete);
+        assert_eq!(report.incomplete_because, [Incomplete::EngineFailed].into());
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["error"], "no BTF");
+        assert_eq!(json["engine"], "iter");
+        assert_eq!(json["visited"], 0);
+        assert_eq!(json["ns"]["total"], 7);
+    }
+
+    #[test]
+    fn readers_ignore_fields_of_later_versions() {
+        let report = Report::new(&event(false), Outcome::new(EngineName::Diag), PHASES);
+        let mut json = serde_json::to_value(&report).unwrap();
+        json["later"] = serde_json::json!({"a": [1]});
+        assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report);
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(report in strategies::report()) {
+            let json = serde_json::to_string(&report).unwrap();
+            prop_assert!(!json.contains('\n'), "one line");
+            prop_assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+        }
+    }
+}

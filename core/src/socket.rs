@@ -1,0 +1,117 @@
+//! One socket, as reports name it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Protocol;
+
+/// Everything that names one socket on this machine. Ports are in host byte order.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SocketTuple {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Local address.
+    pub saddr: IpAddr,
+    /// Local port.
+    pub sport: u16,
+    /// Peer address; unspecified if the socket is not connected.
+    pub daddr: IpAddr,
+    /// Peer port; 0 if the socket is not connected.
+    pub dport: u16,
+    /// Interface that the socket is bound to, 0 if none.
+    pub ifindex: u32,
+    /// Socket cookie (`SO_COOKIE`), unique since boot.
+    pub cookie: u64,
+    /// Cookie of the network namespace (`SO_NETNS_COOKIE`), unique since boot.
+    pub netns: u64,
+    /// Inode number of the network namespace, as in `/proc/PID/ns/net`; reused after its end.
+    pub netns_inum: u32,
+    /// Kernel name of the state, see [`state_name`].
+    pub state: Cow<'static, str>,
+}
+
+/// `udp 10.0.0.2:4000 -> 10.0.0.1:53 cookie 7 netns 12`, where netns is the cookie.
+impl fmt::Display for SocketTuple {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {} -> {} cookie {} netns {}",
+            self.protocol,
+            SocketAddr::new(self.saddr, self.sport),
+            SocketAddr::new(self.daddr, self.dport),
+            self.cookie,
+            self.netns
+        )
+    }
+}
+
+/// Kernel name of a socket state without its `TCP_` (`include/net/tcp_states.h`); UDP sockets
+/// use `ESTABLISHED` and `CLOSE` of the same list.
+pub const fn state_name(state: u8) -> &'static str {
+    match state {
+        1 => "ESTABLISHED",
+        2 => "SYN_SENT",
+        3 => "SYN_RECV",
+        4 => "FIN_WAIT1",
+        5 => "FIN_WAIT2",
+        6 => "TIME_WAIT",
+        7 => "CLOSE",
+        8 => "CLOSE_WAIT",
+        9 => "LAST_ACK",
+        10 => "LISTEN",
+        11 => "CLOSING",
+        12 => "NEW_SYN_RECV",
+        13 => "BOUND_INACTIVE",
+        _ => "UNKNOWN",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn displays_both_families() {
+        let socket = SocketTuple {
+            protocol: Protocol::Udp,
+            saddr: "10.0.0.2".parse().unwrap(),
+            sport: 4000,
+            daddr: "10.0.0.1".parse().unwrap(),
+            dport: 53,
+            ifindex: 0,
+            cookie: 7,
+            netns: 12,
+            netns_inum: 4026531840,
+            state: state_name(1).into(),
+        };
+        assert_eq!(
+            socket.to_string(),
+            "udp 10.0.0.2:4000 -> 10.0.0.1:53 cookie 7 netns 12"
+        );
+        let v6 = SocketTuple {
+            protocol: Protocol::Tcp,
+            saddr: "fd00::2".parse().unwrap(),
+            daddr: "fd00::1".parse().unwrap(),
+            ..socket.clone()
+        };
+        assert_eq!(
+            v6.to_string(),
+            "tcp [fd00::2]:4000 -> [fd00::1]:53 cookie 7 netns 12"
+        );
+        assert_eq!(
+            serde_json::to_string(&socket).unwrap(),
+            r#"{"protocol":"udp","saddr":"10.0.0.2","sport":4000,"daddr":"10.0.0.1","dport":53,"ifindex":0,"cookie":7,"netns":12,"netns_inum":4026531840,"state":"ESTABLISHED"}"#
+        );
+    }
+
+    #[test]
+    fn state_names() {
+        assert_eq!(state_name(6), "TIME_WAIT");
+        assert_eq!(state_name(7), "CLOSE");
+        assert_eq!(state_name(0), "UNKNOWN");
+        assert_eq!(state_name(14), "UNKNOWN");
+    }
+}

@@ -1,0 +1,138 @@
+//! Values for tests: one fixed socket, and generators for proptest.
+
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use crate::{
+    Action, Backend, EngineName, Event, Incomplete, Outcome, Phases, Protocol, Report, Request,
+    Skipped, SocketTuple, check_id, state_name,
+};
+
+pub(crate) fn a_socket(cookie: u64) -> SocketTuple {
+    SocketTuple {
+        protocol: Protocol::Udp,
+        saddr: IpAddr::from([10, 0, 0, 2]),
+        sport: 4000,
+        daddr: IpAddr::from([10, 0, 0, 1]),
+        dport: 53,
+        ifindex: 0,
+        cookie,
+        netns: 12,
+        netns_inum: 4_026_531_840,
+        state: state_name(1).into(),
+    }
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop::sample::select(&Protocol::ALL[..])
+}
+
+/// Any valid backend, now and then given as an IPv4-mapped address.
+pub(crate) fn backend() -> impl Strategy<Value = Backend> {
+    let addr = prop_oneof![
+        any::<IpAddr>(),
+        any::<std::net::Ipv4Addr>().prop_map(|v4| v4.to_ipv6_mapped().into()),
+    ];
+    (protocol(), addr, any::<u16>()).prop_filter_map("not a backend", |(protocol, addr, port)| {
+        Backend::new(protocol, addr, port).ok()
+    })
+}
+
+pub(crate) fn id() -> impl Strategy<Value = String> {
+    "\\PC{1,64}".prop_filter("not an id", |id| check_id(id).is_ok())
+}
+
+pub(crate) fn event() -> impl Strategy<Value = Event> {
+    (id(), backend(), any::<bool>()).prop_map(|(id, backend, dry_run)| Event {
+        id,
+        action: Action::BackendDeleted { backend },
+        dry_run,
+    })
+}
+
+pub(crate) fn request() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        event().prop_map(Request::Event),
+        id().prop_map(|id| Request::Index { id }),
+    ]
+}
+
+pub(crate) fn phases() -> impl Strategy<Value = Phases> {
+    any::<[u64; 4]>().prop_map(|[queue_ns, walk_ns, destroy_ns, total_ns]| Phases {
+        queue_ns,
+        walk_ns,
+        destroy_ns,
+        total_ns,
+    })
+}
+
+fn socket() -> impl Strategy<Value = SocketTuple> {
+    (
+        protocol(),
+        any::<[IpAddr; 2]>(),
+        any::<[u16; 2]>(),
+        any::<[u32; 2]>(),
+        any::<[u64; 2]>(),
+        any::<u8>(),
+    )
+        .prop_map(
+            |(protocol, addrs, ports, numbers, cookies, state)| SocketTuple {
+                protocol,
+                saddr: addrs[0],
+                sport: ports[0],
+                daddr: addrs[1],
+                dport: ports[1],
+                ifindex: numbers[0],
+                cookie: cookies[0],
+                netns: cookies[1],
+                netns_inum: numbers[1],
+                state: state_name(state).into(),
+            },
+        )
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    (
+        prop::sample::select(&EngineName::ALL[..]),
+        any::<[u64; 9]>(),
+        prop::collection::vec((socket(), any::<i32>()), 0..80),
+        prop::collection::btree_set(prop::sample::select(&Incomplete::ALL[..]), 0..3),
+        prop::option::of(prop::collection::vec(socket(), 0..4)),
+    )
+        .prop_map(|(engine, counts, failures, incomplete, victims_listed)| {
+            let mut outcome = Outcome {
+                visited: counts[0],
+                victims: counts[1],
+                destroyed: counts[2],
+                skipped: Skipped {
+                    unconnected: counts[3],
+                    moved_on: counts[4],
+                    no_peer: counts[5],
+                    state: counts[6],
+                    stale: counts[7],
+                    gone: counts[8],
+                },
+                incomplete,
+                victims_listed,
+                ..Outcome::new(engine)
+            };
+            for (socket, errno) in failures {
+                outcome.add_failure(socket, errno);
+            }
+            outcome
+        })
+}
+
+pub(crate) fn report() -> impl Strategy<Value = Report> {
+    (
+        event(),
+        outcome(),
+        phases(),
+        prop::option::of(any::<String>()),
+    )
+        .prop_map(|(event, outcome, phases, error)| match error {
+            None => Report::new(&event, outcome, phases),
+            Some(message) => Report::failed(&event, outcome.engine, message, phases),
+        })
+}

@@ -1,0 +1,87 @@
+//! What a walk must match.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Backend;
+use crate::error::{UnknownName, by_name};
+
+/// What happens to UDP sockets that only ever sent to the backend with `sendto`/`sendmsg` and
+/// never connected to it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Unconnected {
+    /// Leave them alone: their next `sendto` picks a living backend anyway.
+    #[default]
+    Preserve,
+    /// Destroy them like connected sockets. Such a socket may also be talking to other peers.
+    Destroy,
+}
+
+impl Unconnected {
+    /// Every policy, the default first.
+    pub const ALL: [Self; 2] = [Self::Preserve, Self::Destroy];
+
+    /// Lowercase name: `preserve` or `destroy`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Preserve => "preserve",
+            Self::Destroy => "destroy",
+        }
+    }
+}
+
+impl fmt::Display for Unconnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Unconnected {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        by_name(
+            "a policy for unconnected sockets",
+            text,
+            &Self::ALL,
+            Self::name,
+        )
+    }
+}
+
+/// What a walk must match, and what it does with the match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// The peer that victims are connected to.
+    pub backend: Backend,
+    /// What to do with sockets that sent to the backend without connecting to it.
+    pub unconnected: Unconnected,
+    /// Choose and list the victims, destroy nothing.
+    pub dry_run: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policy_names() {
+        assert_eq!(Unconnected::default(), Unconnected::Preserve);
+        for policy in Unconnected::ALL {
+            assert_eq!(policy.to_string().parse(), Ok(policy));
+            assert_eq!(
+                serde_json::to_string(&policy).unwrap(),
+                format!("\"{policy}\"")
+            );
+        }
+        assert_eq!(
+            "keep".parse::<Unconnected>().unwrap_err().to_string(),
+            "\"keep\" is not a policy for unconnected sockets; write one of: preserve, destroy"
+        );
+    }
+}
