@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: (GPL-2.0 OR MIT) OR Apache-2.0 */
+/*
+ * Every struct that crosses the border between kernel and user space.
+ *
+ * Fixed-width members, explicit padding, sizes asserted.  Rust gets these types from the BTF of the
+ * object (libbpf-cargo's skeleton), other languages can include this file.  Any change of meaning or
+ * layout raises SKREAP_ABI_VERSION, which a walk checks first.
+ */
+#ifndef SKREAP_ABI_H
+#define SKREAP_ABI_H
+
+#define SKREAP_ABI_VERSION 1
+
+/* Walks that may be under way at once; each has a slot, a cursor node and an emit buffer of its own. */
+#define SKREAP_WALK_SLOTS 4
+/* Victims one emit buffer holds; a walk with more is resumed. */
+#define SKREAP_EMIT_MAX 2048
+
+/* What identifies a socket to sock_diag: the layout of struct inet_diag_sockid (linux/inet_diag.h). */
+struct skreap_sockid {
+	__be16 sport;
+	__be16 dport;
+	__be32 saddr[4]; /* IPv4 in [0] */
+	__be32 daddr[4];
+	__u32 ifindex;
+	__u32 cookie[2]; /* low half first */
+};
+_Static_assert(sizeof(struct skreap_sockid) == 48, "layout of struct inet_diag_sockid");
+
+/* Why a socket was emitted.  A targeted walk emits CONNECTED and, if asked, UNCONNECTED. */
+enum skreap_relation {
+	SKREAP_CONNECTED = 1,	/* its live peer is the backend it is recorded under */
+	SKREAP_UNCONNECTED = 2, /* has no peer, has sent to the backend (id.daddr is the backend) */
+	SKREAP_MOVED_ON = 3,	/* recorded under a backend, connected to another peer */
+	SKREAP_NO_PEER = 4,	/* recorded by connect(), has no peer now */
+	SKREAP_STALE = 5,	/* node without its socket: an alarm */
+};
+
+/* One socket as the walk read it from the live struct sock. */
+struct skreap_victim {
+	struct skreap_sockid id;
+	__u64 netns;	  /* netns cookie */
+	__u32 netns_inum; /* inode number of the netns */
+	__u8 family;	  /* AF_INET, AF_INET6 (also for IPv4-mapped peers) */
+	__u8 protocol;	  /* IPPROTO_TCP, IPPROTO_UDP */
+	__u8 state;	  /* TCP_* of net/tcp_states.h; UDP: ESTABLISHED or CLOSE */
+	__u8 relation;	  /* enum skreap_relation */
+};
+_Static_assert(sizeof(struct skreap_victim) == 64, "one cache line");
+
+enum skreap_walk_flags {
+	SKREAP_WALK_UNCONNECTED = 1, /* sockets that only sent to the backend are victims too */
+	SKREAP_WALK_RESUME = 2,	     /* go on where the last call on this slot had to stop */
+	SKREAP_WALK_ALL = 4,	     /* no target: emit every node of the index */
+};
+
+/* Why the index may not know all sockets of the target */
+enum skreap_incomplete {
+	SKREAP_INCOMPLETE_FULL = 1,	   /* a record failed: no free node */
+	SKREAP_INCOMPLETE_UNCONNECTED = 2, /* an unconnected socket sent to too many peers to list */
+};
+
+/*
+ * Context of the `skreap_walk` program, BPF_PROG_TEST_RUN with ctx_in only; the kernel writes it back
+ * in place.  The victims are in the map `.bss.emit`, at index slot * SKREAP_EMIT_MAX.  Counters are of
+ * this call alone: add them up over resumed calls.
+ */
+struct skreap_walk {
+	/* in */
+	__u32 version; /* SKREAP_ABI_VERSION */
+	__u16 slot;    /* 0 .. SKREAP_WALK_SLOTS - 1, one walk at a time on each */
+	__u16 flags;   /* enum skreap_walk_flags */
+	__be32 daddr[4]; /* target; IPv4 in [0], IPv4-mapped addresses as IPv4 */
+	__be16 dport;
+	__u8 family;
+	__u8 protocol;
+	/* out */
+	__s32 error;	  /* 0 or -errno: EPROTO version, EINVAL target, EBUSY slot in use */
+	__u32 emitted;	  /* victims in the emit buffer */
+	__u32 more;	  /* 1: the buffer is full, call again with SKREAP_WALK_RESUME */
+	__u32 incomplete; /* enum skreap_incomplete */
+	__u32 reserved;
+	__u64 visited;	   /* nodes of the target */
+	__u64 passed_over; /* nodes of other backends in the same bucket */
+	__u64 unconnected; /* skipped: has only sent to the target, and was not asked for */
+	__u64 moved_on;	   /* skipped: connected to another peer */
+	__u64 no_peer;	   /* skipped: recorded by connect(), has no peer */
+	__u64 state;	   /* skipped: TCP state that cannot be destroyed */
+	__u64 stale;	   /* skipped: the node's socket is gone; an alarm */
+};
+_Static_assert(sizeof(struct skreap_walk) == 104, "no hidden padding");
+
+/* Counters kept by the index; sums over the shards are exact when no hook is running. */
+struct skreap_shard_counters {
+	__u64 inserts;	/* nodes linked into a bucket */
+	__u64 removals; /* nodes unlinked from a bucket */
+	__u64 releases; /* sockets released that had at least one node */
+};
+
+struct skreap_cpu_counters {
+	__u64 releases_without_node;   /* has a cookie, was not recorded */
+	__u64 releases_without_cookie; /* never connected, never named by anyone */
+	__u64 padding[6];
+};
+_Static_assert(sizeof(struct skreap_cpu_counters) == 64, "one cache line per CPU");
+
+struct skreap_counters {
+	__u64 dropped_full;	 /* not recorded: no free node */
+	__u64 dropped_chain;	 /* not recorded: record chain longer than the bound */
+	__u64 ignored_kernel;	 /* not recorded: in-kernel socket, never runs sock_release */
+	__u64 ignored_protocol; /* not recorded: neither TCP nor UDP */
+	__u64 wide;		 /* sockets that came to have too many peers to list */
+	__u64 stale;		 /* nodes without their socket met by walks */
+};
+
+/* The constants above, in the read-only data of the object: what user space checks and reads. */
+struct skreap_abi {
+	__u32 version;
+	__u32 walk_slots;
+	__u32 emit_max;
+	enum skreap_relation relation;
+	enum skreap_walk_flags walk_flags;
+	enum skreap_incomplete incomplete;
+};
+_Static_assert(sizeof(struct skreap_abi) == 24, "no hidden padding");
+
+#endif

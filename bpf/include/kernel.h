@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
+/*
+ * The few kernel types that the programs read, instead of a generated vmlinux.h.
+ *
+ * Types from the UAPI are complete and their layout is fixed.  Kernel-internal types list only the
+ * members in use; preserve_access_index lets libbpf move every access to the offset of the running
+ * kernel, so order and padding here mean nothing.
+ */
+#ifndef SKREAP_KERNEL_H
+#define SKREAP_KERNEL_H
+
+#include "types.h"
+
+#define NULL ((void *)0)
+
+#define AF_INET 2
+#define AF_INET6 10
+
+#define SOCK_STREAM 1
+#define SOCK_DGRAM 2
+
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+
+/* include/net/tcp_states.h */
+#define TCP_TIME_WAIT 6
+#define TCP_CLOSE 7
+
+#define EINVAL 22
+#define EBUSY 16
+#define EPROTO 71
+
+/* ---- UAPI, linux/bpf.h ---- */
+
+enum bpf_map_type {
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+};
+
+#define BPF_ANY 0
+#define BPF_NOEXIST 1
+
+struct bpf_spin_lock {
+	__u32 val;
+};
+
+struct bpf_iter_num {
+	__u64 __opaque[1];
+} __attribute__((aligned(8)));
+
+struct bpf_sock {
+	__u32 bound_dev_if;
+	__u32 family;
+	__u32 type;
+	__u32 protocol;
+};
+
+/* Context of cgroup/connect{4,6} and cgroup/sendmsg{4,6}; addresses and port in network order. */
+struct bpf_sock_addr {
+	__u32 user_family;
+	__u32 user_ip4;
+	__u32 user_ip6[4];
+	__u32 user_port;
+	__u32 family;
+	__u32 type;
+	__u32 protocol;
+	__u32 msg_src_ip4;
+	__u32 msg_src_ip6[4];
+	__u64 sk; /* struct bpf_sock *, 8 bytes on every target */
+};
+
+/* ---- kernel-internal, by CO-RE ---- */
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct ns_common {
+	__u32 inum;
+};
+
+struct net {
+	__u64 net_cookie;
+	struct ns_common ns;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct in6_addr {
+	union {
+		__be32 u6_addr32[4];
+	} in6_u;
+};
+
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+
+struct sock_common {
+	__be32 skc_daddr;
+	__be32 skc_rcv_saddr;
+	__be16 skc_dport;
+	__u16 skc_num; /* host order */
+	unsigned short skc_family;
+	volatile unsigned char skc_state;
+	int skc_bound_dev_if;
+	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+	atomic64_t skc_cookie;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	__u8 sk_kern_sock : 1;
+	__u16 sk_type;
+	__u16 sk_protocol;
+};
+
+#pragma clang attribute pop
+
+#endif

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
+/* What is counted outside the shards' locks, and what the index could not record. */
+#ifndef SKREAP_COUNTERS_BPF_H
+#define SKREAP_COUNTERS_BPF_H
+
+#define MAX_CPUS 512
+
+/* On the path of every close in the cgroup, so a cache line for each CPU */
+struct skreap_cpu_counters cpu_counters[MAX_CPUS] SEC(".bss.counters");
+struct skreap_counters counters SEC(".bss.counters");
+
+/* One bit per hash of a backend some socket of which could not be recorded.  Never cleared: two backends on
+ * one bit cost a scan, a bit lost too early would cost a socket. */
+__u32 incomplete[2048];
+
+#endif

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
+/*
+ * The index: nodes in buckets, all of it split into shards.
+ *
+ *   shard (one spin lock)                      pool (global data, linked by u32)
+ *     records[slot]  ──► node ─ rnext ─► node    nodes whose sockets share a record slot
+ *     buckets[key]   ──► node ◄─ next/prev ─►    nodes of the backends that share a bucket
+ *     free nodes     ──► node ─ next ─► …        refilled from the depot, 64 at a time
+ *
+ * A socket belongs to one shard for life, chosen by its cookie.  The kernel hands cookies out to each CPU
+ * 4096 at a time, so cookie / 4096 keeps the sockets that one CPU makes together, and two CPUs seldom
+ * share a lock or a cache line.  A walk visits the bucket of its key in every shard.
+ *
+ * Lock rules
+ * - Everything that belongs to a shard is touched under its lock, and one lock is enough for any change:
+ *   the record of a socket, its nodes, their buckets and the free nodes are of the same shard.
+ * - No second lock and no helper under it (the verifier allows neither), so all the helpers' answers are
+ *   gathered before, and the depot has a lock of its own that is taken only while no other is held.
+ * - The lock disables interrupts: no hook can interrupt another one inside it.
+ *
+ * A node that is linked has not passed cgroup/sock_release.  Whoever sees it linked inside an RCU read
+ * section may read its socket until the end of that section.
+ */
+#ifndef SKREAP_INDEX_BPF_H
+#define SKREAP_INDEX_BPF_H
+
+#define CHUNK 64u /* nodes that move between shard and depot together */
+#define CURSORS SKREAP_WALK_SLOTS /* nodes 1 .. CURSORS are the cursors, never in a free list */
+
+/* node.tag: what the node is, and who recorded it */
+#define NODE_TID 0x003fffffu /* thread that called connect(); PID_MAX_LIMIT is 2^22 */
+#define NODE_CONNECT 0x00400000u /* recorded by connect() */
+#define NODE_SENDMSG 0x00800000u /* recorded by sendmsg() */
+#define NODE_IPV6 0x01000000u
+#define NODE_WIDE 0x02000000u /* stands for a socket with too many peers to list */
+#define NODE_CURSOR 0x04000000u
+#define NODE_SOCKET (NODE_CONNECT | NODE_SENDMSG | NODE_WIDE)
+
+struct node {
+	__u64 sk; /* struct sock *, never dereferenced without the rules above */
+	__u64 cookie;
+	__u64 key;
+	__u32 next, prev; /* bucket; while free: next free node, and in the depot the next chunk */
+	__u32 rnext;	  /* record slot */
+	__u32 tag;
+};
+
+struct shard {
+	struct bpf_spin_lock lock;
+	__u32 free;	/* current magazine */
+	__u32 nr_free;	/* its length */
+	__u32 spare;	/* a full magazine of CHUNK nodes, or nil */
+	struct skreap_shard_counters n;
+	__u64 padding[3];
+} __attribute__((aligned(64)));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct shard);
+} shards SEC(".maps");
+
+struct depot {
+	struct bpf_spin_lock lock;
+	__u32 first; /* first node of the first chunk; chunks are linked by its prev */
+	__u32 chunks;
+	__u32 initialised;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct depot);
+} depots SEC(".maps");
+
+/* Resized before load to cfg_nodes, cfg_all_records and cfg_all_buckets. */
+struct node pool[1] SEC(".bss.pool");
+__u32 records[1] SEC(".bss.records");
+__u32 buckets[1] SEC(".bss.buckets");
+
+/*
+ * The verifier believes a bounds check only on the register that is used afterwards.  Two barriers keep clang
+ * from checking a copy and from computing the address before the check.
+ */
+static __always_inline struct node *node_at(__u32 i)
+{
+	barrier_var(i);
+	if (i == 0 || i >= cfg_nodes)
+		return NULL;
+	barrier_var(i);
+	return &pool[i];
+}
+
+static __always_inline struct shard *shard_at(__u32 shard)
+{
+	return bpf_map_lookup_elem(&shards, &shard);
+}
+
+static __always_inline __u32 *bucket_at(__u32 shard, __u32 bucket)
+{
+	__u32 i = shard * (cfg_buckets + 1) + bucket;
+
+	barrier_var(i);
+	if (i >= cfg_all_buckets)
+		return NULL;
+	barrier_var(i);
+	return &buckets[i];
+}
+
+static __always_inline __u32 bucket_of(__u64 key)
+{
+	return (__u32)key & (cfg_buckets - 1);
+}
+
+/* The bucket after the last: wide sockets, which every walk visits */
+static __always_inline __u32 bucket_wide(void)
+{
+	return cfg_buckets;
+}
+
+static __always_inline __u32 bucket_of_node(const struct node *n)
+{
+	return n->tag & NODE_WIDE ? bucket_wide() : bucket_of(n->key);
+}
+
+/* ---- buckets; the caller holds the shard's lock ---- */
+
+static __always_inline void bucket_link(__u32 *first, __u32 i, struct node *n)
+{
+	struct node *old = node_at(*first);
+
+	n->prev = 0;
+	n->next = *first;
+	if (old)
+		old->prev = i;
+	*first = i;
+}
+
+static __always_inline void bucket_unlink(__u32 *first, struct node *n)
+{
+	struct node *prev = node_at(n->prev), *next = node_at(n->next);
+
+	/* The barriers keep two stores apart that would need one instruction on two kinds of pointer. */
+	if (prev) {
+		prev->next = n->next;
+		barrier();
+	} else {
+		*first = n->next;
+		barrier();
+	}
+	if (next)
+		next->prev = n->prev;
+}
+
+/* p <-> cursor <-> x <-> y  becomes  p <-> x <-> cursor <-> y */
+static __always_inline void bucket_advance(__u32 *first, __u32 ci, struct node *cursor, struct node *x)
+{
+	__u32 xi = cursor->next, yi = x->next, pi = cursor->prev;
+	struct node *p = node_at(pi), *y = node_at(yi);
+
+	if (p) {
+		p->next = xi;
+		barrier();
+	} else {
+		*first = xi;
+		barrier();
+	}
+	x->prev = pi;
+	x->next = ci;
+	cursor->prev = xi;
+	cursor->next = yi;
+	if (y)
+		y->prev = ci;
+}
+
+/* ---- free nodes ---- */
+
+/* The caller holds the shard's lock.  0: this shard has none. */
+static __always_inline __u32 node_alloc(struct shard *s)
+{
+	__u32 i = s->free;
+	struct node *n;
+
+	if (!i) {
+		i = s->spare;
+		s->spare = 0;
+		s->nr_free = CHUNK;
+	}
+	n = node_at(i);
+	if (!n) {
+		s->nr_free = 0;
+		return 0;
+	}
+	s->free = n->next;
+	s->nr_free--;
+	return i;
+}
+
+/*
+ * The caller holds the shard's lock, and gives the chunk that comes back to the depot once it has let go.
+ * With one shard there is nobody to share with: its magazine is the whole pool.
+ */
+static __always_inline __u32 node_free(struct shard *s, __u32 i, struct node *n)
+{
+	__u32 surplus = 0;
+
+	n->tag = 0;
+	n->next = s->free;
+	s->free = i;
+	if (++s->nr_free >= CHUNK && cfg_shards > 1) {
+		surplus = s->spare;
+		s->spare = s->free;
+		s->free = 0;
+		s->nr_free = 0;
+	}
+	return surplus;
+}
+
+/* No lock held.  The first node of a chunk, or 0. */
+static __always_inline __u32 depot_take(void)
+{
+	__u32 zero = 0, i;
+	struct depot *d = bpf_map_lookup_elem(&depots, &zero);
+	struct node *n;
+
+	if (!d)
+		return 0;
+	bpf_spin_lock(&d->lock);
+	i = d->first;
+	n = node_at(i);
+	if (n) {
+		d->first = n->prev;
+		d->chunks--;
+	}
+	bpf_spin_unlock(&d->lock);
+	return n ? i : 0;
+}
+
+/* No lock held. */
+static __always_inline void depot_give(__u32 chunk)
+{
+	struct node *n = node_at(chunk);
+	__u32 zero = 0;
+	struct depot *d = bpf_map_lookup_elem(&depots, &zero);
+
+	if (!n || !d)
+		return;
+	bpf_spin_lock(&d->lock);
+	n->prev = d->first;
+	d->first = chunk;
+	d->chunks++;
+	bpf_spin_unlock(&d->lock);
+}
+
+/* Makes every node free.  Runs once, before the hooks are attached. */
+static __always_inline int index_init(void)
+{
+	__u32 zero = 0, first = CURSORS + 1, i;
+	struct depot *d = bpf_map_lookup_elem(&depots, &zero);
+	struct shard *s = shard_at(0);
+
+	if (!d || !s || d->initialised)
+		return -EBUSY;
+	d->initialised = 1;
+	bpf_for(i, first, cfg_nodes) {
+		struct node *n = node_at(i);
+		bool last = i + 1 == cfg_nodes;
+
+		if (!n)
+			continue;
+		if (cfg_shards == 1) {
+			n->next = last ? 0 : i + 1;
+			continue;
+		}
+		/* whole chunks only: user space sizes the pool so */
+		n->next = (i - first) % CHUNK == CHUNK - 1 ? 0 : i + 1;
+		if ((i - first) % CHUNK == 0)
+			n->prev = i + CHUNK < cfg_nodes ? i + CHUNK : 0;
+	}
+	if (cfg_nodes <= first)
+		return 0;
+	if (cfg_shards == 1) {
+		s->free = first;
+		s->nr_free = cfg_nodes - first;
+	} else {
+		d->first = first;
+		d->chunks = (cfg_nodes - first) / CHUNK;
+	}
+	return 0;
+}
+
+#endif

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: (GPL-2.0 OR MIT)
+/* Entry points: the hooks that fill the index and the walk that empties a bucket of it. */
+#include "../include/kernel.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include "../include/abi.h"
+
+extern void bpf_rcu_read_lock(void) __ksym;
+extern void bpf_rcu_read_unlock(void) __ksym;
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+#include "config.bpf.h"
+#include "counters.bpf.h"
+#include "key.bpf.h"
+#include "socket.bpf.h"
+#include "index.bpf.h"
+#include "record.bpf.h"
+#include "walk.bpf.h"
+
+/* The hooks only take note: 1 lets the call go on. */
+#define ALLOW 1
+
+static __always_inline int record4(struct bpf_sock_addr *ctx, __u32 tag)
+{
+	record(ctx, key_ipv4(ctx->user_ip4, ctx->user_port, ctx->protocol), tag);
+	return ALLOW;
+}
+
+static __always_inline int record6(struct bpf_sock_addr *ctx, __u32 tag)
+{
+	/* volatile: clang would merge the loads into one with a computed context address */
+	volatile struct bpf_sock_addr *c = ctx;
+	struct peer p = {
+		.daddr = {c->user_ip6[0], c->user_ip6[1], c->user_ip6[2], c->user_ip6[3]},
+		.dport = c->user_port,
+		.family = AF_INET6,
+		.protocol = c->protocol,
+	};
+	__u64 key;
+
+	if (is_v4mapped(p.daddr[0], p.daddr[1], p.daddr[2])) {
+		record(ctx, key_ipv4(p.daddr[3], p.dport, p.protocol), tag);
+		return ALLOW;
+	}
+	key = key_of(&p);
+	if (record(ctx, key, tag | NODE_IPV6) && tag & NODE_SENDMSG)
+		bpf_map_update_elem(&ipv6_names, &key, &p, BPF_ANY);
+	return ALLOW;
+}
+
+SEC("cgroup/connect4")
+int skreap_connect4(struct bpf_sock_addr *ctx)
+{
+	return record4(ctx, NODE_CONNECT);
+}
+
+SEC("cgroup/connect6")
+int skreap_connect6(struct bpf_sock_addr *ctx)
+{
+	return record6(ctx, NODE_CONNECT);
+}
+
+SEC("cgroup/sendmsg4")
+int skreap_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return record4(ctx, NODE_SENDMSG);
+}
+
+SEC("cgroup/sendmsg6")
+int skreap_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return record6(ctx, NODE_SENDMSG);
+}
+
+SEC("cgroup/sock_release")
+int skreap_sock_release(struct bpf_sock *ctx)
+{
+	record_release(sock_of(ctx));
+	return ALLOW;
+}
+
+SEC("syscall")
+int skreap_init(void *ctx)
+{
+	return index_init();
+}
+
+SEC("syscall")
+int skreap_walk(struct skreap_walk *ctx)
+{
+	int err = walk(ctx);
+
+	ctx->error = err;
+	return err;
+}

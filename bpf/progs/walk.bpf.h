@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
+/*
+ * The walk: one pass over the bucket of a target in every shard, then over the wide sockets.
+ *
+ * It keeps its place with a cursor node inside the chain and moves it past one node per lock hold.  So it
+ * may sleep between two nodes, may stop when its emit buffer is full and go on in the next call, survives
+ * any insert or removal around it, and several walks may be in one bucket at once.
+ */
+#ifndef SKREAP_WALK_BPF_H
+#define SKREAP_WALK_BPF_H
+
+#define WALK_STEPS_MAX (1 << 23)
+
+/* What a walk remembers between two nodes and between two calls.  In memory, so that the verifier does not
+ * have to follow every count through the loop. */
+struct walk_slot {
+	__u32 busy;
+	__u32 linked;	/* the cursor is in a chain of shard / bucket */
+	__u32 shard;
+	__u32 bucket;
+	__u32 position; /* next chain to visit */
+	__u32 emitted;
+	struct skreap_walk n; /* counters of the call */
+} __attribute__((aligned(64)));
+
+struct walk_slot walk_slots[SKREAP_WALK_SLOTS];
+struct skreap_victim emit[SKREAP_WALK_SLOTS * SKREAP_EMIT_MAX] SEC(".bss.emit");
+
+enum { WALK_GO_ON, WALK_DONE, WALK_FULL };
+
+static __always_inline struct skreap_victim *emit_at(__u32 slot, __u32 i)
+{
+	i += slot * SKREAP_EMIT_MAX;
+	barrier_var(i);
+	if (i >= SKREAP_WALK_SLOTS * SKREAP_EMIT_MAX)
+		return NULL;
+	barrier_var(i);
+	return &emit[i];
+}
+
+/* Takes the cursor out of the chain in which a call that was never resumed has left it. */
+static __always_inline void cursor_leave(struct walk_slot *w, struct node *cursor)
+{
+	struct shard *s = shard_at(w->shard);
+	__u32 *first = bucket_at(w->shard, w->bucket);
+
+	if (!s || !first || !w->linked)
+		return;
+	bpf_spin_lock(&s->lock);
+	bucket_unlink(first, cursor);
+	bpf_spin_unlock(&s->lock);
+	w->linked = 0;
+}
+
+/* Puts the cursor at the head of the next chain that has anything in it; false: there is none. */
+static __always_inline bool cursor_enter(struct walk_slot *w, __u32 ci, struct node *cursor, __u64 key)
+{
+	bool all = w->n.flags & SKREAP_WALK_ALL;
+	__u32 end = all ? cfg_shards * (cfg_buckets + 1) : cfg_shards * 2, p;
+
+	bpf_for(p, w->position, end) {
+		__u32 shard, bucket, *first;
+		struct shard *s;
+
+		if (all) {
+			shard = p / (cfg_buckets + 1);
+			bucket = p % (cfg_buckets + 1);
+		} else {
+			shard = p & (cfg_shards - 1);
+			bucket = p < cfg_shards ? bucket_of(key) : bucket_wide();
+		}
+		first = bucket_at(shard, bucket);
+		if (!first || !*(volatile __u32 *)first)
+			continue;
+		s = shard_at(shard);
+		if (!s)
+			continue;
+		w->shard = shard;
+		w->bucket = bucket;
+		w->position = p + 1;
+		bpf_spin_lock(&s->lock);
+		bucket_link(first, ci, cursor);
+		bpf_spin_unlock(&s->lock);
+		w->linked = 1;
+		return true;
+	}
+	w->position = end;
+	return false;
+}
+
+/* What the socket of a node is to the target (or, without one, to the key it is recorded under). */
+static __always_inline __u32 relation(const struct walk_slot *w, const struct peer *target, const struct peer *live,
+				      __u64 key, __u32 tag)
+{
+	if (!live->dport)
+		return tag & NODE_SENDMSG ? SKREAP_UNCONNECTED : SKREAP_NO_PEER;
+	if (w->n.flags & SKREAP_WALK_ALL)
+		return tag & NODE_WIDE || key_of(live) == key ? SKREAP_CONNECTED : SKREAP_MOVED_ON;
+	return same_peer(live, target) ? SKREAP_CONNECTED : SKREAP_MOVED_ON;
+}
+
+/* For a socket without a peer: the backend it has sent to takes the place of the destination. */
+static __always_inline void name_unconnected(struct skreap_victim *v, __u64 key, __u32 tag)
+{
+	struct peer p, *known;
+
+	if (tag & NODE_IPV6) {
+		known = bpf_map_lookup_elem(&ipv6_names, &key);
+		if (!known)
+			return;
+		p = *known;
+	} else {
+		peer_of_key_ipv4(key, &p);
+	}
+	v->id.daddr[0] = p.daddr[0];
+	v->id.daddr[1] = p.daddr[1];
+	v->id.daddr[2] = p.daddr[2];
+	v->id.daddr[3] = p.daddr[3];
+	v->id.dport = p.dport;
+}
+
+static __always_inline int walk_step(struct walk_slot *w, __u32 slot, __u32 ci, struct node *cursor,
+				     const struct peer *target, __u64 key)
+{
+	struct shard *s = shard_at(w->shard);
+	__u32 *first = bucket_at(w->shard, w->bucket), tag = 0, rel;
+	bool all = w->n.flags & SKREAP_WALK_ALL;
+	__u64 skp = 0, cookie = 0, node_key = 0;
+	struct skreap_victim *v = emit_at(slot, w->emitted);
+	struct peer live;
+	struct sock *sk;
+	struct node *x;
+
+	if (!s || !first)
+		return WALK_DONE;
+	/* The buffer is looked at first: a node is passed only when there is room for it. */
+	if (!v || w->emitted >= SKREAP_EMIT_MAX)
+		return WALK_FULL;
+
+	/* The RCU section is opened before the lock, see index.bpf.h */
+	bpf_rcu_read_lock();
+	bpf_spin_lock(&s->lock);
+	x = node_at(cursor->next);
+	if (x) {
+		bucket_advance(first, ci, cursor, x);
+		skp = x->sk;
+		cookie = x->cookie;
+		node_key = x->key;
+		tag = x->tag;
+	} else {
+		bucket_unlink(first, cursor);
+		w->linked = 0;
+	}
+	bpf_spin_unlock(&s->lock);
+	if (!x || tag & NODE_CURSOR) {
+		bpf_rcu_read_unlock();
+		return WALK_GO_ON;
+	}
+	if (!all && !(tag & NODE_WIDE) && node_key != key) {
+		w->n.passed_over++;
+		bpf_rcu_read_unlock();
+		return WALK_GO_ON;
+	}
+
+	sk = sock_of((void *)skp);
+	live_peer(sk, sk->sk_protocol, &live);
+	sock_identify(sk, sk->sk_protocol, v);
+	/* Read last: if the memory was recycled while we read, the cookie is another one. */
+	if (sock_cookie(sk) != cookie) {
+		bpf_rcu_read_unlock();
+		__sync_fetch_and_add(&counters.stale, 1);
+		w->n.visited++;
+		w->n.stale++;
+		if (!all)
+			return WALK_GO_ON;
+		v->id.cookie[0] = (__u32)cookie;
+		v->id.cookie[1] = cookie >> 32;
+		v->relation = SKREAP_STALE;
+		w->emitted++;
+		return WALK_GO_ON;
+	}
+	bpf_rcu_read_unlock();
+
+	rel = relation(w, target, &live, node_key, tag);
+	if (!all && tag & NODE_WIDE && rel != SKREAP_CONNECTED) {
+		/* recorded under every backend, so it tells nothing about this one */
+		if (!live.dport)
+			w->n.incomplete |= SKREAP_INCOMPLETE_UNCONNECTED;
+		return WALK_GO_ON;
+	}
+	w->n.visited++;
+	if (!all) {
+		if (rel == SKREAP_MOVED_ON) {
+			w->n.moved_on++;
+			return WALK_GO_ON;
+		}
+		if (rel == SKREAP_NO_PEER) {
+			w->n.no_peer++;
+			return WALK_GO_ON;
+		}
+		if (rel == SKREAP_UNCONNECTED && !(w->n.flags & SKREAP_WALK_UNCONNECTED)) {
+			w->n.unconnected++;
+			return WALK_GO_ON;
+		}
+		if (v->protocol == IPPROTO_TCP && (v->state == TCP_CLOSE || v->state == TCP_TIME_WAIT)) {
+			w->n.state++;
+			return WALK_GO_ON;
+		}
+	} else if (rel == SKREAP_UNCONNECTED) {
+		name_unconnected(v, node_key, tag);
+	}
+	v->relation = rel;
+	w->emitted++;
+	return WALK_GO_ON;
+}
+
+static __always_inline int walk(struct skreap_walk *ctx)
+{
+	__u32 slot = ctx->slot, ci = slot + 1, flags = ctx->flags;
+	struct peer target = {
+		.daddr = {ctx->daddr[0], ctx->daddr[1], ctx->daddr[2], ctx->daddr[3]},
+		.dport = ctx->dport,
+		.family = ctx->family,
+		.protocol = ctx->protocol,
+	};
+	int step, result = WALK_GO_ON;
+	struct node *cursor = node_at(ci);
+	struct walk_slot *w;
+	__u64 key = 0;
+
+	if (ctx->version != SKREAP_ABI_VERSION)
+		return -EPROTO;
+	if (slot >= SKREAP_WALK_SLOTS || !cursor)
+		return -EINVAL;
+	if (!(flags & SKREAP_WALK_ALL)) {
+		/* A zero address or port would match sockets that are bound, listening or just closed. */
+		if (!target.dport || !(target.daddr[0] | target.daddr[1] | target.daddr[2] | target.daddr[3]))
+			return -EINVAL;
+		if (target.family != AF_INET && target.family != AF_INET6)
+			return -EINVAL;
+		key = key_of(&target);
+	}
+	w = &walk_slots[slot];
+	if (__sync_val_compare_and_swap(&w->busy, 0, 1))
+		return -EBUSY;
+
+	__builtin_memset(&w->n, 0, sizeof(w->n));
+	w->n.flags = flags;
+	w->emitted = 0;
+	cursor->tag = NODE_CURSOR;
+	if (!(flags & SKREAP_WALK_RESUME)) {
+		cursor_leave(w, cursor);
+		w->position = 0;
+	}
+	bpf_for(step, 0, WALK_STEPS_MAX) {
+		if (!w->linked && !cursor_enter(w, ci, cursor, key)) {
+			result = WALK_DONE;
+			break;
+		}
+		result = walk_step(w, slot, ci, cursor, &target, key);
+		if (result != WALK_GO_ON)
+			break;
+	}
+	ctx->emitted = w->emitted;
+	ctx->more = result != WALK_DONE;
+	ctx->incomplete = w->n.incomplete;
+	if (!(flags & SKREAP_WALK_ALL) && is_incomplete(key))
+		ctx->incomplete |= SKREAP_INCOMPLETE_FULL;
+	ctx->visited = w->n.visited;
+	ctx->passed_over = w->n.passed_over;
+	ctx->unconnected = w->n.unconnected;
+	ctx->moved_on = w->n.moved_on;
+	ctx->no_peer = w->n.no_peer;
+	ctx->state = w->n.state;
+	ctx->stale = w->n.stale;
+	__sync_lock_test_and_set(&w->busy, 0);
+	return 0;
+}
+
+#endif

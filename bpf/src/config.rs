@@ -1,0 +1,133 @@
+//! Sizes of an index: what the user asks for, and what is laid out from it.
+
+use crate::Error;
+
+/// Nodes that move between a shard and the depot together (`CHUNK` in `index.bpf.h`).
+const CHUNK: u32 = 64;
+/// Below this many sockets one shard is enough, and the capacity is exact to the node.
+const ONE_SHARD_BELOW: u32 = 16_384;
+
+/// How large an index is made. All of its memory is taken at load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Memberships (a socket under a backend) that always find room; 1 ..= 2^26. 44 bytes each.
+    pub max_sockets: u32,
+    /// Buckets per shard, rounded up to a power of two; 1 ..= 2^20. 4 bytes each in every shard.
+    pub buckets: u32,
+    /// Peers of one socket that are listed before it is kept as *wide* (found by every walk); 1 ..= 63.
+    pub max_memberships: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_sockets: 262_144,
+            buckets: 16_384,
+            max_memberships: 63,
+        }
+    }
+}
+
+/// Sizes as the programs see them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub nodes: u32,
+    pub shards: u32,
+    pub record_slots: u32,
+    pub buckets: u32,
+    pub max_memberships: u32,
+    pub max_sockets: u32,
+}
+
+impl Layout {
+    pub(crate) fn new(config: &Config, cpus: u32, walk_slots: u32) -> Result<Self, Error> {
+        let bad = |what: &'static str, value, range| Error::Config { what, value, range };
+        if !(1..=1 << 26).contains(&config.max_sockets) {
+            return Err(bad("max_sockets", config.max_sockets, "1 to 67108864"));
+        }
+        if !(1..=1 << 20).contains(&config.buckets) {
+            return Err(bad("buckets", config.buckets, "1 to 1048576"));
+        }
+        if !(1..CHUNK).contains(&config.max_memberships) {
+            return Err(bad("max_memberships", config.max_memberships, "1 to 63"));
+        }
+        // Sixteen shards per CPU make it unlikely that two CPUs are on one at the same time, and cost a
+        // walk a nanosecond or two each.
+        let shards = if config.max_sockets < ONE_SHARD_BELOW {
+            1
+        } else {
+            (cpus.saturating_mul(16)).next_power_of_two().clamp(16, 256)
+        };
+        let reserved = 1 + walk_slots;
+        let free = if shards == 1 {
+            config.max_sockets
+        } else {
+            // Every shard may sit on two magazines that another one would need.
+            config.max_sockets.next_multiple_of(CHUNK) + shards * 2 * CHUNK
+        };
+        Ok(Self {
+            nodes: reserved + free,
+            shards,
+            record_slots: (config.max_sockets.next_power_of_two() / shards).max(1),
+            buckets: config.buckets.next_power_of_two(),
+            max_memberships: config.max_memberships,
+            max_sockets: config.max_sockets,
+        })
+    }
+
+    /// Length of the array of buckets; one more in each shard is for wide sockets.
+    pub(crate) fn all_buckets(&self) -> u32 {
+        self.shards * (self.buckets + 1)
+    }
+
+    /// Length of the array of record slots.
+    pub(crate) fn all_records(&self) -> u32 {
+        self.shards * self.record_slots
+    }
+
+    /// Nodes that can be in use or free (all but nil and the cursors).
+    pub(crate) fn usable_nodes(&self, walk_slots: u32) -> u64 {
+        u64::from(self.nodes - 1 - walk_slots)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_index_is_exact() {
+        let layout = Layout::new(
+            &Config {
+                max_sockets: 100,
+                ..Config::default()
+            },
+            64,
+            4,
+        )
+        .unwrap();
+        assert_eq!((layout.shards, layout.nodes, layout.record_slots), (1, 105, 128));
+        assert_eq!(layout.usable_nodes(4), 100);
+    }
+
+    #[test]
+    fn large_index_has_room_for_full_magazines() {
+        let layout = Layout::new(&Config::default(), 2, 4).unwrap();
+        assert_eq!(layout.shards, 32);
+        assert_eq!(layout.nodes, 5 + 262_144 + 32 * 128);
+        assert_eq!(layout.record_slots, 8192);
+        assert_eq!(Layout::new(&Config::default(), 512, 4).unwrap().shards, 256);
+    }
+
+    #[test]
+    fn sizes_out_of_range_are_refused() {
+        for (sockets, buckets, memberships) in [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 1, 64), (1 << 27, 1, 1)] {
+            let config = Config {
+                max_sockets: sockets,
+                buckets,
+                max_memberships: memberships,
+            };
+            assert!(matches!(Layout::new(&config, 1, 4), Err(Error::Config { .. })));
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What can go wrong at the border to the kernel.
+
+use std::io;
+
+/// An error of the kernel side. The message names the thing and the next step.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A size that cannot be.
+    #[error("{what} = {value} is out of range ({range})")]
+    Config {
+        /// Name of the setting.
+        what: &'static str,
+        /// The value that was asked for.
+        value: u32,
+        /// The values that can be.
+        range: &'static str,
+    },
+    /// This kernel cannot do it, whoever asks.
+    #[error("this kernel lacks {missing}: {remedy}")]
+    Unsupported {
+        /// The missing feature.
+        missing: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// The kernel can, this process may not.
+    #[error("not permitted to {what}: {remedy}")]
+    Denied {
+        /// What was tried.
+        what: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// The programs were not accepted for a reason that is not known to be the kernel's age.
+    #[error("the BPF programs could not be loaded: {source}{}", .log.as_deref().map(|l| format!("\n{l}")).unwrap_or_default())]
+    Load {
+        /// What libbpf said.
+        source: io::Error,
+        /// The last lines libbpf or the verifier printed, if any.
+        log: Option<String>,
+    },
+    /// Programs and library were built from different versions of `abi.h`.
+    #[error("ABI version {found} in the kernel, {expected} in this program: reload the programs")]
+    Abi {
+        /// Version of the loaded programs.
+        found: u32,
+        /// Version of this library.
+        expected: u32,
+    },
+    /// A hook could not be attached.
+    #[error("cannot attach {hook} to the cgroup: {source}")]
+    Attach {
+        /// Name of the program.
+        hook: String,
+        /// Errno of the kernel.
+        source: io::Error,
+    },
+    /// A map or program of the loaded object is not as expected.
+    #[error("BPF {what}: {source}")]
+    Object {
+        /// Which map or program.
+        what: String,
+        /// What the kernel or libbpf said.
+        source: io::Error,
+    },
+    /// All walk slots are taken.
+    #[error("all {0} walk slots are in use: drop a Walker first")]
+    NoSlot(u32),
+    /// The walk program refused or could not run.
+    #[error("the walk failed: {0}")]
+    Walk(io::Error),
+}
+
+impl Error {
+    /// True if this kernel or these privileges cannot, so that trying again is no use.
+    #[must_use]
+    pub fn cannot(&self) -> bool {
+        matches!(self, Self::Unsupported { .. } | Self::Denied { .. })
+    }
+}
+
+/// What libbpf-rs still tells of an errno: its kind and its text.
+pub(crate) fn io_error(error: libbpf_rs::Error) -> io::Error {
+    let kind = match error.kind() {
+        libbpf_rs::ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
+        libbpf_rs::ErrorKind::NotFound => io::ErrorKind::NotFound,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, format!("{error:#}"))
+}

@@ -1,0 +1,32 @@
+//! The kernel side of skreap, and the thinnest safe face over it.
+//!
+//! ```text
+//!  Config ─► Index::load ─► hooks::attach   connect/sendmsg/close keep the index up to date
+//!               │
+//!               ├─► Walker::walk(target)    one bucket: the victims, and why others were skipped
+//!               ├─► Walker::walk_all        every node, for listings
+//!               └─► Index::counters         what was inserted, removed, dropped
+//! ```
+//!
+//! The C side is in `progs/` (entry points in `skreap.bpf.c`, one subject per `*.bpf.h`), the structs that
+//! cross the border in `include/abi.h`; Rust knows those only through the generated skeleton.
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod config;
+mod counters;
+mod error;
+pub mod hooks;
+mod index;
+mod log;
+mod mapping;
+pub mod probe;
+mod skel;
+mod victim;
+mod walk;
+
+pub use config::Config;
+pub use counters::Counters;
+pub use error::Error;
+pub use index::Index;
+pub use victim::{Relation, Victim};
+pub use walk::{WalkCounts, Walker};

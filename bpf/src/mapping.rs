@@ -1,0 +1,72 @@
+//! A BPF array map as memory of this process.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::ptr::NonNull;
+
+/// A read-only shared mapping of a `BPF_F_MMAPABLE` array map.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    address: NonNull<libc::c_void>,
+    length: usize,
+}
+
+// SAFETY: the mapping is read through raw copies only, and unmapped once, by Drop.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; there is no interior state in this process.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `length` bytes.
+    pub(crate) fn new(map: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
+        // SAFETY: a fresh mapping at an address of the kernel's choice overlaps nothing.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let address = NonNull::new(address).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { address, length })
+    }
+
+    /// Appends `count` values of `T` that start at index `first` to `out`. `T` must be plain data: any bits
+    /// are a value of it.
+    ///
+    /// # Safety
+    /// `T` must be valid for every bit pattern.
+    pub(crate) unsafe fn copy_to<T: Copy>(&self, first: usize, count: usize, out: &mut Vec<T>) -> io::Result<()> {
+        let end = first
+            .checked_add(count)
+            .and_then(|n| n.checked_mul(size_of::<T>()))
+            .filter(|&end| end <= self.length)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        debug_assert!(end <= self.length);
+        out.reserve(count);
+        // SAFETY: the source range was checked against the mapping, the destination was reserved, and the
+        // caller vouches for T.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                self.address.as_ptr().cast::<T>().add(first),
+                out.as_mut_ptr().add(out.len()),
+                count,
+            );
+            out.set_len(out.len() + count);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: address and length are those of the mapping made in new(), and nothing refers to it.
+        unsafe { libc::munmap(self.address.as_ptr(), self.length) };
+    }
+}

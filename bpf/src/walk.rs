@@ -1,0 +1,211 @@
+//! Running the walk program.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use skreap_core::{Target, Unconnected};
+
+use crate::mapping::Mapping;
+use crate::skel::types::{skreap_abi, skreap_incomplete, skreap_walk, skreap_walk_flags};
+use crate::{Error, Victim};
+
+/// Sums over all calls of one walk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WalkCounts {
+    /// Calls of the program: one, and one more for each time the emit buffer was full.
+    pub calls: u64,
+    /// Nodes recorded under the target.
+    pub visited: u64,
+    /// Nodes of other backends in the same bucket.
+    pub passed_over: u64,
+    /// Skipped: has only sent to the target.
+    pub unconnected: u64,
+    /// Skipped: connected to another peer by now.
+    pub moved_on: u64,
+    /// Skipped: recorded by `connect()`, has no peer.
+    pub no_peer: u64,
+    /// Skipped: TCP state that cannot be destroyed.
+    pub state: u64,
+    /// Skipped: the node has lost its socket. An alarm.
+    pub stale: u64,
+    /// Some membership of the target could not be recorded: the pool was full.
+    pub incomplete_full: bool,
+    /// Some unconnected socket has sent to too many peers to tell whether the target was one of them.
+    pub incomplete_unconnected: bool,
+}
+
+/// Which walk slots are taken.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    taken: AtomicU32,
+    count: u32,
+}
+
+impl Slots {
+    pub(crate) fn new(count: u32) -> Self {
+        Self {
+            taken: AtomicU32::new(0),
+            count,
+        }
+    }
+
+    fn take(&self) -> Result<u16, Error> {
+        (0..self.count)
+            .find(|slot| self.taken.fetch_or(1 << slot, Ordering::AcqRel) & 1 << slot == 0)
+            .and_then(|slot| u16::try_from(slot).ok())
+            .ok_or(Error::NoSlot(self.count))
+    }
+
+    fn give(&self, slot: u16) {
+        self.taken.fetch_and(!(1 << slot), Ordering::AcqRel);
+    }
+}
+
+/// Walks the index. Each walker has a slot (cursor and emit buffer) of its own, so that walkers can be used
+/// from several threads at once, even on the same bucket.
+#[derive(Debug)]
+pub struct Walker {
+    program: OwnedFd,
+    emit: Arc<Mapping>,
+    slots: Arc<Slots>,
+    slot: u16,
+    emit_max: u32,
+    version: u32,
+    batch: Vec<Victim>,
+}
+
+impl Walker {
+    pub(crate) fn new(
+        program: OwnedFd,
+        emit: Arc<Mapping>,
+        slots: Arc<Slots>,
+        abi: &skreap_abi,
+    ) -> Result<Self, Error> {
+        let slot = slots.take()?;
+        Ok(Self {
+            program,
+            emit,
+            slots,
+            slot,
+            emit_max: abi.emit_max,
+            version: abi.version,
+            batch: Vec::with_capacity(abi.emit_max as usize),
+        })
+    }
+
+    /// Walks the bucket of the target and appends its victims to `victims`.
+    ///
+    /// # Errors
+    /// [`Error::Walk`] with the kernel's errno. What was found until then is in `victims`.
+    pub fn walk(&mut self, target: &Target, victims: &mut Vec<Victim>) -> Result<WalkCounts, Error> {
+        let mut ctx = skreap_walk {
+            dport: target.backend.port().to_be(),
+            protocol: target.backend.protocol().number(),
+            ..skreap_walk::default()
+        };
+        match target.backend.addr() {
+            IpAddr::V4(a) => {
+                ctx.family = libc::AF_INET as u8;
+                ctx.daddr[0] = u32::from_ne_bytes(a.octets());
+            }
+            IpAddr::V6(a) => {
+                ctx.family = libc::AF_INET6 as u8;
+                for (word, octets) in ctx.daddr.iter_mut().zip(a.octets().chunks_exact(4)) {
+                    *word = u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]);
+                }
+            }
+        }
+        if target.unconnected == Unconnected::Destroy {
+            ctx.flags |= flag(skreap_walk_flags::SKREAP_WALK_UNCONNECTED);
+        }
+        self.pass(&mut ctx, &mut |batch| victims.extend_from_slice(batch))
+    }
+
+    /// Walks the whole index and hands over every node, 2048 at most at a time. The relation of each is to
+    /// the backend it is recorded under.
+    ///
+    /// # Errors
+    /// [`Error::Walk`] with the kernel's errno.
+    pub fn walk_all(&mut self, mut each: impl FnMut(&[Victim])) -> Result<WalkCounts, Error> {
+        let mut ctx = skreap_walk {
+            flags: flag(skreap_walk_flags::SKREAP_WALK_ALL),
+            ..skreap_walk::default()
+        };
+        self.pass(&mut ctx, &mut each)
+    }
+
+    fn pass(&mut self, ctx: &mut skreap_walk, each: &mut dyn FnMut(&[Victim])) -> Result<WalkCounts, Error> {
+        let mut counts = WalkCounts::default();
+        ctx.version = self.version;
+        ctx.slot = self.slot;
+        loop {
+            run(self.program.as_fd(), as_bytes(ctx)).map_err(Error::Walk)?;
+            counts.calls += 1;
+            counts.visited += ctx.visited;
+            counts.passed_over += ctx.passed_over;
+            counts.unconnected += ctx.unconnected;
+            counts.moved_on += ctx.moved_on;
+            counts.no_peer += ctx.no_peer;
+            counts.state += ctx.state;
+            counts.stale += ctx.stale;
+            counts.incomplete_full |= ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_FULL.0 != 0;
+            counts.incomplete_unconnected |=
+                ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_UNCONNECTED.0 != 0;
+            if ctx.emitted > 0 {
+                self.batch.clear();
+                let first = u32::from(self.slot) * self.emit_max;
+                // SAFETY: Victim is a struct of integers.
+                unsafe { self.emit.copy_to(first as usize, ctx.emitted as usize, &mut self.batch) }
+                    .map_err(Error::Walk)?;
+                each(&self.batch);
+            }
+            if ctx.more == 0 {
+                return Ok(counts);
+            }
+            ctx.flags |= flag(skreap_walk_flags::SKREAP_WALK_RESUME);
+        }
+    }
+}
+
+impl Drop for Walker {
+    fn drop(&mut self) {
+        self.slots.give(self.slot);
+    }
+}
+
+fn flag(flag: skreap_walk_flags) -> u16 {
+    // The enum's values are single low bits (abi.h).
+    flag.0 as u16
+}
+
+fn as_bytes(ctx: &mut skreap_walk) -> &mut [u8] {
+    // SAFETY: the struct is plain integers without padding (asserted in abi.h), so its bytes may be read and
+    // any bytes may be written.
+    unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(ctx).cast::<u8>(), size_of::<skreap_walk>()) }
+}
+
+/// `BPF_PROG_TEST_RUN` of a SYSCALL program: the context is written back in place. A negative return of the
+/// program is the errno.
+pub(crate) fn run(program: BorrowedFd<'_>, ctx: &mut [u8]) -> io::Result<()> {
+    let mut opts = libbpf_sys::bpf_test_run_opts {
+        sz: size_of::<libbpf_sys::bpf_test_run_opts>() as u64,
+        ..libbpf_sys::bpf_test_run_opts::default()
+    };
+    if !ctx.is_empty() {
+        opts.ctx_in = ctx.as_ptr().cast();
+        opts.ctx_size_in = ctx.len() as u32;
+    }
+    // SAFETY: opts points to a context of the stated size, exclusively borrowed for the call; the kernel
+    // writes it back to the same place.
+    let ret = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut opts) };
+    if ret < 0 {
+        return Err(io::Error::from_raw_os_error(-ret));
+    }
+    match opts.retval.cast_signed() {
+        errno @ ..0 => Err(io::Error::from_raw_os_error(-errno)),
+        _ => Ok(()),
+    }
+}
