@@ -13,14 +13,16 @@ fn main() {
     println!("cargo::rerun-if-changed=include");
     println!("cargo::rerun-if-changed=progs");
 
-    SkeletonBuilder::new()
-        .source("progs/skreap.bpf.c")
-        .obj(out.join("skreap.bpf.o"))
-        .clang(&clang)
-        // v3: compare-and-swap and 32-bit branches
-        .clang_args(["-mcpu=v3", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"])
-        .build_and_generate(out.join("skreap.skel.rs"))
-        .unwrap_or_else(|e| {
-            panic!("cannot build the BPF programs with {clang} (`make deps` installs it): {e:#}")
-        });
+    for object in ["skreap", "scan"] {
+        SkeletonBuilder::new()
+            .source(format!("progs/{object}.bpf.c"))
+            .obj(out.join(format!("{object}.bpf.o")))
+            .clang(&clang)
+            // v3: compare-and-swap and 32-bit branches
+            .clang_args(["-mcpu=v3", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"])
+            .build_and_generate(out.join(format!("{object}.skel.rs")))
+            .unwrap_or_else(|e| {
+                panic!("cannot build {object}.bpf.c with {clang} (`make deps` installs it): {e:#}")
+            });
+    }
 }

@@ -117,6 +117,19 @@ struct sock {
 	__u16 sk_protocol;
 };
 
+struct inet_sock {
+	struct sock sk;
+};
+
+struct udp_sock {
+	struct inet_sock inet;
+};
+
+/* Context of iter/udp (net/ipv4/udp.c) */
+struct bpf_iter__udp {
+	struct udp_sock *udp_sk;
+};
+
 #pragma clang attribute pop
 
 #endif

@@ -20,11 +20,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            max_sockets: 262_144,
-            buckets: 16_384,
-            max_memberships: 63,
-        }
+        Self { max_sockets: 262_144, buckets: 16_384, max_memberships: 63 }
     }
 }
 
@@ -97,15 +93,7 @@ mod tests {
 
     #[test]
     fn small_index_is_exact() {
-        let layout = Layout::new(
-            &Config {
-                max_sockets: 100,
-                ..Config::default()
-            },
-            64,
-            4,
-        )
-        .unwrap();
+        let layout = Layout::new(&Config { max_sockets: 100, ..Config::default() }, 64, 4).unwrap();
         assert_eq!((layout.shards, layout.nodes, layout.record_slots), (1, 105, 128));
         assert_eq!(layout.usable_nodes(4), 100);
     }
@@ -121,12 +109,9 @@ mod tests {
 
     #[test]
     fn sizes_out_of_range_are_refused() {
-        for (sockets, buckets, memberships) in [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 1, 64), (1 << 27, 1, 1)] {
-            let config = Config {
-                max_sockets: sockets,
-                buckets,
-                max_memberships: memberships,
-            };
+        for (sockets, buckets, memberships) in [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 1, 64), (1 << 27, 1, 1)]
+        {
+            let config = Config { max_sockets: sockets, buckets, max_memberships: memberships };
             assert!(matches!(Layout::new(&config, 1, 4), Err(Error::Config { .. })));
         }
     }

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::log;
+
 /// An error of the kernel side. The message names the thing and the next step.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -88,4 +90,30 @@ pub(crate) fn io_error(error: libbpf_rs::Error) -> io::Error {
         _ => io::ErrorKind::Other,
     };
     io::Error::new(kind, format!("{error:#}"))
+}
+
+/// Tells a kernel that cannot and a process that may not from all else.
+pub(crate) fn load_error(error: libbpf_rs::Error) -> Error {
+    let log = log::take_warnings();
+    let text = log.as_deref().unwrap_or_default();
+    let source = io_error(error);
+    if let Some(kfunc) = text
+        .split("extern (func ksym) '")
+        .nth(1)
+        .and_then(|rest| rest.split_once('\''))
+        .filter(|(_, rest)| rest.starts_with(": not found"))
+        .map(|(name, _)| name)
+    {
+        return Error::Unsupported {
+            missing: format!("the kfunc {kfunc}"),
+            remedy: "use Linux 6.5 or later".to_owned(),
+        };
+    }
+    if source.kind() == io::ErrorKind::PermissionDenied && !crate::probe::may_load() {
+        return Error::Denied {
+            what: "load BPF programs".to_owned(),
+            remedy: "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON".to_owned(),
+        };
+    }
+    Error::Load { source, log }
 }

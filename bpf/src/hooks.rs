@@ -10,13 +10,8 @@ use crate::{Error, Index};
 
 /// The programs that keep the index up to date. `skreap_sock_release` comes first: no socket may be
 /// recorded whose release would not be seen.
-pub const NAMES: [&str; 5] = [
-    "skreap_sock_release",
-    "skreap_connect4",
-    "skreap_connect6",
-    "skreap_sendmsg4",
-    "skreap_sendmsg6",
-];
+pub const NAMES: [&str; 5] =
+    ["skreap_sock_release", "skreap_connect4", "skreap_connect6", "skreap_sendmsg4", "skreap_sendmsg6"];
 
 /// The attached hooks; dropping them detaches, in the reverse order.
 #[derive(Debug)]
@@ -42,7 +37,10 @@ impl Hooks {
             // libbpf directly: libbpf-rs keeps the errno to itself.
             // SAFETY: the program belongs to the loaded object that is borrowed through `index`.
             let link = unsafe {
-                libbpf_sys::bpf_program__attach_cgroup(program.as_libbpf_object().as_ptr(), cgroup.as_raw_fd())
+                libbpf_sys::bpf_program__attach_cgroup(
+                    program.as_libbpf_object().as_ptr(),
+                    cgroup.as_raw_fd(),
+                )
             };
             let link = NonNull::new(link).ok_or_else(|| attach_error(name, io::Error::last_os_error()))?;
             // SAFETY: a fresh link of libbpf's, owned by nobody else.
@@ -69,11 +67,9 @@ fn attach_error(hook: &str, source: io::Error) -> Error {
         },
         Some(libc::E2BIG) => Error::Denied {
             what: format!("attach {hook} to the cgroup"),
-            remedy: "there are 64 programs on this hook already; detach one (`bpftool cgroup tree`)".to_owned(),
+            remedy: "there are 64 programs on this hook already; detach one (`bpftool cgroup tree`)"
+                .to_owned(),
         },
-        _ => Error::Attach {
-            hook: hook.to_owned(),
-            source,
-        },
+        _ => Error::Attach { hook: hook.to_owned(), source },
     }
 }

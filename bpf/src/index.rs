@@ -9,7 +9,7 @@ use std::sync::Arc;
 use libbpf_rs::{AsRawLibbpf as _, MapCore as _, MapFlags, Object, ObjectBuilder, OpenObject};
 
 use crate::config::Layout;
-use crate::error::io_error;
+use crate::error::{io_error, load_error};
 use crate::mapping::Mapping;
 use crate::skel::{OBJECT, types};
 use crate::walk::{Slots, Walker, run};
@@ -53,10 +53,7 @@ impl Index {
         let rodata = open_rodata(&mut open)?;
         let abi = rodata.abi;
         if abi.version != ABI_VERSION {
-            return Err(Error::Abi {
-                found: abi.version,
-                expected: ABI_VERSION,
-            });
+            return Err(Error::Abi { found: abi.version, expected: ABI_VERSION });
         }
         let cpus = u32::try_from(libbpf_rs::num_possible_cpus().unwrap_or(1)).unwrap_or(1);
         let layout = Layout::new(config, cpus, abi.walk_slots)?;
@@ -84,10 +81,8 @@ impl Index {
             emit: Arc::new(emit),
             slots: Arc::new(Slots::new(abi.walk_slots)),
         };
-        run(index.program("skreap_init")?, &mut []).map_err(|source| Error::Object {
-            what: "program skreap_init".to_owned(),
-            source,
-        })?;
+        run(index.program("skreap_init")?, &mut [])
+            .map_err(|source| Error::Object { what: "program skreap_init".to_owned(), source })?;
         Ok(index)
     }
 
@@ -108,10 +103,8 @@ impl Index {
         let mut globals: Vec<types::bss_counters> = Vec::new();
         // SAFETY: bss_counters is made of integers only.
         unsafe { self.counters.copy_to(0, 1, &mut globals) }.map_err(|e| object_error(".bss.counters", e))?;
-        let mut c = Counters {
-            capacity: self.layout.usable_nodes(self.abi.walk_slots),
-            ..Counters::default()
-        };
+        let mut c =
+            Counters { capacity: self.layout.usable_nodes(self.abi.walk_slots), ..Counters::default() };
         for g in &globals {
             for cpu in &g.cpu_counters {
                 c.releases_without_node += cpu.releases_without_node;
@@ -181,10 +174,7 @@ impl Index {
 }
 
 fn object_error(what: &str, source: io::Error) -> Error {
-    Error::Object {
-        what: what.to_owned(),
-        source,
-    }
+    Error::Object { what: what.to_owned(), source }
 }
 
 fn open_rodata(open: &mut OpenObject) -> Result<&mut types::rodata, Error> {
@@ -247,30 +237,4 @@ fn random_seed() -> Result<u64, Error> {
     }
     // Odd, because it is a factor too.
     Ok(u64::from_ne_bytes(seed) | 1)
-}
-
-/// Tells a kernel that cannot and a process that may not from all else.
-fn load_error(error: libbpf_rs::Error) -> Error {
-    let log = log::take_warnings();
-    let text = log.as_deref().unwrap_or_default();
-    let source = io_error(error);
-    if let Some(kfunc) = text
-        .split("extern (func ksym) '")
-        .nth(1)
-        .and_then(|rest| rest.split_once('\''))
-        .filter(|(_, rest)| rest.starts_with(": not found"))
-        .map(|(name, _)| name)
-    {
-        return Error::Unsupported {
-            missing: format!("the kfunc {kfunc}"),
-            remedy: "use Linux 6.4 or later".to_owned(),
-        };
-    }
-    if source.kind() == io::ErrorKind::PermissionDenied && !crate::probe::may_load() {
-        return Error::Denied {
-            what: "load BPF programs".to_owned(),
-            remedy: "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON".to_owned(),
-        };
-    }
-    Error::Load { source, log }
 }

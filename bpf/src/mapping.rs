@@ -21,14 +21,7 @@ impl Mapping {
     pub(crate) fn new(map: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
         // SAFETY: a fresh mapping at an address of the kernel's choice overlaps nothing.
         let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                length,
-                libc::PROT_READ,
-                libc::MAP_SHARED,
-                map.as_raw_fd(),
-                0,
-            )
+            libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, libc::MAP_SHARED, map.as_raw_fd(), 0)
         };
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -42,7 +35,12 @@ impl Mapping {
     ///
     /// # Safety
     /// `T` must be valid for every bit pattern.
-    pub(crate) unsafe fn copy_to<T: Copy>(&self, first: usize, count: usize, out: &mut Vec<T>) -> io::Result<()> {
+    pub(crate) unsafe fn copy_to<T: Copy>(
+        &self,
+        first: usize,
+        count: usize,
+        out: &mut Vec<T>,
+    ) -> io::Result<()> {
         let end = first
             .checked_add(count)
             .and_then(|n| n.checked_mul(size_of::<T>()))

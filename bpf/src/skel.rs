@@ -6,12 +6,27 @@
     clippy::undocumented_unsafe_blocks,
     clippy::unwrap_used,
     clippy::expect_used,
+    missing_docs,
     unused_qualifications,
     unsafe_op_in_unsafe_fn,
     reason = "generated code"
 )]
 
-include!(concat!(env!("OUT_DIR"), "/skreap.skel.rs"));
+/// The index: hooks and walk.
+mod skreap {
+    include!(concat!(env!("OUT_DIR"), "/skreap.skel.rs"));
+}
 
-/// The compiled programs.
+/// The full scan.
+mod scan {
+    include!(concat!(env!("OUT_DIR"), "/scan.skel.rs"));
+}
+
+pub(crate) use scan::types as scan_types;
+pub(crate) use skreap::types;
+
+/// The compiled programs of the index.
 pub(crate) static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/skreap.bpf.o"));
+
+/// The compiled programs of the full scan.
+pub(crate) static SCAN_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/scan.bpf.o"));

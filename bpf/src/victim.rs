@@ -1,6 +1,8 @@
 //! A socket as the walk read it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
 
 use skreap_core::{Backend, Protocol};
 
@@ -27,6 +29,45 @@ pub enum Relation {
 pub struct Victim(pub(crate) skreap_victim);
 
 impl Victim {
+    /// Names a connected IPv4 UDP socket of this process, without a walk.
+    ///
+    /// # Errors
+    /// The errno of asking the socket; `EINVAL` if it is not connected over IPv4.
+    pub fn of_udp_socket(socket: &UdpSocket) -> io::Result<Self> {
+        let (SocketAddr::V4(local), SocketAddr::V4(peer)) = (socket.local_addr()?, socket.peer_addr()?)
+        else {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        };
+        let mut cookie = 0_u64;
+        let mut length = size_of::<u64>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes into `cookie`.
+        let ret = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_COOKIE,
+                std::ptr::from_mut(&mut cookie).cast(),
+                &mut length,
+            )
+        };
+        if ret != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut raw = skreap_victim {
+            family: libc::AF_INET as u8,
+            protocol: Protocol::Udp.number(),
+            state: 1,
+            relation: skreap_relation::SKREAP_CONNECTED.0 as u8,
+            ..skreap_victim::default()
+        };
+        raw.id.sport = local.port().to_be();
+        raw.id.dport = peer.port().to_be();
+        raw.id.saddr[0] = u32::from_ne_bytes(local.ip().octets());
+        raw.id.daddr[0] = u32::from_ne_bytes(peer.ip().octets());
+        raw.id.cookie = [cookie as u32, (cookie >> 32) as u32];
+        Ok(Self(raw))
+    }
+
     /// TCP or UDP; `None` for a record that did not come from a walk.
     #[must_use]
     pub fn protocol(&self) -> Option<Protocol> {

@@ -46,10 +46,7 @@ pub(crate) struct Slots {
 
 impl Slots {
     pub(crate) fn new(count: u32) -> Self {
-        Self {
-            taken: AtomicU32::new(0),
-            count,
-        }
+        Self { taken: AtomicU32::new(0), count }
     }
 
     fn take(&self) -> Result<u16, Error> {
@@ -130,10 +127,8 @@ impl Walker {
     /// # Errors
     /// [`Error::Walk`] with the kernel's errno.
     pub fn walk_all(&mut self, mut each: impl FnMut(&[Victim])) -> Result<WalkCounts, Error> {
-        let mut ctx = skreap_walk {
-            flags: flag(skreap_walk_flags::SKREAP_WALK_ALL),
-            ..skreap_walk::default()
-        };
+        let mut ctx =
+            skreap_walk { flags: flag(skreap_walk_flags::SKREAP_WALK_ALL), ..skreap_walk::default() };
         self.pass(&mut ctx, &mut each)
     }
 

@@ -97,11 +97,7 @@ impl Backend {
         if addr == IpAddr::V4(Ipv4Addr::BROADCAST) {
             return Err(BackendError::Broadcast);
         }
-        Ok(Self {
-            protocol,
-            addr,
-            port,
-        })
+        Ok(Self { protocol, addr, port })
     }
 
     /// Transport protocol.
@@ -135,9 +131,7 @@ impl FromStr for Backend {
     type Err = BackendError;
 
     fn from_str(text: &str) -> Result<Self, BackendError> {
-        let (scheme, rest) = text
-            .split_once("://")
-            .ok_or_else(|| BackendError::NoScheme(excerpt(text)))?;
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| BackendError::NoScheme(excerpt(text)))?;
         let protocol =
             Protocol::from_str(scheme).map_err(|_| BackendError::UnknownScheme(excerpt(scheme)))?;
         if rest.contains('@') {
@@ -152,8 +146,7 @@ impl FromStr for Backend {
         let (addr, port) = match rest.strip_prefix('[') {
             Some(inner) => {
                 let (host, after) = inner.split_once(']').ok_or(BackendError::UnclosedBracket)?;
-                let addr =
-                    Ipv6Addr::from_str(host).map_err(|_| BackendError::BadIpv6(excerpt(host)))?;
+                let addr = Ipv6Addr::from_str(host).map_err(|_| BackendError::BadIpv6(excerpt(host)))?;
                 let port = after.strip_prefix(':').ok_or(BackendError::NoPort)?;
                 (IpAddr::V6(addr), port)
             }
@@ -162,8 +155,7 @@ impl FromStr for Backend {
                     return Err(BackendError::UnbracketedIpv6);
                 }
                 let (host, port) = rest.split_once(':').ok_or(BackendError::NoPort)?;
-                let addr =
-                    Ipv4Addr::from_str(host).map_err(|_| BackendError::BadIpv4(excerpt(host)))?;
+                let addr = Ipv4Addr::from_str(host).map_err(|_| BackendError::BadIpv4(excerpt(host)))?;
                 (IpAddr::V4(addr), port)
             }
         };
@@ -235,9 +227,7 @@ pub enum BackendError {
     #[error("the [ is not closed; write an IPv6 backend as tcp://[fd00::1]:80")]
     UnclosedBracket,
     /// What stands between the brackets is not an IPv6 address.
-    #[error(
-        "{0} is not an IPv6 address; write for example tcp://[fd00::1]:80, and IPv4 without brackets"
-    )]
+    #[error("{0} is not an IPv6 address; write for example tcp://[fd00::1]:80, and IPv4 without brackets")]
     BadIpv6(String),
     /// An IPv6 address without brackets.
     #[error("an IPv6 address needs brackets; write for example tcp://[fd00::1]:80")]
@@ -251,9 +241,7 @@ pub enum BackendError {
     #[error("the port is missing; end the backend with :PORT, a number from 1 to 65535")]
     NoPort,
     /// The port is not a decimal number in range.
-    #[error(
-        "{0} is not a port; write a decimal number from 1 to 65535 without sign or leading zero"
-    )]
+    #[error("{0} is not a port; write a decimal number from 1 to 65535 without sign or leading zero")]
     BadPort(String),
     /// Port 0.
     #[error("port 0 would match sockets without a peer; write the backend's port, 1 to 65535")]
@@ -265,9 +253,7 @@ pub enum BackendError {
     #[error("{0} is a multicast group, not one backend; write the backend's own unicast address")]
     Multicast(IpAddr),
     /// The limited broadcast address.
-    #[error(
-        "255.255.255.255 is everyone, not one backend; write the backend's own unicast address"
-    )]
+    #[error("255.255.255.255 is everyone, not one backend; write the backend's own unicast address")]
     Broadcast,
 }
 
@@ -289,10 +275,7 @@ mod tests {
             assert_eq!(name.parse(), Ok(protocol));
             assert_eq!(protocol.number(), number);
             assert_eq!(Protocol::from_number(number), Some(protocol));
-            assert_eq!(
-                serde_json::to_string(&protocol).unwrap(),
-                format!("\"{name}\"")
-            );
+            assert_eq!(serde_json::to_string(&protocol).unwrap(), format!("\"{name}\""));
         }
         assert_eq!(Protocol::from_number(132), None);
         assert_eq!(
@@ -313,18 +296,12 @@ mod tests {
         assert_eq!(v6.addr(), "fd00::1".parse::<IpAddr>().unwrap());
         assert_eq!(v6.to_string(), "tcp://[fd00::1]:80");
         assert_eq!(v6.socket_addr(), "[fd00::1]:80".parse().unwrap());
-        assert_eq!(
-            serde_json::to_string(&v6).unwrap(),
-            "\"tcp://[fd00::1]:80\""
-        );
+        assert_eq!(serde_json::to_string(&v6).unwrap(), "\"tcp://[fd00::1]:80\"");
     }
 
     #[test]
     fn mapped_addresses_become_ipv4_before_the_checks() {
-        assert_eq!(
-            parse("udp://[::ffff:10.0.0.1]:53"),
-            parse("udp://10.0.0.1:53")
-        );
+        assert_eq!(parse("udp://[::ffff:10.0.0.1]:53"), parse("udp://10.0.0.1:53"));
         assert_eq!(
             parse("udp://[::ffff:0.0.0.0]:53"),
             Err(BackendError::Unspecified(Ipv4Addr::UNSPECIFIED.into()))
@@ -333,10 +310,7 @@ mod tests {
             parse("udp://[::ffff:224.0.0.1]:53"),
             Err(BackendError::Multicast(Ipv4Addr::new(224, 0, 0, 1).into()))
         );
-        assert_eq!(
-            parse("udp://[::ffff:255.255.255.255]:53"),
-            Err(BackendError::Broadcast)
-        );
+        assert_eq!(parse("udp://[::ffff:255.255.255.255]:53"), Err(BackendError::Broadcast));
     }
 
     #[test]
@@ -379,22 +353,10 @@ mod tests {
             ("udp://1.2.3.4:٥٣", E::BadPort(q("٥٣"))),
             ("udp://1.2.3.4:65536", E::BadPort(q("65536"))),
             ("udp://1.2.3.4:0", E::PortZero),
-            (
-                "udp://0.0.0.0:53",
-                E::Unspecified(Ipv4Addr::UNSPECIFIED.into()),
-            ),
-            (
-                "tcp://[::]:80",
-                E::Unspecified(Ipv6Addr::UNSPECIFIED.into()),
-            ),
-            (
-                "udp://239.1.1.1:53",
-                E::Multicast(Ipv4Addr::new(239, 1, 1, 1).into()),
-            ),
-            (
-                "udp://[ff02::1]:53",
-                E::Multicast("ff02::1".parse().unwrap()),
-            ),
+            ("udp://0.0.0.0:53", E::Unspecified(Ipv4Addr::UNSPECIFIED.into())),
+            ("tcp://[::]:80", E::Unspecified(Ipv6Addr::UNSPECIFIED.into())),
+            ("udp://239.1.1.1:53", E::Multicast(Ipv4Addr::new(239, 1, 1, 1).into())),
+            ("udp://[ff02::1]:53", E::Multicast("ff02::1".parse().unwrap())),
             ("udp://255.255.255.255:53", E::Broadcast),
         ] {
             assert_eq!(parse(text), Err(error), "{text:?}");

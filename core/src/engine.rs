@@ -29,14 +29,8 @@ pub enum EngineName {
 
 impl EngineName {
     /// Every engine, those that walk one bucket first.
-    pub const ALL: [Self; 6] = [
-        Self::Kfunc,
-        Self::Netlink,
-        Self::Iter,
-        Self::Diag,
-        Self::DiagFilter,
-        Self::IndexScan,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Kfunc, Self::Netlink, Self::Iter, Self::Diag, Self::DiagFilter, Self::IndexScan];
 
     /// Name in kebab case, such as `diag-filter`.
     pub const fn name(self) -> &'static str {
@@ -73,10 +67,7 @@ mod tests {
     fn names_agree_everywhere() {
         for engine in EngineName::ALL {
             assert_eq!(engine.to_string().parse(), Ok(engine));
-            assert_eq!(
-                serde_json::to_string(&engine).unwrap(),
-                format!("\"{engine}\"")
-            );
+            assert_eq!(serde_json::to_string(&engine).unwrap(), format!("\"{engine}\""));
         }
         assert_eq!(EngineName::DiagFilter.to_string(), "diag-filter");
         assert_eq!(

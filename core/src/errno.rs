@@ -6,16 +6,8 @@ use std::borrow::Cow;
 /// `include/uapi/asm-generic/errno*.h` (x86-64, arm64, riscv, s390, ppc64le); the last one is
 /// kernel-internal (`include/linux/errno.h`) and reaches user space through BPF.
 const ERRNOS: &[(u32, &str, &str)] = &[
-    (
-        1,
-        "EPERM",
-        "not permitted; run with CAP_NET_ADMIN in the socket's network namespace",
-    ),
-    (
-        2,
-        "ENOENT",
-        "no socket has exactly this id now (closed, or in state CLOSE)",
-    ),
+    (1, "EPERM", "not permitted; run with CAP_NET_ADMIN in the socket's network namespace"),
+    (2, "ENOENT", "no socket has exactly this id now (closed, or in state CLOSE)"),
     (3, "ESRCH", "there is no such process or object any more"),
     (4, "EINTR", "interrupted by a signal; try again"),
     (5, "EIO", "input/output error"),
@@ -23,11 +15,7 @@ const ERRNOS: &[(u32, &str, &str)] = &[
     (9, "EBADF", "the file descriptor is not open"),
     (11, "EAGAIN", "not now; try again"),
     (12, "ENOMEM", "out of kernel memory"),
-    (
-        13,
-        "EACCES",
-        "access denied, for example by a security module",
-    ),
+    (13, "EACCES", "access denied, for example by a security module"),
     (14, "EFAULT", "bad address"),
     (16, "EBUSY", "busy; try again"),
     (17, "EEXIST", "it exists already"),
@@ -42,21 +30,13 @@ const ERRNOS: &[(u32, &str, &str)] = &[
     (75, "EOVERFLOW", "a value does not fit"),
     (90, "EMSGSIZE", "the message is too long"),
     (92, "ENOPROTOOPT", "the protocol does not have the option"),
-    (
-        93,
-        "EPROTONOSUPPORT",
-        "this kernel does not have the protocol",
-    ),
+    (93, "EPROTONOSUPPORT", "this kernel does not have the protocol"),
     (
         95,
         "EOPNOTSUPP",
         "a socket of this kind or in this state cannot be destroyed; check CONFIG_INET_DIAG_DESTROY",
     ),
-    (
-        97,
-        "EAFNOSUPPORT",
-        "this kernel does not have the address family",
-    ),
+    (97, "EAFNOSUPPORT", "this kernel does not have the address family"),
     (103, "ECONNABORTED", "the connection was aborted"),
     (104, "ECONNRESET", "the connection was reset"),
     (105, "ENOBUFS", "a socket buffer is full; try again"),
@@ -65,11 +45,7 @@ const ERRNOS: &[(u32, &str, &str)] = &[
     (111, "ECONNREFUSED", "refused"),
     (114, "EALREADY", "already under way"),
     (115, "EINPROGRESS", "under way"),
-    (
-        116,
-        "ESTALE",
-        "the network namespace is gone, or the cookie is another socket's",
-    ),
+    (116, "ESTALE", "the network namespace is gone, or the cookie is another socket's"),
     (524, "ENOTSUPP", "the kernel does not support the operation"),
 ];
 
@@ -111,10 +87,7 @@ mod tests {
         ] {
             assert_eq!(errno_name(errno), name);
         }
-        assert_eq!(
-            errno_reason(2),
-            "no socket has exactly this id now (closed, or in state CLOSE)"
-        );
+        assert_eq!(errno_reason(2), "no socket has exactly this id now (closed, or in state CLOSE)");
         assert_eq!(errno_reason(9999), "unexpected error; see errno(3)");
     }
 

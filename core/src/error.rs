@@ -29,20 +29,12 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal of the whole line.
     pub fn new(line: u64, message: impl Into<String>) -> Self {
-        Self {
-            line,
-            id: None,
-            field: None,
-            message: message.into(),
-        }
+        Self { line, id: None, field: None, message: message.into() }
     }
 
     /// The line was longer than `limit_bytes` and was therefore not read.
     pub fn line_too_long(line: u64, limit_bytes: usize) -> Self {
-        Self::new(
-            line,
-            format!("the line is longer than {limit_bytes} bytes; write one request a line"),
-        )
+        Self::new(line, format!("the line is longer than {limit_bytes} bytes; write one request a line"))
     }
 
     /// The same refusal, naming the field at fault.
@@ -93,11 +85,7 @@ struct WireError {
 impl From<Refusal> for Wire {
     fn from(refusal: Refusal) -> Self {
         Self {
-            error: WireError {
-                line: refusal.line,
-                field: refusal.field,
-                message: refusal.message,
-            },
+            error: WireError { line: refusal.line, field: refusal.field, message: refusal.message },
             id: refusal.id,
         }
     }
@@ -105,12 +93,7 @@ impl From<Refusal> for Wire {
 
 impl From<Wire> for Refusal {
     fn from(wire: Wire) -> Self {
-        Self {
-            line: wire.error.line,
-            id: wire.id,
-            field: wire.error.field,
-            message: wire.error.message,
-        }
+        Self { line: wire.error.line, id: wire.id, field: wire.error.field, message: wire.error.message }
     }
 }
 
@@ -130,18 +113,11 @@ pub(crate) fn by_name<T: Copy>(
     all: &[T],
     name: impl Fn(T) -> &'static str,
 ) -> Result<T, UnknownName> {
-    all.iter()
-        .copied()
-        .find(|value| name(*value) == given)
-        .ok_or_else(|| UnknownName {
-            what,
-            given: excerpt(given),
-            known: all
-                .iter()
-                .map(|value| name(*value))
-                .collect::<Vec<_>>()
-                .join(", "),
-        })
+    all.iter().copied().find(|value| name(*value) == given).ok_or_else(|| UnknownName {
+        what,
+        given: excerpt(given),
+        known: all.iter().map(|value| name(*value)).collect::<Vec<_>>().join(", "),
+    })
 }
 
 /// Somebody's input for use in a message: quoted, control characters escaped, cut when long.
@@ -166,10 +142,7 @@ mod tests {
         let json = r#"{"error":{"line":3,"field":"backend","message":"bad"},"id":"e1"}"#;
         assert_eq!(serde_json::to_string(&refusal).unwrap(), json);
         assert_eq!(serde_json::from_str::<Refusal>(json).unwrap(), refusal);
-        assert_eq!(
-            refusal.to_string(),
-            "line 3, id \"e1\", field \"backend\": bad"
-        );
+        assert_eq!(refusal.to_string(), "line 3, id \"e1\", field \"backend\": bad");
     }
 
     #[test]

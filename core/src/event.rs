@@ -98,9 +98,7 @@ mod tests {
     fn event(dry_run: bool) -> Event {
         Event {
             id: "e1".to_owned(),
-            action: Action::BackendDeleted {
-                backend: "udp://10.0.0.1:53".parse().unwrap(),
-            },
+            action: Action::BackendDeleted { backend: "udp://10.0.0.1:53".parse().unwrap() },
             dry_run,
         }
     }
@@ -131,14 +129,8 @@ mod tests {
         assert_eq!(check_id("e1"), Ok(()));
         assert_eq!(check_id("ä \"quoted\""), Ok(()));
         assert_eq!(check_id(&"x".repeat(256)), Ok(()));
-        assert_eq!(
-            check_id(&"x".repeat(257)),
-            Err(IdError::TooLong { bytes: 257 })
-        );
-        assert_eq!(
-            check_id(&"é".repeat(129)),
-            Err(IdError::TooLong { bytes: 258 })
-        );
+        assert_eq!(check_id(&"x".repeat(257)), Err(IdError::TooLong { bytes: 257 }));
+        assert_eq!(check_id(&"é".repeat(129)), Err(IdError::TooLong { bytes: 258 }));
         assert_eq!(check_id(""), Err(IdError::Empty));
         assert_eq!(check_id("ab\n"), Err(IdError::Control { offset: 2 }));
         assert_eq!(check_id("\u{7f}"), Err(IdError::Control { offset: 0 }));

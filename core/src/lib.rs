@@ -54,9 +54,7 @@ pub use engine::EngineName;
 pub use errno::{errno_name, errno_reason};
 pub use error::{Refusal, UnknownName};
 pub use event::{Action, Event, IdError, MAX_ID_BYTES, check_id};
-pub use outcome::{
-    Failure, Failures, Imbalance, Incomplete, MAX_FAILURES_LISTED, Outcome, Skipped,
-};
+pub use outcome::{Failure, Failures, Imbalance, Incomplete, MAX_FAILURES_LISTED, Outcome, Skipped};
 pub use report::Report;
 pub use request::Request;
 pub use socket::{SocketTuple, state_name};

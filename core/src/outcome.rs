@@ -35,16 +35,9 @@ pub struct Skipped {
 impl Skipped {
     /// All of them together, saturating.
     pub fn total(&self) -> u64 {
-        [
-            self.unconnected,
-            self.moved_on,
-            self.no_peer,
-            self.state,
-            self.stale,
-            self.gone,
-        ]
-        .into_iter()
-        .fold(0, u64::saturating_add)
+        [self.unconnected, self.moved_on, self.no_peer, self.state, self.stale, self.gone]
+            .into_iter()
+            .fold(0, u64::saturating_add)
     }
 }
 
@@ -238,12 +231,7 @@ impl Outcome {
 
     /// The phases of an event that took `queue_ns` to reach the engine and `total_ns` in all.
     pub const fn phases(&self, queue_ns: u64, total_ns: u64) -> Phases {
-        Phases {
-            queue_ns,
-            walk_ns: self.walk_ns,
-            destroy_ns: self.destroy_ns,
-            total_ns,
-        }
+        Phases { queue_ns, walk_ns: self.walk_ns, destroy_ns: self.destroy_ns, total_ns }
     }
 
     /// Checks that every visited socket is accounted for exactly once.
@@ -266,10 +254,7 @@ impl Outcome {
         }
         if dry_run {
             if self.destroyed != 0 || failed != 0 {
-                return Err(Imbalance::DryRun {
-                    destroyed: self.destroyed,
-                    failed,
-                });
+                return Err(Imbalance::DryRun { destroyed: self.destroyed, failed });
             }
         } else if victims != destroyed + failed_w + gone_w {
             return Err(Imbalance::Victims {
@@ -380,13 +365,7 @@ mod tests {
             visited: 23,
             victims: 16,
             destroyed: 12,
-            skipped: Skipped {
-                unconnected: 4,
-                moved_on: 2,
-                no_peer: 1,
-                gone: 1,
-                ..Skipped::default()
-            },
+            skipped: Skipped { unconnected: 4, moved_on: 2, no_peer: 1, gone: 1, ..Skipped::default() },
             walk_ns: 200,
             destroy_ns: 300,
             ..Outcome::new(EngineName::Netlink)
@@ -401,13 +380,7 @@ mod tests {
     fn balance() {
         assert_eq!(Outcome::new(EngineName::Kfunc).balanced(false), Ok(()));
         assert_eq!(outcome().balanced(false), Ok(()));
-        assert_eq!(
-            outcome().balanced(true),
-            Err(Imbalance::DryRun {
-                destroyed: 12,
-                failed: 3
-            })
-        );
+        assert_eq!(outcome().balanced(true), Err(Imbalance::DryRun { destroyed: 12, failed: 3 }));
 
         let mut lost = outcome();
         lost.visited += 1;
@@ -423,11 +396,7 @@ mod tests {
             "victims 16 is not destroyed 11 + failed 3 + gone 1"
         );
 
-        let dry = Outcome {
-            visited: 5,
-            victims: 5,
-            ..Outcome::new(EngineName::Netlink)
-        };
+        let dry = Outcome { visited: 5, victims: 5, ..Outcome::new(EngineName::Netlink) };
         assert_eq!(dry.balanced(true), Ok(()));
     }
 
@@ -437,11 +406,7 @@ mod tests {
             visited: u64::MAX,
             victims: 0,
             destroyed: u64::MAX,
-            skipped: Skipped {
-                moved_on: u64::MAX,
-                gone: 1,
-                ..Skipped::default()
-            },
+            skipped: Skipped { moved_on: u64::MAX, gone: 1, ..Skipped::default() },
             ..Outcome::new(EngineName::Iter)
         };
         assert!(huge.balanced(false).is_err());
@@ -451,12 +416,7 @@ mod tests {
     fn phases_take_walk_and_destroy_from_the_outcome() {
         assert_eq!(
             outcome().phases(100, 650),
-            Phases {
-                queue_ns: 100,
-                walk_ns: 200,
-                destroy_ns: 300,
-                total_ns: 650
-            }
+            Phases { queue_ns: 100, walk_ns: 200, destroy_ns: 300, total_ns: 650 }
         );
         assert!(outcome().is_complete());
     }

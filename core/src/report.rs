@@ -72,18 +72,10 @@ impl Report {
 
     /// The report of an event that an engine could do nothing about. `message` says why and what
     /// to do next.
-    pub fn failed(
-        event: &Event,
-        engine: EngineName,
-        message: impl Into<String>,
-        phases: Phases,
-    ) -> Self {
+    pub fn failed(event: &Event, engine: EngineName, message: impl Into<String>, phases: Phases) -> Self {
         let mut outcome = Outcome::new(engine);
         outcome.incomplete.insert(Incomplete::EngineFailed);
-        Self {
-            error: Some(message.into()),
-            ..Self::new(event, outcome, phases)
-        }
+        Self { error: Some(message.into()), ..Self::new(event, outcome, phases) }
     }
 }
 
@@ -94,19 +86,12 @@ mod tests {
     use super::*;
     use crate::strategies::{self, a_socket};
 
-    const PHASES: Phases = Phases {
-        queue_ns: 1,
-        walk_ns: 2,
-        destroy_ns: 3,
-        total_ns: 7,
-    };
+    const PHASES: Phases = Phases { queue_ns: 1, walk_ns: 2, destroy_ns: 3, total_ns: 7 };
 
     fn event(dry_run: bool) -> Event {
         Event {
             id: "e1".to_owned(),
-            action: Action::BackendDeleted {
-                backend: "udp://10.0.0.1:53".parse().unwrap(),
-            },
+            action: Action::BackendDeleted { backend: "udp://10.0.0.1:53".parse().unwrap() },
             dry_run,
         }
     }
@@ -117,11 +102,7 @@ mod tests {
             visited: 4,
             victims: 3,
             destroyed: 1,
-            skipped: Skipped {
-                unconnected: 1,
-                gone: 1,
-                ..Skipped::default()
-            },
+            skipped: Skipped { unconnected: 1, gone: 1, ..Skipped::default() },
             ..Outcome::new(EngineName::Netlink)
         };
         outcome.add_failure(a_socket(7), -1);
@@ -155,10 +136,7 @@ mod tests {
         let json = serde_json::to_value(Report::new(&event(true), outcome, PHASES)).unwrap();
         assert_eq!(json["dry_run"], true);
         assert_eq!(json["complete"], false);
-        assert_eq!(
-            json["incomplete_because"],
-            serde_json::json!(["index-full", "wide-unconnected"])
-        );
+        assert_eq!(json["incomplete_because"], serde_json::json!(["index-full", "wide-unconnected"]));
         assert_eq!(json["sockets"][0]["cookie"], 7);
         assert_eq!(json.get("error"), None);
     }

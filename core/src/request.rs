@@ -33,11 +33,7 @@ const TYPES: &[Type] = &[
         kind: Kind::BackendDeleted,
         takes: &["id", "type", "backend", "dry_run"],
     },
-    Type {
-        name: "index",
-        kind: Kind::Index,
-        takes: &["id", "type"],
-    },
+    Type { name: "index", kind: Kind::Index, takes: &["id", "type"] },
 ];
 
 /// What one line of input asks for. Serializes to the wire form that [`Request::parse`] reads.
@@ -114,10 +110,7 @@ fn bad_json(line: u64, error: &serde_json::Error) -> Refusal {
     let text = error.to_string();
     let what = text.rfind(" at line ").map_or(&*text, |end| &text[..end]);
     let column = error.column();
-    Refusal::new(
-        line,
-        format!("this is not JSON: {what} at column {column}; {EXAMPLE}"),
-    )
+    Refusal::new(line, format!("this is not JSON: {what} at column {column}; {EXAMPLE}"))
 }
 
 /// A JSON object as it was written: fields in order, repeated ones included.
@@ -176,26 +169,16 @@ impl<'a> Reader<'a> {
 
         let action = match ty.kind {
             Kind::Index => return Ok(Request::Index { id }),
-            Kind::BackendDeleted => Action::BackendDeleted {
-                backend: self.backend("backend")?,
-            },
+            Kind::BackendDeleted => Action::BackendDeleted { backend: self.backend("backend")? },
         };
-        Ok(Request::Event(Event {
-            id,
-            action,
-            dry_run: self.flag("dry_run")?,
-        }))
+        Ok(Request::Event(Event { id, action, dry_run: self.flag("dry_run")? }))
     }
 
     fn known_type(&self) -> Result<&'static Type, Refusal> {
         let given = self.string("type")?;
         TYPES.iter().find(|ty| ty.name == given).ok_or_else(|| {
             let known = TYPES.iter().map(|ty| ty.name).collect::<Vec<_>>();
-            let message = format!(
-                "type {} is not known; write one of: {}",
-                excerpt(given),
-                known.join(", ")
-            );
+            let message = format!("type {} is not known; write one of: {}", excerpt(given), known.join(", "));
             self.refuse("type", message)
         })
     }
@@ -221,20 +204,13 @@ impl<'a> Reader<'a> {
         } else {
             "is not known"
         };
-        let message = format!(
-            "field {} {what}; {:?} takes: {}",
-            excerpt(name),
-            ty.name,
-            ty.takes.join(", ")
-        );
+        let message = format!("field {} {what}; {:?} takes: {}", excerpt(name), ty.name, ty.takes.join(", "));
         Err(self.refuse(name, message))
     }
 
     fn get(&self, field: &str) -> Option<&'a Value> {
         let mut fields = self.fields.iter();
-        fields
-            .find(|(name, _)| name == field)
-            .map(|(_, value)| value)
+        fields.find(|(name, _)| name == field).map(|(_, value)| value)
     }
 
     /// A required string.
@@ -314,9 +290,7 @@ mod tests {
         let event = |dry_run| {
             Request::Event(Event {
                 id: "e1".to_owned(),
-                action: Action::BackendDeleted {
-                    backend: "udp://10.0.0.1:53".parse().unwrap(),
-                },
+                action: Action::BackendDeleted { backend: "udp://10.0.0.1:53".parse().unwrap() },
                 dry_run,
             })
         };
@@ -324,12 +298,7 @@ mod tests {
         assert_eq!(read(&format!("{line}}}\r\n")), event(false));
         assert_eq!(read(&format!("{line},\"dry_run\":false}}")), event(false));
         assert_eq!(read(&format!("{line},\"dry_run\":true}}")), event(true));
-        assert_eq!(
-            read(r#"{"type":"index","id":"q\u0031"}"#),
-            Request::Index {
-                id: "q1".to_owned()
-            }
-        );
+        assert_eq!(read(r#"{"type":"index","id":"q\u0031"}"#), Request::Index { id: "q1".to_owned() });
     }
 
     #[test]
@@ -339,12 +308,7 @@ mod tests {
         for line in ["null", "true", "3", "\"x\"", "[1]", "[]"] {
             refused(line, None, None, "this is not a JSON object;");
         }
-        refused(
-            "{} {}",
-            None,
-            None,
-            "this is not JSON: trailing characters at column 4; write",
-        );
+        refused("{} {}", None, None, "this is not JSON: trailing characters at column 4; write");
         refused("{\"id\":", None, None, "this is not JSON: EOF while");
         refused("{id:1}", None, None, "this is not JSON: key must be a");
         refused("\u{feff}{}", None, None, "this is not JSON: expected");
@@ -410,18 +374,8 @@ mod tests {
     #[test]
     fn refuses_ids() {
         refused(r#"{"type":"index"}"#, None, Some("id"), "\"id\" is missing");
-        refused(
-            r#"{"id":1,"type":"index"}"#,
-            None,
-            Some("id"),
-            "\"id\" is a number; write a string",
-        );
-        refused(
-            r#"{"id":"","type":"index"}"#,
-            None,
-            Some("id"),
-            "the id is empty;",
-        );
+        refused(r#"{"id":1,"type":"index"}"#, None, Some("id"), "\"id\" is a number; write a string");
+        refused(r#"{"id":"","type":"index"}"#, None, Some("id"), "the id is empty;");
         refused(
             r#"{"id":"a\u0000","type":"index"}"#,
             None,
@@ -463,11 +417,8 @@ mod tests {
     #[test]
     fn refusals_stay_short_for_long_input() {
         let name = "y".repeat(100_000);
-        let refusal = Request::parse(
-            format!(r#"{{"id":"a","type":"index","{name}":1}}"#).as_bytes(),
-            1,
-        )
-        .unwrap_err();
+        let refusal =
+            Request::parse(format!(r#"{{"id":"a","type":"index","{name}":1}}"#).as_bytes(), 1).unwrap_err();
         assert!(refusal.to_string().len() < 300);
     }
 

@@ -87,20 +87,14 @@ mod tests {
             netns_inum: 4026531840,
             state: state_name(1).into(),
         };
-        assert_eq!(
-            socket.to_string(),
-            "udp 10.0.0.2:4000 -> 10.0.0.1:53 cookie 7 netns 12"
-        );
+        assert_eq!(socket.to_string(), "udp 10.0.0.2:4000 -> 10.0.0.1:53 cookie 7 netns 12");
         let v6 = SocketTuple {
             protocol: Protocol::Tcp,
             saddr: "fd00::2".parse().unwrap(),
             daddr: "fd00::1".parse().unwrap(),
             ..socket.clone()
         };
-        assert_eq!(
-            v6.to_string(),
-            "tcp [fd00::2]:4000 -> [fd00::1]:53 cookie 7 netns 12"
-        );
+        assert_eq!(v6.to_string(), "tcp [fd00::2]:4000 -> [fd00::1]:53 cookie 7 netns 12");
         assert_eq!(
             serde_json::to_string(&socket).unwrap(),
             r#"{"protocol":"udp","saddr":"10.0.0.2","sport":4000,"daddr":"10.0.0.1","dport":53,"ifindex":0,"cookie":7,"netns":12,"netns_inum":4026531840,"state":"ESTABLISHED"}"#

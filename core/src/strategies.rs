@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use crate::{
-    Action, Backend, EngineName, Event, Incomplete, Outcome, Phases, Protocol, Report, Request,
-    Skipped, SocketTuple, check_id, state_name,
+    Action, Backend, EngineName, Event, Incomplete, Outcome, Phases, Protocol, Report, Request, Skipped,
+    SocketTuple, check_id, state_name,
 };
 
 pub(crate) fn a_socket(cookie: u64) -> SocketTuple {
@@ -30,13 +30,10 @@ fn protocol() -> impl Strategy<Value = Protocol> {
 
 /// Any valid backend, now and then given as an IPv4-mapped address.
 pub(crate) fn backend() -> impl Strategy<Value = Backend> {
-    let addr = prop_oneof![
-        any::<IpAddr>(),
-        any::<std::net::Ipv4Addr>().prop_map(|v4| v4.to_ipv6_mapped().into()),
-    ];
-    (protocol(), addr, any::<u16>()).prop_filter_map("not a backend", |(protocol, addr, port)| {
-        Backend::new(protocol, addr, port).ok()
-    })
+    let addr =
+        prop_oneof![any::<IpAddr>(), any::<std::net::Ipv4Addr>().prop_map(|v4| v4.to_ipv6_mapped().into()),];
+    (protocol(), addr, any::<u16>())
+        .prop_filter_map("not a backend", |(protocol, addr, port)| Backend::new(protocol, addr, port).ok())
 }
 
 pub(crate) fn id() -> impl Strategy<Value = String> {
@@ -52,10 +49,7 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
 }
 
 pub(crate) fn request() -> impl Strategy<Value = Request> {
-    prop_oneof![
-        event().prop_map(Request::Event),
-        id().prop_map(|id| Request::Index { id }),
-    ]
+    prop_oneof![event().prop_map(Request::Event), id().prop_map(|id| Request::Index { id }),]
 }
 
 pub(crate) fn phases() -> impl Strategy<Value = Phases> {
@@ -68,28 +62,19 @@ pub(crate) fn phases() -> impl Strategy<Value = Phases> {
 }
 
 fn socket() -> impl Strategy<Value = SocketTuple> {
-    (
-        protocol(),
-        any::<[IpAddr; 2]>(),
-        any::<[u16; 2]>(),
-        any::<[u32; 2]>(),
-        any::<[u64; 2]>(),
-        any::<u8>(),
-    )
-        .prop_map(
-            |(protocol, addrs, ports, numbers, cookies, state)| SocketTuple {
-                protocol,
-                saddr: addrs[0],
-                sport: ports[0],
-                daddr: addrs[1],
-                dport: ports[1],
-                ifindex: numbers[0],
-                cookie: cookies[0],
-                netns: cookies[1],
-                netns_inum: numbers[1],
-                state: state_name(state).into(),
-            },
-        )
+    (protocol(), any::<[IpAddr; 2]>(), any::<[u16; 2]>(), any::<[u32; 2]>(), any::<[u64; 2]>(), any::<u8>())
+        .prop_map(|(protocol, addrs, ports, numbers, cookies, state)| SocketTuple {
+            protocol,
+            saddr: addrs[0],
+            sport: ports[0],
+            daddr: addrs[1],
+            dport: ports[1],
+            ifindex: numbers[0],
+            cookie: cookies[0],
+            netns: cookies[1],
+            netns_inum: numbers[1],
+            state: state_name(state).into(),
+        })
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
@@ -125,14 +110,10 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 }
 
 pub(crate) fn report() -> impl Strategy<Value = Report> {
-    (
-        event(),
-        outcome(),
-        phases(),
-        prop::option::of(any::<String>()),
-    )
-        .prop_map(|(event, outcome, phases, error)| match error {
+    (event(), outcome(), phases(), prop::option::of(any::<String>())).prop_map(
+        |(event, outcome, phases, error)| match error {
             None => Report::new(&event, outcome, phases),
             Some(message) => Report::failed(&event, outcome.engine, message, phases),
-        })
+        },
+    )
 }

@@ -10,9 +10,7 @@ use crate::error::{UnknownName, by_name};
 
 /// What happens to UDP sockets that only ever sent to the backend with `sendto`/`sendmsg` and
 /// never connected to it.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unconnected {
     /// Leave them alone: their next `sendto` picks a living backend anyway.
@@ -45,12 +43,7 @@ impl FromStr for Unconnected {
     type Err = UnknownName;
 
     fn from_str(text: &str) -> Result<Self, UnknownName> {
-        by_name(
-            "a policy for unconnected sockets",
-            text,
-            &Self::ALL,
-            Self::name,
-        )
+        by_name("a policy for unconnected sockets", text, &Self::ALL, Self::name)
     }
 }
 
@@ -74,10 +67,7 @@ mod tests {
         assert_eq!(Unconnected::default(), Unconnected::Preserve);
         for policy in Unconnected::ALL {
             assert_eq!(policy.to_string().parse(), Ok(policy));
-            assert_eq!(
-                serde_json::to_string(&policy).unwrap(),
-                format!("\"{policy}\"")
-            );
+            assert_eq!(serde_json::to_string(&policy).unwrap(), format!("\"{policy}\""));
         }
         assert_eq!(
             "keep".parse::<Unconnected>().unwrap_err().to_string(),

@@ -43,12 +43,7 @@ impl Timings {
     /// # Errors
     /// [`TimingsError`] if the histogram library does not take our bounds.
     pub fn new() -> Result<Self, TimingsError> {
-        Ok(Self {
-            queue: Phase::new()?,
-            walk: Phase::new()?,
-            destroy: Phase::new()?,
-            total: Phase::new()?,
-        })
+        Ok(Self { queue: Phase::new()?, walk: Phase::new()?, destroy: Phase::new()?, total: Phase::new()? })
     }
 
     /// Adds the times of one event.
@@ -150,8 +145,7 @@ impl Phase {
     fn merge(&mut self, other: &Self) {
         // Same bounds on both sides, so each bar falls into its own place again.
         for bar in other.histogram.iter_recorded() {
-            self.histogram
-                .saturating_record_n(bar.value_iterated_to(), bar.count_at_value());
+            self.histogram.saturating_record_n(bar.value_iterated_to(), bar.count_at_value());
         }
         self.max_ns = self.max_ns.max(other.max_ns);
         self.clamped = self.clamped.saturating_add(other.clamped);
@@ -177,12 +171,7 @@ mod tests {
     use crate::strategies;
 
     fn phases(ns: u64) -> Phases {
-        Phases {
-            queue_ns: ns,
-            walk_ns: 2 * ns,
-            destroy_ns: 0,
-            total_ns: 3 * ns,
-        }
+        Phases { queue_ns: ns, walk_ns: 2 * ns, destroy_ns: 0, total_ns: 3 * ns }
     }
 
     #[test]

@@ -1,1 +1,27 @@
-//! x
+//! Terminates exactly the sockets that talk to a backend that is gone.
+//!
+//! Start with [`Reaper`]: it indexes the sockets of a cgroup by the backend they are connected to, and on a
+//! *backend deleted* event destroys exactly those, wherever they are.
+//!
+//! ```text
+//!  source ─► Event ─► daemon queue ─► Reaper ─► Target ─► Engine ─► Outcome ─► Report ─► source's client
+//! ```
+//!
+//! A source knows no engine and an engine knows no source. [`daemon`] puts both around a [`Reaper`] for the
+//! `skreap serve` command; a program that has its own events embeds the [`Reaper`] and needs neither.
+#![deny(unsafe_op_in_unsafe_fn)]
+
+pub mod cgroup;
+pub mod choice;
+pub mod daemon;
+pub mod engine;
+pub mod listing;
+pub mod netns;
+pub mod probe;
+mod reaper;
+pub mod sock_diag;
+pub mod source;
+
+pub use reaper::{Builder, Error, Reaper};
+pub use skreap_bpf as bpf;
+pub use skreap_core as core;

@@ -1,0 +1,134 @@
+//! The command line: arguments, exit codes, and one file per command.
+
+mod client;
+mod index;
+mod probe;
+mod reap;
+mod serve;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::SubscriberBuilder;
+
+/// Where `serve --source unix:…` and its clients meet if nothing is said.
+const SOCKET: &str = "/run/skreap.sock";
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 wrong use, 3 this kernel or these privileges cannot.";
+
+#[derive(Debug, Parser)]
+#[command(name = "skreap", version, about, after_help = EXIT_CODES, propagate_version = true)]
+struct Cli {
+    /// What is logged to stderr: off, error, warn, info, debug, trace, or a tracing filter
+    #[arg(long, global = true, value_name = "FILTER", default_value = "warn", env = "SKREAP_LOG")]
+    log: EnvFilter,
+    /// How it is logged
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what this kernel and these privileges offer, each tried out, and which engine `auto` takes
+    #[command(after_help = EXIT_CODES)]
+    Probe(probe::Args),
+    /// Index the sockets of a cgroup and reap what events name, until end of input, SIGINT or SIGTERM
+    #[command(after_help = EXIT_CODES)]
+    Serve(serve::Args),
+    /// Show what the index of a running `serve` holds
+    #[command(after_help = EXIT_CODES)]
+    Index(index::Args),
+    /// Send one backend-deleted event to a running `serve`
+    #[command(after_help = EXIT_CODES)]
+    Reap(reap::Args),
+}
+
+/// How a command ended, other than well.
+#[derive(Debug)]
+enum Failure {
+    /// It was done, and what was asked for did not succeed; the output says so.
+    Reported,
+    /// It could not be done.
+    Failed(anyhow::Error),
+    /// It cannot be done on this kernel or with these privileges.
+    Cannot(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(e: E) -> Self {
+        let e = e.into();
+        if e.downcast_ref::<skreap::Error>().is_some_and(skreap::Error::cannot) {
+            Self::Cannot(e)
+        } else {
+            Self::Failed(e)
+        }
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging(cli.log, cli.log_format);
+    let result = match &cli.command {
+        Command::Probe(args) => probe::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::Index(args) => index::run(args),
+        Command::Reap(args) => reap::run(args),
+    };
+    let (code, error) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Reported) => return ExitCode::from(1),
+        Err(Failure::Failed(e)) => (1, e),
+        Err(Failure::Cannot(e)) => (3, e),
+    };
+    // The reader of our output may have had enough; that is not an error worth a word.
+    if is_broken_pipe(&error) {
+        return ExitCode::SUCCESS;
+    }
+    let _ = writeln!(io::stderr(), "skreap: {error:#}");
+    ExitCode::from(code)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|e| e.downcast_ref::<io::Error>());
+    io.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn start_logging(filter: EnvFilter, format: LogFormat) {
+    let builder: SubscriberBuilder<_, _, EnvFilter, fn() -> io::Stderr> = tracing_subscriber::fmt()
+        .with_writer(io::stderr as fn() -> io::Stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_env_filter(filter);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// `--socket PATH`, for commands that talk to a running `serve`.
+#[derive(Debug, clap::Args)]
+struct SocketArg {
+    /// Unix socket of the running `serve --source unix:PATH`
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    socket: PathBuf,
+}
+
+/// Writes a value as one JSON line to stdout.
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    io::stdout().write_all(&line)?;
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! `skreap probe`
+
+use std::io::{self, Write as _};
+
+use super::{Failure, print_json};
+use skreap::probe;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let findings = probe::all();
+    if args.json {
+        print_json(&findings)?;
+    } else {
+        let mut out = io::stdout().lock();
+        writeln!(out, "kernel {}", findings.kernel)?;
+        for f in &findings.features {
+            let mark = match (f.works, f.required) {
+                (true, _) => "yes",
+                (false, true) => "NO",
+                (false, false) => "no",
+            };
+            writeln!(out, "  {mark:<3}  {:<29}  {}", f.feature, f.detail)?;
+        }
+        match findings.engine {
+            Some(engine) => writeln!(out, "auto takes the engine {engine}: {}", findings.why)?,
+            None => writeln!(out, "no engine can be used: {}", findings.why)?,
+        }
+    }
+    if findings.usable() {
+        return Ok(());
+    }
+    let missing = findings.features.iter().find(|f| f.required && !f.works);
+    Err(Failure::Cannot(missing.map_or_else(
+        || anyhow::anyhow!("{}", findings.why),
+        |f| anyhow::anyhow!("{}: {}", f.feature, f.detail),
+    )))
+}

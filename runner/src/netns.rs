@@ -1,0 +1,141 @@
+//! Reaching a network namespace that is known by cookie and inode number only.
+
+use std::fs::File;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+/// Identity of a netns, as the walk reads it from a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NetnsId {
+    /// Netns cookie (`SO_NETNS_COOKIE`), never used twice while the kernel runs.
+    pub cookie: u64,
+    /// Inode number in nsfs (as in `/proc/PID/ns/net`), used again after the netns is gone.
+    pub inum: u32,
+}
+
+/// `FD_NSFS_ROOT` (linux/fcntl.h, since 6.18): stands for the root of nsfs in open_by_handle_at(2).
+const FD_NSFS_ROOT: libc::c_int = -10_003;
+/// `FILEID_NSFS` (linux/exportfs.h).
+const FILEID_NSFS: libc::c_int = 0xf1;
+
+/// `struct file_handle` with the payload of nsfs, `struct nsfs_file_handle` (linux/nsfs.h).
+#[repr(C)]
+struct NsfsHandle {
+    handle_bytes: u32,
+    handle_type: libc::c_int,
+    ns_id: u64,
+    ns_type: u32,
+    ns_inum: u32,
+}
+
+/// Opens the netns: by handle where the kernel can (6.18), else through a process or a name that shows it.
+///
+/// The descriptor keeps the netns alive: close it soon.
+///
+/// # Errors
+/// `ESTALE` if the netns is gone; `ESRCH` if the kernel has no handles and neither a process nor a mount
+/// under `/run/netns` shows it; otherwise the errno of the open.
+pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
+    match open_by_handle(id) {
+        // An older kernel takes FD_NSFS_ROOT for a bad descriptor, or knows no such handle.
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                Some(libc::EBADF | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS)
+            ) =>
+        {
+            open_by_inum(id.inum)
+        }
+        result => result,
+    }
+}
+
+fn open_by_handle(id: NetnsId) -> io::Result<OwnedFd> {
+    let mut handle = NsfsHandle {
+        handle_bytes: 16,
+        handle_type: FILEID_NSFS,
+        ns_id: id.cookie,
+        ns_type: libc::CLONE_NEWNET.cast_unsigned(),
+        ns_inum: id.inum,
+    };
+    const { assert!(size_of::<NsfsHandle>() == 24) };
+    // SAFETY: the handle is a complete file_handle of the size it states, and outlives the call.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            FD_NSFS_ROOT,
+            std::ptr::from_mut(&mut handle),
+            libc::O_RDONLY | libc::O_CLOEXEC,
+        )
+    };
+    match libc::c_int::try_from(fd) {
+        // SAFETY: a fresh descriptor that nobody else owns.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Looks at every process and every name for a netns with this inode number.
+fn open_by_inum(inum: u32) -> io::Result<OwnedFd> {
+    let shows = |path: &Path| -> Option<File> {
+        let file = File::open(path).ok()?;
+        (file.metadata().ok()?.ino() == u64::from(inum)).then_some(file)
+    };
+    let processes = std::fs::read_dir("/proc")?
+        .flatten()
+        .filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit))
+        .map(|entry| entry.path().join("ns/net"));
+    let names = std::fs::read_dir("/run/netns").into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in processes.chain(names) {
+        // Asked without opening: most are another netns.
+        if std::fs::metadata(&path).is_ok_and(|m| m.ino() == u64::from(inum))
+            && let Some(file) = shows(&path)
+        {
+            return Ok(file.into());
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+/// Moves the calling thread into the netns.
+///
+/// # Errors
+/// The errno of setns(2).
+pub fn enter(netns: &OwnedFd) -> io::Result<()> {
+    // SAFETY: setns has no memory arguments; the descriptor is open.
+    match unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The netns the calling thread is in.
+///
+/// # Errors
+/// The errno of the open.
+pub fn current() -> io::Result<OwnedFd> {
+    File::open("/proc/thread-self/ns/net").map(OwnedFd::from)
+}
+
+/// Netns cookie of a socket.
+///
+/// # Errors
+/// The errno of getsockopt(2); `ENOPROTOOPT` before 5.14.
+pub fn cookie_of_socket(socket: &impl std::os::fd::AsRawFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into `cookie`.
+    let ret = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &mut length,
+        )
+    };
+    if ret == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}

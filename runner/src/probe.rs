@@ -1,0 +1,189 @@
+//! What this kernel and these privileges offer, each found out by doing it.
+
+use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use serde::Serialize;
+use skreap_bpf::hooks::Hooks;
+use skreap_bpf::{Config, Index};
+use skreap_core::{Target, Unconnected};
+
+use crate::cgroup;
+use crate::choice;
+use crate::sock_diag::{DiagSocket, Verdict};
+
+/// A feature, and whether it works here.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// Name of the feature.
+    pub feature: &'static str,
+    /// True if it was seen to work.
+    pub works: bool,
+    /// True if `skreap` cannot do its main job without it.
+    pub required: bool,
+    /// What was seen, or what is missing and what to do about it.
+    pub detail: String,
+}
+
+/// All findings, and what follows.
+#[derive(Clone, Debug, Serialize)]
+pub struct Findings {
+    /// Kernel release.
+    pub kernel: String,
+    /// One for each feature, in the order in which they depend on each other.
+    pub features: Vec<Finding>,
+    /// What `auto` takes.
+    pub engine: Option<skreap_core::EngineName>,
+    /// Why.
+    pub why: String,
+}
+
+impl Findings {
+    /// True if the main job can be done here.
+    #[must_use]
+    pub fn usable(&self) -> bool {
+        self.engine.is_some() && self.features.iter().all(|f| f.works || !f.required)
+    }
+}
+
+/// What did not work, in one sentence.
+#[derive(Clone, Debug)]
+pub struct Missing {
+    /// What is missing, and what to do about it.
+    pub detail: String,
+}
+
+fn missing<T>(detail: impl Into<String>) -> Result<T, Missing> {
+    Err(Missing { detail: detail.into() })
+}
+
+/// Probes everything.
+#[must_use]
+pub fn all() -> Findings {
+    let finding = |feature, required, result: Result<String, Missing>| Finding {
+        feature,
+        required,
+        works: result.is_ok(),
+        detail: result.unwrap_or_else(|m| m.detail),
+    };
+    let mut features = vec![finding("BTF", true, btf()), finding("cgroup2", true, cgroup2())];
+    match Index::load(&Config { max_sockets: 16, buckets: 1, ..Config::default() }) {
+        Ok(index) => {
+            features.push(finding("BPF programs", true, Ok("loaded".to_owned())));
+            features.push(finding("cgroup hooks", true, hooks(&index)));
+            features.push(finding("SYSCALL test_run", true, test_run(&index)));
+        }
+        Err(e) => features.push(finding("BPF programs", true, missing(e.to_string()))),
+    }
+    features.push(finding("bpf_sock_destroy in iterators", false, iterator_destroy()));
+    features.push(finding("SOCK_DESTROY", true, sock_destroy()));
+    features.push(finding("lock-taking kfunc", false, lock_taking_kfunc()));
+    let decision = choice::decide();
+    Findings { kernel: kernel_release(), features, engine: decision.engine, why: decision.why }
+}
+
+/// `uname -r`.
+#[must_use]
+pub fn kernel_release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "unknown".to_owned(), |s| s.trim().to_owned())
+}
+
+fn btf() -> Result<String, Missing> {
+    const PATH: &str = "/sys/kernel/btf/vmlinux";
+    if Path::new(PATH).exists() {
+        Ok(PATH.to_owned())
+    } else {
+        missing("no BTF: use a kernel built with CONFIG_DEBUG_INFO_BTF=y")
+    }
+}
+
+fn cgroup2() -> Result<String, Missing> {
+    match cgroup::root() {
+        Ok(path) => Ok(path.display().to_string()),
+        Err(e) => missing(format!("{e}: mount it (`mount -t cgroup2 none /sys/fs/cgroup/unified`)")),
+    }
+}
+
+fn hooks(index: &Index) -> Result<String, Missing> {
+    let path = cgroup::root().map_err(|e| Missing { detail: e.to_string() })?;
+    let dir = cgroup::open(&path).map_err(|e| Missing { detail: format!("{}: {e}", path.display()) })?;
+    match Hooks::attach(index, dir.as_fd()) {
+        Ok(_attached_for_a_moment) => Ok("connect4, connect6, sendmsg4, sendmsg6, sock_release".to_owned()),
+        Err(e) => missing(e.to_string()),
+    }
+}
+
+fn test_run(index: &Index) -> Result<String, Missing> {
+    let target = Target {
+        backend: skreap_core::Backend::new(skreap_core::Protocol::Udp, Ipv4Addr::LOCALHOST.into(), 1)
+            .map_err(|e| Missing { detail: e.to_string() })?,
+        unconnected: Unconnected::Preserve,
+        dry_run: true,
+    };
+    let mut victims = Vec::new();
+    match index.walker().and_then(|mut walker| walker.walk(&target, &mut victims)) {
+        Ok(_) => Ok("walked an empty index".to_owned()),
+        Err(e) => missing(e.to_string()),
+    }
+}
+
+/// A connected UDP socket of our own that has nobody to talk to, for a trial destroy.
+pub(crate) fn private_socket() -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    // Its own address: what it sent would only reach itself.
+    socket.connect(socket.local_addr()?)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// True if the socket was destroyed: the error is delivered once, and only then.
+pub(crate) fn was_destroyed(socket: &UdpSocket) -> bool {
+    socket.recv(&mut [0; 1]).is_err_and(|e| e.raw_os_error() == Some(libc::ECONNABORTED))
+}
+
+/// Destroys a private socket by netlink.
+pub(crate) fn sock_destroy() -> Result<String, Missing> {
+    let failed = |what: &str, e: io::Error| Missing {
+        detail: match e.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => format!("{what}: {e}; run as root or with CAP_NET_ADMIN"),
+            Some(libc::EPROTONOSUPPORT | libc::ENOENT | libc::EOPNOTSUPP) => {
+                format!("{what}: {e}; use a kernel built with CONFIG_INET_DIAG_DESTROY=y and inet_diag")
+            }
+            _ => format!("{what}: {e}"),
+        },
+    };
+    let socket = private_socket().map_err(|e| failed("cannot make a trial socket", e))?;
+    let victim =
+        skreap_bpf::Victim::of_udp_socket(&socket).map_err(|e| failed("cannot name the trial socket", e))?;
+    let mut diag = DiagSocket::open().map_err(|e| failed("NETLINK_SOCK_DIAG", e))?;
+    let mut verdicts = Vec::new();
+    diag.destroy(&[victim], &mut verdicts).map_err(|e| failed("SOCK_DESTROY", e))?;
+    match verdicts.as_slice() {
+        [Verdict::Destroyed] if was_destroyed(&socket) => Ok("destroyed a private UDP socket".to_owned()),
+        [Verdict::Failed(errno)] => Err(failed("SOCK_DESTROY", io::Error::from_raw_os_error(*errno))),
+        _ => missing(
+            "SOCK_DESTROY was accepted, but the socket lives: use a kernel with CONFIG_INET_DIAG_DESTROY=y",
+        ),
+    }
+}
+
+fn iterator_destroy() -> Result<String, Missing> {
+    let socket = private_socket().map_err(|e| Missing { detail: e.to_string() })?;
+    let victim = skreap_bpf::Victim::of_udp_socket(&socket).map_err(|e| Missing { detail: e.to_string() })?;
+    match skreap_bpf::probe::iterator_destroy(victim.cookie()) {
+        Ok(1) if was_destroyed(&socket) => Ok("iter/udp destroyed a private UDP socket".to_owned()),
+        Ok(n) => missing(format!("iter/udp found {n} sockets with the private cookie, and it lives")),
+        Err(e) => missing(e.to_string()),
+    }
+}
+
+/// The kfunc that takes the socket lock, of this project's module or of a later kernel.
+pub(crate) fn lock_taking_kfunc() -> Result<String, Missing> {
+    match skreap_bpf::probe::lock_taking_kfunc() {
+        Some(found) => Ok(found),
+        None => missing("no lock-taking bpf_sock_destroy in this kernel and no module skreap loaded"),
+    }
+}

@@ -1,0 +1,230 @@
+//! The service as a library: an index, its hooks, and an engine that reaps what an event names.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use skreap_bpf::hooks::Hooks;
+use skreap_bpf::{Config, Counters, Index, Walker};
+use skreap_core::{Action, EngineName, Event, Phases, Report, Target, Unconnected};
+
+use crate::cgroup;
+use crate::choice::{self, Choice};
+use crate::engine::{Engine, EngineError, nanos};
+use crate::listing::Listing;
+
+/// Why a [`Reaper`] could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no cgroup to attach to.
+    #[error("cgroup {path}: {source}; mount cgroup2, or name a cgroup2 directory with --cgroup")]
+    Cgroup {
+        /// The path, or what was looked for.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The kernel side refused.
+    #[error(transparent)]
+    Bpf(#[from] skreap_bpf::Error),
+    /// No engine, or not the one that was asked for, works here.
+    #[error(transparent)]
+    Choice(#[from] choice::Refused),
+    /// The engine could not start or work.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl Error {
+    /// True if this kernel or these privileges cannot, so that trying again is no use.
+    #[must_use]
+    pub fn cannot(&self) -> bool {
+        match self {
+            Self::Cgroup { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Bpf(e) | Self::Engine(EngineError::Walk(e)) => e.cannot(),
+            Self::Choice(_) => true,
+            Self::Engine(_) => false,
+        }
+    }
+}
+
+/// Settings of a [`Reaper`].
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    cgroup: Option<PathBuf>,
+    config: Config,
+    engine: Choice,
+    unconnected: Unconnected,
+}
+
+impl Builder {
+    /// The cgroup2 directory whose sockets (and those of the cgroups below it) are indexed. Default: the root
+    /// of the hierarchy, wherever it is mounted.
+    #[must_use]
+    pub fn cgroup(mut self, path: impl Into<PathBuf>) -> Self {
+        self.cgroup = Some(path.into());
+        self
+    }
+
+    /// Sizes of the index.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The engine; `auto` by default.
+    #[must_use]
+    pub fn engine(mut self, engine: Choice) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// What is done with UDP sockets that only ever sent to the backend; they are preserved by default.
+    #[must_use]
+    pub fn unconnected(mut self, policy: Unconnected) -> Self {
+        self.unconnected = policy;
+        self
+    }
+
+    /// Loads the programs, attaches the hooks and starts the engine.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing stays attached.
+    pub fn build(self) -> Result<Reaper, Error> {
+        let (path, file) = open_cgroup(self.cgroup)?;
+        let index = Index::load(&self.config)?;
+        let engine = choice::start(self.engine, &index)?;
+        let lister = index.walker()?;
+        let hooks = Hooks::attach(&index, file.as_fd())?;
+        tracing::info!(cgroup = %path.display(), engine = %engine.name(), max_sockets = index.max_sockets(), "attached");
+        Ok(Reaper { hooks, engine, lister, index, unconnected: self.unconnected })
+    }
+}
+
+fn open_cgroup(path: Option<PathBuf>) -> Result<(PathBuf, File), Error> {
+    let path = match path {
+        Some(path) => path,
+        None => cgroup::root().map_err(|source| Error::Cgroup { path: "root".to_owned(), source })?,
+    };
+    let file =
+        cgroup::open(&path).map_err(|source| Error::Cgroup { path: path.display().to_string(), source })?;
+    Ok((path, file))
+}
+
+/// Terminates exactly the sockets that talk to a backend that is gone.
+///
+/// From the moment it is built, every TCP and UDP socket in the cgroup that connects (or sends without
+/// connecting) is indexed. Dropping it detaches the hooks and frees the index.
+///
+/// ```no_run
+/// use skreap::Reaper;
+/// use skreap::core::{Action, Event};
+///
+/// let mut reaper = Reaper::builder().build()?;
+/// // … the control plane deletes a backend, and the load balancer knows it no more …
+/// let report = reaper.handle(&Event {
+///     id: "42".to_owned(),
+///     action: Action::BackendDeleted { backend: "udp://10.0.0.1:53".parse()? },
+///     dry_run: false,
+/// });
+/// assert!(report.error.is_none() && report.complete);
+/// println!("{} sockets told that their backend is gone", report.destroyed);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Reaper {
+    // Fields are dropped in this order: first no more records, then no more walks, then the maps.
+    hooks: Hooks,
+    engine: Box<dyn Engine>,
+    lister: Walker,
+    index: Index,
+    unconnected: Unconnected,
+}
+
+impl Reaper {
+    /// Settings to start from.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The engine in use.
+    #[must_use]
+    pub fn engine(&self) -> EngineName {
+        self.engine.name()
+    }
+
+    /// The index, for counters and walkers of one's own.
+    #[must_use]
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Reaps what the event names, now.
+    pub fn handle(&mut self, event: &Event) -> Report {
+        self.handle_received(event, Instant::now())
+    }
+
+    /// As [`handle`](Self::handle), for an event that has waited since `received`; the wait is the report's
+    /// queue phase.
+    pub fn handle_received(&mut self, event: &Event, received: Instant) -> Report {
+        let start = Instant::now();
+        let queue_ns = nanos(start.duration_since(received));
+        let total = || nanos(received.elapsed());
+        let target = match &event.action {
+            Action::BackendDeleted { backend } => {
+                Target { backend: *backend, unconnected: self.unconnected, dry_run: event.dry_run }
+            }
+            other => {
+                let message = format!("this version cannot do {}", other.name());
+                return Report::failed(event, self.engine.name(), message, Phases::default());
+            }
+        };
+        match self.engine.run(&target) {
+            Ok(outcome) => {
+                let phases = outcome.phases(queue_ns, total());
+                Report::new(event, outcome, phases)
+            }
+            Err(e) => {
+                let phases = Phases { queue_ns, total_ns: total(), ..Phases::default() };
+                Report::failed(event, self.engine.name(), e.to_string(), phases)
+            }
+        }
+    }
+
+    /// What the index holds now, per backend.
+    ///
+    /// # Errors
+    /// [`skreap_bpf::Error`] if the index cannot be walked.
+    pub fn listing(&mut self) -> Result<Listing, skreap_bpf::Error> {
+        Listing::take(&mut self.lister, &self.index)
+    }
+
+    /// What the index counted since it was loaded.
+    ///
+    /// # Errors
+    /// [`skreap_bpf::Error`] if the counters cannot be read.
+    pub fn counters(&self) -> Result<Counters, skreap_bpf::Error> {
+        self.index.counters()
+    }
+
+    /// To be called now and then while no event comes: lets go of what is only kept for speed, such as a
+    /// netlink socket (and so a reference) in each netns that was touched lately.
+    pub fn idle(&mut self) {
+        self.engine.idle();
+    }
+
+    /// Detaches the hooks; sockets are no longer recorded.
+    pub fn detach(self) {
+        drop(self.hooks);
+    }
+}
+
+impl std::fmt::Debug for Reaper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reaper").field("engine", &self.engine.name()).finish_non_exhaustive()
+    }
+}
