@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use libbpf_cargo::SkeletonBuilder;
 
 fn main() {
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang-19".to_owned());
 
     println!("cargo::rerun-if-env-changed=CLANG");
     println!("cargo::rerun-if-changed=include");
     println!("cargo::rerun-if-changed=progs");
 
-    for object in ["skreap", "scan"] {
+    for object in ["skreap", "scan", "baseline"] {
         SkeletonBuilder::new()
             .source(format!("progs/{object}.bpf.c"))
             .obj(out.join(format!("{object}.bpf.o")))

@@ -48,11 +48,21 @@ struct bpf_iter_num {
 	__u64 __opaque[1];
 } __attribute__((aligned(8)));
 
+/* Context of cgroup/sock_release */
 struct bpf_sock {
 	__u32 bound_dev_if;
 	__u32 family;
 	__u32 type;
 	__u32 protocol;
+	__u32 mark;
+	__u32 priority;
+	__u32 src_ip4;
+	__u32 src_ip6[4];
+	__u32 src_port; /* host order */
+	__be16 dst_port;
+	__u16 : 16;
+	__u32 dst_ip4;
+	__u32 dst_ip6[4];
 };
 
 /* Context of cgroup/connect{4,6} and cgroup/sendmsg{4,6}; addresses and port in network order. */

@@ -34,6 +34,7 @@
 #define NODE_IPV6 0x01000000u
 #define NODE_WIDE 0x02000000u /* stands for a socket with too many peers to list */
 #define NODE_CURSOR 0x04000000u
+#define NODE_MULTI 0x08000000u /* its socket has, or had, other nodes as well */
 #define NODE_SOCKET (NODE_CONNECT | NODE_SENDMSG | NODE_WIDE)
 
 struct node {

@@ -27,10 +27,9 @@ struct membership {
 	__u64 key;
 	__u64 live_key; /* of the peer the socket has now; equal to key if it has none */
 	__u32 tag;
-	__u32 chunk; /* in: nodes for an empty shard; out: nodes for the depot */
 };
 
-enum { RECORD_DONE, RECORD_NEW, RECORD_NO_NODE, RECORD_TOO_LONG };
+enum { RECORD_KNOWN, RECORD_NEW, RECORD_NO_NODE, RECORD_TOO_LONG };
 
 /* Longest record chain that is followed under the lock.  The seed keeps anyone from building one. */
 #define CHAIN_MAX 65536
@@ -62,33 +61,52 @@ static __always_inline __u32 *record_at(__u64 cookie)
 	return &records[i];
 }
 
-/*
- * Unlinks from record and bucket the nodes of the cookie that a connect by `tag`'s thread makes obsolete, or
- * all of them.  The caller holds the lock.  Returns a chunk for the depot; one at most, because a record
- * has less than CHUNK nodes.
- */
-static __always_inline __u32 record_drop(struct shard *s, __u32 *record, const struct membership *m, bool all)
+/* What of a node's tag tells who recorded it, and how */
+static __always_inline __u32 claim(__u32 tag)
 {
-	__u32 i = *record, before = 0, surplus = 0;
+	return tag & (NODE_TID | NODE_CONNECT | NODE_SENDMSG | NODE_WIDE);
+}
+
+/* Takes a node out of its bucket and frees it.  The caller holds the lock and has taken it out of its record;
+ * the chunk that comes back is for the depot. */
+static __always_inline __u32 node_drop(struct shard *s, __u32 shard, __u32 i, struct node *n)
+{
+	__u32 *first = bucket_at(shard, bucket_of_node(n));
+
+	if (!first)
+		return 0;
+	bucket_unlink(first, n);
+	s->n.removals++;
+	return node_free(s, i, n);
+}
+
+/*
+ * Drops the nodes of the cookie that a connect by the membership's thread makes obsolete, or all of them.  The
+ * caller holds the lock.  Returns a chunk for the depot; one at most, because a record has less than CHUNK
+ * nodes.
+ */
+static __noinline __u32 record_drop(struct shard *s, __u32 *record, const struct membership *m, bool all)
+{
+	__u32 i, before = 0, surplus = 0, shard = shard_of(m->cookie);
 	int step;
 
+	if (!s || !record || !m)
+		return 0;
+	i = *record;
 	bpf_for(step, 0, CHAIN_MAX) {
 		struct node *n = node_at(i), *b = node_at(before);
-		__u32 next, *first, chunk;
+		__u32 next, chunk;
 
 		if (!n)
 			break;
 		next = n->rnext;
 		if (n->cookie != m->cookie ||
-		    (!all && ((n->tag & ~NODE_IPV6) != (m->tag & ~NODE_IPV6) || n->key == m->key ||
-			      n->key == m->live_key))) {
+		    (!all && (claim(n->tag) != claim(m->tag) || n->key == m->key || n->key == m->live_key))) {
 			before = i;
 			i = next;
 			continue;
 		}
-		first = bucket_at(shard_of(m->cookie), bucket_of_node(n));
-		if (!first)
-			break;
+		/* The barriers keep two stores apart, as in bucket_unlink(). */
 		if (b) {
 			b->rnext = next;
 			barrier();
@@ -96,9 +114,7 @@ static __always_inline __u32 record_drop(struct shard *s, __u32 *record, const s
 			*record = next;
 			barrier();
 		}
-		bucket_unlink(first, n);
-		s->n.removals++;
-		chunk = node_free(s, i, n);
+		chunk = node_drop(s, shard, i, n);
 		if (chunk)
 			surplus = chunk;
 		i = next;
@@ -126,69 +142,84 @@ static __always_inline bool record_known(const struct membership *m)
 		return true;
 	if (n->key != m->key)
 		return false;
-	return m->tag & NODE_CONNECT ? tag == m->tag : !!(tag & NODE_SENDMSG);
+	return m->tag & NODE_CONNECT ? claim(tag) == claim(m->tag) : !!(tag & NODE_SENDMSG);
 }
 
-static __noinline int record_apply(struct membership *m)
+/*
+ * Looks for the membership in a record that is not empty, marks the socket's nodes as one of several, and
+ * makes room.  The caller holds the lock.
+ */
+static __noinline int record_search(struct shard *s, __u32 *record, struct membership *m, __u32 *surplus)
 {
-	__u32 shard = shard_of(m->cookie), own = 0, i, surplus = 0, fresh, chunk = m->chunk;
-	struct shard *s = shard_at(shard);
-	__u32 *record = record_at(m->cookie);
-	__u32 *first = bucket_at(shard, bucket_of(m->key)), *wide = bucket_at(shard, bucket_wide());
-	int step, result = RECORD_TOO_LONG;
-	bool became_wide = false;
-	struct node *n;
+	__u32 own = 0, i;
+	__u64 before;
+	int step;
 
-	m->chunk = 0;
-	if (!s || !record || !first || !wide)
+	if (!s || !record || !m || !surplus)
 		return RECORD_TOO_LONG;
-
-	bpf_spin_lock(&s->lock);
-	if (chunk) {
-		/* somebody may have filled the shard meanwhile */
-		if (!s->free) {
-			s->free = chunk;
-			s->nr_free = CHUNK;
-		} else if (!s->spare) {
-			s->spare = chunk;
-		} else {
-			m->chunk = chunk;
-		}
-	}
 	i = *record;
 	bpf_for(step, 0, CHAIN_MAX) {
-		n = node_at(i);
-		if (!n) {
-			result = RECORD_NEW;
-			break;
-		}
-		if (n->cookie == m->cookie) {
-			own++;
-			if (n->tag & NODE_WIDE) {
-				result = RECORD_DONE;
-				break;
-			}
-			if (n->key == m->key) {
-				/* Known.  Only a node with one claimant may be dropped by connect(). */
-				if ((n->tag ^ m->tag) & NODE_TID && n->tag & m->tag & NODE_CONNECT)
-					n->tag &= ~NODE_TID;
-				n->tag |= m->tag & (NODE_CONNECT | NODE_SENDMSG);
-				result = RECORD_DONE;
-				break;
-			}
-		}
-		i = n->rnext;
-	}
-	if (result == RECORD_NEW && own && m->tag & NODE_CONNECT) {
-		__u64 before = s->n.removals;
+		struct node *n = node_at(i);
 
-		surplus = record_drop(s, record, m, false);
+		if (!n)
+			goto not_found;
+		i = n->rnext;
+		if (n->cookie != m->cookie)
+			continue;
+		if (n->tag & NODE_WIDE)
+			return RECORD_KNOWN;
+		if (n->key == m->key) {
+			/* Only a node with one claimant may be dropped by connect(). */
+			if ((n->tag ^ m->tag) & NODE_TID && n->tag & m->tag & NODE_CONNECT)
+				n->tag &= ~NODE_TID;
+			n->tag |= m->tag & (NODE_CONNECT | NODE_SENDMSG);
+			return RECORD_KNOWN;
+		}
+		n->tag |= NODE_MULTI;
+		own++;
+	}
+	return RECORD_TOO_LONG;
+not_found:
+	if (!own)
+		return RECORD_NEW;
+	m->tag |= NODE_MULTI;
+	if (m->tag & NODE_CONNECT) {
+		before = s->n.removals;
+		*surplus = record_drop(s, record, m, false);
 		own -= (__u32)(s->n.removals - before);
 	}
-	if (result == RECORD_NEW && own >= cfg_max_memberships) {
-		surplus = record_drop(s, record, m, true);
-		became_wide = true;
+	if (own >= cfg_max_memberships) {
+		*surplus = record_drop(s, record, m, true);
+		m->tag = NODE_WIDE;
 	}
+	return RECORD_NEW;
+}
+
+/* One attempt under the lock.  *chunk: in, nodes for an empty shard; out, nodes for the depot. */
+static __always_inline int record_apply(struct shard *s, struct membership *m, __u32 *chunk)
+{
+	__u32 shard = shard_of(m->cookie), fresh, given = *chunk, surplus = 0;
+	__u32 *record = record_at(m->cookie);
+	__u32 *first = bucket_at(shard, bucket_of(m->key));
+	int result = RECORD_NEW;
+	struct node *n;
+
+	if (!record || !first)
+		return RECORD_TOO_LONG;
+	bpf_spin_lock(&s->lock);
+	if (given) {
+		/* somebody may have filled the shard meanwhile */
+		if (!s->free) {
+			s->free = given;
+			s->nr_free = CHUNK;
+			given = 0;
+		} else if (!s->spare) {
+			s->spare = given;
+			given = 0;
+		}
+	}
+	if (*record)
+		result = record_search(s, record, m, &surplus);
 	if (result == RECORD_NEW) {
 		fresh = node_alloc(s);
 		n = node_at(fresh);
@@ -196,27 +227,23 @@ static __noinline int record_apply(struct membership *m)
 			n->sk = m->sk;
 			n->cookie = m->cookie;
 			n->key = m->key;
-			n->tag = became_wide ? NODE_WIDE : m->tag;
+			n->tag = m->tag;
 			n->rnext = *record;
 			*record = fresh;
-			if (became_wide) {
-				bucket_link(wide, fresh, n);
-				barrier();
-			} else {
+			if (m->tag & NODE_WIDE)
+				first = bucket_at(shard, bucket_wide());
+			if (first)
 				bucket_link(first, fresh, n);
-				barrier();
-			}
 			s->n.inserts++;
 		} else {
 			result = RECORD_NO_NODE;
 		}
 	}
 	bpf_spin_unlock(&s->lock);
-
-	if (surplus)
+	/* With one shard nothing is given back, so there never are two chunks to return. */
+	*chunk = given ? given : surplus;
+	if (given && surplus)
 		depot_give(surplus);
-	if (became_wide)
-		__sync_fetch_and_add(&counters.wide, 1);
 	return result;
 }
 
@@ -239,19 +266,24 @@ static __always_inline bool is_incomplete(__u64 key)
 static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 tag)
 {
 	struct bpf_sock *bsk = (struct bpf_sock *)ctx->sk;
-	struct membership m = {.key = key, .live_key = key, .tag = tag};
+	__u32 chunk = 0, attempt;
+	struct membership m;
+	struct shard *s;
 	struct sock *sk;
-	int result;
+	int result = RECORD_TOO_LONG;
 
 	if (!bsk)
 		return false;
 	sk = sock_of(bsk);
 	if (!sock_may_be_indexed(sk))
 		return false;
-	m.sk = (__u64)bsk;
-	m.cookie = sock_cookie(sk);
 	if (tag & NODE_CONNECT)
-		m.tag |= (__u32)bpf_get_current_pid_tgid() & NODE_TID;
+		tag |= (__u32)bpf_get_current_pid_tgid() & NODE_TID;
+	m.sk = (__u64)bsk;
+	m.key = key;
+	m.live_key = key;
+	m.tag = tag;
+	m.cookie = sock_cookie(sk);
 	if (m.cookie) {
 		if (record_known(&m))
 			return false;
@@ -265,14 +297,25 @@ static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 t
 		m.cookie = bpf_get_socket_cookie(ctx);
 	}
 
-	result = record_apply(&m);
-	if (result == RECORD_NO_NODE) {
-		m.chunk = depot_take();
-		if (m.chunk) {
-			result = record_apply(&m);
-			if (m.chunk)
-				depot_give(m.chunk);
+	s = shard_at(shard_of(m.cookie));
+	if (!s)
+		return false;
+	for (attempt = 0; attempt < 2; attempt++) {
+		result = record_apply(s, &m, &chunk);
+		if (chunk) {
+			depot_give(chunk);
+			chunk = 0;
 		}
+		if (result != RECORD_NO_NODE)
+			break;
+		chunk = depot_take();
+		if (!chunk)
+			break;
+	}
+	if (result == RECORD_NEW) {
+		if (m.tag & NODE_WIDE)
+			__sync_fetch_and_add(&counters.wide, 1);
+		return true;
 	}
 	if (result == RECORD_NO_NODE) {
 		mark_incomplete(key);
@@ -281,33 +324,47 @@ static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 t
 		mark_incomplete(key);
 		__sync_fetch_and_add(&counters.dropped_chain, 1);
 	}
-	return result == RECORD_NEW;
+	return false;
+}
+
+static __always_inline void count_release_without_node(void)
+{
+	__sync_fetch_and_add(&cpu_counters[bpf_get_smp_processor_id() % MAX_CPUS].releases_without_node, 1);
 }
 
 static __always_inline void record_release(const struct sock *sk)
 {
-	__u32 cpu = bpf_get_smp_processor_id() % MAX_CPUS;
 	struct membership m = {.cookie = sock_cookie(sk)};
-	__u32 *record, surplus;
+	__u32 *record, surplus, shard, i;
 	struct shard *s;
+	struct node *n;
 	__u64 before;
 
 	if (!m.cookie) {
-		__sync_fetch_and_add(&cpu_counters[cpu].releases_without_cookie, 1);
+		__sync_fetch_and_add(&cpu_counters[bpf_get_smp_processor_id() % MAX_CPUS].releases_without_cookie,
+				     1);
 		return;
 	}
+	shard = shard_of(m.cookie);
 	record = record_at(m.cookie);
-	s = shard_at(shard_of(m.cookie));
+	s = shard_at(shard);
 	if (!record || !s)
 		return;
 	/* Without the lock: what this socket has recorded was recorded before the last reference went. */
 	if (!*(volatile __u32 *)record) {
-		__sync_fetch_and_add(&cpu_counters[cpu].releases_without_node, 1);
+		count_release_without_node();
 		return;
 	}
 	bpf_spin_lock(&s->lock);
 	before = s->n.removals;
-	surplus = record_drop(s, record, &m, true);
+	i = *record;
+	n = node_at(i);
+	if (n && n->cookie == m.cookie && !(n->tag & NODE_MULTI)) {
+		*record = n->rnext;
+		surplus = node_drop(s, shard, i, n);
+	} else {
+		surplus = record_drop(s, record, &m, true);
+	}
 	before = s->n.removals - before;
 	if (before)
 		s->n.releases++;
@@ -315,7 +372,7 @@ static __always_inline void record_release(const struct sock *sk)
 	if (surplus)
 		depot_give(surplus);
 	if (!before)
-		__sync_fetch_and_add(&cpu_counters[cpu].releases_without_node, 1);
+		count_release_without_node();
 }
 
 #endif

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr::NonNull;
 
-use libbpf_rs::{AsRawLibbpf as _, Link};
+use libbpf_rs::{AsRawLibbpf as _, Link, Object};
 
 use crate::{Error, Index};
 
@@ -27,15 +27,22 @@ impl Hooks {
     /// [`Error::Attach`] with the hook's name; [`Error::Denied`] without the privileges. Nothing stays
     /// attached.
     pub fn attach(index: &Index, cgroup: BorrowedFd<'_>) -> Result<Self, Error> {
+        Self::attach_programs(index.object(), &NAMES, cgroup)
+    }
+
+    pub(crate) fn attach_programs(
+        object: &Object,
+        names: &[&str],
+        cgroup: BorrowedFd<'_>,
+    ) -> Result<Self, Error> {
         let mut hooks = Self { links: Vec::new() };
-        for name in NAMES {
-            let program = index
-                .object()
+        for &name in names {
+            let program = object
                 .progs_mut()
                 .find(|p| p.name() == name)
                 .ok_or_else(|| attach_error(name, io::ErrorKind::NotFound.into()))?;
             // libbpf directly: libbpf-rs keeps the errno to itself.
-            // SAFETY: the program belongs to the loaded object that is borrowed through `index`.
+            // SAFETY: the program belongs to the loaded object that is borrowed.
             let link = unsafe {
                 libbpf_sys::bpf_program__attach_cgroup(
                     program.as_libbpf_object().as_ptr(),

@@ -12,6 +12,7 @@
 //! cross the border in `include/abi.h`; Rust knows those only through the generated skeleton.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod baseline;
 mod config;
 mod counters;
 mod error;
@@ -25,6 +26,7 @@ mod skel;
 mod victim;
 mod walk;
 
+pub use baseline::Baseline;
 pub use config::Config;
 pub use counters::Counters;
 pub use error::Error;

@@ -30,3 +30,6 @@ pub(crate) static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/skre
 
 /// The compiled programs of the full scan.
 pub(crate) static SCAN_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/scan.bpf.o"));
+
+/// The compiled programs that the hooks are compared with.
+pub(crate) static BASELINE_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/baseline.bpf.o"));
