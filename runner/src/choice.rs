@@ -8,6 +8,7 @@ use skreap_core::EngineName;
 
 use crate::engine::{Engine, EngineError, Netlink};
 use crate::probe;
+use crate::reaper::Error;
 
 /// Which engine is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,9 +73,13 @@ pub fn decide() -> Decision {
     }
 }
 
-/// Starts the engine.
-pub(crate) fn start(wanted: Choice, index: &Index) -> Result<Box<dyn Engine>, StartError> {
-    let refused = |why: String| StartError::Refused(Refused { wanted, why });
+/// Starts an engine on an index.
+///
+/// # Errors
+/// [`Error::Choice`] if the engine that is wanted, or any, does not work here; [`Error::Engine`] if it should
+/// but could not be started.
+pub fn start(wanted: Choice, index: &Index) -> Result<Box<dyn Engine>, Error> {
+    let refused = |why: String| Error::Choice(Refused { wanted, why });
     match wanted {
         Choice::Auto | Choice::Named(EngineName::Netlink) => {
             let decision = decide();
@@ -85,27 +90,5 @@ pub(crate) fn start(wanted: Choice, index: &Index) -> Result<Box<dyn Engine>, St
             Ok(Box::new(Netlink::new(walker)?))
         }
         Choice::Named(_) => Err(refused("this version has the engine netlink only".to_owned())),
-    }
-}
-
-/// See [`Refused`] and [`EngineError`].
-#[derive(Debug)]
-pub(crate) enum StartError {
-    Refused(Refused),
-    Engine(EngineError),
-}
-
-impl From<EngineError> for StartError {
-    fn from(e: EngineError) -> Self {
-        Self::Engine(e)
-    }
-}
-
-impl From<StartError> for crate::Error {
-    fn from(e: StartError) -> Self {
-        match e {
-            StartError::Refused(e) => Self::Choice(e),
-            StartError::Engine(e) => Self::Engine(e),
-        }
     }
 }

@@ -118,10 +118,7 @@ impl Cgroup {
     /// The open `cgroup.procs`: a process that writes `0` to it moves itself in.
     pub(super) fn door(&self) -> Result<File> {
         let path = self.path.join("cgroup.procs");
-        OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .with_context(|| format!("open {}", path.display()))
+        OpenOptions::new().write(true).open(&path).with_context(|| format!("open {}", path.display()))
     }
 }
 

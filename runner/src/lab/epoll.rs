@@ -21,19 +21,10 @@ impl Epoll {
         Ok(Self { fd, events: vec![libc::epoll_event { events: 0, u64: 0 }; BATCH] })
     }
 
-    fn control(
-        &self,
-        how: libc::c_int,
-        fd: BorrowedFd<'_>,
-        interest: i32,
-        token: u64,
-    ) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: interest.cast_unsigned(), u64: token };
+    fn control(&self, how: libc::c_int, fd: BorrowedFd<'_>, interest: i32, token: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: interest as u32, u64: token };
         // SAFETY: `event` is valid for the call, which copies it.
-        check(unsafe {
-            libc::epoll_ctl(self.fd.as_raw_fd(), how, fd.as_raw_fd(), &raw mut event)
-        })
-        .map(drop)
+        check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), how, fd.as_raw_fd(), &raw mut event) }).map(drop)
     }
 
     /// Adds `fd`. Errors and hang-ups are reported whatever the interest is.
@@ -64,7 +55,7 @@ impl Epoll {
                 .events
                 .iter()
                 .take(ready.unsigned_abs() as usize)
-                .map(|event| (event.u64, event.events.cast_signed()))
+                .map(|event| (event.u64, event.events as i32))
                 .collect()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Vec::new()),
             Err(error) => Err(error),

@@ -14,9 +14,7 @@ const LONGEST_LABEL: usize = 200;
 pub(super) fn make(label: &str) -> Result<String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if label.is_empty() || label.len() > LONGEST_LABEL || !label.chars().all(fits) {
-        bail!(
-            "label {label:?}: want 1 to {LONGEST_LABEL} letters, digits, dots, dashes, underscores"
-        );
+        bail!("label {label:?}: want 1 to {LONGEST_LABEL} letters, digits, dots, dashes, underscores");
     }
     Ok(format!("{PREFIX}{}-{label}", std::process::id()))
 }

@@ -4,8 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
@@ -68,8 +67,7 @@ pub(super) fn add_address(device: &str, ip: IpAddr) -> Result<()> {
         }
     }
     address.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
-    request(RouteNetlinkMessage::NewAddress(address), CREATE)
-        .with_context(|| format!("add {ip} to {device}"))
+    request(RouteNetlinkMessage::NewAddress(address), CREATE).with_context(|| format!("add {ip} to {device}"))
 }
 
 /// Makes a pair of veth devices, both down.

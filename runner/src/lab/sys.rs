@@ -19,11 +19,7 @@ const SIOCGSKNS: libc::Ioctl = 0x894C;
 
 /// Turns the kernel's -1 into the error in `errno`.
 pub(super) fn check(result: c_int) -> io::Result<c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Like [`check`] for calls that return a size.
@@ -69,7 +65,7 @@ pub(super) struct RawAddr {
 /// `size_of` as the kernel's length type.
 const fn len_of<T>() -> socklen_t {
     // Socket options and addresses are a few dozen bytes: no truncation.
-    mem::size_of::<T>() as socklen_t
+    size_of::<T>() as socklen_t
 }
 
 impl RawAddr {
@@ -178,10 +174,7 @@ pub(super) fn listen(fd: BorrowedFd<'_>, backlog: c_int) -> io::Result<()> {
 }
 
 /// `accept4(2)`, close-on-exec plus `flags`.
-pub(super) fn accept(
-    fd: BorrowedFd<'_>,
-    flags: c_int,
-) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+pub(super) fn accept(fd: BorrowedFd<'_>, flags: c_int) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
     let mut peer = RawAddr::empty();
     let len = &raw mut peer.len;
     let flags = flags | libc::SOCK_CLOEXEC;
@@ -204,36 +197,19 @@ pub(super) fn send(fd: BorrowedFd<'_>, bytes: &[u8], flags: c_int) -> io::Result
 }
 
 /// `sendto(2)`, without SIGPIPE.
-pub(super) fn send_to(
-    fd: BorrowedFd<'_>,
-    bytes: &[u8],
-    flags: c_int,
-    addr: SocketAddr,
-) -> io::Result<usize> {
+pub(super) fn send_to(fd: BorrowedFd<'_>, bytes: &[u8], flags: c_int, addr: SocketAddr) -> io::Result<usize> {
     let raw = RawAddr::from(addr);
     let flags = flags | libc::MSG_NOSIGNAL;
     // SAFETY: pointers and lengths are those of `bytes` and of `raw`, which outlive the call.
     check_size(unsafe {
-        libc::sendto(
-            fd.as_raw_fd(),
-            bytes.as_ptr().cast(),
-            bytes.len(),
-            flags,
-            raw.as_ptr(),
-            raw.len,
-        )
+        libc::sendto(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags, raw.as_ptr(), raw.len)
     })
 }
 
 /// `sendmmsg(2)`: `bytes` to every address, in one call; returns how many were sent.
-pub(super) fn send_to_many(
-    fd: BorrowedFd<'_>,
-    bytes: &[u8],
-    addrs: &[SocketAddr],
-) -> io::Result<usize> {
+pub(super) fn send_to_many(fd: BorrowedFd<'_>, bytes: &[u8], addrs: &[SocketAddr]) -> io::Result<usize> {
     let mut names: Vec<RawAddr> = addrs.iter().copied().map(RawAddr::from).collect();
-    let mut part =
-        libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast::<c_void>(), iov_len: bytes.len() };
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast::<c_void>(), iov_len: bytes.len() };
     let part: *mut libc::iovec = &raw mut part;
     let mut messages: Vec<libc::mmsghdr> = names
         .iter_mut()
@@ -250,9 +226,8 @@ pub(super) fn send_to_many(
     let count = u32::try_from(messages.len()).unwrap_or(u32::MAX);
     // SAFETY: the headers point into `names`, `part` and `bytes`, which live until the
     // call has returned; sendmmsg only reads through them.
-    let sent = unsafe {
-        libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), count, libc::MSG_NOSIGNAL as _)
-    };
+    let sent =
+        unsafe { libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), count, libc::MSG_NOSIGNAL as _) };
     check(sent).map(|sent| sent.unsigned_abs() as usize)
 }
 
@@ -281,9 +256,7 @@ pub(super) fn recv_from(
 /// `recv(2)`.
 pub(super) fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: c_int) -> io::Result<usize> {
     // SAFETY: pointer and length are those of `buffer`.
-    check_size(unsafe {
-        libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags)
-    })
+    check_size(unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) })
 }
 
 /// `getpeername(2)`; `None` while the socket has no peer.
@@ -455,10 +428,8 @@ pub(super) fn mount(source: &Path, target: &Path, flags: libc::c_ulong) -> io::R
     let (source, target) = (c_path(source)?, c_path(target)?);
     // SAFETY: source and target are NUL-terminated and outlive the call; a bind mount or
     // a change of propagation ignores type and data.
-    check(unsafe {
-        libc::mount(source.as_ptr(), target.as_ptr(), c"none".as_ptr(), flags, std::ptr::null())
-    })
-    .map(drop)
+    check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), c"none".as_ptr(), flags, std::ptr::null()) })
+        .map(drop)
 }
 
 /// `umount2(2)`, lazily: processes inside do not hold it up.
