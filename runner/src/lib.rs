@@ -15,6 +15,7 @@ pub mod cgroup;
 pub mod choice;
 pub mod daemon;
 pub mod engine;
+pub mod lab;
 pub mod listing;
 pub mod netns;
 pub mod probe;

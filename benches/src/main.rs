@@ -1,0 +1,3 @@
+//! The `skreap-bench` command.
+
+fn main() {}

@@ -1,0 +1,526 @@
+//! What can be asked of a client process, and what it answers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::backend::Mode;
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP, or MPTCP where that is asked for.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// The family of a socket. A v6 socket also reaches v4-mapped addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// `AF_INET`.
+    V4,
+    /// `AF_INET6`.
+    V6,
+}
+
+impl Family {
+    /// The family of sockets that can use `addr` as it is.
+    pub fn of(addr: SocketAddr) -> Self {
+        match addr.ip() {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+/// How a client process finds a netns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetnsRef {
+    /// The one the client process lives in.
+    #[default]
+    Own,
+    /// By a path such as `/proc/PID/fd/N` or `/run/netns/NAME`.
+    Path(PathBuf),
+}
+
+/// A socket to open.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OpenSpec {
+    /// Where.
+    pub netns: NetnsRef,
+    /// Its transport.
+    pub protocol: Protocol,
+    /// Its family.
+    pub family: Family,
+    /// The local address, if not left to the kernel.
+    pub bind: Option<SocketAddr>,
+    /// `SO_BINDTODEVICE`.
+    pub device: Option<String>,
+    /// `SO_REUSEPORT`.
+    pub reuse_port: bool,
+    /// `O_NONBLOCK`.
+    pub nonblocking: bool,
+    /// `IPPROTO_MPTCP` in place of TCP.
+    pub mptcp: bool,
+}
+
+impl OpenSpec {
+    /// An unbound, blocking socket in the client's own netns.
+    pub fn new(protocol: Protocol, family: Family) -> Self {
+        Self {
+            netns: NetnsRef::Own,
+            protocol,
+            family,
+            bind: None,
+            device: None,
+            reuse_port: false,
+            nonblocking: false,
+            mptcp: false,
+        }
+    }
+
+    /// The same socket in another netns.
+    #[must_use]
+    pub fn inside(mut self, netns: NetnsRef) -> Self {
+        self.netns = netns;
+        self
+    }
+}
+
+/// Many alike sockets to open and connect; they are non-blocking.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OpenMany {
+    /// Where.
+    pub netns: NetnsRef,
+    /// Their transport.
+    pub protocol: Protocol,
+    /// How many.
+    pub count: u32,
+    /// Their peer, which also says the family.
+    pub connect: SocketAddr,
+    /// How long TCP may take until all are established.
+    pub timeout_ms: u64,
+}
+
+/// Which of a client's sockets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Selection {
+    /// Every open one.
+    All,
+    /// `count` handles from `first` on.
+    Range {
+        /// The first handle.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
+    /// These.
+    List(Vec<u32>),
+}
+
+/// Waits for sockets to be destroyed, and does then what a good client does.
+///
+/// On an error each socket is connected to a backend of its protocol and family in
+/// `fallback` (UDP with the same descriptor, TCP with a new one in the same netns), and
+/// one message is exchanged. Errors that came before the watch are seen as well.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Watch {
+    /// Which sockets to watch.
+    pub sockets: Selection,
+    /// Where to go after an error. A v6 socket takes a v6 backend, or a v4 one as a
+    /// v4-mapped address.
+    pub fallback: Vec<(Protocol, SocketAddr)>,
+    /// Return once that many sockets had an error and are done; `None` waits for the
+    /// whole of `timeout_ms`. More victims that show by then are reported too.
+    pub expect: Option<u32>,
+    /// How long at most.
+    pub timeout_ms: u64,
+    /// Exchange one message on every socket that had no error.
+    pub verify_rest: bool,
+}
+
+/// A request to a client process. Sockets are named by handles that the client gives
+/// out; a handle is never given twice.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Op {
+    /// Open one socket. → [`Reply::Opened`]
+    Open(OpenSpec),
+    /// Open and connect many. → [`Reply::OpenedMany`]
+    OpenMany(OpenMany),
+    /// `connect(2)`. → [`Reply::Done`]
+    Connect {
+        /// The socket.
+        socket: u32,
+        /// Its new peer.
+        addr: SocketAddr,
+    },
+    /// `connect(2)` to `AF_UNSPEC`. → [`Reply::Done`]
+    Disconnect {
+        /// The socket.
+        socket: u32,
+    },
+    /// Two threads connect one socket at the same moment, again and again.
+    /// → [`Reply::Raced`]
+    ConnectFromTwoThreads {
+        /// The socket.
+        socket: u32,
+        /// Where one thread connects to.
+        a: SocketAddr,
+        /// Where the other does.
+        b: SocketAddr,
+        /// How often.
+        rounds: u32,
+    },
+    /// `send(2)`. → [`Reply::Sent`]
+    Send {
+        /// The socket.
+        socket: u32,
+        /// What.
+        payload: Vec<u8>,
+    },
+    /// `sendto(2)`. → [`Reply::Sent`]
+    SendTo {
+        /// The socket.
+        socket: u32,
+        /// Where to.
+        addr: SocketAddr,
+        /// What.
+        payload: Vec<u8>,
+    },
+    /// One `sendmmsg(2)` (or several, of 1024 each) with a message to each address.
+    /// → [`Reply::SentMany`]
+    SendToMany {
+        /// The socket.
+        socket: u32,
+        /// Where to.
+        addrs: Vec<SocketAddr>,
+        /// What.
+        payload: Vec<u8>,
+    },
+    /// `recvfrom(2)`; blocks in the kernel if the socket is blocking.
+    /// → [`Reply::Received`]
+    Recv {
+        /// The socket.
+        socket: u32,
+        /// How long to wait; `EAGAIN` after that.
+        timeout_ms: u64,
+    },
+    /// Receive until `count` messages are there or the time is over.
+    /// → [`Reply::ReceivedMany`]
+    RecvMany {
+        /// The socket.
+        socket: u32,
+        /// How many.
+        count: u32,
+        /// How long to wait in all.
+        timeout_ms: u64,
+    },
+    /// `shutdown(2)`. → [`Reply::Done`]
+    Shutdown {
+        /// The socket.
+        socket: u32,
+        /// Receiving.
+        read: bool,
+        /// Sending.
+        write: bool,
+    },
+    /// `listen(2)`. → [`Reply::Done`]
+    Listen {
+        /// The socket.
+        socket: u32,
+        /// The length of its accept queue.
+        backlog: i32,
+    },
+    /// `accept(2)`. → [`Reply::Accepted`]
+    Accept {
+        /// The listening socket.
+        socket: u32,
+        /// How long to wait; `EAGAIN` after that.
+        timeout_ms: u64,
+    },
+    /// `dup(2)`. → [`Reply::Opened`]
+    Dup {
+        /// The socket.
+        socket: u32,
+    },
+    /// Fork a process that holds all sockets and does nothing. → [`Reply::Forked`]
+    Fork,
+    /// Kill a process that [`Op::Fork`] made and wait for it. → [`Reply::Done`]
+    ReapFork {
+        /// Its PID.
+        pid: u32,
+    },
+    /// `close(2)`. → [`Reply::Closed`]
+    Close {
+        /// Which.
+        sockets: Selection,
+    },
+    /// `SO_COOKIE`. → [`Reply::Cookies`]
+    Cookies {
+        /// Which.
+        sockets: Selection,
+    },
+    /// Everything that tells whether a socket was destroyed. Takes its pending error.
+    /// → [`Reply::States`]
+    States {
+        /// Which.
+        sockets: Selection,
+    },
+    /// Exchange one message with the backend on each. → [`Reply::Echoed`]
+    EchoAll {
+        /// Which.
+        sockets: Selection,
+        /// How long each may take.
+        timeout_ms: u64,
+    },
+    /// Wait for errors and recover. → [`Reply::Watched`]
+    Watch(Watch),
+    /// Run an [`Echo`](super::Echo) in the client process, for backends with more
+    /// connections than one process has descriptors. → [`Reply::EchoStarted`]
+    StartEcho {
+        /// Its transport.
+        protocol: Protocol,
+        /// Where it listens.
+        addr: SocketAddr,
+        /// In which netns.
+        netns: Vec<NetnsRef>,
+        /// What it does.
+        mode: Mode,
+    },
+    /// Change what a backend does. → [`Reply::Done`]
+    SetEchoMode {
+        /// The backend.
+        echo: u32,
+        /// What it does from now on.
+        mode: Mode,
+    },
+    /// Stop a backend. → [`Reply::Done`]
+    StopEcho {
+        /// The backend.
+        echo: u32,
+    },
+    /// End the client process. → [`Reply::Done`]
+    Exit,
+}
+
+/// Why an op failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{what}: {}", std::io::Error::from_raw_os_error(*.errno))]
+pub struct OpError {
+    /// What was tried.
+    pub what: String,
+    /// The kernel's answer.
+    pub errno: i32,
+}
+
+/// What came of [`Op::OpenMany`].
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct OpenedMany {
+    /// The handle of the first; the others follow without a gap.
+    pub first: u32,
+    /// The cookies of those that are open and connected, in the order of their handles.
+    pub cookies: Vec<u64>,
+    /// How many could not be opened or connected. They are closed.
+    pub failed: u32,
+    /// Why the first of these failed.
+    pub first_error: Option<OpError>,
+}
+
+impl OpenedMany {
+    /// The handles.
+    pub fn selection(&self) -> Selection {
+        // No client has 2^32 sockets.
+        Selection::Range { first: self.first, count: self.cookies.len() as u32 }
+    }
+}
+
+/// What came of [`Op::ConnectFromTwoThreads`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Raced {
+    /// How many connects to `a` succeeded.
+    pub connected_a: u32,
+    /// How many connects to `b` did.
+    pub connected_b: u32,
+    /// The first error of either.
+    pub first_error: Option<OpError>,
+    /// The peer in the end.
+    pub peer: Option<SocketAddr>,
+}
+
+/// One socket as the kernel shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketState {
+    /// The handle.
+    pub socket: u32,
+    /// `SO_COOKIE`.
+    pub cookie: u64,
+    /// The error that was pending (`SO_ERROR`), or 0.
+    pub errno: i32,
+    /// `getpeername(2)`.
+    pub peer: Option<SocketAddr>,
+    /// `getsockname(2)`.
+    pub local: Option<SocketAddr>,
+    /// What `poll(2)` said before the error was taken.
+    pub revents: i16,
+    /// `tcpi_state`, for TCP: 1 established, 2 SYN sent, 7 closed, 8 close-wait, 10 listen.
+    pub tcp_state: Option<u8>,
+}
+
+impl SocketState {
+    /// Whether the socket was destroyed and has not been told so before.
+    pub fn destroyed(&self) -> bool {
+        self.errno == libc::ECONNABORTED && self.peer.is_none()
+    }
+}
+
+/// A socket that did not get its echo.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The handle.
+    pub socket: u32,
+    /// `SO_COOKIE`.
+    pub cookie: u64,
+    /// Why: an errno of send or receive, `ETIMEDOUT` without an answer in time,
+    /// `ENOTCONN` when a TCP peer has closed.
+    pub errno: i32,
+}
+
+/// What came of [`Op::EchoAll`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Echoed {
+    /// How many sockets were answered by which backend.
+    pub by: BTreeMap<String, u32>,
+    /// Those without an answer.
+    pub lost: Vec<Lost>,
+}
+
+impl Echoed {
+    /// How many were answered.
+    pub fn answered(&self) -> u32 {
+        self.by.values().sum()
+    }
+}
+
+/// A watched socket that had an error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Victim {
+    /// The handle; it stays the same when TCP takes a new socket.
+    pub socket: u32,
+    /// The cookie of the socket that had the error.
+    pub cookie: u64,
+    /// The error, `ECONNABORTED` (103) for a destroyed socket; 0 if the connection ended
+    /// from both sides in good order.
+    pub errno: i32,
+    /// When the client saw it, in [`monotonic_ns`](super::monotonic_ns).
+    pub error_at_ns: u64,
+    /// The name of the backend that answered after the recovery.
+    pub answered_by: Option<String>,
+    /// When that answer came.
+    pub answered_at_ns: Option<u64>,
+    /// Why there was no recovery.
+    pub failure: Option<OpError>,
+}
+
+/// What came of [`Op::Watch`].
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Watched {
+    /// The sockets with an error, in the order in which they were seen.
+    pub victims: Vec<Victim>,
+    /// How many had none.
+    pub untouched: u32,
+    /// The echo of these, if [`Watch::verify_rest`].
+    pub rest: Option<Echoed>,
+    /// Whether the time was over before `expect` sockets were done.
+    pub timed_out: bool,
+}
+
+/// The answer to an [`Op`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// A new handle.
+    Opened {
+        /// The handle.
+        socket: u32,
+    },
+    /// A bulk of new handles.
+    OpenedMany(OpenedMany),
+    /// A connection was accepted.
+    Accepted {
+        /// Its handle.
+        socket: u32,
+        /// Who it is from.
+        peer: Option<SocketAddr>,
+    },
+    /// Sent.
+    Sent {
+        /// How many bytes.
+        bytes: usize,
+    },
+    /// The outcome of [`Op::SendToMany`].
+    SentMany {
+        /// How many messages were sent.
+        sent: u32,
+        /// What stopped the rest.
+        first_error: Option<OpError>,
+    },
+    /// Received.
+    Received {
+        /// What; empty if a TCP peer has closed.
+        payload: Vec<u8>,
+        /// Who it is from, for UDP.
+        from: Option<SocketAddr>,
+    },
+    /// The outcome of [`Op::RecvMany`].
+    ReceivedMany {
+        /// The messages.
+        payloads: Vec<Vec<u8>>,
+        /// What stopped the rest.
+        first_error: Option<OpError>,
+    },
+    /// The outcome of [`Op::ConnectFromTwoThreads`].
+    Raced(Raced),
+    /// A fork holds the sockets.
+    Forked {
+        /// Its PID.
+        pid: u32,
+    },
+    /// Closed.
+    Closed {
+        /// How many.
+        count: u32,
+    },
+    /// In the order asked for; handles in ascending order for [`Selection::All`].
+    Cookies(Vec<u64>),
+    /// In the order asked for.
+    States(Vec<SocketState>),
+    /// The outcome of [`Op::EchoAll`].
+    Echoed(Echoed),
+    /// The outcome of [`Op::Watch`].
+    Watched(Watched),
+    /// A backend runs in the client process.
+    EchoStarted {
+        /// Its handle.
+        echo: u32,
+        /// Its name.
+        name: String,
+    },
+}
