@@ -77,7 +77,7 @@ struct skreap_walk {
 	/* out */
 	__s32 error;	  /* 0 or -errno: EPROTO version, EINVAL target, EBUSY slot in use */
 	__u32 emitted;	  /* victims in the emit buffer */
-	__u32 more;	  /* 1: the buffer is full, call again with SKREAP_WALK_RESUME */
+	__u32 more;	  /* 1: not done yet, call again with SKREAP_WALK_RESUME */
 	__u32 incomplete; /* enum skreap_incomplete */
 	__u32 reserved;
 	__u64 visited;	   /* nodes of the target */

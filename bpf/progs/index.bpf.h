@@ -46,14 +46,19 @@ struct node {
 	__u32 tag;
 };
 
+/*
+ * Two CPUs mostly work on neighbouring shards, and an array map starts on no particular boundary: the distance
+ * keeps their locks on cache lines (and prefetched pairs of lines) of their own.
+ */
 struct shard {
 	struct bpf_spin_lock lock;
 	__u32 free;	/* current magazine */
 	__u32 nr_free;	/* its length */
 	__u32 spare;	/* a full magazine of CHUNK nodes, or nil */
 	struct skreap_shard_counters n;
-	__u64 padding[3];
-} __attribute__((aligned(64)));
+	__u64 padding[27];
+};
+_Static_assert(sizeof(struct shard) == 256, "see above");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

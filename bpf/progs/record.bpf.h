@@ -10,7 +10,8 @@
  *   threads may be connecting one socket, and nobody can say which will have the last word.  So the hook
  *   of a thread drops only nodes that the same thread recorded (that connect has returned since, or the
  *   thread could not be here) and that are not the peer the socket has now (it stays in force if this
- *   connect fails).  Nodes that two threads have claimed stay until the socket is closed.
+ *   connect fails).  Nodes that two threads have claimed stay until the socket is closed.  TCP runs the
+ *   hook under the socket lock: there, all nodes of connect() count as recorded by one thread.
  *
  * When does a record stop to grow?
  *   At cfg_max_memberships nodes the socket becomes wide: one node in a bucket that every walk visits.  The
@@ -277,7 +278,8 @@ static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 t
 	sk = sock_of(bsk);
 	if (!sock_may_be_indexed(sk))
 		return false;
-	if (tag & NODE_CONNECT)
+	/* TCP connects under the socket lock: an earlier one is over, whoever called it. */
+	if (tag & NODE_CONNECT && sk->sk_protocol == IPPROTO_UDP)
 		tag |= (__u32)bpf_get_current_pid_tgid() & NODE_TID;
 	m.sk = (__u64)bsk;
 	m.key = key;

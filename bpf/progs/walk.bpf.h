@@ -9,7 +9,9 @@
 #ifndef SKREAP_WALK_BPF_H
 #define SKREAP_WALK_BPF_H
 
-#define WALK_STEPS_MAX (1 << 23)
+/* Nodes passed in one call, a few milliseconds: on a kernel without preemption nothing else runs on this CPU
+ * meanwhile.  A longer walk is resumed like one whose buffer is full. */
+#define WALK_STEPS_MAX (1 << 16)
 
 /* What a walk remembers between two nodes and between two calls.  In memory, so that the verifier does not
  * have to follow every count through the loop. */
