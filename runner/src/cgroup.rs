@@ -1,7 +1,9 @@
 //! Finding the cgroup whose sockets are indexed.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 /// Where the cgroup2 hierarchy is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on a hybrid system.
@@ -9,14 +11,8 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// `NotFound` if it is not mounted; the errno if `/proc/self/mounts` cannot be read.
 pub fn root() -> io::Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
-    mounts
-        .lines()
-        .find_map(|line| {
-            let mut fields = line.split(' ');
-            let (_, path, kind) = (fields.next()?, fields.next()?, fields.next()?);
-            (kind == "cgroup2").then(|| PathBuf::from(unescape(path)))
-        })
+    let mounts = fs::read("/proc/self/mounts")?;
+    first_cgroup2(&mounts)
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup2 hierarchy is mounted"))
 }
 
@@ -33,19 +29,52 @@ pub fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Takes back the octal escapes of `/proc/mounts` (blank, tab, newline, backslash).
-fn unescape(path: &str) -> String {
-    ["\\040", "\\011", "\\012"]
-        .iter()
-        .zip([" ", "\t", "\n"])
-        .fold(path.to_owned(), |path, (escape, plain)| path.replace(escape, plain))
-        .replace("\\134", "\\")
+/// The mount point of the first line of type cgroup2.
+fn first_cgroup2(mounts: &[u8]) -> Option<PathBuf> {
+    mounts.split(|&byte| byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|&byte| byte == b' ');
+        let (_source, target, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == b"cgroup2").then(|| PathBuf::from(unescape(target)))
+    })
+}
+
+/// Undoes the octal escapes (`\040` for a blank) of the mount table.
+fn unescape(field: &[u8]) -> OsString {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        match (byte, tail) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
+                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = after;
+            }
+            _ => {
+                plain.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    OsString::from_vec(plain)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
-    fn mount_points_are_unescaped() {
-        assert_eq!(super::unescape("/sys/fs/my\\040cgroup\\134x"), "/sys/fs/my cgroup\\x");
+    fn finds_the_unified_hierarchy_of_a_hybrid_system() {
+        let mounts = b"cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n\
+            cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\n";
+        assert_eq!(first_cgroup2(mounts), Some("/sys/fs/cgroup/unified".into()));
+    }
+
+    #[test]
+    fn no_cgroup2_is_none() {
+        assert_eq!(first_cgroup2(b"cgroup2 /x tmpfs rw 0 0\n\n"), None);
+    }
+
+    #[test]
+    fn undoes_octal_escapes() {
+        assert_eq!(unescape(br"/a\040b\134c\9"), OsString::from(r"/a b\c\9"));
     }
 }

@@ -157,18 +157,28 @@ impl Client {
     /// # Errors
     /// When the kernel refused what the op asks for, or the client is gone or stuck.
     pub fn receive(&mut self) -> Result<Reply, CallError> {
-        let mut stream = self.control()?;
-        let deadline = Instant::now() + PATIENCE;
-        let mut entry = [sys::poll_entry(stream.as_fd(), libc::POLLIN)];
-        while sys::poll(&mut entry, 1000).map_err(|error| self.gone(error))? == 0 {
-            if Instant::now() > deadline {
-                return Err(self.gone(io::ErrorKind::TimedOut));
-            }
+        if !self.has_reply()? {
+            // A late reply would be taken for that of the next op: give the client up.
+            self.control = None;
+            return Err(self.gone(io::ErrorKind::TimedOut));
         }
+        let mut stream = self.control()?;
         let reply = wire::read::<Result<Reply, OpError>>(&mut stream)
             .map_err(|error| self.gone(error))?
             .ok_or_else(|| self.gone(io::ErrorKind::UnexpectedEof))?;
         reply.map_err(|error| CallError::Refused { client: self.label.clone(), error })
+    }
+
+    /// Waits for a reply; false if there is none for too long.
+    fn has_reply(&self) -> Result<bool, CallError> {
+        let mut entry = [sys::poll_entry(self.control()?.as_fd(), libc::POLLIN)];
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if sys::poll(&mut entry, 1000).map_err(|error| self.gone(error))? > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Sends an op and waits for its reply.

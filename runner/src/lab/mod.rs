@@ -28,7 +28,8 @@
 //! A process has at most RLIMIT_NOFILE sockets: spread many over several clients, and see
 //! [`Mode::Frozen`] for TCP backends that need no descriptor for a connection. A netns
 //! has about 28,000 ephemeral ports for one backend address unless
-//! `net.ipv4.ip_local_port_range` is widened with [`Netns::set_sysctl`].
+//! `net.ipv4.ip_local_port_range` is widened with [`Netns::set_sysctl`]; once half of them
+//! are taken, each further TCP connect searches that half first and takes 0.7 ms (6.18).
 
 mod backend;
 mod calls;
@@ -46,8 +47,9 @@ mod wire;
 
 use std::io;
 
+pub use crate::cgroup::root as cgroup2_root;
 pub use backend::{Echo, Mode};
-pub use cgroup::{Cgroup, cgroup2_root};
+pub use cgroup::Cgroup;
 pub use client::{CallError, Client, SpawnOptions, call_all};
 pub use netns::Netns;
 pub use op::{

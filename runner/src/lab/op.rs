@@ -1,32 +1,13 @@
 //! What can be asked of a client process, and what it answers.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::backend::Mode;
-
-/// A transport protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// TCP, or MPTCP where that is asked for.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        })
-    }
-}
+pub use skreap_core::Protocol;
 
 /// The family of a socket. A v6 socket also reaches v4-mapped addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,7 +145,8 @@ pub enum Op {
     Open(OpenSpec),
     /// Open and connect many. → [`Reply::OpenedMany`]
     OpenMany(OpenMany),
-    /// `connect(2)`. → [`Reply::Done`]
+    /// `connect(2)`. → [`Reply::Done`], or the errno `EINPROGRESS` from a non-blocking TCP
+    /// socket whose handshake has begun.
     Connect {
         /// The socket.
         socket: u32,

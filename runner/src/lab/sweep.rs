@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::cgroup::{self, cgroup2_root};
+use super::cgroup;
 use super::netns::{self, NAMES};
+use crate::cgroup::root as cgroup2_root;
 
 /// What [`sweep`] found.
 #[derive(Debug, Default)]

@@ -23,11 +23,11 @@ use std::thread;
 
 use super::backend::Echo;
 use super::netns::Netns;
-use super::op::{NetnsRef, Op, OpError, Reply, Selection};
+use super::op::{NetnsRef, Op, Reply, Selection};
 use super::{raise_nofile_limit, sys, wire};
 use fork::Forks;
 use table::Table;
-use trouble::{Answer, Context, refused};
+use trouble::{Answer, Context, from_lab, refused};
 
 /// Tells a process that it is a client, and which descriptor is its control socket.
 pub(super) const CLIENT_VARIABLE: &str = "SKREAP_LAB_CLIENT";
@@ -40,6 +40,11 @@ const BROKEN: i32 = 70;
 /// Call it first thing in `main`, before any thread.
 pub fn become_client_if_asked() {
     let Some(value) = env::var_os(CLIENT_VARIABLE) else { return };
+    // SAFETY: getauxval takes no pointers.
+    if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
+        // A binary with file capabilities must not lend them to whoever sets a variable.
+        return;
+    }
     let served = value
         .to_str()
         .and_then(|fd| fd.parse().ok())
@@ -193,10 +198,7 @@ impl Server {
             Op::StartEcho { protocol, addr, netns, mode } => {
                 let opened: Vec<Netns> = netns.iter().map(open_netns).collect::<Answer<_>>()?;
                 let netns: Vec<&Netns> = opened.iter().collect();
-                let echo = Echo::start(protocol, addr, &netns, mode).map_err(|error| {
-                    let errno = error.downcast_ref().map_or(libc::EINVAL, sys::errno_of);
-                    OpError { what: format!("{error:#}"), errno }
-                })?;
+                let echo = Echo::start(protocol, addr, &netns, mode).map_err(|error| from_lab(&error))?;
                 let name = echo.name().to_owned();
                 self.echoes.push(Some(echo));
                 // A client has few backends.
@@ -258,5 +260,5 @@ fn open_netns(netns: &NetnsRef) -> Answer<Netns> {
         NetnsRef::Own => Path::new("/proc/self/ns/net"),
         NetnsRef::Path(path) => path,
     };
-    Netns::open(path).map_err(|error| refused(format!("{error:#}"), libc::ENOENT))
+    Netns::open(path).map_err(|error| from_lab(&error))
 }

@@ -11,7 +11,7 @@ use crate::lab::op::{OpError, Raced};
 use crate::lab::sys;
 
 /// How often a thread spins for the other before it lets go of its CPU.
-const SPINS: u32 = 2000;
+const SPINS: u32 = 100;
 
 /// What one thread did.
 #[derive(Default)]
