@@ -1,7 +1,7 @@
 //! Sources on one side, the reaper on the other, a bounded queue between.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use skreap_core::{Refusal, Request};
@@ -11,8 +11,8 @@ use crate::source::{Job, Reply, Running, Source, Stop};
 
 /// Requests that may wait; a full queue blocks the sources, and nothing is dropped.
 pub const QUEUE: usize = 1024;
-/// After this long without a request the reaper is told that it is idle.
-const IDLE: Duration = Duration::from_secs(1);
+/// How often the reaper lets go of what is only kept for speed.
+const TIDY: Duration = Duration::from_secs(1);
 
 /// Serves until every source has ended (end of input, or `stop`), and every accepted request is answered.
 ///
@@ -40,15 +40,20 @@ pub fn serve(reaper: &mut Reaper, sources: &[Source], stop: &Stop) -> io::Result
 
 /// Answers jobs until all senders are gone.
 fn work(reaper: &mut Reaper, jobs: &Receiver<Job>) {
+    let mut tidied = Instant::now();
     loop {
-        match jobs.recv_timeout(IDLE) {
+        match jobs.recv_timeout(TIDY) {
             Ok(job) => {
                 let reply = answer(reaper, &job);
                 // A client that has gone away has its work done, and nobody to tell.
                 let _ = job.reply.send(reply);
             }
-            Err(RecvTimeoutError::Timeout) => reaper.idle(),
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if tidied.elapsed() >= TIDY {
+            reaper.tidy();
+            tidied = Instant::now();
         }
     }
 }

@@ -211,10 +211,10 @@ impl Reaper {
         self.index.counters()
     }
 
-    /// To be called now and then while no event comes: lets go of what is only kept for speed, such as a
-    /// netlink socket (and so a reference) in each netns that was touched lately.
-    pub fn idle(&mut self) {
-        self.engine.idle();
+    /// To be called about once a second: lets go of what is only kept for speed, such as a netlink socket (and
+    /// so a reference) in each netns that was touched lately.
+    pub fn tidy(&mut self) {
+        self.engine.tidy();
     }
 
     /// Detaches the hooks; sockets are no longer recorded.

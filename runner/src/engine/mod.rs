@@ -19,8 +19,8 @@ pub trait Engine: Send {
     /// [`EngineError`] if the engine could not do its work at all; nothing, or not all, was destroyed then.
     fn run(&mut self, target: &Target) -> Result<Outcome, EngineError>;
 
-    /// Called while there is nothing to do: time to let go of what is only kept for speed.
-    fn idle(&mut self) {}
+    /// Called about once a second: lets go of what is only kept for speed.
+    fn tidy(&mut self) {}
 }
 
 /// Why an engine could not do its work.

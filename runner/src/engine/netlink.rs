@@ -164,7 +164,7 @@ impl Engine for Netlink {
         Ok(outcome)
     }
 
-    fn idle(&mut self) {
+    fn tidy(&mut self) {
         self.diag.expire();
     }
 }
