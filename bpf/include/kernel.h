@@ -26,9 +26,11 @@
 #define TCP_TIME_WAIT 6
 #define TCP_CLOSE 7
 
+#define ENOENT 2
 #define EINVAL 22
 #define EBUSY 16
 #define EPROTO 71
+#define EOPNOTSUPP 95
 
 /* ---- UAPI, linux/bpf.h ---- */
 
@@ -120,8 +122,26 @@ struct sock_common {
 	atomic64_t skc_cookie;
 };
 
+struct kernfs_node {
+	__u64 id; /* cgroup id: inode number of its directory */
+};
+
+struct cgroup {
+	int level;
+	struct kernfs_node *kn;
+	struct cgroup *ancestors[]; /* [0] is the root, [level] the cgroup itself; since 6.1 */
+};
+
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
+};
+
+struct socket;
+
 struct sock {
 	struct sock_common __sk_common;
+	struct socket *sk_socket; /* null: closed by its owner, the kernel finishes the connection */
+	struct sock_cgroup_data sk_cgrp_data;
 	__u8 sk_kern_sock : 1;
 	__u16 sk_type;
 	__u16 sk_protocol;
@@ -135,8 +155,21 @@ struct udp_sock {
 	struct inet_sock inet;
 };
 
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
+/* Context of iter/tcp (net/ipv4/tcp_ipv4.c) */
+struct bpf_iter__tcp {
+	struct bpf_iter_meta *meta;
+	struct sock_common *sk_common;
+};
+
 /* Context of iter/udp (net/ipv4/udp.c) */
 struct bpf_iter__udp {
+	struct bpf_iter_meta *meta;
 	struct udp_sock *udp_sk;
 };
 

@@ -8,13 +8,7 @@
 #ifndef SKREAP_KEY_BPF_H
 #define SKREAP_KEY_BPF_H
 
-/* A backend: what clients are connected to.  IPv4-mapped addresses are kept as IPv4. */
-struct peer {
-	__be32 daddr[4]; /* IPv4 in [0] */
-	__be16 dport;
-	__u8 family;
-	__u8 protocol;
-};
+#include "peer.bpf.h"
 
 /*
  * IPv6 backends by key, for those that unconnected sockets have sent to: nothing else could name them, and
@@ -81,18 +75,6 @@ static __always_inline void peer_of_key_ipv4(__u64 key, struct peer *p)
 	p->dport = (__be16)(x >> 32);
 	p->family = AF_INET;
 	p->protocol = (__u8)(x >> 48);
-}
-
-static __always_inline bool is_v4mapped(__be32 a, __be32 b, __be32 c)
-{
-	return !a && !b && c == bpf_htonl(0xffff);
-}
-
-static __always_inline bool same_peer(const struct peer *a, const struct peer *b)
-{
-	return a->daddr[0] == b->daddr[0] && a->daddr[1] == b->daddr[1] && a->daddr[2] == b->daddr[2] &&
-	       a->daddr[3] == b->daddr[3] && a->dport == b->dport && a->family == b->family &&
-	       a->protocol == b->protocol;
 }
 
 #endif

@@ -263,6 +263,23 @@ static __always_inline bool is_incomplete(__u64 key)
 	return incomplete[bit / 32 % (sizeof(incomplete) / 4)] & 1u << bit % 32;
 }
 
+/*
+ * An in-kernel socket (MPTCP subflow, NFS, ...) fires connect but never cgroup/sock_release: its node
+ * would stay for ever.  Anything but plain TCP and UDP cannot be destroyed by tuple.
+ */
+static __always_inline bool sock_may_be_indexed(const struct sock *sk)
+{
+	if (BPF_CORE_READ_BITFIELD(sk, sk_kern_sock)) {
+		__sync_fetch_and_add(&counters.ignored_kernel, 1);
+		return false;
+	}
+	if ((sk->sk_protocol == IPPROTO_UDP && sk->sk_type == SOCK_DGRAM) ||
+	    (sk->sk_protocol == IPPROTO_TCP && sk->sk_type == SOCK_STREAM))
+		return true;
+	__sync_fetch_and_add(&counters.ignored_protocol, 1);
+	return false;
+}
+
 /* True if the membership is new. */
 static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 tag)
 {

@@ -1,35 +1,167 @@
 // SPDX-License-Identifier: (GPL-2.0 OR MIT)
-/* The full scan: every socket of the netns the iterator was made in, destroyed where it matches. */
+/*
+ * The full scan: every socket of the netns the iterator was made in, destroyed where it matches.
+ *
+ * The iterators hold the socket's lock while a program looks at it, so what is destroyed is what was
+ * compared.  Sockets that user space has to know of (dry runs, failures) are the output of the pass.
+ */
 #include "../include/kernel.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
+#include "../include/abi.h"
 
 extern int bpf_sock_destroy(struct sock_common *sk) __ksym;
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-/* What to destroy, set before a pass, and what came of it */
+#include "peer.bpf.h"
+#include "socket.bpf.h"
+
+/* cgroup2 nests deeper than this only where somebody tries how deep it goes. */
+#define CGROUP_DEPTH_MAX 256
+
+/* The cgroup whose sockets, and those of the cgroups below, may be touched; 0: all. Set before load. */
+const volatile __u64 cfg_cgroup;
+
+/* What to look for; set before the first pass. */
+struct scan_request {
+	struct peer peer;
+	__u32 states; /* bit 1 << TCP_*: these TCP sockets are looked at; full sockets only */
+	__u32 dry_run;
+	__u32 padding;
+	__u64 cookie; /* not 0: exactly this socket, whatever the above say */
+};
+
+/* What came of it; sums over all passes since the request was set. */
+struct scan_counts {
+	__u64 scanned;	   /* sockets shown by the iterators */
+	__u64 matched;	   /* sockets that are connected to the peer, and may be touched */
+	__u64 destroyed;
+	__u64 gone;	   /* destroy said ENOENT: closed meanwhile */
+	__u64 unsupported; /* destroy said EOPNOTSUPP: state or kind that cannot be destroyed */
+	__u64 failed;	   /* destroy said anything else; the socket is in the output */
+};
+
+/* One socket of the output. */
+struct scan_hit {
+	struct skreap_victim victim;
+	__s32 error; /* of the destroy, -errno; 0 in a dry run */
+	__u32 padding;
+};
+
 struct scan {
-	__u64 cookie; /* exactly this socket */
-	__u64 visited;
-	__u64 matched;
-	__s64 error; /* of the last destroy, -errno */
+	struct scan_request request;
+	struct scan_counts n;
+	struct scan_hit hit; /* being put together; one pass at a time */
 };
 
 struct scan scan;
+
+/* True if the socket belongs to cfg_cgroup or a cgroup below it, also when that was removed by now. */
+static __always_inline bool in_cgroup(const struct sock *sk)
+{
+	struct cgroup *cgroup, *ancestor;
+	__u64 id = 0;
+	int level = 0, i;
+
+	if (!cfg_cgroup || !bpf_core_field_exists(sk->sk_cgrp_data))
+		return true;
+	/* Read as plain numbers: ancestors is indexed with what the verifier cannot know. */
+	if (bpf_core_read(&cgroup, sizeof(cgroup), &sk->sk_cgrp_data.cgroup) || !cgroup)
+		return false;
+	BPF_CORE_READ_INTO(&level, cgroup, level);
+	bpf_for(i, 0, CGROUP_DEPTH_MAX) {
+		const void *at = (const void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors);
+
+		if (i > level || bpf_probe_read_kernel(&ancestor, sizeof(ancestor), at + i * sizeof(ancestor)))
+			return false;
+		BPF_CORE_READ_INTO(&id, ancestor, kn, id);
+		if (id == cfg_cgroup)
+			return true;
+	}
+	return false;
+}
+
+/* False if the output is full: the iterator then shows the same socket again. */
+static __always_inline bool output(struct seq_file *seq, const struct sock *sk, __u8 protocol, int error)
+{
+	sock_identify(sk, protocol, &scan.hit.victim);
+	scan.hit.victim.relation = SKREAP_CONNECTED;
+	scan.hit.error = error;
+	return !bpf_seq_write(seq, &scan.hit, sizeof(scan.hit));
+}
+
+static __always_inline bool matches(const struct sock *sk, __u8 protocol)
+{
+	const struct scan_request *request = &scan.request;
+	struct peer live, wanted;
+
+	if (request->cookie)
+		return sock_cookie(sk) == request->cookie;
+	/* A zero address or port would match sockets that are bound, listening or just closed. */
+	if (!request->peer.dport || sk->__sk_common.skc_dport != request->peer.dport)
+		return false;
+	if (!(request->peer.daddr[0] | request->peer.daddr[1] | request->peer.daddr[2] | request->peer.daddr[3]))
+		return false;
+	live_peer(sk, protocol, &live);
+	wanted = request->peer;
+	if (!same_peer(&live, &wanted))
+		return false;
+	/* In-kernel sockets (MPTCP subflows) are their owner's matter, see record.bpf.h.  Those without a
+	 * struct socket were closed by their owner: nobody waits for them. */
+	return !BPF_CORE_READ_BITFIELD(sk, sk_kern_sock) && sk->sk_socket && in_cgroup(sk);
+}
+
+static __always_inline int visit(struct seq_file *seq, struct sock_common *c, __u8 protocol)
+{
+	const struct sock *sk = sock_of(c);
+	int error;
+
+	/* First of all: sockets in TIME_WAIT and NEW_SYN_RECV are shorter than a struct sock. */
+	if (protocol == IPPROTO_TCP && !(scan.request.states >> (c->skc_state & 31) & 1)) {
+		scan.n.scanned++;
+		return 0;
+	}
+	if (!matches(sk, protocol)) {
+		scan.n.scanned++;
+		return 0;
+	}
+	if (scan.request.dry_run) {
+		if (!output(seq, sk, protocol, 0))
+			return 0;
+		scan.n.scanned++;
+		scan.n.matched++;
+		return 0;
+	}
+	error = bpf_sock_destroy(c);
+	if (!error)
+		scan.n.destroyed++;
+	else if (error == -ENOENT)
+		scan.n.gone++;
+	else if (error == -EOPNOTSUPP)
+		scan.n.unsupported++;
+	else if (output(seq, sk, protocol, error))
+		scan.n.failed++;
+	else
+		return 0;
+	scan.n.scanned++;
+	scan.n.matched++;
+	return 0;
+}
+
+SEC("iter/tcp")
+int skreap_scan_tcp(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *c = ctx->sk_common;
+
+	return c ? visit(ctx->meta->seq, c, IPPROTO_TCP) : 0;
+}
 
 SEC("iter/udp")
 int skreap_scan_udp(struct bpf_iter__udp *ctx)
 {
 	struct udp_sock *udp = ctx->udp_sk;
 
-	if (!udp)
-		return 0;
-	scan.visited++;
-	if (udp->inet.sk.__sk_common.skc_cookie.counter != (__s64)scan.cookie)
-		return 0;
-	scan.matched++;
-	scan.error = bpf_sock_destroy((struct sock_common *)udp);
-	return 0;
+	return udp ? visit(ctx->meta->seq, (struct sock_common *)udp, IPPROTO_UDP) : 0;
 }

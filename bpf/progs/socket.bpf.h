@@ -1,28 +1,13 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
-/* The live socket: what may be indexed, whom it is connected to, how user space can name it. */
+/* The live socket: whom it is connected to, how user space can name it. */
 #ifndef SKREAP_SOCKET_BPF_H
 #define SKREAP_SOCKET_BPF_H
+
+#include "peer.bpf.h"
 
 static __always_inline struct sock *sock_of(const void *sk)
 {
 	return bpf_core_cast(sk, struct sock);
-}
-
-/*
- * An in-kernel socket (MPTCP subflow, NFS, ...) fires connect but never cgroup/sock_release: its node
- * would stay for ever.  Anything but plain TCP and UDP cannot be destroyed by tuple.
- */
-static __always_inline bool sock_may_be_indexed(const struct sock *sk)
-{
-	if (BPF_CORE_READ_BITFIELD(sk, sk_kern_sock)) {
-		__sync_fetch_and_add(&counters.ignored_kernel, 1);
-		return false;
-	}
-	if ((sk->sk_protocol == IPPROTO_UDP && sk->sk_type == SOCK_DGRAM) ||
-	    (sk->sk_protocol == IPPROTO_TCP && sk->sk_type == SOCK_STREAM))
-		return true;
-	__sync_fetch_and_add(&counters.ignored_protocol, 1);
-	return false;
 }
 
 static __always_inline __u64 sock_cookie(const struct sock *sk)

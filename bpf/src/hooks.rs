@@ -30,6 +30,13 @@ impl Hooks {
         Self::attach_programs(index.object(), &NAMES, cgroup)
     }
 
+    /// Kernel ids of the attached programs, in the order of attachment; for `bpftool prog show id` and the run
+    /// time statistics. A program whose link cannot be asked is left out.
+    #[must_use]
+    pub fn program_ids(&self) -> Vec<u32> {
+        self.links.iter().filter_map(|link| link.info().ok()).map(|info| info.prog_id).collect()
+    }
+
     pub(crate) fn attach_programs(
         object: &Object,
         names: &[&str],

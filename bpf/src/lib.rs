@@ -23,6 +23,7 @@ mod mapping;
 pub mod probe;
 mod scan;
 mod skel;
+pub mod testing;
 mod victim;
 mod walk;
 
@@ -31,6 +32,6 @@ pub use config::Config;
 pub use counters::Counters;
 pub use error::Error;
 pub use index::Index;
-pub use scan::Scan;
+pub use scan::{Scan, ScanCounts, ScanHit};
 pub use victim::{Relation, Victim};
 pub use walk::{WalkCounts, Walker};

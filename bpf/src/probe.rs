@@ -11,7 +11,7 @@ use crate::scan::Scan;
 /// # Errors
 /// [`Error`] naming what is missing.
 pub fn iterator_destroy(cookie: u64) -> Result<u64, Error> {
-    Scan::load()?.destroy_udp(cookie)
+    Scan::load(None)?.destroy_udp(cookie)
 }
 
 /// Names the lock-taking destroy that BPF could call here, if there is one.

@@ -1,31 +1,172 @@
-//! The full scan: `bpf_sock_destroy` from a socket iterator.
+//! The full scan: `bpf_sock_destroy` from socket iterators.
 
 use std::ffi::OsStr;
 use std::io::{self, Read as _};
+use std::mem::offset_of;
 
-use libbpf_rs::{Iter, IterOpts, MapCore as _, MapFlags, Object, ObjectBuilder};
+use libbpf_rs::{Iter, IterOpts, Link, MapCore as _, MapFlags, Object, ObjectBuilder};
+use skreap_core::{Protocol, Target};
 
 use crate::error::{io_error, load_error};
 use crate::skel::{SCAN_OBJECT, scan_types};
-use crate::{Error, log};
+use crate::victim::peer_words;
+use crate::{Error, Victim, log};
+
+/// Bytes asked for at a time. The kernel gathers output in a buffer of eight pages.
+const READ: usize = 32 * 1024;
+
+/// Sums over the passes of one scan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScanCounts {
+    /// Sockets the iterators showed, whoever their peer is.
+    pub scanned: u64,
+    /// Sockets that are connected to the target and may be touched.
+    pub matched: u64,
+    /// Destroyed.
+    pub destroyed: u64,
+    /// Not destroyed: closed meanwhile (`ENOENT`).
+    pub gone: u64,
+    /// Not destroyed: a state or kind of socket that cannot be (`EOPNOTSUPP`).
+    pub unsupported: u64,
+    /// Not destroyed for any other reason; each is among the hits.
+    pub failed: u64,
+}
+
+/// A socket that a pass tells of: in a dry run every match, otherwise those that could not be destroyed.
+#[derive(Clone, Copy, Debug)]
+pub struct ScanHit {
+    /// The socket.
+    pub victim: Victim,
+    /// Positive errno of its destroy; 0 in a dry run.
+    pub errno: i32,
+}
 
 /// Loaded iterators. A pass covers the netns that the calling thread is in.
+///
+/// Left alone are sockets of other cgroups, in-kernel sockets (such as the subflows of MPTCP), and sockets
+/// their owner has closed already: none of these would be in the index either.
 #[derive(Debug)]
 pub struct Scan {
+    // Fields are dropped in this order.
+    tcp: Option<Link>,
+    udp: Option<Link>,
     object: Object,
+    buffer: Vec<u8>,
 }
 
 impl Scan {
-    /// Loads the iterators.
+    /// Loads the iterators. `cgroup` is the id (inode number of the directory) of the cgroup outside of which
+    /// no socket is touched; `None`: all may be.
     ///
     /// # Errors
     /// [`Error::Unsupported`] before Linux 6.5, which brought `bpf_sock_destroy`; otherwise as
     /// [`Index::load`](crate::Index::load).
-    pub fn load() -> Result<Self, Error> {
+    pub fn load(cgroup: Option<u64>) -> Result<Self, Error> {
         log::install();
         drop(log::take_warnings());
-        let open = ObjectBuilder::default().open_memory(SCAN_OBJECT).map_err(load_error)?;
-        Ok(Self { object: open.load().map_err(load_error)? })
+        let mut open = ObjectBuilder::default().open_memory(SCAN_OBJECT).map_err(load_error)?;
+        let rodata = open.maps_mut().find(|m| m.name().to_string_lossy().ends_with(".rodata"));
+        rodata
+            .and_then(|mut map| {
+                let id = cgroup.unwrap_or(0).to_ne_bytes();
+                let at = offset_of!(scan_types::rodata, cfg_cgroup);
+                map.initial_value_mut()?.get_mut(at..at + id.len())?.copy_from_slice(&id);
+                Some(())
+            })
+            .ok_or_else(|| object_error(".rodata of the scan", io::ErrorKind::NotFound.into()))?;
+        let object = open.load().map_err(load_error)?;
+        let mut scan = Self { tcp: None, udp: None, object, buffer: vec![0; READ] };
+        scan.tcp = Some(scan.attach("skreap_scan_tcp")?);
+        scan.udp = Some(scan.attach("skreap_scan_udp")?);
+        Ok(scan)
+    }
+
+    fn attach(&self, name: &str) -> Result<Link, Error> {
+        let program = self.object.progs_mut().find(|p| p.name() == OsStr::new(name));
+        program
+            .ok_or_else(|| object_error(name, io::ErrorKind::NotFound.into()))?
+            .attach_iter_with_opts(IterOpts::None)
+            .map_err(|e| object_error(name, io_error(e)))
+    }
+
+    /// Starts a scan: what the passes from now on look for. `states` has bit `1 << TCP_*` for each TCP state
+    /// that is looked at; TIME_WAIT and NEW_SYN_RECV, which are no full sockets, must not be among them.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if the map cannot be written.
+    pub fn begin(&mut self, target: &Target, states: u32) -> Result<(), Error> {
+        let (family, daddr) = peer_words(target.backend.addr());
+        self.request(scan_types::scan_request {
+            peer: scan_types::peer {
+                daddr,
+                dport: target.backend.port().to_be(),
+                family,
+                protocol: target.backend.protocol().number(),
+            },
+            states,
+            dry_run: u32::from(target.dry_run),
+            ..scan_types::scan_request::default()
+        })
+    }
+
+    /// One pass over the sockets of this protocol in the netns of the calling thread, or with the cookie
+    /// given; appends what it tells of to `hits`.
+    ///
+    /// # Errors
+    /// [`Error::Object`] with the kernel's errno; the pass then ended early.
+    pub fn pass(&mut self, protocol: Protocol, hits: &mut Vec<ScanHit>) -> Result<(), Error> {
+        const HIT: usize = size_of::<scan_types::scan_hit>();
+        const VICTIM: usize = offset_of!(scan_types::scan_hit, victim);
+        const ERROR: usize = offset_of!(scan_types::scan_hit, error);
+        const { assert!(size_of::<scan_types::skreap_victim>() == size_of::<Victim>()) };
+        let error = |source| object_error("iterator over sockets", source);
+        let link = match protocol {
+            Protocol::Tcp => self.tcp.as_ref(),
+            Protocol::Udp => self.udp.as_ref(),
+        };
+        let link = link.ok_or_else(|| error(io::ErrorKind::NotFound.into()))?;
+        let mut pass = Iter::new(link).map_err(|e| error(io_error(e)))?;
+        let mut rest = 0; // bytes of a hit that was cut by the end of the buffer
+        loop {
+            let space = self.buffer.get_mut(rest..).unwrap_or_default();
+            let n = match pass.read(space) {
+                Ok(0) => return Ok(()),
+                Ok(n) => n,
+                // EAGAIN: the kernel takes a break after a million sockets without output (bpf_seq_read).
+                Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
+                    continue;
+                }
+                Err(e) => return Err(error(e)),
+            };
+            let filled = rest + n;
+            let whole = filled / HIT * HIT;
+            for bytes in self.buffer.get(..whole).unwrap_or_default().chunks_exact(HIT) {
+                // SAFETY: the chunk is as long as struct scan_hit, whose victim is struct skreap_victim of abi.h
+                // as Victim is, 64 bytes of integers.
+                let victim = unsafe { bytes.as_ptr().add(VICTIM).cast::<Victim>().read_unaligned() };
+                let error = bytes.get(ERROR..).and_then(<[u8]>::first_chunk).copied();
+                let error = error.map_or(0, i32::from_ne_bytes);
+                hits.push(ScanHit { victim, errno: error.saturating_neg() });
+            }
+            self.buffer.copy_within(whole..filled, 0);
+            rest = filled - whole;
+        }
+    }
+
+    /// What came of all passes since [`begin`](Self::begin).
+    ///
+    /// # Errors
+    /// [`Error::Object`] if the map cannot be read.
+    pub fn counts(&self) -> Result<ScanCounts, Error> {
+        let n = self.read().map_err(|e| object_error(".bss of the scan", e))?.n;
+        Ok(ScanCounts {
+            scanned: n.scanned,
+            matched: n.matched,
+            destroyed: n.destroyed,
+            gone: n.gone,
+            unsupported: n.unsupported,
+            failed: n.failed,
+        })
     }
 
     /// Destroys the UDP socket with this cookie, in the netns of the calling thread; answers how many
@@ -33,35 +174,34 @@ impl Scan {
     ///
     /// # Errors
     /// [`Error::Object`] if the pass fails, or with the errno of the destroy.
-    pub fn destroy_udp(&self, cookie: u64) -> Result<u64, Error> {
-        let error = |source| Error::Object { what: "iterator over UDP sockets".to_owned(), source };
-        self.write(&scan_types::scan { cookie, ..scan_types::scan::default() }).map_err(error)?;
-        let program = self.object.progs_mut().find(|p| p.name() == OsStr::new("skreap_scan_udp"));
-        let link = program
-            .ok_or_else(|| error(io::ErrorKind::NotFound.into()))?
-            .attach_iter_with_opts(IterOpts::None)
-            .map_err(|e| error(io_error(e)))?;
-        let mut pass = Iter::new(&link).map_err(|e| error(io_error(e)))?;
-        // The programs print nothing: reading is what makes the kernel go on.
-        pass.read_to_end(&mut Vec::new()).map_err(error)?;
-        let scan = self.read().map_err(error)?;
-        match i32::try_from(scan.error) {
-            Ok(errno @ ..0) => Err(error(io::Error::from_raw_os_error(-errno))),
-            _ => Ok(scan.matched),
-        }
+    pub fn destroy_udp(&mut self, cookie: u64) -> Result<u64, Error> {
+        self.request(scan_types::scan_request { cookie, ..scan_types::scan_request::default() })?;
+        let mut hits = Vec::new();
+        self.pass(Protocol::Udp, &mut hits)?;
+        let counts = self.counts()?;
+        let errno = match hits.first() {
+            Some(hit) => hit.errno,
+            None if counts.gone > 0 => libc::ENOENT,
+            None if counts.unsupported > 0 => libc::EOPNOTSUPP,
+            None => return Ok(counts.matched),
+        };
+        Err(object_error("iterator over UDP sockets", io::Error::from_raw_os_error(errno)))
+    }
+
+    fn request(&mut self, request: scan_types::scan_request) -> Result<(), Error> {
+        let scan = scan_types::scan { request, ..scan_types::scan::default() };
+        // SAFETY: scan is made of integers with explicit padding only.
+        let bytes = unsafe {
+            std::slice::from_raw_parts(std::ptr::from_ref(&scan).cast::<u8>(), size_of::<scan_types::scan>())
+        };
+        self.state()
+            .and_then(|map| map.update(&0_u32.to_ne_bytes(), bytes, MapFlags::ANY).map_err(io_error))
+            .map_err(|e| object_error(".bss of the scan", e))
     }
 
     fn state(&self) -> io::Result<libbpf_rs::Map<'_>> {
         let map = self.object.maps().find(|m| m.name().to_string_lossy().ends_with(".bss"));
         map.ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    fn write(&self, scan: &scan_types::scan) -> io::Result<()> {
-        // SAFETY: scan is made of 64-bit integers, without padding.
-        let bytes = unsafe {
-            std::slice::from_raw_parts(std::ptr::from_ref(scan).cast::<u8>(), size_of::<scan_types::scan>())
-        };
-        self.state()?.update(&0_u32.to_ne_bytes(), bytes, MapFlags::ANY).map_err(io_error)
     }
 
     fn read(&self) -> io::Result<scan_types::scan> {
@@ -71,4 +211,8 @@ impl Scan {
         // SAFETY: the value is at least as long as the struct, which is made of integers.
         Ok(unsafe { value.as_ptr().cast::<scan_types::scan>().read_unaligned() })
     }
+}
+
+fn object_error(what: &str, source: io::Error) -> Error {
+    Error::Object { what: what.to_owned(), source }
 }

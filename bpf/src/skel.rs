@@ -22,8 +22,14 @@ mod scan {
     include!(concat!(env!("OUT_DIR"), "/scan.skel.rs"));
 }
 
+/// The load balancer of the tests.
+mod test_lb {
+    include!(concat!(env!("OUT_DIR"), "/test_lb.skel.rs"));
+}
+
 pub(crate) use scan::types as scan_types;
 pub(crate) use skreap::types;
+pub(crate) use test_lb::types as test_lb_types;
 
 /// The compiled programs of the index.
 pub(crate) static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/skreap.bpf.o"));
@@ -33,3 +39,6 @@ pub(crate) static SCAN_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 
 /// The compiled programs that the hooks are compared with.
 pub(crate) static BASELINE_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/baseline.bpf.o"));
+
+/// The compiled load balancer of the tests.
+pub(crate) static TEST_LB_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/test_lb.bpf.o"));

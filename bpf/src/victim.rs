@@ -104,6 +104,37 @@ impl Victim {
         }
     }
 
+    /// Names a socket as sock_diag shows it: a `struct inet_diag_msg` (linux/inet_diag.h) and what follows.
+    /// The relation is [`Relation::Connected`]; the caller has looked at the peer. `None` if it is too short.
+    ///
+    /// `netns` is the cookie of the netns that was asked, `netns_inum` its inode number.
+    #[must_use]
+    pub fn from_inet_diag(message: &[u8], protocol: Protocol, netns: u64, netns_inum: u32) -> Option<Self> {
+        // idiag_family, idiag_state, idiag_timer, idiag_retrans, then struct inet_diag_sockid at offset 4
+        let (&[family, state, ..], id) = message.split_first_chunk::<4>()?;
+        let (id, _) = id.split_first_chunk::<48>()?;
+        let (sport, dport) = ([id[0], id[1]], [id[2], id[3]]);
+        let mut words = id[4..].chunks_exact(4).map(|w| u32::from_ne_bytes([w[0], w[1], w[2], w[3]]));
+        let mut four = || [0; 4].map(|_: u32| words.next().unwrap_or(0));
+        let (saddr, daddr, [ifindex, low, high, _]) = (four(), four(), four());
+        let mut raw = skreap_victim {
+            netns,
+            netns_inum,
+            family,
+            protocol: protocol.number(),
+            state,
+            relation: skreap_relation::SKREAP_CONNECTED.0 as u8,
+            ..skreap_victim::default()
+        };
+        raw.id.sport = u16::from_ne_bytes(sport);
+        raw.id.dport = u16::from_ne_bytes(dport);
+        raw.id.saddr = saddr;
+        raw.id.daddr = daddr;
+        raw.id.ifindex = ifindex;
+        raw.id.cookie = [low, high];
+        Some(Self(raw))
+    }
+
     /// Socket cookie (`SO_COOKIE`).
     #[must_use]
     pub fn cookie(&self) -> u64 {
@@ -198,6 +229,23 @@ impl Victim {
     }
 }
 
+/// Family and address in the form of `abi.h`: network order, IPv4 in the first word.
+pub(crate) fn peer_words(addr: IpAddr) -> (u8, [u32; 4]) {
+    let mut words = [0; 4];
+    match addr {
+        IpAddr::V4(a) => {
+            words[0] = u32::from_ne_bytes(a.octets());
+            (libc::AF_INET as u8, words)
+        }
+        IpAddr::V6(a) => {
+            for (word, octets) in words.iter_mut().zip(a.octets().chunks_exact(4)) {
+                *word = u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]);
+            }
+            (libc::AF_INET6 as u8, words)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,5 +284,17 @@ mod tests {
         assert_eq!(bytes[4..8], [10, 0, 0, 2]);
         assert_eq!(bytes[20..24], [10, 0, 0, 1]);
         assert_eq!(bytes[40..48], [7, 0, 0, 0, 1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn reads_what_sock_diag_shows() {
+        let mut message = vec![2, 1, 0, 0];
+        message.extend(victim().sockid());
+        message.extend([0; 20]);
+        let v = Victim::from_inet_diag(&message, Protocol::Udp, 3, 4).unwrap();
+        assert_eq!(v.sockid(), victim().sockid());
+        assert_eq!((v.cookie(), v.netns(), v.netns_inum()), (0x1_0000_0007, 3, 4));
+        assert_eq!((v.backend(), v.state()), (Some("udp://10.0.0.1:53".parse().unwrap()), 1));
+        assert!(Victim::from_inet_diag(&message[..51], Protocol::Udp, 3, 4).is_none());
     }
 }

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use skreap_bpf::Index;
+use skreap_bpf::{Config, Index};
 use skreap_core::EngineName;
 
-use crate::engine::{Engine, EngineError, Netlink};
+use crate::engine::{Diag, Engine, EngineError, EngineOptions, IndexScan, Iter, Netlink};
 use crate::probe;
 use crate::reaper::Error;
 
@@ -57,19 +57,54 @@ pub struct Decision {
     pub why: String,
 }
 
-/// Decides by trying.
+/// The order of `auto`: what walks one bucket before what scans.
+const AUTO: [EngineName; 4] = [EngineName::Kfunc, EngineName::Netlink, EngineName::Iter, EngineName::Diag];
+
+/// Decides by trying, on a small index of its own.
 #[must_use]
 pub fn decide() -> Decision {
-    let kfunc = probe::lock_taking_kfunc();
-    match probe::sock_destroy() {
-        Ok(_) => Decision {
-            engine: Some(EngineName::Netlink),
-            why: format!(
-                "{}, and SOCK_DESTROY of a private socket works",
-                kfunc.map_or_else(|e| e.detail, |_| "the kfunc engine is not built in".to_owned())
-            ),
-        },
-        Err(e) => Decision { engine: None, why: e.detail },
+    match Index::load(&Config { max_sockets: 16, buckets: 1, ..Config::default() }) {
+        Ok(index) => decide_on(&index),
+        Err(e) => Decision { engine: None, why: e.to_string() },
+    }
+}
+
+fn decide_on(index: &Index) -> Decision {
+    let mut refusals: Vec<String> = Vec::new();
+    for engine in AUTO {
+        match trial(engine, index) {
+            Ok(seen) => {
+                let why = match refusals.join("; ") {
+                    refused if refused.is_empty() => seen,
+                    refused => format!("{refused}, and {seen}"),
+                };
+                return Decision { engine: Some(engine), why };
+            }
+            // The same thing may be missing to several.
+            Err(why) if refusals.contains(&why) => {}
+            Err(why) => refusals.push(why),
+        }
+    }
+    Decision { engine: None, why: refusals.join("; ") }
+}
+
+/// Tries out what an engine stands on; answers what was seen, or what is missing.
+fn trial(engine: EngineName, index: &Index) -> Result<String, String> {
+    let tried = |result: Result<String, probe::Missing>| result.map_err(|m| m.detail);
+    let sock_destroy =
+        || tried(probe::sock_destroy()).map(|_| "SOCK_DESTROY of a private socket works".to_owned());
+    match engine {
+        EngineName::Kfunc => {
+            tried(probe::lock_taking_kfunc())?;
+            Err("the kfunc engine is not built in".to_owned())
+        }
+        EngineName::Netlink | EngineName::IndexScan => {
+            tried(probe::test_run(index))?;
+            sock_destroy()
+        }
+        EngineName::Iter => tried(probe::iterator_destroy()),
+        EngineName::Diag | EngineName::DiagFilter => sock_destroy(),
+        other => Err(format!("this version has no engine {other}")),
     }
 }
 
@@ -78,17 +113,25 @@ pub fn decide() -> Decision {
 /// # Errors
 /// [`Error::Choice`] if the engine that is wanted, or any, does not work here; [`Error::Engine`] if it should
 /// but could not be started.
-pub fn start(wanted: Choice, index: &Index) -> Result<Box<dyn Engine>, Error> {
+pub fn start(wanted: Choice, index: &Index, options: &EngineOptions) -> Result<Box<dyn Engine>, Error> {
     let refused = |why: String| Error::Choice(Refused { wanted, why });
-    match wanted {
-        Choice::Auto | Choice::Named(EngineName::Netlink) => {
-            let decision = decide();
-            if decision.engine.is_none() {
-                return Err(refused(decision.why));
-            }
-            let walker = index.walker().map_err(EngineError::from)?;
-            Ok(Box::new(Netlink::new(walker)?))
+    let engine = match wanted {
+        Choice::Auto => {
+            let decision = decide_on(index);
+            decision.engine.ok_or_else(|| refused(decision.why))?
         }
-        Choice::Named(_) => Err(refused("this version has the engine netlink only".to_owned())),
-    }
+        Choice::Named(engine) => {
+            trial(engine, index).map_err(refused)?;
+            engine
+        }
+    };
+    let walker = || index.walker().map_err(EngineError::from);
+    Ok(match engine {
+        EngineName::Netlink => Box::new(Netlink::new(walker()?)?.with_states(options.states)),
+        EngineName::Iter => Box::new(Iter::new(walker()?, options)?),
+        EngineName::Diag => Box::new(Diag::new(walker()?, options)?),
+        EngineName::DiagFilter => Box::new(Diag::with_filter(walker()?, options)?),
+        EngineName::IndexScan => Box::new(IndexScan::new(walker()?, options.states)?),
+        other => return Err(refused(format!("this version has no engine {other}"))),
+    })
 }

@@ -1,11 +1,16 @@
-//! Reaching a network namespace that is known by cookie and inode number only.
+//! Network namespaces: which there are, and how to reach one known by cookie and inode number only.
 
+use std::collections::HashSet;
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::mem::size_of;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::thread;
 
 /// Identity of a netns, as the walk reads it from a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -98,6 +103,94 @@ fn open_by_inum(inum: u32) -> io::Result<OwnedFd> {
         }
     }
     Err(io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+/// Every netns that a process is in (its first thread, that is) or that has a name in `/run/netns`.
+///
+/// Not shown are those that live by an open descriptor or a socket alone.
+///
+/// # Errors
+/// The errno of reading `/proc`. What disappears meanwhile is left out.
+pub fn shown() -> io::Result<Vec<NetnsId>> {
+    let nsfs = std::fs::metadata("/proc/self/ns/net")?.dev();
+    let processes = std::fs::read_dir("/proc")?
+        .flatten()
+        .filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit))
+        .map(|entry| entry.path().join("ns/net"));
+    let names = std::fs::read_dir("/run/netns").into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut seen = HashSet::new();
+    let mut shown = Vec::new();
+    for path in processes.chain(names) {
+        // Asked without opening: most are a netns that was seen before. A name may be a file without a netns.
+        let Ok(metadata) = std::fs::metadata(&path) else {
+            continue;
+        };
+        if metadata.dev() != nsfs || !seen.insert(metadata.ino()) {
+            continue;
+        }
+        match identify(&path) {
+            Ok(id) => shown.push(id),
+            // Gone meanwhile. If another path shows it, that one may tell.
+            Err(e) => {
+                tracing::debug!(path = %path.display(), "cannot identify netns: {e}");
+                seen.remove(&metadata.ino());
+            }
+        }
+    }
+    Ok(shown)
+}
+
+/// The identity of the netns at a path: by handle where the kernel can (6.18), else by a visit.
+///
+/// # Errors
+/// The errno of the look at the path; `EINVAL` if it is no netns.
+pub fn identify(path: &Path) -> io::Result<NetnsId> {
+    match identify_by_handle(path) {
+        // An older kernel has no handles, or none with a cookie.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EOVERFLOW | libc::EINVAL)) => {
+            identify_by_visit(path)
+        }
+        result => result,
+    }
+}
+
+fn identify_by_handle(path: &Path) -> io::Result<NetnsId> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut handle = NsfsHandle { handle_bytes: 16, handle_type: 0, ns_id: 0, ns_type: 0, ns_inum: 0 };
+    let mut mount = 0;
+    // SAFETY: the path ends with a nul; the handle has room for as many bytes as it says; both outlive the
+    // call.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            std::ptr::from_mut(&mut handle),
+            std::ptr::from_mut::<libc::c_int>(&mut mount),
+            libc::AT_SYMLINK_FOLLOW,
+        )
+    };
+    if ret != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if handle.handle_type != FILEID_NSFS || handle.ns_type != libc::CLONE_NEWNET.cast_unsigned() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    Ok(NetnsId { cookie: handle.ns_id, inum: handle.ns_inum })
+}
+
+fn identify_by_visit(path: &Path) -> io::Result<NetnsId> {
+    let file = File::open(path)?;
+    let inum =
+        u32::try_from(file.metadata()?.ino()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let netns = OwnedFd::from(file);
+    // A thread of its own: setns() must never move a thread that others run on.
+    let visit = thread::Builder::new().name("skreap-netns".to_owned()).spawn(move || {
+        enter(&netns)?;
+        cookie_of_socket(&UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?)
+    })?;
+    let cookie = visit.join().map_err(|_| io::Error::other("the netns thread panicked"))??;
+    Ok(NetnsId { cookie, inum })
 }
 
 /// Moves the calling thread into the netns.

@@ -116,7 +116,8 @@ fn hooks(index: &Index) -> Result<String, Missing> {
     }
 }
 
-fn test_run(index: &Index) -> Result<String, Missing> {
+/// Walks an index once.
+pub(crate) fn test_run(index: &Index) -> Result<String, Missing> {
     let target = Target {
         backend: skreap_core::Backend::new(skreap_core::Protocol::Udp, Ipv4Addr::LOCALHOST.into(), 1)
             .map_err(|e| Missing { detail: e.to_string() })?,
@@ -170,7 +171,8 @@ pub(crate) fn sock_destroy() -> Result<String, Missing> {
     }
 }
 
-fn iterator_destroy() -> Result<String, Missing> {
+/// Destroys a private socket from an iterator.
+pub(crate) fn iterator_destroy() -> Result<String, Missing> {
     let socket = private_socket().map_err(|e| Missing { detail: e.to_string() })?;
     let victim = skreap_bpf::Victim::of_udp_socket(&socket).map_err(|e| Missing { detail: e.to_string() })?;
     match skreap_bpf::probe::iterator_destroy(victim.cookie()) {

@@ -12,7 +12,7 @@ use skreap_core::{Action, EngineName, Event, Phases, Report, Target, Unconnected
 
 use crate::cgroup;
 use crate::choice::{self, Choice};
-use crate::engine::{Engine, EngineError, nanos};
+use crate::engine::{Engine, EngineError, EngineOptions, Scope, StateMask, nanos};
 use crate::listing::Listing;
 
 /// Why a [`Reaper`] could not be made.
@@ -58,6 +58,8 @@ pub struct Builder {
     config: Config,
     engine: Choice,
     unconnected: Unconnected,
+    states: StateMask,
+    scope: Scope,
 }
 
 impl Builder {
@@ -90,6 +92,20 @@ impl Builder {
         self
     }
 
+    /// TCP states whose sockets are destroyed; by default all in which there is something to destroy.
+    #[must_use]
+    pub fn states(mut self, states: StateMask) -> Self {
+        self.states = states;
+        self
+    }
+
+    /// Which netns an engine that scans visits; all by default.
+    #[must_use]
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = scope;
+        self
+    }
+
     /// Loads the programs, attaches the hooks and starts the engine.
     ///
     /// # Errors
@@ -97,7 +113,8 @@ impl Builder {
     pub fn build(self) -> Result<Reaper, Error> {
         let (path, file) = open_cgroup(self.cgroup)?;
         let index = Index::load(&self.config)?;
-        let engine = choice::start(self.engine, &index)?;
+        let options = EngineOptions { cgroup: Some(path.clone()), states: self.states, scope: self.scope };
+        let engine = choice::start(self.engine, &index, &options)?;
         let lister = index.walker()?;
         let hooks = Hooks::attach(&index, file.as_fd())?;
         tracing::info!(cgroup = %path.display(), engine = %engine.name(), max_sockets = index.max_sockets(), "attached");

@@ -1,12 +1,48 @@
 //! Engines: ways to find and destroy the sockets of a target. An engine knows nothing of events or sources.
+//!
+//! | engine | finds | destroys |
+//! |---|---|---|
+//! | [`Netlink`] | walk of one bucket of the index | by exact id, in batches |
+//! | [`Iter`] | BPF iterator over every socket, netns by netns | in the same step |
+//! | [`Diag`] | sock_diag dump of every socket, netns by netns; with or without a filter in the kernel | as netlink |
+//! | [`IndexScan`] | walk of every bucket of the index | as netlink |
+//!
+//! All of them choose the same sockets: those of the indexed cgroup, connected to the backend, in a state of
+//! the [`StateMask`]. Unconnected sockets are known to the index only: a scan asked to destroy them says in
+//! its outcome that it is incomplete.
 
+mod destroy;
+mod diag;
+mod index_scan;
+mod iter;
+mod membership;
 mod netlink;
+mod scope;
+mod states;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use skreap_core::{EngineName, Outcome, Target};
 
+pub use diag::Diag;
+pub use index_scan::IndexScan;
+pub use iter::Iter;
 pub use netlink::Netlink;
+pub use scope::Scope;
+pub use states::{StateMask, UnknownState};
+
+/// What engines are told when they start.
+#[derive(Clone, Debug, Default)]
+pub struct EngineOptions {
+    /// The cgroup2 directory that is indexed: scans leave the sockets of all others alone. `None` means the
+    /// root, in which every socket is.
+    pub cgroup: Option<PathBuf>,
+    /// TCP states whose sockets are victims.
+    pub states: StateMask,
+    /// Which netns a scan visits.
+    pub scope: Scope,
+}
 
 /// Finds the sockets of a target and destroys them.
 pub trait Engine: Send {
@@ -18,6 +54,9 @@ pub trait Engine: Send {
     /// # Errors
     /// [`EngineError`] if the engine could not do its work at all; nothing, or not all, was destroyed then.
     fn run(&mut self, target: &Target) -> Result<Outcome, EngineError>;
+
+    /// Changes which netns are visited from now on; engines that walk the index visit no netns and ignore it.
+    fn set_scope(&mut self, _scope: Scope) {}
 
     /// Called about once a second: lets go of what is only kept for speed.
     fn tidy(&mut self) {}

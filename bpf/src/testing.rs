@@ -1,0 +1,95 @@
+//! What the tests put beside the hooks.
+
+use std::ffi::OsStr;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+
+use libbpf_rs::{MapCore as _, MapFlags, Object, ObjectBuilder};
+use skreap_core::Backend;
+
+use crate::error::{io_error, load_error};
+use crate::hooks::Hooks;
+use crate::skel::{TEST_LB_OBJECT, test_lb_types};
+use crate::{Error, log};
+
+const PROGRAMS: [&str; 4] = ["lb_connect4", "lb_connect6", "lb_sendmsg4", "lb_sendmsg6"];
+const ENTRIES: &str = "lb_entries";
+/// `ENTRIES` of `test_lb.bpf.c`.
+const ENTRIES_MAX: usize = 2;
+
+/// A socket load balancer of at most two entries: it makes a virtual address into a backend when a client
+/// connects or sends. Dropping it detaches it.
+#[derive(Debug)]
+pub struct LoadBalancer {
+    _hooks: Hooks,
+}
+
+impl LoadBalancer {
+    /// Loads it with `entries`, each a virtual address and the backend behind it, of the same protocol and
+    /// family, and attaches it to the cgroup.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for more than two entries, [`Error::Object`] for a pair that does not fit together;
+    /// otherwise as [`Index::load`](crate::Index::load) and [`Hooks::attach`].
+    pub fn attach(entries: &[(Backend, Backend)], cgroup: BorrowedFd<'_>) -> Result<Self, Error> {
+        if entries.len() > ENTRIES_MAX {
+            let value = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+            return Err(Error::Config { what: "entries of the test load balancer", value, range: "0 to 2" });
+        }
+        log::install();
+        drop(log::take_warnings());
+        let open = ObjectBuilder::default().open_memory(TEST_LB_OBJECT).map_err(load_error)?;
+        let object = open.load().map_err(load_error)?;
+        for (i, (vip, backend)) in (0_u32..).zip(entries) {
+            write(&object, i, &entry(*vip, *backend)?)?;
+        }
+        // The links keep the programs, and those the map, when the object is gone.
+        Ok(Self { _hooks: Hooks::attach_programs(&object, &PROGRAMS, cgroup)? })
+    }
+}
+
+fn entry(vip: Backend, backend: Backend) -> Result<test_lb_types::lb_entry, Error> {
+    if vip.protocol() != backend.protocol() || vip.addr().is_ipv4() != backend.addr().is_ipv4() {
+        return Err(object_error(io::ErrorKind::InvalidInput.into()));
+    }
+    Ok(test_lb_types::lb_entry {
+        vip: words(vip.addr()),
+        backend: words(backend.addr()),
+        vip_port: vip.port().to_be(),
+        backend_port: backend.port().to_be(),
+        family: if vip.addr().is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u16,
+        protocol: vip.protocol().number().into(),
+    })
+}
+
+/// An address in network order, IPv4 in the first word.
+fn words(addr: IpAddr) -> [u32; 4] {
+    match addr {
+        IpAddr::V4(v4) => [u32::from_ne_bytes(v4.octets()), 0, 0, 0],
+        IpAddr::V6(v6) => {
+            let mut words = [0; 4];
+            for (word, octets) in words.iter_mut().zip(v6.octets().chunks_exact(4)) {
+                *word = u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]);
+            }
+            words
+        }
+    }
+}
+
+fn write(object: &Object, index: u32, entry: &test_lb_types::lb_entry) -> Result<(), Error> {
+    let map = object.maps().find(|m| m.name() == OsStr::new(ENTRIES));
+    let map = map.ok_or_else(|| object_error(io::ErrorKind::NotFound.into()))?;
+    // SAFETY: lb_entry is made of integers, without padding (its members fill its size).
+    let bytes = unsafe {
+        std::slice::from_raw_parts(
+            std::ptr::from_ref(entry).cast::<u8>(),
+            size_of::<test_lb_types::lb_entry>(),
+        )
+    };
+    map.update(&index.to_ne_bytes(), bytes, MapFlags::ANY).map_err(|e| object_error(io_error(e)))
+}
+
+fn object_error(source: io::Error) -> Error {
+    Error::Object { what: format!("map {ENTRIES}"), source }
+}

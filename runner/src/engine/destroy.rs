@@ -1,0 +1,176 @@
+//! Destroying victims by exact id over netlink, for every engine that lists them first.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use skreap_bpf::Victim;
+use skreap_core::{Incomplete, Outcome, Protocol, SocketTuple, state_name};
+
+use super::EngineError;
+use crate::netns::NetnsId;
+use crate::sock_diag::{DiagSockets, Verdict};
+
+/// How long the diag socket of a netns is kept after its last use.
+const KEEP: Duration = Duration::from_secs(10);
+
+/// Diag sockets, and what is used again from one target to the next.
+#[derive(Debug)]
+pub(super) struct Destroyer {
+    pub(super) diag: DiagSockets,
+    verdicts: Vec<Verdict>,
+}
+
+impl Destroyer {
+    /// # Errors
+    /// [`EngineError::Io`] if the thread that visits namespaces cannot be made.
+    pub(super) fn new() -> Result<Self, EngineError> {
+        let diag = DiagSockets::new(KEEP)
+            .map_err(|source| EngineError::Io { what: "cannot start the netns thread".to_owned(), source })?;
+        Ok(Self { diag, verdicts: Vec::new() })
+    }
+
+    /// Does with the victims what the target asks for: lists them (dry run) or destroys them all.
+    ///
+    /// `again` finds the victims of the target once more; it is called if the kernel could not find some, or
+    /// its answer was lost.
+    pub(super) fn finish(
+        &mut self,
+        dry_run: bool,
+        victims: &mut Vec<Victim>,
+        outcome: &mut Outcome,
+        again: impl FnMut(&mut DiagSockets, &mut Vec<Victim>) -> Result<(), EngineError>,
+    ) {
+        if dry_run {
+            outcome.victims_listed = Some(victims.iter().map(tuple).collect());
+        } else if !victims.is_empty() {
+            let unsettled = self.destroy(victims, outcome);
+            self.settle(victims, outcome, unsettled, again);
+        }
+    }
+
+    /// Destroys the victims; answers those that the kernel could not find, or whose answer was lost.
+    fn destroy(&mut self, victims: &mut [Victim], outcome: &mut Outcome) -> Vec<Unsettled> {
+        let mut unsettled = Vec::new();
+        // One message per netns: sockets of one netns side by side.
+        victims.sort_unstable_by_key(Victim::netns);
+        let groups = || victims.chunk_by(|a, b| a.netns() == b.netns());
+        let unreachable = self.diag.prepare(groups().filter_map(<[Victim]>::first).map(netns_id));
+        let now = Instant::now();
+        for group in groups() {
+            let Some(netns) = group.first().map(Victim::netns) else {
+                continue;
+            };
+            let Some(diag) = self.diag.get(netns, now) else {
+                match unreachable.get(&netns).copied().unwrap_or(libc::EIO) {
+                    // The netns is gone, and its sockets with it.
+                    libc::ESTALE => outcome.skipped.gone += group.len() as u64,
+                    errno => {
+                        outcome.incomplete.insert(Incomplete::NetnsUnreachable);
+                        fail(outcome, group, errno);
+                    }
+                }
+                continue;
+            };
+            self.verdicts.clear();
+            let sent = diag.destroy(group, &mut self.verdicts);
+            for (victim, verdict) in group.iter().zip(&self.verdicts) {
+                match *verdict {
+                    Verdict::Destroyed => outcome.destroyed += 1,
+                    Verdict::Failed(libc::ENOENT) => unsettled.push(Unsettled::not_found(victim)),
+                    Verdict::Failed(errno) => outcome.add_failure(tuple(victim), errno),
+                    Verdict::Unknown => unsettled.push(Unsettled::unanswered(victim)),
+                }
+            }
+            if let Err(e) = sent {
+                let unsent = group.get(self.verdicts.len()..).unwrap_or_default();
+                fail(outcome, unsent, e.raw_os_error().unwrap_or(libc::EIO));
+                self.diag.forget(netns);
+            }
+        }
+        unsettled
+    }
+
+    /// "Not found" has two meanings: the owner has closed the socket, or another socket with the same tuple
+    /// was found first and has another cookie. A second look tells which; as long as that makes progress,
+    /// those that are still there are tried again.
+    fn settle(
+        &mut self,
+        victims: &mut Vec<Victim>,
+        outcome: &mut Outcome,
+        mut unsettled: Vec<Unsettled>,
+        mut again: impl FnMut(&mut DiagSockets, &mut Vec<Victim>) -> Result<(), EngineError>,
+    ) {
+        while !unsettled.is_empty() {
+            victims.clear();
+            if let Err(e) = again(&mut self.diag, victims) {
+                tracing::warn!("cannot look again for {} sockets: {e}", unsettled.len());
+                outcome.incomplete.insert(Incomplete::EngineFailed);
+                for u in &unsettled {
+                    outcome.add_failure(tuple(&u.victim), u.errno);
+                }
+                return;
+            }
+            let asked: HashSet<u64> = unsettled.iter().map(|u| u.victim.cookie()).collect();
+            victims.retain(|v| asked.contains(&v.cookie()));
+            let there: HashSet<u64> = victims.iter().map(Victim::cookie).collect();
+            for u in unsettled.iter().filter(|u| !there.contains(&u.victim.cookie())) {
+                if u.errno == libc::ENOBUFS {
+                    // Destroyed by the request whose answer was lost. (Or closed in this very moment: the
+                    // kernel does not say which.)
+                    outcome.destroyed += 1;
+                } else {
+                    outcome.skipped.gone += 1;
+                }
+            }
+            unsettled = self.destroy(victims, outcome);
+            if unsettled.len() == there.len() {
+                for u in &unsettled {
+                    outcome.add_failure(tuple(&u.victim), u.errno);
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// A victim of which the kernel has not said whether it is dead.
+struct Unsettled {
+    victim: Victim,
+    errno: i32,
+}
+
+impl Unsettled {
+    fn not_found(victim: &Victim) -> Self {
+        Self { victim: *victim, errno: libc::ENOENT }
+    }
+
+    fn unanswered(victim: &Victim) -> Self {
+        Self { victim: *victim, errno: libc::ENOBUFS }
+    }
+}
+
+pub(super) fn netns_id(victim: &Victim) -> NetnsId {
+    NetnsId { cookie: victim.netns(), inum: victim.netns_inum() }
+}
+
+fn fail(outcome: &mut Outcome, victims: &[Victim], errno: i32) {
+    for victim in victims {
+        outcome.add_failure(tuple(victim), errno);
+    }
+}
+
+/// A victim in the words of a report.
+pub(crate) fn tuple(victim: &Victim) -> SocketTuple {
+    SocketTuple {
+        protocol: victim.protocol().unwrap_or(Protocol::Udp),
+        saddr: victim.saddr(),
+        sport: victim.sport(),
+        daddr: victim.daddr(),
+        dport: victim.dport(),
+        ifindex: victim.ifindex(),
+        cookie: victim.cookie(),
+        netns: victim.netns(),
+        netns_inum: victim.netns_inum(),
+        state: state_name(victim.state()).into(),
+    }
+}

@@ -1,0 +1,277 @@
+//! Full scan with sock_diag: dump every netns, choose, destroy each by its exact id.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Instant;
+
+use skreap_bpf::{Victim, Walker};
+use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
+
+use super::destroy::{Destroyer, tuple};
+use super::membership::{Membership, Place};
+use super::scope::Finder;
+use super::{Engine, EngineError, EngineOptions, Scope, StateMask, nanos};
+use crate::netns::NetnsId;
+use crate::sock_diag::{DiagSockets, Dump, DumpEnd, Filter, InetDiag};
+
+/// Netns that are opened in one go.
+const CHUNK: usize = 64;
+/// Netns whose diag sockets are kept from one scan to the next, with descriptor and all.
+const KEEP_MAX: usize = 512;
+/// There only if the kernel has MPTCP.
+const MPTCP: &str = "/proc/sys/net/mptcp/enabled";
+
+/// Engines `diag` and `diag-filter`: a dump of each netns, matched in user space or by bytecode in the
+/// kernel, and `SOCK_DESTROY` for each match.
+#[derive(Debug)]
+pub struct Diag {
+    name: EngineName,
+    finder: Finder,
+    scan: Scan,
+    destroyer: Destroyer,
+    victims: Vec<Victim>,
+}
+
+/// What is the same for every netns and target.
+#[derive(Debug)]
+struct Scan {
+    filter_in_kernel: bool,
+    states: StateMask,
+    mptcp: bool,
+    membership: Option<Membership>,
+    buffer: Vec<u8>,
+}
+
+impl Diag {
+    /// Matched in user space: the whole table crosses the border.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the cgroup cannot be opened, or the thread that visits namespaces cannot be made.
+    pub fn new(walker: Walker, options: &EngineOptions) -> Result<Self, EngineError> {
+        Self::make(EngineName::Diag, walker, options)
+    }
+
+    /// Matched by bytecode in the kernel, as `ss -K dst ADDR dport = PORT` does.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_filter(walker: Walker, options: &EngineOptions) -> Result<Self, EngineError> {
+        Self::make(EngineName::DiagFilter, walker, options)
+    }
+
+    fn make(name: EngineName, walker: Walker, options: &EngineOptions) -> Result<Self, EngineError> {
+        let membership = match &options.cgroup {
+            Some(path) => Membership::new(path)?,
+            None => None,
+        };
+        let scan = Scan {
+            filter_in_kernel: name == EngineName::DiagFilter,
+            states: options.states,
+            mptcp: Path::new(MPTCP).exists(),
+            membership,
+            buffer: Vec::new(),
+        };
+        let finder = Finder::new(walker, options.scope.clone());
+        Ok(Self { name, finder, scan, destroyer: Destroyer::new()?, victims: Vec::new() })
+    }
+}
+
+impl Engine for Diag {
+    fn name(&self) -> EngineName {
+        self.name
+    }
+
+    fn run(&mut self, target: &Target) -> Result<Outcome, EngineError> {
+        let start = Instant::now();
+        let mut outcome = Outcome::new(self.name);
+        if target.unconnected == Unconnected::Destroy {
+            // Nothing but the index remembers where an unconnected socket has sent to.
+            outcome.incomplete.insert(Incomplete::WideUnconnected);
+        }
+        let netns = self.finder.find(target)?;
+        self.victims.clear();
+        let mut undecided = Vec::new();
+        let (diag, scan) = (&mut self.destroyer.diag, &mut self.scan);
+        let missed = scan.all(diag, &netns, &target.backend, &mut self.victims, &mut undecided);
+        outcome.incomplete.extend(missed);
+        if !undecided.is_empty() {
+            // The cgroup was removed, say. What is recorded was in the right one when it connected.
+            let recorded = self.finder.recorded(target)?;
+            undecided.retain(|(victim, _)| {
+                let ours = recorded.contains(&victim.cookie());
+                if ours {
+                    self.victims.push(*victim);
+                }
+                !ours
+            });
+        }
+        let walked = Instant::now();
+        outcome.victims = (self.victims.len() + undecided.len()) as u64;
+        outcome.visited = outcome.victims;
+        self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |diag, victims| {
+            // Only those that were victims before are looked for, so what is undecided does no harm. What is
+            // missed now is taken for gone; the first scan has told why it may have missed some.
+            let mut undecided = Vec::new();
+            scan.all(diag, &netns, &target.backend, victims, &mut undecided);
+            victims.extend(undecided.into_iter().map(|(victim, _)| victim));
+            Ok(())
+        });
+        for (victim, errno) in undecided {
+            if let Some(listed) = &mut outcome.victims_listed {
+                listed.push(tuple(&victim));
+            } else {
+                outcome.add_failure(tuple(&victim), errno);
+            }
+        }
+        outcome.walk_ns = nanos(walked.duration_since(start));
+        outcome.destroy_ns = nanos(walked.elapsed());
+        Ok(outcome)
+    }
+
+    fn set_scope(&mut self, scope: Scope) {
+        self.finder.set_scope(scope);
+    }
+
+    fn tidy(&mut self) {
+        self.destroyer.diag.expire();
+    }
+}
+
+impl Scan {
+    /// Appends the sockets of the backend in these netns to `victims`, and those of which it cannot be said
+    /// whether they belong to the cgroup to `undecided`. Answers why some may be missing.
+    fn all(
+        &mut self,
+        diag: &mut DiagSockets,
+        netns: &[NetnsId],
+        backend: &Backend,
+        victims: &mut Vec<Victim>,
+        undecided: &mut Vec<(Victim, i32)>,
+    ) -> Vec<Incomplete> {
+        let wanted = Wanted::new(backend, self.states);
+        let filter = self.filter_in_kernel.then(|| Filter::destination(backend));
+        let mut missed = Vec::new();
+        let mut found = Vec::new();
+        for chunk in netns.chunks(CHUNK) {
+            let unreachable = diag.prepare(chunk.iter().copied());
+            // The netns is gone, and its sockets with it.
+            let gone = |errno: i32| matches!(errno, libc::ESTALE | libc::ESRCH);
+            for (cookie, &errno) in unreachable.iter().filter(|&(_, &errno)| !gone(errno)) {
+                tracing::warn!(cookie, errno, "cannot open a diag socket in netns");
+                missed.push(Incomplete::NetnsUnreachable);
+            }
+            for &id in chunk.iter().filter(|id| !unreachable.contains_key(&id.cookie)) {
+                found.clear();
+                match self.one(diag, id, &wanted, filter.as_ref(), &mut found, undecided) {
+                    Ok(DumpEnd::Complete) => {}
+                    Ok(DumpEnd::Interrupted) => missed.push(Incomplete::DumpInterrupted),
+                    Err(e) => {
+                        tracing::warn!(cookie = id.cookie, inum = id.inum, "cannot dump netns: {e}");
+                        missed.push(Incomplete::NetnsUnreachable);
+                        diag.forget(id.cookie);
+                    }
+                }
+                if found.is_empty() && diag.len() > KEEP_MAX {
+                    diag.forget(id.cookie);
+                }
+                victims.append(&mut found);
+            }
+        }
+        missed
+    }
+
+    /// One netns.
+    fn one(
+        &mut self,
+        diag: &mut DiagSockets,
+        id: NetnsId,
+        wanted: &Wanted,
+        filter: Option<&Filter>,
+        found: &mut Vec<Victim>,
+        undecided: &mut Vec<(Victim, i32)>,
+    ) -> std::io::Result<DumpEnd> {
+        let socket = diag.get(id.cookie, Instant::now()).ok_or(std::io::ErrorKind::NotConnected)?;
+        let look_for_mptcp = self.mptcp && wanted.protocol == Protocol::Tcp;
+        let mut end = DumpEnd::Complete;
+        for &family in wanted.families {
+            let dump = Dump {
+                family,
+                protocol: wanted.protocol,
+                states: wanted.states,
+                filter,
+                // Only matches come back from a filter, so this costs nothing for all others.
+                info: look_for_mptcp && filter.is_some(),
+            };
+            let ended = socket.dump(&dump, &mut self.buffer, |message| {
+                if !wanted.matches(&message) || message.is_mptcp_subflow() {
+                    return;
+                }
+                let victim = Victim::from_inet_diag(message.bytes(), wanted.protocol, id.cookie, id.inum);
+                let Some(victim) = victim else {
+                    return;
+                };
+                let place = match (&mut self.membership, message.cgroup()) {
+                    (Some(membership), Some(cgroup)) => membership.place(cgroup),
+                    (Some(_), None) => Place::Unknown(libc::ENOTSUP),
+                    (None, _) => Place::Inside,
+                };
+                match place {
+                    Place::Inside => found.push(victim),
+                    Place::Outside => {}
+                    Place::Unknown(errno) => undecided.push((victim, errno)),
+                }
+            })?;
+            if ended == DumpEnd::Interrupted {
+                end = ended;
+            }
+        }
+        if look_for_mptcp && filter.is_none() && !found.is_empty() {
+            socket.remove_mptcp_subflows(found, &mut self.buffer)?;
+        }
+        Ok(end)
+    }
+}
+
+/// The sockets of a backend, in the terms of `struct inet_diag_msg`.
+struct Wanted {
+    protocol: Protocol,
+    families: &'static [u8],
+    states: u32,
+    dport: [u8; 2],
+    /// In sockets of family `AF_INET`.
+    ipv4: Option<[u8; 4]>,
+    /// In sockets of family `AF_INET6`.
+    ipv6: [u8; 16],
+}
+
+impl Wanted {
+    fn new(backend: &Backend, states: StateMask) -> Self {
+        const IPV4: u8 = libc::AF_INET as u8;
+        const IPV6: u8 = libc::AF_INET6 as u8;
+        let (families, ipv4, ipv6): (&[u8], _, _) = match backend.addr() {
+            // A v6 socket reaches an IPv4 backend by its v4-mapped address.
+            IpAddr::V4(a) => (&[IPV4, IPV6], Some(a.octets()), a.to_ipv6_mapped().octets()),
+            IpAddr::V6(a) => (&[IPV6], None, a.octets()),
+        };
+        let states = match backend.protocol() {
+            Protocol::Tcp => states.bits(),
+            // UDP sockets with a peer
+            Protocol::Udp => 1 << 1,
+        };
+        let dport = backend.port().to_be_bytes();
+        Self { protocol: backend.protocol(), families, states, dport, ipv4, ipv6 }
+    }
+
+    fn matches(&self, message: &InetDiag<'_>) -> bool {
+        if message.dport_be() != self.dport {
+            return false;
+        }
+        let daddr = message.daddr();
+        let same = if i32::from(message.family()) == libc::AF_INET6 {
+            daddr == self.ipv6
+        } else {
+            self.ipv4.is_some_and(|ipv4| daddr.starts_with(&ipv4))
+        };
+        same && message.has_owner()
+    }
+}

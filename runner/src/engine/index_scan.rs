@@ -1,0 +1,120 @@
+//! One pass over the whole index: what the index is worth without its key.
+//!
+//! Stands for the ways to see the sockets of all netns at once that have been discussed for the kernel
+//! (iterators over all netns, or over socket storage).
+
+use std::time::Instant;
+
+use skreap_bpf::{Relation, Victim, Walker};
+use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
+
+use super::destroy::Destroyer;
+use super::{Engine, EngineError, StateMask, nanos};
+
+/// Engine `index-scan`: every bucket, matched in user space, exact-id `SOCK_DESTROY` in batches.
+#[derive(Debug)]
+pub struct IndexScan {
+    walker: Walker,
+    destroyer: Destroyer,
+    victims: Vec<Victim>,
+    states: StateMask,
+}
+
+/// Candidates that are no victims.
+#[derive(Default)]
+struct Left {
+    unconnected: u64,
+    state: u64,
+    stale: u64,
+    /// Unconnected, and nobody knows any more where it has sent to.
+    unnamed: u64,
+}
+
+impl IndexScan {
+    /// # Errors
+    /// [`EngineError::Io`] if the thread that visits namespaces cannot be made.
+    pub fn new(walker: Walker, states: StateMask) -> Result<Self, EngineError> {
+        Ok(Self { walker, destroyer: Destroyer::new()?, victims: Vec::new(), states })
+    }
+}
+
+impl Engine for IndexScan {
+    fn name(&self) -> EngineName {
+        EngineName::IndexScan
+    }
+
+    fn run(&mut self, target: &Target) -> Result<Outcome, EngineError> {
+        let start = Instant::now();
+        let mut outcome = Outcome::new(EngineName::IndexScan);
+        self.victims.clear();
+        let left = scan(&mut self.walker, target, self.states, &mut self.victims)?;
+        // A walk of the one bucket tells what the scan cannot see: which sockets have left the backend they are
+        // recorded under, and whether the index knows all of it. Next to the scan it costs nothing.
+        let counts = self.walker.walk(target, &mut Vec::new())?;
+        let walked = Instant::now();
+        if counts.incomplete_full {
+            outcome.incomplete.insert(Incomplete::IndexFull);
+        }
+        if target.unconnected == Unconnected::Destroy && (counts.incomplete_unconnected || left.unnamed > 0) {
+            outcome.incomplete.insert(Incomplete::WideUnconnected);
+        }
+        outcome.victims = self.victims.len() as u64;
+        outcome.skipped.unconnected = left.unconnected;
+        outcome.skipped.moved_on = counts.moved_on;
+        outcome.skipped.no_peer = counts.no_peer;
+        outcome.skipped.state = left.state;
+        outcome.skipped.stale = left.stale;
+        outcome.visited = outcome.victims + outcome.skipped.total();
+        let (walker, states) = (&mut self.walker, self.states);
+        self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |_, victims| {
+            scan(walker, target, states, victims)?;
+            Ok(())
+        });
+        outcome.walk_ns = nanos(walked.duration_since(start));
+        outcome.destroy_ns = nanos(walked.elapsed());
+        Ok(outcome)
+    }
+
+    fn tidy(&mut self) {
+        self.destroyer.diag.expire();
+    }
+}
+
+/// Appends the victims of the target to `victims`.
+fn scan(
+    walker: &mut Walker,
+    target: &Target,
+    states: StateMask,
+    victims: &mut Vec<Victim>,
+) -> Result<Left, EngineError> {
+    let mut left = Left::default();
+    walker.walk_all(|batch| {
+        for victim in batch {
+            match victim.relation() {
+                Relation::Connected if is_of(victim, &target.backend) => {
+                    if victim.protocol_number() == Protocol::Tcp.number() && !states.contains(victim.state())
+                    {
+                        left.state += 1;
+                    } else {
+                        victims.push(*victim);
+                    }
+                }
+                Relation::Unconnected => match victim.backend() {
+                    None => left.unnamed += 1,
+                    Some(backend) if backend != target.backend => {}
+                    Some(_) if target.unconnected == Unconnected::Destroy => victims.push(*victim),
+                    Some(_) => left.unconnected += 1,
+                },
+                // Recorded under some backend that it has left; which, is not told.
+                Relation::Connected | Relation::MovedOn | Relation::NoPeer => {}
+                Relation::Stale => left.stale += 1,
+            }
+        }
+    })?;
+    Ok(left)
+}
+
+/// The port first: it tells most sockets apart, and this runs for every one in the index.
+fn is_of(victim: &Victim, backend: &Backend) -> bool {
+    victim.dport() == backend.port() && victim.backend() == Some(*backend)
+}

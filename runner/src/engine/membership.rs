@@ -1,0 +1,124 @@
+//! Which sockets belong to the cgroup that is indexed, for scans that see all.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use super::EngineError;
+use crate::cgroup;
+
+/// Inode number, and so cgroup id, of the root of the hierarchy.
+const ROOT: u64 = 1;
+/// `FILEID_KERNFS` (linux/exportfs.h).
+const FILEID_KERNFS: libc::c_int = 0xfe;
+
+/// `struct file_handle` with the payload of kernfs.
+#[repr(C)]
+struct KernfsHandle {
+    handle_bytes: u32,
+    handle_type: libc::c_int,
+    id: u64,
+}
+
+/// Where a cgroup is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is the one that is indexed, or below it.
+    Inside,
+    /// It is elsewhere.
+    Outside,
+    /// It cannot be said (positive errno). `ESTALE`: it was removed, and only sockets remember it.
+    Unknown(i32),
+}
+
+/// The id of a cgroup directory; `None` for the root of the hierarchy, in which every socket is.
+///
+/// # Errors
+/// [`EngineError::Io`] if the directory cannot be looked at.
+pub(super) fn id_of(path: &Path) -> Result<Option<u64>, EngineError> {
+    let metadata = fs::metadata(path)
+        .map_err(|source| EngineError::Io { what: format!("cgroup {}", path.display()), source })?;
+    Ok((metadata.ino() != ROOT).then(|| metadata.ino()))
+}
+
+/// Tells the sockets of one cgroup, and of those below it, by the cgroup id that sock_diag shows.
+#[derive(Debug)]
+pub(super) struct Membership {
+    directory: File,
+    id: u64,
+    device: u64,
+    // Ids are never used twice and cgroups never move, so an answer stays true.
+    known: HashMap<u64, Place>,
+}
+
+impl Membership {
+    /// `None` for the root: every socket belongs to it.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] if the directory cannot be opened.
+    pub(super) fn new(path: &Path) -> Result<Option<Self>, EngineError> {
+        let error = |source| EngineError::Io { what: format!("cgroup {}", path.display()), source };
+        let directory = cgroup::open(path).map_err(error)?;
+        let metadata = directory.metadata().map_err(error)?;
+        let (id, device) = (metadata.ino(), metadata.dev());
+        Ok((id != ROOT).then(|| Self { directory, id, device, known: HashMap::new() }))
+    }
+
+    /// Where the cgroup with this id is.
+    pub(super) fn place(&mut self, cgroup: u64) -> Place {
+        if cgroup == self.id {
+            return Place::Inside;
+        }
+        if let Some(&place) = self.known.get(&cgroup) {
+            return place;
+        }
+        let place = match self.is_below(cgroup) {
+            Ok(true) => Place::Inside,
+            Ok(false) => Place::Outside,
+            Err(e) => Place::Unknown(e.raw_os_error().unwrap_or(libc::EIO)),
+        };
+        self.known.insert(cgroup, place);
+        place
+    }
+
+    /// Goes from the cgroup up to the root and looks whether it meets the indexed one.
+    fn is_below(&self, cgroup: u64) -> io::Result<bool> {
+        let directory = self.open(cgroup)?;
+        let mut path = format!("/proc/self/fd/{}", directory.as_raw_fd());
+        loop {
+            path.push_str("/..");
+            let metadata = fs::metadata(&path)?;
+            if metadata.dev() != self.device {
+                // Above the mount of the hierarchy, or of the part of it that is mounted.
+                return Ok(false);
+            }
+            match metadata.ino() {
+                id if id == self.id => return Ok(true),
+                ROOT => return Ok(false),
+                _ => {}
+            }
+        }
+    }
+
+    fn open(&self, cgroup: u64) -> io::Result<OwnedFd> {
+        let mut handle = KernfsHandle { handle_bytes: 8, handle_type: FILEID_KERNFS, id: cgroup };
+        const { assert!(size_of::<KernfsHandle>() == 16) };
+        // SAFETY: the handle is a complete file_handle of the size it states, and outlives the call.
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_open_by_handle_at,
+                self.directory.as_raw_fd(),
+                std::ptr::from_mut(&mut handle),
+                libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC,
+            )
+        };
+        match libc::c_int::try_from(fd) {
+            // SAFETY: a fresh descriptor that nobody else owns.
+            Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}

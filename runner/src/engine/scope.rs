@@ -1,0 +1,94 @@
+//! Which network namespaces a scan visits.
+
+use std::collections::{BTreeMap, HashSet};
+
+use skreap_bpf::{Victim, Walker};
+use skreap_core::{Target, Unconnected};
+
+use super::EngineError;
+use super::destroy::netns_id;
+use crate::netns::{self, NetnsId};
+
+/// Which network namespaces a scan visits. Engines that walk the index need none: it covers all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Every netns that this machine shows (`/proc/PID/ns/net`, `/run/netns`), and those that nothing shows
+    /// but the index knows to hold sockets of the target (such as a netns that lives by a socket alone).
+    /// Listing them is part of the time of each scan.
+    #[default]
+    All,
+    /// These only: what a scan costs to someone who knows where to look. [`Scope::known`] finds them with the
+    /// index; that is not part of the time of a scan, which such a measurement must say.
+    Known(Vec<NetnsId>),
+}
+
+impl Scope {
+    /// The netns that hold sockets recorded under the target: a walk of its bucket that destroys nothing.
+    ///
+    /// # Errors
+    /// [`EngineError::Walk`] if the index cannot be walked.
+    pub fn known(walker: &mut Walker, target: &Target) -> Result<Self, EngineError> {
+        let mut victims = Vec::new();
+        walker.walk(&everything(target), &mut victims)?;
+        let mut known: Vec<NetnsId> = victims.iter().map(netns_id).collect();
+        known.sort_unstable();
+        known.dedup();
+        Ok(Self::Known(known))
+    }
+}
+
+fn everything(target: &Target) -> Target {
+    Target { unconnected: Unconnected::Destroy, dry_run: true, ..*target }
+}
+
+/// Lists the netns of a scope.
+#[derive(Debug)]
+pub(super) struct Finder {
+    walker: Walker,
+    scope: Scope,
+    victims: Vec<Victim>,
+}
+
+impl Finder {
+    pub(super) fn new(walker: Walker, scope: Scope) -> Self {
+        Self { walker, scope, victims: Vec::new() }
+    }
+
+    pub(super) fn set_scope(&mut self, scope: Scope) {
+        self.scope = scope;
+    }
+
+    /// Cookies of the sockets recorded under the target.
+    ///
+    /// # Errors
+    /// [`EngineError::Walk`] if the index cannot be walked.
+    pub(super) fn recorded(&mut self, target: &Target) -> Result<HashSet<u64>, EngineError> {
+        self.victims.clear();
+        self.walker.walk(&everything(target), &mut self.victims)?;
+        Ok(self.victims.iter().map(Victim::cookie).collect())
+    }
+
+    /// The netns to visit for this target.
+    ///
+    /// # Errors
+    /// [`EngineError`] if `/proc` cannot be read or the index cannot be walked.
+    pub(super) fn find(&mut self, target: &Target) -> Result<Vec<NetnsId>, EngineError> {
+        if let Scope::Known(known) = &self.scope {
+            return Ok(known.clone());
+        }
+        let shown = netns::shown().map_err(|source| EngineError::Io {
+            what: "cannot list the netns in /proc".to_owned(),
+            source,
+        })?;
+        let mut all: BTreeMap<u64, NetnsId> = shown.into_iter().map(|id| (id.cookie, id)).collect();
+        self.victims.clear();
+        let counts = self.walker.walk(&everything(target), &mut self.victims)?;
+        let mut add = |victims: &[Victim]| all.extend(victims.iter().map(|v| (v.netns(), netns_id(v))));
+        add(&self.victims);
+        if counts.incomplete_full {
+            // The index lacks sockets of this target. Where, nobody knows: all it has heard of is looked at.
+            self.walker.walk_all(|victims| add(victims))?;
+        }
+        Ok(all.into_values().collect())
+    }
+}

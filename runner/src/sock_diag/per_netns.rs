@@ -1,0 +1,136 @@
+//! One diag socket for each netns.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::DiagSocket;
+use crate::netns::{self, NetnsId};
+
+type Opened = Vec<(NetnsId, io::Result<DiagSocket>)>;
+
+/// One diag socket per netns, opened when first needed.
+///
+/// An open diag socket keeps its netns alive, so it is kept for a short time only: long enough for a burst
+/// of events, not long enough to matter to who deletes a netns.
+#[derive(Debug)]
+pub struct DiagSockets {
+    kept: HashMap<u64, (DiagSocket, Instant)>,
+    keep: Duration,
+    ask: Option<Sender<Vec<NetnsId>>>,
+    answer: Receiver<Opened>,
+    opener: Option<thread::JoinHandle<()>>,
+}
+
+impl DiagSockets {
+    /// `keep`: how long an unused socket (and with it the netns) is kept.
+    ///
+    /// # Errors
+    /// The errno of making the thread, or of opening the own netns.
+    pub fn new(keep: Duration) -> io::Result<Self> {
+        let (ask, asked) = bounded::<Vec<NetnsId>>(1);
+        let (reply, answer) = bounded(1);
+        let home = netns::current()?;
+        // A thread of its own: setns() must never move a thread that others run on.
+        let opener = thread::Builder::new().name("skreap-netns".to_owned()).spawn(move || {
+            for ids in asked {
+                let opened = ids.into_iter().map(|id| (id, open_in(id))).collect();
+                // The thread's own place keeps a netns alive as well.
+                if let Err(e) = netns::enter(&home) {
+                    tracing::error!("cannot go back to the own netns: {e}");
+                }
+                if reply.send(opened).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { kept: HashMap::new(), keep, ask: Some(ask), answer, opener: Some(opener) })
+    }
+
+    /// Opens what is missing; answers the netns that could not be opened, and why.
+    pub fn prepare(&mut self, ids: impl Iterator<Item = NetnsId>) -> HashMap<u64, i32> {
+        let missing: Vec<NetnsId> = ids.filter(|id| !self.kept.contains_key(&id.cookie)).collect();
+        let mut failed = HashMap::new();
+        if missing.is_empty() {
+            return failed;
+        }
+        let all = missing.clone();
+        let sent = self.ask.as_ref().is_some_and(|ask| ask.send(missing).is_ok());
+        let opened = if sent { self.answer.recv().unwrap_or_default() } else { Vec::new() };
+        let now = Instant::now();
+        for (id, result) in opened {
+            match result {
+                Ok(socket) => {
+                    self.kept.insert(id.cookie, (socket, now));
+                }
+                Err(e) => {
+                    failed.insert(id.cookie, e.raw_os_error().unwrap_or(libc::EIO));
+                }
+            }
+        }
+        for id in all {
+            if !self.kept.contains_key(&id.cookie) {
+                failed.entry(id.cookie).or_insert(libc::EIO);
+            }
+        }
+        failed
+    }
+
+    /// The socket of a netns that was prepared.
+    pub fn get(&mut self, cookie: u64, now: Instant) -> Option<&mut DiagSocket> {
+        let (socket, used) = self.kept.get_mut(&cookie)?;
+        *used = now;
+        Some(socket)
+    }
+
+    /// Forgets the socket of a netns, after an error of its own.
+    pub fn forget(&mut self, cookie: u64) {
+        self.kept.remove(&cookie);
+    }
+
+    /// Closes what was not used for `keep`.
+    pub fn expire(&mut self) {
+        let now = Instant::now();
+        let keep = self.keep;
+        self.kept.retain(|_, (_, used)| now.duration_since(*used) < keep);
+    }
+
+    /// How many netns have an open socket.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// True if no netns has an open socket.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+}
+
+impl Drop for DiagSockets {
+    fn drop(&mut self) {
+        self.ask = None;
+        if let Some(opener) = self.opener.take()
+            && opener.join().is_err()
+        {
+            tracing::error!("the netns thread panicked");
+        }
+    }
+}
+
+/// Opens a diag socket in the netns, and makes sure it is that one and not a successor with its number.
+fn open_in(id: NetnsId) -> io::Result<DiagSocket> {
+    let fd: OwnedFd = netns::open(id)?;
+    netns::enter(&fd)?;
+    let diag = DiagSocket::open()?;
+    match netns::cookie_of_socket(&diag.socket.as_raw_fd()) {
+        Ok(cookie) if cookie == id.cookie => Ok(diag),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::ESTALE)),
+        Err(e) => Err(e),
+    }
+}
