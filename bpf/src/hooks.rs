@@ -37,6 +37,14 @@ impl Hooks {
         self.links.iter().filter_map(|link| link.info().ok()).map(|info| info.prog_id).collect()
     }
 
+    /// Attaches one hook only, to try whether the kernel takes it.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn attach_one(index: &Index, name: &str, cgroup: BorrowedFd<'_>) -> Result<Self, Error> {
+        Self::attach_programs(index.object(), &[name], cgroup)
+    }
+
     pub(crate) fn attach_programs(
         object: &Object,
         names: &[&str],

@@ -38,8 +38,8 @@ pub fn serve(reaper: &mut Reaper, sources: &[Source], stop: &Stop) -> io::Result
     failed
 }
 
-/// Answers jobs until all senders are gone.
-fn work(reaper: &mut Reaper, jobs: &Receiver<Job>) {
+/// Answers jobs until all senders are gone: what [`serve`] does, for a program with sources of its own.
+pub fn work(reaper: &mut Reaper, jobs: &Receiver<Job>) {
     let mut tidied = Instant::now();
     loop {
         match jobs.recv_timeout(TIDY) {

@@ -14,6 +14,7 @@
 pub mod cgroup;
 pub mod choice;
 pub mod daemon;
+pub mod demo;
 pub mod engine;
 pub mod lab;
 pub mod listing;

@@ -59,6 +59,15 @@ fn missing<T>(detail: impl Into<String>) -> Result<T, Missing> {
     Err(Missing { detail: detail.into() })
 }
 
+/// Each hook, and the program that is attached to it.
+const HOOKS: [(&str, &str); 5] = [
+    ("cgroup/connect4", "skreap_connect4"),
+    ("cgroup/connect6", "skreap_connect6"),
+    ("cgroup/sendmsg4", "skreap_sendmsg4"),
+    ("cgroup/sendmsg6", "skreap_sendmsg6"),
+    ("cgroup/sock_release", "skreap_sock_release"),
+];
+
 /// Probes everything.
 #[must_use]
 pub fn all() -> Findings {
@@ -72,13 +81,15 @@ pub fn all() -> Findings {
     match Index::load(&Config { max_sockets: 16, buckets: 1, ..Config::default() }) {
         Ok(index) => {
             features.push(finding("BPF programs", true, Ok("loaded".to_owned())));
-            features.push(finding("cgroup hooks", true, hooks(&index)));
+            for (feature, program) in HOOKS {
+                features.push(finding(feature, true, hook(&index, program)));
+            }
             features.push(finding("SYSCALL test_run", true, test_run(&index)));
         }
         Err(e) => features.push(finding("BPF programs", true, missing(e.to_string()))),
     }
     features.push(finding("bpf_sock_destroy in iterators", false, iterator_destroy()));
-    features.push(finding("SOCK_DESTROY", true, sock_destroy()));
+    features.push(finding("SOCK_DESTROY", false, sock_destroy()));
     features.push(finding("lock-taking kfunc", false, lock_taking_kfunc()));
     let decision = choice::decide();
     Findings { kernel: kernel_release(), features, engine: decision.engine, why: decision.why }
@@ -107,11 +118,11 @@ fn cgroup2() -> Result<String, Missing> {
     }
 }
 
-fn hooks(index: &Index) -> Result<String, Missing> {
+fn hook(index: &Index, program: &str) -> Result<String, Missing> {
     let path = cgroup::root().map_err(|e| Missing { detail: e.to_string() })?;
     let dir = cgroup::open(&path).map_err(|e| Missing { detail: format!("{}: {e}", path.display()) })?;
-    match Hooks::attach(index, dir.as_fd()) {
-        Ok(_attached_for_a_moment) => Ok("connect4, connect6, sendmsg4, sendmsg6, sock_release".to_owned()),
+    match Hooks::attach_one(index, program, dir.as_fd()) {
+        Ok(_attached_for_a_moment) => Ok("attached to the root cgroup and detached".to_owned()),
         Err(e) => missing(e.to_string()),
     }
 }

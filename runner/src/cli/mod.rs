@@ -1,6 +1,7 @@
 //! The command line: arguments, exit codes, and one file per command.
 
 mod client;
+mod demo;
 mod index;
 mod probe;
 mod reap;
@@ -53,6 +54,9 @@ enum Command {
     /// Send one backend-deleted event to a running `serve`
     #[command(after_help = EXIT_CODES)]
     Reap(reap::Args),
+    /// Show all of it: namespaces, servers, clients; delete a server, see exactly its sockets destroyed
+    #[command(after_help = EXIT_CODES)]
+    Demo(demo::Args),
 }
 
 /// How a command ended, other than well.
@@ -60,6 +64,8 @@ enum Command {
 enum Failure {
     /// It was done, and what was asked for did not succeed; the output says so.
     Reported,
+    /// It was asked for in a way that makes no sense.
+    Misused(anyhow::Error),
     /// It could not be done.
     Failed(anyhow::Error),
     /// It cannot be done on this kernel or with these privileges.
@@ -69,10 +75,10 @@ enum Failure {
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(e: E) -> Self {
         let e = e.into();
-        if e.downcast_ref::<skreap::Error>().is_some_and(skreap::Error::cannot) {
-            Self::Cannot(e)
-        } else {
-            Self::Failed(e)
+        match e.downcast_ref::<skreap::Error>() {
+            Some(skreap::Error::Bpf(skreap::bpf::Error::Config { .. })) => Self::Misused(e),
+            Some(error) if error.cannot() => Self::Cannot(e),
+            _ => Self::Failed(e),
         }
     }
 }
@@ -86,11 +92,13 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Index(args) => index::run(args),
         Command::Reap(args) => reap::run(args),
+        Command::Demo(args) => demo::run(args),
     };
     let (code, error) = match result {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Reported) => return ExitCode::from(1),
         Err(Failure::Failed(e)) => (1, e),
+        Err(Failure::Misused(e)) => (2, e),
         Err(Failure::Cannot(e)) => (3, e),
     };
     // The reader of our output may have had enough; that is not an error worth a word.

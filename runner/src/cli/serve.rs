@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use skreap::bpf::Config;
+use skreap::cgroup;
 use skreap::choice::Choice;
 use skreap::core::Unconnected;
 use skreap::source::{Source, Stop};
@@ -44,15 +45,17 @@ pub(super) struct ReaperArgs {
 }
 
 impl ReaperArgs {
-    pub(super) fn build(&self) -> Result<Reaper, skreap::Error> {
+    pub(super) fn build(&self) -> Result<Reaper, Failure> {
         let mut builder = Reaper::builder()
             .engine(self.engine)
             .unconnected(self.unconnected)
             .config(Config { max_sockets: self.max_sockets, buckets: self.buckets, ..Config::default() });
         if let Some(path) = &self.cgroup {
+            // A wrong name is a mistake (1); only a system without any cgroup2 is one that cannot (3).
+            cgroup::open(path).with_context(|| format!("--cgroup {}", path.display()))?;
             builder = builder.cgroup(path);
         }
-        builder.build()
+        Ok(builder.build()?)
     }
 }
 
