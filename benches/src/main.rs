@@ -1,3 +1,27 @@
-//! The `skreap-bench` command.
+//! The `skreap-bench` command: what a targeted walk, the full scans, the hooks and the index cost.
 
-fn main() {}
+mod cli;
+mod experiment;
+mod grid;
+mod histogram;
+mod hooks;
+mod machine;
+mod measure;
+mod memory;
+mod order;
+mod progress;
+mod ratio;
+mod report;
+mod results;
+mod run;
+mod stats;
+mod stop;
+mod world;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // The clients of a world are this program, started once more.
+    skreap::lab::become_client_if_asked();
+    cli::main()
+}

@@ -1,0 +1,197 @@
+//! The command line.
+
+use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+use skreap::core::Protocol;
+use skreap::lab;
+use tracing_subscriber::EnvFilter;
+
+use crate::experiment;
+use crate::grid::{Axes, Preset, Tables};
+use crate::hooks;
+use crate::measure::Kind;
+use crate::memory;
+use crate::report;
+use crate::run::{self, Plan};
+use crate::stop::Stop;
+
+/// Exit status after a signal, as shells have it.
+const STOPPED: u8 = 130;
+
+/// Measures what a targeted walk, the full scans, the hooks and the index cost on this machine.
+///
+/// Everything happens in network namespaces and cgroups of its own, which are removed at the end.
+#[derive(Debug, Parser)]
+#[command(version, name = "skreap-bench")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure every engine, interleaved, in worlds of real sockets.
+    Run(RunArgs),
+    /// Draw tables and plots (results.md, report.html) from the results.json of a run.
+    Report {
+        /// The directory of the run.
+        directory: PathBuf,
+    },
+    /// Measure what the hooks cost the applications.
+    Hooks(hooks::Options),
+    /// Bytes per tracked socket.
+    Memory {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Try something once and show what happens.
+    #[command(subcommand)]
+    Experiment(Experiment),
+}
+
+#[derive(Debug, Subcommand)]
+enum Experiment {
+    /// An unreachable route for the backend in place of a reap: what its clients see over the next seconds.
+    UnreachableRoute(experiment::Options),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Set of worlds; the other options replace its axes.
+    #[arg(long, value_enum, default_value = "quick")]
+    preset: Preset,
+    /// Protocols: udp, tcp.
+    #[arg(long, value_delimiter = ',')]
+    proto: Vec<Protocol>,
+    /// Numbers of network namespaces.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=4096))]
+    netns: Vec<u32>,
+    /// Numbers of client sockets in all.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    sockets: Vec<u32>,
+    /// Numbers of sockets that are connected to the backend that is gone.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=15_000))]
+    victims: Vec<u32>,
+    /// Whose hash tables the sockets are in.
+    #[arg(long, value_delimiter = ',', value_enum)]
+    tables: Vec<Tables>,
+    /// Engines: kfunc, netlink, iter, diag, diag-filter, index-scan, and netlink-cold, floor. All if not
+    /// given; those that cannot run here are left out, and the result says why.
+    #[arg(long, value_delimiter = ',')]
+    engines: Vec<Kind>,
+    /// Measured rounds: a full scan runs once in each, the others five times.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+    /// Where results.json, the histograms and the report go.
+    #[arg(long, default_value = "bench-out")]
+    out: PathBuf,
+}
+
+/// Runs the command of this process's command line.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    match execute(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if run::was_stopped(&error) => {
+            eprintln!("{}", error.root_cause());
+            ExitCode::from(STOPPED)
+        }
+        Err(error) => {
+            eprintln!("skreap-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<()> {
+    match command {
+        Command::Run(args) => execute_run(args),
+        Command::Report { directory } => report::write(&directory),
+        Command::Hooks(options) => hooks::run(&options, &prepared()?),
+        Command::Memory { json } => memory::run(json),
+        Command::Experiment(Experiment::UnreachableRoute(options)) => experiment::run(&options, &prepared()?),
+    }
+}
+
+/// Takes signals, and removes what a run that was killed has left.
+fn prepared() -> Result<Stop> {
+    let stop = Stop::on_signals()?;
+    let swept = lab::sweep().context("look for what an earlier run has left behind")?;
+    for path in &swept.removed {
+        tracing::info!("removed {}, left behind by a run that was killed", path.display());
+    }
+    Ok(stop)
+}
+
+fn execute_run(args: RunArgs) -> Result<()> {
+    let stop = prepared()?;
+    let axes = Axes {
+        proto: args.proto,
+        netns: args.netns,
+        sockets: args.sockets,
+        victims: args.victims,
+        tables: args.tables,
+    };
+    let plan = Plan {
+        worlds: args.preset.worlds(&axes),
+        kinds: if args.engines.is_empty() { Kind::all() } else { args.engines },
+        rounds: args.rounds.map_or(args.preset.rounds(), |rounds| rounds as usize),
+    };
+    let done = run::run(&plan, &args.out, &stop);
+    if let Err(error) = &done
+        && !run::was_stopped(error)
+    {
+        done?;
+        return Ok(());
+    }
+    report::write(&args.out)?;
+    println!("{}", args.out.join(report::MARKDOWN).display());
+    println!("{}", args.out.join(report::HTML).display());
+    done.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lists_are_separated_by_commas() {
+        let cli = Cli::try_parse_from([
+            "skreap-bench",
+            "run",
+            "--proto",
+            "udp,tcp",
+            "--netns",
+            "1,10",
+            "--tables",
+            "per-netns",
+            "--engines",
+            "netlink,floor",
+        ])
+        .unwrap();
+        let Command::Run(args) = cli.command else { panic!("not run") };
+        assert_eq!(args.netns, [1, 10]);
+        assert_eq!(args.proto, [Protocol::Udp, Protocol::Tcp]);
+        assert_eq!(args.tables, [Tables::PerNetns]);
+        assert_eq!(args.engines.len(), 2);
+    }
+}

@@ -1,0 +1,235 @@
+//! `skreap-bench hooks`: what the hooks cost the applications.
+//!
+//! The same work is timed without any program, with programs that do nothing, with a baseline that records
+//! as Cilium does, and with the hooks of skreap: all four in each round, each round beginning with another.
+
+mod case;
+mod cpu;
+mod load;
+mod member;
+mod programs;
+mod table;
+mod variant;
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use skreap::bpf::{Config, Index};
+use skreap::lab::{Cgroup, Netns};
+
+use crate::machine::Machine;
+use crate::progress::Progress;
+use crate::stats::Quartiles;
+use crate::stop::Stop;
+
+use case::Case;
+use load::Site;
+use member::Member;
+use variant::Variant;
+
+/// After a detach: lets the kernel free programs and maps before the next one is timed.
+const SETTLE: Duration = Duration::from_millis(5);
+/// The part of a batch that runs untimed before each timed one.
+const WARM_UP: u32 = 10;
+
+/// Options of the command.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Measured rounds.
+    #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Numbers of threads, all on one backend.
+    #[arg(long, value_delimiter = ',', default_value = "1,2", value_parser = clap::value_parser!(u32).range(1..=64))]
+    threads: Vec<u32>,
+    /// Only these cases.
+    #[arg(long, value_delimiter = ',', value_enum)]
+    cases: Vec<Case>,
+}
+
+/// One kind of work with one variant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The work.
+    pub case: Case,
+    /// How many threads did it at the same time.
+    pub threads: u32,
+    /// Which programs were attached.
+    pub variant: Variant,
+    /// Time for the work / time without programs, of the same round. Above 1 is slower.
+    pub ratio_to_off: Quartiles,
+    /// Time in our programs for one operation, nanoseconds, measured apart from the rest.
+    pub program_ns: f64,
+    /// Time for one operation, nanoseconds; of all threads together.
+    pub operation_ns: Quartiles,
+    /// Throughput / throughput without programs: the inverse of `ratio_to_off.p50`.
+    pub throughput_to_off: f64,
+}
+
+/// What `--json` prints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Where it was run.
+    pub machine: Machine,
+    /// Rounds that count.
+    pub rounds: u32,
+    /// Case by case.
+    pub cases: Vec<Row>,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// When the kernel lacks something, or the user stops.
+pub fn run(options: &Options, stop: &Stop) -> Result<()> {
+    let cases = if options.cases.is_empty() { Case::ALL.to_vec() } else { options.cases.clone() };
+    let netns = Netns::create("hooks")?;
+    let cgroup = Cgroup::create("hooks")?;
+    let index = Index::load(&Config::default()).context("load the index")?;
+    // Before the cgroup in the order of drops: it cannot be removed while this process is a member.
+    let _member = Member::of(&cgroup)?;
+    let bench = Bench { cgroup: cgroup.open()?, index, rounds: options.rounds };
+    let steps = cases.len() * options.threads.len() * (options.rounds as usize + 2);
+    let progress = Progress::new(steps as u64);
+    // A thread inside: every socket is of this netns, and its lo has no filter rules.
+    let rows = netns.run(|| -> Result<Vec<Row>> {
+        let site = Site::open().context("open the backends of the hook benchmark")?;
+        let mut rows = Vec::new();
+        for &case in &cases {
+            for &threads in &options.threads {
+                progress.case(&format!("{}, {threads} threads", case.name()));
+                rows.extend(bench.measure(case, threads, &site, &progress, stop)?);
+            }
+        }
+        Ok(rows)
+    })??;
+    drop(progress);
+    let report = Report { machine: Machine::here(), rounds: options.rounds, cases: rows };
+    if options.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{}", table::text(&report));
+    }
+    Ok(())
+}
+
+struct Bench {
+    cgroup: OwnedFd,
+    index: Index,
+    rounds: u32,
+}
+
+impl Bench {
+    fn measure(
+        &self,
+        case: Case,
+        threads: u32,
+        site: &Site,
+        progress: &Progress,
+        stop: &Stop,
+    ) -> Result<Vec<Row>> {
+        let count = Variant::ALL.len();
+        let mut times = vec![Vec::new(); count];
+        // Round 0 does not count.
+        for round in 0..=self.rounds as usize {
+            for turn in 0..count {
+                stop.check()?;
+                let index = (turn + round) % count;
+                let (Some(&variant), Some(times)) = (Variant::ALL.get(index), times.get_mut(index)) else {
+                    continue;
+                };
+                let ns = self.time(variant, case, threads, site)?;
+                if round > 0 {
+                    times.push(ns);
+                }
+            }
+            progress.step();
+        }
+        let programs = self.program_times(case, threads, site)?;
+        progress.step();
+        Ok(rows(case, threads, &times, &programs))
+    }
+
+    /// Nanoseconds of one operation with this variant attached.
+    fn time(&self, variant: Variant, case: Case, threads: u32, site: &Site) -> Result<f64> {
+        let hooks = variant.attach(&self.index, self.cgroup.as_fd())?;
+        let elapsed = load::batch(case, site, threads, case.operations() / WARM_UP, case.operations())?;
+        drop(hooks);
+        thread::sleep(SETTLE);
+        Ok(elapsed.as_nanos() as f64 / f64::from(case.operations() * threads))
+    }
+
+    /// For each variant the nanoseconds in its programs for one operation, by the kernel's own statistics.
+    fn program_times(&self, case: Case, threads: u32, site: &Site) -> Result<Vec<f64>> {
+        // On as long as the descriptor is open; they cost time themselves, so no other time is taken.
+        let _statistics = programs::enable_statistics()?;
+        Variant::ALL
+            .iter()
+            .map(|variant| {
+                let Some(hooks) = variant.attach(&self.index, self.cgroup.as_fd())? else { return Ok(0.0) };
+                load::batch(case, site, threads, 0, case.operations() / WARM_UP)?;
+                let before = programs::run_time_ns(&hooks)?;
+                load::batch(case, site, threads, 0, case.operations())?;
+                let after = programs::run_time_ns(&hooks)?;
+                Ok(after.saturating_sub(before) as f64 / f64::from(case.operations() * threads))
+            })
+            .collect()
+    }
+}
+
+/// `times`: for each variant, in the order of [`Variant::ALL`], the nanoseconds of each round.
+fn rows(case: Case, threads: u32, times: &[Vec<f64>], programs: &[f64]) -> Vec<Row> {
+    let Some(off) = times.first() else { return Vec::new() };
+    Variant::ALL
+        .iter()
+        .zip(times)
+        .zip(programs)
+        .map(|((&variant, times), &program_ns)| {
+            let ratios: Vec<f64> = times.iter().zip(off).map(|(time, off)| time / off).collect();
+            let ratio_to_off = Quartiles::of(&ratios);
+            Row {
+                case,
+                threads,
+                variant,
+                ratio_to_off,
+                program_ns,
+                operation_ns: Quartiles::of(times),
+                throughput_to_off: 1.0 / ratio_to_off.p50,
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_taken_round_by_round() {
+        // The machine was twice as slow in the second round.
+        let times = [vec![100.0, 200.0], vec![110.0, 220.0], vec![150.0, 300.0], vec![105.0, 210.0]];
+        let rows = rows(Case::UdpConnectClose, 1, &times, &[0.0, 10.0, 50.0, 20.0]);
+        let medians: Vec<f64> = rows.iter().map(|row| row.ratio_to_off.p50).collect();
+        assert_eq!(medians, [1.0, 1.1, 1.5, 1.05]);
+        assert_eq!(rows[2].program_ns, 50.0);
+    }
+
+    #[test]
+    fn shape_of_the_json() {
+        let times = [vec![100.0], vec![125.0], vec![200.0], vec![100.0]];
+        let rows = rows(Case::UdpSendto, 2, &times, &[0.0, 1.5, 2.0, 3.0]);
+        assert_eq!(
+            serde_json::to_string(&rows[1]).unwrap(),
+            concat!(
+                r#"{"case":"udp-sendto","threads":2,"variant":"empty","#,
+                r#""ratio_to_off":{"p25":1.25,"p50":1.25,"p75":1.25},"program_ns":1.5,"#,
+                r#""operation_ns":{"p25":125.0,"p50":125.0,"p75":125.0},"throughput_to_off":0.8}"#,
+            )
+        );
+    }
+}

@@ -1,0 +1,38 @@
+//! The one place where engines are made.
+
+use anyhow::{Context as _, Result};
+use skreap::bpf::{Config, Index};
+use skreap::choice::{self, Choice};
+use skreap::core::EngineName;
+use skreap::engine::{Engine, EngineOptions, Scope};
+use skreap::netns::NetnsId;
+
+use crate::world::World;
+
+/// Starts an engine. `netns`: where a full scan has to look.
+///
+/// A full scan is given this list in place of `Scope::All`, with which it would first search /proc for
+/// namespaces, and it is told of no cgroup, whose sockets it would have to tell from others: it does nothing
+/// but scan. All engines have the same TCP state mask, the default one.
+///
+/// # Errors
+/// When it does not work on this kernel; the message says why.
+pub fn start(name: EngineName, world: &World, netns: &[NetnsId]) -> Result<Box<dyn Engine>> {
+    let options = EngineOptions { scope: Scope::Known(netns.to_vec()), ..EngineOptions::default() };
+    let wanted = Choice::Named(name);
+    let engine = if is_scan(name) {
+        // A scan holds a walker, for what the list above spares it. An index has slots for four walkers, and
+        // there are more scans than that, so each is given an index of its own: an empty one.
+        let index = Index::load(&Config { max_sockets: 1, buckets: 1, ..Config::default() })
+            .context("load an index for a scan")?;
+        choice::start(wanted, &index, &options)?
+    } else {
+        choice::start(wanted, world.index(), &options)?
+    };
+    Ok(engine)
+}
+
+/// True for a full scan of what the kernel has, which can be told to look at some netns only.
+pub fn is_scan(name: EngineName) -> bool {
+    matches!(name, EngineName::Iter | EngineName::Diag | EngineName::DiagFilter)
+}

@@ -1,0 +1,210 @@
+//! What is measured: the engines, and what no engine can be faster than.
+
+mod engines;
+mod floor;
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use skreap::core::EngineName;
+use skreap::engine::Engine;
+
+use crate::order::Pace;
+use crate::ratio::{COLD, FLOOR};
+use crate::results::Scope;
+use crate::world::World;
+
+use floor::Floor;
+
+/// What can be asked for on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An engine of the service, as it runs in the daemon: what it keeps between events is kept.
+    Engine(EngineName),
+    /// Engine `netlink` for the first event after a pause, when it keeps nothing.
+    Cold,
+    /// One empty walk, and the same destroys by exact id.
+    Floor,
+}
+
+impl Kind {
+    /// Everything, targeted first.
+    pub fn all() -> Vec<Self> {
+        let engines = EngineName::ALL.map(Self::Engine);
+        engines.into_iter().chain([Self::Cold, Self::Floor]).collect()
+    }
+
+    fn is_scan(self) -> bool {
+        matches!(self, Self::Engine(name) if engines::is_scan(name))
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Engine(name) => name.fmt(f),
+            Self::Cold => f.pad(COLD),
+            Self::Floor => f.pad(FLOOR),
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            COLD => Ok(Self::Cold),
+            FLOOR => Ok(Self::Floor),
+            _ => text
+                .parse()
+                .map(Self::Engine)
+                .map_err(|e: skreap::core::UnknownName| format!("{e}, {COLD}, {FLOOR}")),
+        }
+    }
+}
+
+/// How long one run took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sample {
+    /// From the call to its return, nanoseconds.
+    pub total_ns: u64,
+    /// Finding.
+    pub walk_ns: u64,
+    /// Destroying.
+    pub destroy_ns: u64,
+    /// How many sockets the engine says it has destroyed.
+    pub destroyed: u64,
+}
+
+enum State {
+    Warm(Box<dyn Engine>),
+    Cold(Option<Box<dyn Engine>>),
+    Floor(Box<Floor>),
+}
+
+/// One column of the result.
+pub struct Measure {
+    name: String,
+    scope: Scope,
+    pace: Pace,
+    state: State,
+}
+
+/// What can be measured with `victims` victims in this world, and what cannot and why.
+pub fn all(world: &World, kinds: &[Kind], victims: u32) -> (Vec<Measure>, Vec<(Kind, anyhow::Error)>) {
+    let (mut measures, mut refused) = (Vec::new(), Vec::new());
+    let everywhere = world.victim_netns(victims).len() == world.all_netns().len();
+    for &kind in kinds {
+        let mut scopes = vec![Scope::All];
+        // With victims in every netns the two are the same.
+        if kind.is_scan() && !everywhere {
+            scopes.push(Scope::Known);
+        }
+        for scope in scopes {
+            match Measure::new(world, kind, scope, victims) {
+                Ok(measure) => measures.push(measure),
+                Err(error) => refused.push((kind, error)),
+            }
+        }
+    }
+    (measures, refused)
+}
+
+impl Measure {
+    fn new(world: &World, kind: Kind, scope: Scope, victims: u32) -> Result<Self> {
+        let netns = match scope {
+            Scope::All => world.all_netns(),
+            Scope::Known => world.victim_netns(victims),
+        };
+        let state = match kind {
+            Kind::Engine(name) => State::Warm(engines::start(name, world, &netns)?),
+            Kind::Cold => {
+                // Only to see whether it can be had.
+                drop(engines::start(EngineName::Netlink, world, &netns)?);
+                State::Cold(None)
+            }
+            Kind::Floor => State::Floor(Box::new(Floor::new()?)),
+        };
+        let name = match &state {
+            State::Warm(engine) => engine.name().to_string(),
+            State::Cold(_) | State::Floor(_) => kind.to_string(),
+        };
+        Ok(Self { name, scope, pace: if kind.is_scan() { Pace::Slow } else { Pace::Fast }, state })
+    }
+
+    /// The engine's own name, or that of the measure.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Which netns it looks at.
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// How often it runs.
+    pub fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    /// What must be done before the clock starts.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    pub fn prepare(&mut self, world: &World) -> Result<()> {
+        match &mut self.state {
+            State::Warm(_) => Ok(()),
+            State::Cold(engine) => {
+                *engine = Some(engines::start(EngineName::Netlink, world, &world.all_netns())?);
+                Ok(())
+            }
+            State::Floor(floor) => floor.prepare(world),
+        }
+    }
+
+    /// Destroys the victims.
+    ///
+    /// # Errors
+    /// When the engine could not do its work at all.
+    pub fn run(&mut self, world: &World) -> Result<Sample> {
+        let target = world.target()?;
+        let engine = match &mut self.state {
+            State::Warm(engine) => engine,
+            State::Cold(engine) => engine.as_mut().context("run before prepare")?,
+            State::Floor(floor) => return floor.run(),
+        };
+        let start = Instant::now();
+        let outcome = engine.run(&target)?;
+        let total_ns = nanos(start.elapsed());
+        if let State::Cold(engine) = &mut self.state {
+            *engine = None;
+        }
+        Ok(Sample {
+            total_ns,
+            walk_ns: outcome.walk_ns,
+            destroy_ns: outcome.destroy_ns,
+            destroyed: outcome.destroyed,
+        })
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_agree() {
+        for kind in Kind::all() {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        assert_eq!(Kind::all().len(), 8);
+        assert!("auto".parse::<Kind>().unwrap_err().ends_with("index-scan, netlink-cold, floor"));
+    }
+}

@@ -1,0 +1,118 @@
+//! `skreap-bench memory`: what the index takes for each socket it can track.
+//!
+//! All of it is taken when the index is loaded, so no socket needs to be opened: there is no BPF storage,
+//! map entry or allocation that comes with a socket.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use skreap::bpf::{Config, Index};
+
+use crate::machine::Machine;
+use crate::ratio::grouped;
+
+/// Numbers of sockets that are looked at.
+const SOCKETS: [u32; 3] = [10_000, 100_000, 1_000_000];
+
+/// What one index takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// Sockets that always find room.
+    pub sockets: u32,
+    /// Bytes of all maps: nodes, records, buckets, counters, emit buffers, constants.
+    pub bytes: u64,
+    /// What the kernel says that the same maps take (`memlock` in fdinfo), rounded up to pages.
+    pub kernel_bytes: u64,
+}
+
+/// What `--json` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Where it was run.
+    pub machine: Machine,
+    /// By number of sockets.
+    pub cases: Vec<Row>,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// When an index of that size cannot be loaded.
+pub fn run(json: bool) -> Result<()> {
+    let cases = SOCKETS.into_iter().map(measure).collect::<Result<_>>()?;
+    let report = Report { machine: Machine::here(), cases };
+    if json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{}", text(&report));
+    }
+    Ok(())
+}
+
+fn measure(sockets: u32) -> Result<Row> {
+    let index = Index::load(&Config { max_sockets: sockets, ..Config::default() })
+        .with_context(|| format!("load an index for {sockets} sockets"))?;
+    Ok(Row { sockets, bytes: index.map_bytes()?, kernel_bytes: charged()? })
+}
+
+/// Bytes of all maps that this process has a descriptor of, as the kernel counts them.
+fn charged() -> Result<u64> {
+    let mut maps = BTreeMap::new();
+    for entry in fs::read_dir("/proc/self/fdinfo").context("list /proc/self/fdinfo")? {
+        // The descriptor of the listing itself is gone by now.
+        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+        if let Some((id, bytes)) = map_and_memlock(&text) {
+            maps.insert(id, bytes);
+        }
+    }
+    Ok(maps.values().sum())
+}
+
+/// `map_id` and `memlock` of the fdinfo of a map; `None` for other descriptors.
+fn map_and_memlock(fdinfo: &str) -> Option<(u32, u64)> {
+    let field = |name: &str| {
+        fdinfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+    };
+    Some((field("map_id")?.parse().ok()?, field("memlock")?.parse().ok()?))
+}
+
+fn text(report: &Report) -> String {
+    let mut text = format!(
+        "{:>10} {:>14} {:>9} {:>16} {:>13}\n",
+        "sockets", "bytes", "MiB", "kernel's count", "bytes/socket"
+    );
+    for row in &report.cases {
+        let each = row.bytes as f64 / f64::from(row.sockets);
+        let mib = row.bytes as f64 / f64::from(1 << 20);
+        text.push_str(&format!(
+            "{:>10} {:>14} {mib:>9.1} {:>16} {each:>13.1}\n",
+            grouped(row.sockets.into()),
+            grouped(row.bytes),
+            grouped(row.kernel_bytes),
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_fdinfo_of_maps_only() {
+        let map = "pos:\t0\nmap_type:\t2\nmap_id:\t17\nmemlock:\t4096\nfrozen:\t0\n";
+        assert_eq!(map_and_memlock(map), Some((17, 4096)));
+        assert_eq!(map_and_memlock("pos:\t0\nprog_id:\t3\nmemlock:\t4096\n"), None);
+    }
+
+    #[test]
+    fn shape_of_the_json() {
+        let row = Row { sockets: 10_000, bytes: 5, kernel_bytes: 4096 };
+        assert_eq!(
+            serde_json::to_string(&row).unwrap(),
+            r#"{"sockets":10000,"bytes":5,"kernel_bytes":4096}"#
+        );
+    }
+}

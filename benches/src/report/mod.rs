@@ -1,0 +1,63 @@
+//! `skreap-bench report`: tables and plots, drawn from `results.json` and nothing else.
+
+mod charts;
+mod html;
+mod markdown;
+mod scale;
+mod series;
+mod tables;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::results::{Results, write_whole};
+
+/// File name of the tables.
+pub const MARKDOWN: &str = "results.md";
+/// File name of the page with plots.
+pub const HTML: &str = "report.html";
+
+/// Reads `results.json` of the directory and writes `results.md` and `report.html` beside it.
+///
+/// # Errors
+/// When there is no result, or a file cannot be written.
+pub fn write(directory: &Path) -> Result<()> {
+    let results = Results::read(directory)?;
+    write_whole(&directory.join(MARKDOWN), markdown::page(&results).as_bytes())?;
+    write_whole(&directory.join(HTML), html::page(&results)?.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::tests::case;
+
+    #[test]
+    fn written_from_results_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let cases = vec![
+            case("netlink", 1_000, 10, 30_000),
+            case("netlink", 100_000, 10, 31_000),
+            case("iter", 1_000, 10, 6_000_000),
+            case("iter", 100_000, 10, 620_000_000),
+        ];
+        Results { cases, ..Results::default() }.write(directory.path()).unwrap();
+        write(directory.path()).unwrap();
+        let markdown = std::fs::read_to_string(directory.path().join(MARKDOWN)).unwrap();
+        assert!(markdown.contains("19,999"), "{markdown}");
+        let html = std::fs::read_to_string(directory.path().join(HTML)).unwrap();
+        assert_eq!(html.matches("<svg").count(), 3);
+        assert!(
+            !html.contains("http://")
+                || html.matches("http://").count() == html.matches("www.w3.org").count()
+        );
+    }
+
+    #[test]
+    fn an_empty_result_is_a_page_too() {
+        let directory = tempfile::tempdir().unwrap();
+        Results::default().write(directory.path()).unwrap();
+        write(directory.path()).unwrap();
+    }
+}

@@ -1,0 +1,248 @@
+//! `skreap-bench run`: builds the worlds, measures every engine in each, keeps what was measured.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::grid::WorldSpec;
+use crate::histogram;
+use crate::machine::Machine;
+use crate::measure::{self, Kind, Measure, Sample};
+use crate::order::{self, Pace};
+use crate::progress::Progress;
+use crate::ratio::duration;
+use crate::results::{Case, Raw, Results, write_whole};
+use crate::stats::Percentiles;
+use crate::stop::{Stop, Stopped};
+use crate::world::{World, check_memory, index_size};
+
+/// How often a fast measure runs in each round.
+const REPEATS: usize = 5;
+/// Between the making of the victims and the run: lets the kernel free what was closed before.
+const SETTLE: Duration = Duration::from_millis(2);
+/// A case is given up after so many runs that killed not exactly the victims.
+const MAX_REJECTED: usize = 3;
+
+/// What to run.
+#[derive(Debug)]
+pub struct Plan {
+    /// Worlds, in this order.
+    pub worlds: Vec<WorldSpec>,
+    /// Engines.
+    pub kinds: Vec<Kind>,
+    /// Measured rounds; one more goes before them and does not count.
+    pub rounds: usize,
+}
+
+/// Runs the plan and writes `results.json` and the histograms into `out` after every case.
+///
+/// # Errors
+/// When a world cannot be built, an engine destroys what is no victim, or the user stops. Finished cases
+/// are in `out` in every case.
+pub fn run(plan: &Plan, out: &Path, stop: &Stop) -> Result<Results> {
+    fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
+    check_memory(&plan.worlds)?;
+    let mut results = Results { machine: Machine::here(), ..Results::default() };
+    results.write(out)?;
+    let max_sockets = index_size(&plan.worlds);
+    let progress = Progress::new(steps(plan));
+    for spec in &plan.worlds {
+        progress.case(&format!("{spec}: opening sockets"));
+        let built = Instant::now();
+        let mut world =
+            World::build(spec, max_sockets).with_context(|| format!("build the world of {spec}"))?;
+        for &victims in &spec.victims {
+            let alive = spec.sockets - victims;
+            world.fill(alive, stop).with_context(|| format!("open the sockets of {spec}"))?;
+            tracing::info!("{spec}: {alive} sockets and {victims} victims after {:.1?}", built.elapsed());
+            let (measures, refused) = measure::all(&world, &plan.kinds, victims);
+            for (kind, why) in refused {
+                results.refuse(&kind.to_string(), format!("{why:#}"));
+            }
+            let mut bench = Bench { world: &mut world, spec, victims, columns: columns(measures) };
+            progress.case(&format!("{spec}, {victims} victims"));
+            bench.measure(plan.rounds, &progress, stop).with_context(|| format!("measure {spec}"))?;
+            results.cases.extend(bench.finish());
+            results.write(out)?;
+            write_histograms(&results.cases, out)?;
+        }
+    }
+    Ok(results)
+}
+
+/// One measure and its samples.
+struct Column {
+    measure: Measure,
+    raw: Raw,
+    rejected: usize,
+}
+
+fn columns(measures: Vec<Measure>) -> Vec<Column> {
+    measures.into_iter().map(|measure| Column { measure, raw: Raw::default(), rejected: 0 }).collect()
+}
+
+/// One world with one number of victims.
+struct Bench<'a> {
+    world: &'a mut World,
+    spec: &'a WorldSpec,
+    victims: u32,
+    columns: Vec<Column>,
+}
+
+impl Bench<'_> {
+    fn measure(&mut self, rounds: usize, progress: &Progress, stop: &Stop) -> Result<()> {
+        let paces: Vec<Pace> = self.columns.iter().map(|column| column.measure.pace()).collect();
+        // Round 0 warms up; every measure runs once in it.
+        for round in 0..=rounds {
+            let repeats = if round == 0 { 1 } else { REPEATS };
+            for index in order::of_round(&paces, round, repeats) {
+                stop.check()?;
+                self.sample(index, round > 0, progress)?;
+                progress.step();
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the victims, lets one measure destroy them, and counts that if exactly they have died.
+    fn sample(&mut self, index: usize, counts: bool, progress: &Progress) -> Result<()> {
+        let Some(column) = self.columns.get_mut(index) else { bail!("there is no measure {index}") };
+        let name = column.measure.name().to_owned();
+        let start = Instant::now();
+        self.world.raise_victims(self.victims)?;
+        let raised = Instant::now();
+        column.measure.prepare(self.world).with_context(|| format!("prepare {name}"))?;
+        thread::sleep(SETTLE);
+        let ready = Instant::now();
+        let sample = column.measure.run(self.world).with_context(|| format!("run {name}"))?;
+        let ran = Instant::now();
+        let mut verdict = self.world.verify(self.spec.sockets - self.victims)?;
+        self.world.bury_victims()?;
+        tracing::debug!(
+            "{name}: victims {:.1?}, prepare {:.1?}, run {:.1?}, verify {:.1?}",
+            raised - start,
+            ready - raised,
+            ran - ready,
+            ran.elapsed()
+        );
+        if verdict.is_ok() && sample.destroyed != u64::from(self.victims) {
+            verdict = Err(format!("it says that it destroyed {}", sample.destroyed));
+        }
+        match verdict {
+            Ok(()) if counts => column.raw.push(sample),
+            Ok(()) => {}
+            Err(why) => {
+                column.rejected += 1;
+                tracing::warn!("{}, {} victims, {name}: does not count: {why}", self.spec, self.victims);
+                if column.rejected > MAX_REJECTED {
+                    bail!("{name} does not destroy exactly the victims: {why}");
+                }
+            }
+        }
+        progress.note(format!("{name} {}", duration(Percentiles::of(&column.raw.total_ns).p50)));
+        Ok(())
+    }
+
+    fn finish(self) -> Vec<Case> {
+        let table_entries = self.world.table_entries();
+        self.columns
+            .into_iter()
+            .map(|Column { measure, raw, rejected }| Case {
+                engine: measure.name().to_owned(),
+                proto: self.spec.proto,
+                netns: self.spec.netns,
+                sockets: self.spec.sockets,
+                victims: self.victims,
+                tables: self.spec.tables,
+                scope: measure.scope(),
+                samples: raw.total_ns.len(),
+                rejected,
+                table_entries,
+                total_ns: Percentiles::of(&raw.total_ns),
+                walk_ns: Percentiles::of(&raw.walk_ns),
+                destroy_ns: Percentiles::of(&raw.destroy_ns),
+                raw,
+            })
+            .collect()
+    }
+}
+
+impl Raw {
+    fn push(&mut self, sample: Sample) {
+        self.total_ns.push(sample.total_ns);
+        self.walk_ns.push(sample.walk_ns);
+        self.destroy_ns.push(sample.destroy_ns);
+    }
+}
+
+/// How many samples there will be, for the progress line: engines may be refused, so it is an upper bound.
+fn steps(plan: &Plan) -> u64 {
+    let worlds: usize = plan.worlds.iter().map(|spec| spec.victims.len()).sum();
+    (worlds * plan.kinds.len() * (1 + plan.rounds * REPEATS.div_ceil(2))) as u64
+}
+
+/// One `.hgrm` for each case, and all of them in `histograms.hlog`.
+fn write_histograms(cases: &[Case], out: &Path) -> Result<()> {
+    let directory = out.join("hgrm");
+    fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+    let mut all = Vec::with_capacity(cases.len());
+    for case in cases.iter().filter(|case| case.samples > 0) {
+        let histogram = histogram::of(&case.raw.total_ns)?;
+        let name = file_name(case);
+        write_whole(
+            &directory.join(format!("{name}.hgrm")),
+            histogram::percentile_distribution(&histogram).as_bytes(),
+        )?;
+        all.push((name, histogram));
+    }
+    let log = histogram::interval_log(all.iter().map(|(name, histogram)| (name.as_str(), histogram)))?;
+    write_whole(&out.join("histograms.hlog"), &log)
+}
+
+/// Names a case without blanks: `udp-100ns-100000-shared-v10-iter-all`.
+fn file_name(case: &Case) -> String {
+    format!(
+        "{}-{}ns-{}-{}-v{}-{}-{}",
+        case.proto,
+        case.netns,
+        case.sockets,
+        case.tables.name(),
+        case.victims,
+        case.engine,
+        case.scope.name()
+    )
+}
+
+/// True if the error is only that the user has stopped.
+pub fn was_stopped(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<Stopped>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::tests::case;
+
+    #[test]
+    fn histograms_are_files_of_their_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let empty = Case { samples: 0, ..case("iter", 10, 1, 9) };
+        write_histograms(&[case("netlink", 1000, 10, 5000), empty], directory.path()).unwrap();
+        let names: Vec<_> = fs::read_dir(directory.path().join("hgrm"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert_eq!(names, ["udp-100ns-1000-shared-v10-netlink-all.hgrm"]);
+        let log = fs::read_to_string(directory.path().join("histograms.hlog")).unwrap();
+        assert_eq!(log.lines().filter(|line| line.starts_with("Tag=")).count(), 1);
+    }
+
+    #[test]
+    fn a_stop_is_told_from_a_failure() {
+        assert!(was_stopped(&anyhow::Error::from(Stopped).context("measure")));
+        assert!(!was_stopped(&anyhow::anyhow!("no memory")));
+    }
+}
