@@ -9,7 +9,7 @@ BUILD  = target/release
 # What the build needs beyond git, make and a Rust toolchain
 PACKAGES = clang-19 gcc libc6-dev libelf-dev make pkg-config zlib1g-dev
 
-.PHONY: all build deps demo test fmt clippy unit kernel-tests docs clean help
+.PHONY: all bench build deps deps-vm demo kmod kmod-install test test-vm fmt clippy unit kernel-tests docs clean help
 
 all: build
 
@@ -51,9 +51,39 @@ docs:
 
 # Real sockets, processes and namespaces on the running kernel.
 kernel-tests:
-	$(CARGO) test --locked --release --package skreap --test kernel --no-run
-	$(CARGO) build --locked --release --package skreap
+	$(CARGO) test --locked --release --package skreap --test kernel --test cli --no-run
+	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --test cli
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --test kernel
+
+# A quick run of the benchmark kit; tables and plots in target/bench.
+bench: build
+	$(SUDO) $(BUILD)/skreap-bench run --preset quick --out target/bench
+	@echo "tables and plots: target/bench/results.md, target/bench/report.html"
+
+# Beyond PACKAGES, for kmod and test-vm
+VM_PACKAGES = $(shell sed '/^\#/d' tests/vm/packages)
+VERSION     = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+DKMS_SOURCE = /usr/src/skreap-$(VERSION)
+
+# The kfunc module for the running kernel, or KDIR=/path/to/headers; fails if the module has no BTF.
+kmod:
+	$(MAKE) -C bpf/kmod $(if $(KDIR),KDIR=$(KDIR)) OUT=$(CURDIR)/target/kmod
+
+# Needs Debian's dkms and the kernel's headers.
+kmod-install:
+	$(SUDO) install -d $(DKMS_SOURCE)
+	$(SUDO) install -m 644 bpf/kmod/Kbuild bpf/kmod/Makefile bpf/kmod/skreap.c bpf/kmod/compat.h bpf/include/kfunc.h $(DKMS_SOURCE)
+	sed 's/#MODULE_VERSION#/$(VERSION)/' bpf/kmod/dkms.conf | $(SUDO) tee $(DKMS_SOURCE)/dkms.conf >/dev/null
+	$(SUDO) dkms install --force skreap/$(VERSION)
+	$(SUDO) modprobe skreap
+	@test -e /sys/kernel/btf/skreap || { echo "skreap is loaded, but the kernel refused its BTF: see dmesg" >&2; exit 1; }
+
+deps-vm: deps
+	@$(MAKE) --no-print-directory deps PACKAGES='$(VM_PACKAGES)'
+
+# The kfunc module on a stock Debian kernel in QEMU; not part of `make test`.
+test-vm: deps-vm
+	tests/vm/run.sh 6.12
 
 clean:
 	$(CARGO) clean

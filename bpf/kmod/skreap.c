@@ -105,8 +105,9 @@ __bpf_kfunc_start_defs();
 
 /*
  * Takes a reference, or returns NULL: not TCP or UDP, no full socket, already
- * on its way out, or opened by the kernel itself, whose sockets never run
- * cgroup/sock_release, so that nobody would drop the reference in time.
+ * on its way out, or one that will never run cgroup/sock_release, so that
+ * nobody would drop the reference in time. Those are sockets that the kernel
+ * opened for itself, and those without a file: closed, or not accepted yet.
  */
 __bpf_kfunc struct skreap_sock *skreap_sock_acquire_v1(struct sock_common *skc)
 {
@@ -115,7 +116,9 @@ __bpf_kfunc struct skreap_sock *skreap_sock_acquire_v1(struct sock_common *skc)
 	/* Only the common part of request and TIME_WAIT sockets may be read. */
 	if (!sk_fullsock(sk))
 		return NULL;
-	if (!skreap_supported(sk) || sk->sk_kern_sock)
+	if (!skreap_supported(sk))
+		return NULL;
+	if (sk->sk_kern_sock || !READ_ONCE(sk->sk_socket))
 		return NULL;
 	if (!refcount_inc_not_zero(&sk->sk_refcnt))
 		return NULL;

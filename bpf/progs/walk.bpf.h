@@ -90,15 +90,29 @@ static __always_inline bool cursor_enter(struct walk_slot *w, __u32 ci, struct n
 	return false;
 }
 
-/* What the socket of a node is to the target (or, without one, to the key it is recorded under). */
-static __always_inline __u32 relation(const struct walk_slot *w, const struct peer *target, const struct peer *live,
-				      __u64 key, __u32 tag)
+/* A TCP socket that is closed but not released keeps the address of its last peer. */
+static __always_inline bool is_closed(const struct skreap_victim *v)
 {
+	return v->protocol == IPPROTO_TCP && (v->state == TCP_CLOSE || v->state == TCP_TIME_WAIT);
+}
+
+/*
+ * What the socket of a node is to the target (or, without one, to the key it is recorded under).  A socket
+ * without a local port takes part in nothing and cannot be named: a TCP connect that has not got that far, or
+ * what a destroy leaves of a socket that its owner had not bound.
+ */
+static __always_inline __u32 relation(const struct walk_slot *w, const struct peer *target, const struct peer *live,
+				      const struct skreap_victim *v, __u64 key, __u32 tag)
+{
+	if (!v->id.sport)
+		return SKREAP_NO_PEER;
 	if (!live->dport)
 		return tag & NODE_SENDMSG ? SKREAP_UNCONNECTED : SKREAP_NO_PEER;
-	if (w->n.flags & SKREAP_WALK_ALL)
-		return tag & NODE_WIDE || key_of(live) == key ? SKREAP_CONNECTED : SKREAP_MOVED_ON;
-	return same_peer(live, target) ? SKREAP_CONNECTED : SKREAP_MOVED_ON;
+	if (!(w->n.flags & SKREAP_WALK_ALL))
+		return same_peer(live, target) ? SKREAP_CONNECTED : SKREAP_MOVED_ON;
+	if (is_closed(v))
+		return SKREAP_NO_PEER;
+	return tag & NODE_WIDE || key_of(live) == key ? SKREAP_CONNECTED : SKREAP_MOVED_ON;
 }
 
 /* For a socket without a peer: the backend it has sent to takes the place of the destination. */
@@ -121,12 +135,39 @@ static __always_inline void name_unconnected(struct skreap_victim *v, __u64 key,
 	v->id.dport = p.dport;
 }
 
+/*
+ * The socket of this node was closed, as it seems.  Mostly its release came between our look at the node and
+ * our look at the socket, and the node is gone by now.  If it is not, a release was missed: an alarm, and the
+ * nodes of that socket are removed here, since nobody else will.  True if so.
+ */
+static __always_inline bool remove_stale(struct shard *s, __u32 i, __u64 cookie)
+{
+	struct membership m = {.cookie = cookie};
+	__u32 *record = record_at(cookie), surplus = 0;
+	struct node *n = node_at(i);
+	bool stale = false;
+
+	if (!record || !n)
+		return false;
+	bpf_spin_lock(&s->lock);
+	if (n->cookie == cookie && n->tag & NODE_SOCKET) {
+		surplus = record_drop(s, record, &m, true);
+		stale = true;
+	}
+	bpf_spin_unlock(&s->lock);
+	if (surplus)
+		depot_give(surplus);
+	if (stale)
+		__sync_fetch_and_add(&counters.stale, 1);
+	return stale;
+}
+
 static __always_inline int walk_step(struct walk_slot *w, __u32 slot, __u32 ci, struct node *cursor,
 				     const struct peer *target, __u64 key)
 {
 	struct shard *s = shard_at(w->shard);
-	__u32 *first = bucket_at(w->shard, w->bucket), tag = 0, rel;
-	bool all = w->n.flags & SKREAP_WALK_ALL;
+	__u32 *first = bucket_at(w->shard, w->bucket), tag = 0, xi, rel;
+	bool all = w->n.flags & SKREAP_WALK_ALL, closed;
 	__u64 skp = 0, cookie = 0, node_key = 0;
 	struct skreap_victim *v = emit_at(slot, w->emitted);
 	struct peer live;
@@ -142,7 +183,8 @@ static __always_inline int walk_step(struct walk_slot *w, __u32 slot, __u32 ci, 
 	/* The RCU section is opened before the lock, see index.bpf.h */
 	bpf_rcu_read_lock();
 	bpf_spin_lock(&s->lock);
-	x = node_at(cursor->next);
+	xi = cursor->next;
+	x = node_at(xi);
 	if (x) {
 		bucket_advance(first, ci, cursor, x);
 		skp = x->sk;
@@ -167,10 +209,14 @@ static __always_inline int walk_step(struct walk_slot *w, __u32 slot, __u32 ci, 
 	sk = sock_of((void *)skp);
 	live_peer(sk, sk->sk_protocol, &live);
 	sock_identify(sk, sk->sk_protocol, v);
-	/* Read last: if the memory was recycled while we read, the cookie is another one. */
-	if (sock_cookie(sk) != cookie) {
-		bpf_rcu_read_unlock();
-		__sync_fetch_and_add(&counters.stale, 1);
+	/* Close runs cgroup/sock_release first and takes the struct socket away afterwards.  The cookie is read
+	 * last: if the memory was recycled while we read, it is another one. */
+	closed = !sk->sk_socket;
+	closed |= sock_cookie(sk) != cookie;
+	bpf_rcu_read_unlock();
+	if (closed) {
+		if (!remove_stale(s, xi, cookie))
+			return WALK_GO_ON;
 		w->n.visited++;
 		w->n.stale++;
 		if (!all)
@@ -181,9 +227,8 @@ static __always_inline int walk_step(struct walk_slot *w, __u32 slot, __u32 ci, 
 		w->emitted++;
 		return WALK_GO_ON;
 	}
-	bpf_rcu_read_unlock();
 
-	rel = relation(w, target, &live, node_key, tag);
+	rel = relation(w, target, &live, v, node_key, tag);
 	if (!all && tag & NODE_WIDE && rel != SKREAP_CONNECTED) {
 		/* recorded under every backend, so it tells nothing about this one */
 		if (!live.dport)
@@ -204,7 +249,7 @@ static __always_inline int walk_step(struct walk_slot *w, __u32 slot, __u32 ci, 
 			w->n.unconnected++;
 			return WALK_GO_ON;
 		}
-		if (v->protocol == IPPROTO_TCP && (v->state == TCP_CLOSE || v->state == TCP_TIME_WAIT)) {
+		if (is_closed(v)) {
 			w->n.state++;
 			return WALK_GO_ON;
 		}

@@ -1,2 +1,76 @@
-//! Placeholder.
-fn main() {}
+//! The `skreap` command from outside: what goes in, what comes out, how it exits, what stays behind.
+//!
+//! Every test starts the binary that cargo built, and gives each `serve` a cgroup of its own. Needs root, BTF
+//! and cgroup2; without them the tests are ignored, with the reason; with `SKREAP_TESTS=required` in the
+//! environment they fail instead.
+
+mod commands;
+mod demo;
+mod help;
+mod hooks;
+mod missing;
+mod process;
+mod serve;
+mod serve_end;
+mod serve_stdin;
+mod serve_unix;
+
+use std::env;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+/// A test: fails by an error or by a panic of an assertion.
+type Test = (&'static str, fn() -> anyhow::Result<()>);
+
+/// Names a test after its function.
+macro_rules! tests {
+    ($($run:ident),* $(,)?) => {
+        pub(crate) fn tests() -> Vec<$crate::Test> {
+            vec![$((concat!(module_path!(), "::", stringify!($run)), $run)),*]
+        }
+    };
+}
+pub(crate) use tests;
+
+fn main() -> ExitCode {
+    skreap::lab::become_client_if_asked();
+    let mut arguments = Arguments::from_args();
+    // The demo alone keeps a machine busy; what is timed out there would be so for no fault of the program.
+    arguments.test_threads.get_or_insert(1);
+    let lacks = if arguments.list { None } else { lacks() };
+    if let Some(lacks) = &lacks {
+        eprintln!("the command cannot be tested here: {lacks}");
+    }
+    let all = [
+        help::tests(),
+        missing::tests(),
+        serve_stdin::tests(),
+        serve_end::tests(),
+        serve_unix::tests(),
+        commands::tests(),
+        demo::tests(),
+    ];
+    let trials = all.into_iter().flatten().map(|(name, run)| {
+        let lacks = lacks.clone();
+        let name = name.trim_start_matches("cli::");
+        Trial::ignorable_test(name, move || match lacks {
+            Some(lacks) if env::var_os("SKREAP_TESTS").is_some_and(|v| v == "required") => {
+                Err(Failed::from(lacks))
+            }
+            Some(lacks) => Ok(Completion::ignored_with(lacks)),
+            None => run().map(|()| Completion::Completed).map_err(|e| Failed::from(format!("{e:#}"))),
+        })
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+/// What this machine lacks, in one sentence.
+fn lacks() -> Option<String> {
+    let findings = skreap::probe::all();
+    if findings.usable() {
+        return None;
+    }
+    let missing = findings.features.into_iter().find(|f| f.required && !f.works);
+    Some(missing.map_or(findings.why, |f| format!("{}: {}", f.feature, f.detail)))
+}

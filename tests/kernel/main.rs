@@ -1,2 +1,72 @@
-//! Placeholder.
-fn main() {}
+//! Kernel tests: real sockets, processes and network namespaces on the running kernel.
+//!
+//! Each test has a [`World`](world::World) of its own: a cgroup with the hooks, a reaper with one engine, network
+//! namespaces and backends. It knows what it opened, so it says exactly which sockets must die, by cookie, and
+//! that all others must still get an answer. After each test the index must be empty, the free list complete
+//! and inserts equal to removals; no test can forget that, because the runner does it.
+//!
+//! Every test runs once per engine of [`ENGINES`] and is named `test::engine`. Tests whose subject is the index
+//! itself run only with engines that use it.
+//!
+//! Needs root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN), BTF and cgroup2. Without them the tests are ignored, with
+//! the reason; with `SKREAP_TESTS=required` in the environment they fail instead.
+//!
+//! The binary needs nothing but itself: it may be copied to another machine and run there.
+
+mod balancer;
+mod case;
+mod churn;
+mod full;
+mod index;
+mod many;
+mod netns;
+mod peer;
+mod race;
+mod sharing;
+mod sockets;
+mod tcp;
+mod udp;
+mod unconnected;
+mod walk;
+mod wide;
+mod world;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::Arguments;
+use skreap::core::EngineName;
+
+/// The engines that are tested. One more is one more name here.
+const ENGINES: &[EngineName] =
+    &[EngineName::Netlink, EngineName::Iter, EngineName::Diag, EngineName::DiagFilter, EngineName::IndexScan];
+
+fn main() -> ExitCode {
+    skreap::lab::become_client_if_asked();
+    let mut arguments = Arguments::from_args();
+    // The tests share one machine, and some count what it does in a given time.
+    arguments.test_threads.get_or_insert(1);
+    let missing = if arguments.list { None } else { world::missing() };
+    if let Some(missing) = &missing {
+        eprintln!("kernel tests cannot run here: {missing}");
+    }
+    let missing = missing.map(Arc::<str>::from);
+    let cases = [
+        udp::cases(),
+        tcp::cases(),
+        netns::cases(),
+        many::cases(),
+        peer::cases(),
+        sharing::cases(),
+        unconnected::cases(),
+        wide::cases(),
+        index::cases(),
+        balancer::cases(),
+        full::cases(),
+        walk::cases(),
+        race::cases(),
+        churn::cases(),
+    ];
+    let trials = cases.into_iter().flatten().flat_map(|case| case.trials(ENGINES, &missing)).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

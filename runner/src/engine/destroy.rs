@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use skreap_bpf::Victim;
 use skreap_core::{Incomplete, Outcome, Protocol, SocketTuple, state_name};
 
-use super::EngineError;
+use super::{EngineError, by_cookie};
 use crate::netns::NetnsId;
 use crate::sock_diag::{DiagSockets, Verdict};
 
@@ -124,11 +124,24 @@ impl Destroyer {
             }
             unsettled = self.destroy(victims, outcome);
             if unsettled.len() == there.len() {
-                for u in &unsettled {
-                    outcome.add_failure(tuple(&u.victim), u.errno);
-                }
+                settle_by_cookie(outcome, &unsettled);
                 return;
             }
+        }
+    }
+}
+
+/// The last resort for sockets that are there and that no id names.
+fn settle_by_cookie(outcome: &mut Outcome, unsettled: &[Unsettled]) {
+    if unsettled.is_empty() {
+        return;
+    }
+    let victims: Vec<Victim> = unsettled.iter().map(|u| u.victim).collect();
+    for (victim, done) in victims.iter().zip(by_cookie::destroy(&victims)) {
+        match done {
+            Ok(true) => outcome.destroyed += 1,
+            Ok(false) => outcome.skipped.gone += 1,
+            Err(errno) => outcome.add_failure(tuple(victim), errno),
         }
     }
 }

@@ -11,6 +11,7 @@
 //! the [`StateMask`]. Unconnected sockets are known to the index only: a scan asked to destroy them says in
 //! its outcome that it is incomplete.
 
+mod by_cookie;
 mod destroy;
 mod diag;
 mod index_scan;

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use skreap_core::{Refusal, Request};
 
 use super::lines::{Line, Lines, MAX_LINE_BYTES};
+use super::output::Output;
 use super::stop::{Stop, Wake};
 use super::{Job, Reply};
 
@@ -22,10 +23,11 @@ const UNANSWERED_MAX: usize = 256;
 pub(super) fn start(
     name: &str,
     input: File,
-    output: impl Write + Send + 'static,
+    output: File,
     queue: Sender<Job>,
     stop: Stop,
 ) -> io::Result<thread::JoinHandle<()>> {
+    let output = Output::new(output, stop.clone());
     let (reply, replies) = unbounded();
     let (permits, returned) = bounded(UNANSWERED_MAX);
     let writer = thread::Builder::new()

@@ -2,6 +2,7 @@
 
 mod connection;
 mod lines;
+mod output;
 mod stop;
 mod unix;
 
@@ -72,7 +73,8 @@ impl FromStr for Source {
 
 impl Source {
     /// Starts reading. The source ends when its input does or when `stop` is given; what it has accepted by
-    /// then is still answered. Every job holds a sender of `queue`, and a full queue blocks the source.
+    /// then is still answered, unless its reader has read nothing for five seconds. Every job holds a sender
+    /// of `queue`, and a full queue blocks the source.
     ///
     /// # Errors
     /// The errno of opening the source or of making its threads.
@@ -80,7 +82,8 @@ impl Source {
         let thread = match self {
             Self::Stdin => {
                 let input = io::stdin().as_fd().try_clone_to_owned()?;
-                connection::start("stdin", input.into(), io::stdout(), queue, stop.clone())?
+                let output = io::stdout().as_fd().try_clone_to_owned()?;
+                connection::start("stdin", input.into(), output.into(), queue, stop.clone())?
             }
             Self::Unix(path) => unix::start(path, queue, stop.clone())?,
         };

@@ -15,7 +15,16 @@ use super::{Job, connection};
 
 /// Listens at `path`, for the owner only, and serves clients until stopped.
 pub(super) fn start(path: &Path, queue: Sender<Job>, stop: Stop) -> io::Result<thread::JoinHandle<()>> {
-    let socket = Socket::bind(path)?;
+    let socket = Socket::bind(path).map_err(|e| {
+        let why = match e.kind() {
+            io::ErrorKind::AddrInUse => {
+                "another service listens there already, or it is no socket; stop that, or name another path"
+                    .to_owned()
+            }
+            _ => e.to_string(),
+        };
+        io::Error::new(e.kind(), format!("unix:{}: {why}", path.display()))
+    })?;
     tracing::info!(path = %path.display(), "listening");
     thread::Builder::new().name("unix".to_owned()).spawn(move || {
         if let Err(e) = socket.serve(&queue, &stop) {
@@ -71,5 +80,6 @@ impl Drop for Socket {
 
 fn serve_client(stream: UnixStream, queue: Sender<Job>, stop: Stop) -> io::Result<thread::JoinHandle<()>> {
     let input: OwnedFd = stream.try_clone()?.into();
-    connection::start("client", File::from(input), stream, queue, stop)
+    let output: OwnedFd = stream.into();
+    connection::start("client", File::from(input), File::from(output), queue, stop)
 }

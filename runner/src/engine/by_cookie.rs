@@ -1,0 +1,57 @@
+//! Destroying sockets that have no exact id: by cookie, with an iterator over the sockets of their netns.
+//!
+//! Unconnected UDP sockets of one SO_REUSEPORT group differ in nothing that sock_diag compares before the
+//! cookie, so it finds one of them and answers *not found* for all others.
+
+use std::thread;
+
+use skreap_bpf::{Scan, Victim};
+use skreap_core::Protocol;
+
+use super::destroy::netns_id;
+use crate::netns;
+
+/// What came of one victim: destroyed (true) or not there any more (false), or a positive errno.
+pub(super) type ByCookie = Result<bool, i32>;
+
+/// Destroys the UDP sockets among the victims, each with one pass over its netns; answers in order. Others are
+/// answered with `ENOENT`.
+pub(super) fn destroy(victims: &[Victim]) -> Vec<ByCookie> {
+    // A thread of its own: an iterator covers the netns of the thread that makes it.
+    let done = thread::scope(|scope| scope.spawn(|| passes(victims)).join());
+    done.unwrap_or_else(|_| {
+        tracing::error!("the thread that destroys by cookie panicked");
+        vec![Err(libc::EIO); victims.len()]
+    })
+}
+
+fn passes(victims: &[Victim]) -> Vec<ByCookie> {
+    let mut scan = match Scan::load(None) {
+        Ok(scan) => scan,
+        Err(e) => {
+            tracing::warn!(
+                "{} sockets have no exact id, and the iterators cannot be loaded: {e}",
+                victims.len()
+            );
+            return vec![Err(libc::ENOENT); victims.len()];
+        }
+    };
+    let mut here = None;
+    victims
+        .iter()
+        .map(|victim| {
+            if victim.protocol() != Some(Protocol::Udp) {
+                return Err(libc::ENOENT);
+            }
+            if here != Some(victim.netns()) {
+                let entered = netns::open(netns_id(victim)).and_then(|fd| netns::enter(&fd));
+                entered.map_err(|e| e.raw_os_error().unwrap_or(libc::EIO))?;
+                here = Some(victim.netns());
+            }
+            scan.destroy_udp(victim.cookie()).map(|found| found > 0).map_err(|e| {
+                tracing::warn!(cookie = victim.cookie(), "cannot destroy by cookie: {e}");
+                libc::EIO
+            })
+        })
+        .collect()
+}

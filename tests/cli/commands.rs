@@ -1,0 +1,140 @@
+//! `index` and `reap` against a running `serve`, with real sockets.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+use skreap::core::Protocol;
+use skreap::lab::{
+    Client, Echo, Echoed, Mode, Netns, Op, OpenMany, Reply, Selection, SocketState, SpawnOptions,
+};
+
+use crate::process::run;
+use crate::serve::Serve;
+
+crate::tests![index_and_reap, nobody_serves];
+
+const ADDR: &str = "10.96.7.1:53";
+const UDP: &str = "udp://10.96.7.1:53";
+const TCP: &str = "tcp://10.96.7.1:53";
+
+/// Ten sockets of one process in one netns: handles 0 to 5 are UDP, 6 to 9 TCP.
+struct Ten {
+    client: Client,
+    _servers: Vec<Echo>,
+    _netns: Netns,
+}
+
+impl Ten {
+    fn new(serve: &Serve) -> Result<Self> {
+        let netns = Netns::create("cli")?;
+        let addr: std::net::SocketAddr = ADDR.parse()?;
+        netns.add_address(addr.ip())?;
+        let mut servers = Vec::new();
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            servers.push(Echo::start(protocol, addr, &[&netns], Mode::Echo)?);
+        }
+        let options = SpawnOptions { label: "ten", cgroup: Some(&serve.cgroup), netns: Some(&netns) };
+        let mut client = Client::spawn(&options)?;
+        for (protocol, count, first) in [(Protocol::Udp, 6, 0), (Protocol::Tcp, 4, 6)] {
+            let netns = skreap::lab::NetnsRef::Own;
+            let many = OpenMany { netns, protocol, count, connect: addr, timeout_ms: 10_000 };
+            let Reply::OpenedMany(opened) = client.call(&Op::OpenMany(many))? else { bail!("no answer") };
+            ensure!(opened.failed == 0 && opened.first == first, "{opened:?}");
+        }
+        Ok(Self { client, _servers: servers, _netns: netns })
+    }
+
+    fn states(&mut self) -> Result<Vec<SocketState>> {
+        match self.client.call(&Op::States { sockets: Selection::All })? {
+            Reply::States(states) => Ok(states),
+            other => bail!("{other:?}"),
+        }
+    }
+
+    fn echo(&mut self, first: u32, count: u32) -> Result<Echoed> {
+        let sockets = Selection::Range { first, count };
+        match self.client.call(&Op::EchoAll { sockets, timeout_ms: 10_000 })? {
+            Reply::Echoed(echoed) => Ok(echoed),
+            other => bail!("{other:?}"),
+        }
+    }
+}
+
+/// Runs a command that must succeed, and gives its stdout.
+fn good(args: &[&str]) -> Result<String> {
+    let ended = run(args)?;
+    ensure!(ended.code == Some(0) && ended.err.is_empty(), "{args:?}: {ended:?}");
+    Ok(ended.out)
+}
+
+fn good_json(args: &[&str]) -> Result<Value> {
+    let out = good(args)?;
+    ensure!(out.lines().count() == 1, "{args:?}: not one line: {out}");
+    Ok(serde_json::from_str(&out)?)
+}
+
+fn index_and_reap() -> Result<()> {
+    let serve = Serve::start("cli-ten")?;
+    let socket = serve.socket_arg()?;
+    let socket = socket.as_str();
+    let mut ten = Ten::new(&serve)?;
+
+    let index = good_json(&["index", "--socket", socket, "--json"])?;
+    let entry = |n: u32| json!({"connected": n, "unconnected": 0, "netns": 1});
+    ensure!(index["backends"] == json!({UDP: entry(6), TCP: entry(4)}), "{index}");
+    ensure!(index["sockets"] == 10 && index["nodes"] == 10, "{index}");
+    ensure!(index["counters"]["inserts"] == 10 && index["counters"]["removals"] == 0, "{index}");
+    let text = good(&["index", "--socket", socket])?;
+    let rows: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+    ensure!(rows[0] == ["BACKEND", "CONNECTED", "UNCONNECTED", "NETNS"], "{text}");
+    ensure!(rows[1] == [UDP, "6", "0", "1"] && rows[2] == [TCP, "4", "0", "1"], "{text}");
+    ensure!(text.contains("\nsockets 10, nodes 10 of "), "{text}");
+
+    let text = good(&["reap", TCP, "--dry-run", "--socket", socket])?;
+    ensure!(text.starts_with(&format!("{TCP}: 4 sockets would be destroyed\n")), "{text}");
+    ensure!(text.lines().filter(|l| l.contains("10.96.7.1")).count() == 5, "{text}");
+    let report = good_json(&["reap", UDP, "--dry-run", "--socket", socket, "--json"])?;
+    ensure!(report["dry_run"] == true && report["victims"] == 6 && report["destroyed"] == 0, "{report}");
+    ensure!(report["sockets"].as_array().map(Vec::len) == Some(6), "{report}");
+    ensure!(ten.echo(0, 10)?.answered() == 10, "a dry run touched a socket");
+
+    let report = good_json(&["reap", UDP, "--socket", socket, "--json"])?;
+    ensure!(report["victims"] == 6 && report["destroyed"] == 6 && report["visited"] == 6, "{report}");
+    ensure!(report["failed"]["total"] == 0 && report["complete"] == true, "{report}");
+    let destroyed: Vec<u32> = ten.states()?.iter().filter(|s| s.destroyed()).map(|s| s.socket).collect();
+    ensure!(destroyed == [0, 1, 2, 3, 4, 5], "{destroyed:?}");
+    ensure!(ten.echo(6, 4)?.answered() == 4, "a TCP socket was touched");
+
+    // There is nothing left to do, and the index says why.
+    let text = good(&["reap", UDP, "--socket", socket])?;
+    ensure!(text.starts_with(&format!("{UDP}: 0 of 0 sockets destroyed by engine ")), "{text}");
+    ensure!(text.contains("\n  skipped 6: without a peer\n"), "{text}");
+    let index = good_json(&["index", "--socket", socket, "--json"])?;
+    ensure!(index["backends"] == json!({TCP: entry(4)}) && index["no_peer"] == 6, "{index}");
+
+    let text = good(&["reap", TCP, "--socket", socket])?;
+    ensure!(text.starts_with(&format!("{TCP}: 4 of 4 sockets destroyed by engine ")), "{text}");
+    let destroyed: Vec<u32> = ten.states()?.iter().filter(|s| s.destroyed()).map(|s| s.socket).collect();
+    ensure!(destroyed == [6, 7, 8, 9], "{destroyed:?}");
+
+    drop(ten);
+    let index = good_json(&["index", "--socket", socket, "--json"])?;
+    ensure!(index["backends"] == json!({}) && index["nodes"] == 0, "{index}");
+    let counters = &index["counters"];
+    ensure!(counters["inserts"] == counters["removals"] && counters["stale"] == 0, "{index}");
+    let text = good(&["index", "--socket", socket])?;
+    ensure!(text.starts_with("sockets 0, nodes 0 of "), "{text}");
+    serve.finish()
+}
+
+fn nobody_serves() -> Result<()> {
+    let directory = tempfile::TempDir::new()?;
+    let path = directory.path().join("socket");
+    let path = path.to_str().context("not UTF-8")?;
+    for args in [&["index", "--socket", path][..], &["reap", UDP, "--socket", path]] {
+        let ended = run(args)?;
+        ensure!(ended.code == Some(1) && ended.out.is_empty(), "{args:?}: {ended:?}");
+        ensure!(ended.err.contains(&format!("skreap serve --source unix:{path}")), "{args:?}: {ended:?}");
+        ensure!(ended.err.lines().count() == 1, "{args:?}: {ended:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! A running `skreap serve`.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use skreap::lab::Cgroup;
+use tempfile::TempDir;
+
+use crate::hooks;
+use crate::process::{self, Ended, PATIENCE, skreap};
+
+/// One event as a line.
+pub fn event(id: &str) -> String {
+    event_for(id, "udp://10.96.0.9:53")
+}
+
+pub fn event_for(id: &str, backend: &str) -> String {
+    format!("{{\"id\":\"{id}\",\"type\":\"backend-deleted\",\"backend\":\"{backend}\"}}\n")
+}
+
+/// The ids of the reports among answers, in their order.
+pub fn report_ids(answers: &[Value]) -> Vec<&str> {
+    answers.iter().filter(|a| a.get("engine").is_some()).filter_map(|a| a["id"].as_str()).collect()
+}
+
+/// `skreap serve` on a cgroup of its own, with some sources.
+pub fn command(cgroup: &Cgroup, sources: &[&str]) -> Command {
+    let mut command = skreap(&["serve"]);
+    command.arg("--cgroup").arg(cgroup.path());
+    for source in sources {
+        command.args(["--source", source]);
+    }
+    command
+}
+
+/// `serve --source unix:PATH`, attached and listening. It is killed on drop if it has not ended.
+pub struct Serve {
+    child: Child,
+    pub cgroup: Cgroup,
+    directory: TempDir,
+}
+
+impl Serve {
+    pub fn start(label: &str) -> Result<Self> {
+        let cgroup = Cgroup::create(label)?;
+        let directory = TempDir::new()?;
+        let child = Self::spawn(&cgroup, &directory.path().join("socket"))?;
+        let serve = Self { child, cgroup, directory };
+        serve.ready()?;
+        Ok(serve)
+    }
+
+    fn spawn(cgroup: &Cgroup, socket: &Path) -> Result<Child> {
+        let source = format!("unix:{}", socket.display());
+        let mut command = command(cgroup, &[&source]);
+        Ok(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
+    }
+
+    fn ready(&self) -> Result<()> {
+        process::until("the service to listen", || UnixStream::connect(self.socket()).is_ok())?;
+        ensure!(hooks::attached(&self.cgroup)? == 5, "not all hooks are attached");
+        Ok(())
+    }
+
+    /// Kills it with SIGKILL and starts another in its place.
+    pub fn replace(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        ensure!(self.socket().exists(), "a killed service cannot have removed its socket");
+        self.child = Self::spawn(&self.cgroup, &self.socket())?;
+        self.ready()
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("socket")
+    }
+
+    /// The socket as an argument.
+    pub fn socket_arg(&self) -> Result<String> {
+        Ok(self.socket().to_str().context("the path is not UTF-8")?.to_owned())
+    }
+
+    pub fn client(&self) -> Result<Talk> {
+        let stream = UnixStream::connect(self.socket())?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Talk { answers: BufReader::new(stream.try_clone()?), stream })
+    }
+
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        process::signal(&self.child, signal)
+    }
+
+    /// Waits for its end.
+    pub fn ended(&mut self) -> Result<Ended> {
+        process::collect(&mut self.child)
+    }
+
+    /// Asks it to end, and checks that it does so in good order.
+    pub fn finish(mut self) -> Result<()> {
+        self.signal(libc::SIGTERM)?;
+        let ended = self.ended()?;
+        ensure!(ended.code == Some(0), "{ended:?}");
+        ensure!(!ended.err.contains("panicked"), "{ended:?}");
+        self.nothing_left()
+    }
+
+    /// Neither hooks nor socket file.
+    pub fn nothing_left(&self) -> Result<()> {
+        ensure!(hooks::attached(&self.cgroup)? == 0, "hooks are still attached");
+        ensure!(!self.socket().exists(), "the socket file is still there");
+        Ok(())
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A connection to the service.
+pub struct Talk {
+    answers: BufReader<UnixStream>,
+    pub stream: UnixStream,
+}
+
+impl Talk {
+    pub fn send(&mut self, text: &str) -> Result<()> {
+        Ok(self.stream.write_all(text.as_bytes())?)
+    }
+
+    /// The next answer; `None` once the service has closed the connection.
+    pub fn answer(&mut self) -> Result<Option<Value>> {
+        let mut line = String::new();
+        if self.answers.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        Ok(Some(serde_json::from_str(&line).with_context(|| line.clone())?))
+    }
+
+    /// Sends one event and takes its report.
+    pub fn ask(&mut self, id: &str) -> Result<()> {
+        self.send(&event(id))?;
+        let report = self.answer()?.context("the connection was closed")?;
+        ensure!(report["id"] == id && report["complete"] == true, "{report}");
+        Ok(())
+    }
+}

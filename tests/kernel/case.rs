@@ -1,0 +1,99 @@
+//! One row of the table of tests, and how it becomes tests.
+
+use std::env;
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::Result;
+use libtest_mimic::{Completion, Failed, Trial};
+use skreap::core::EngineName;
+
+use crate::world::{World, WorldOptions};
+
+/// A test, before it is multiplied by engines.
+#[derive(Clone, Copy)]
+pub struct Case {
+    name: &'static str,
+    run: fn(&mut World) -> Result<()>,
+    options: WorldOptions,
+    index_only: bool,
+}
+
+/// The row of the table for the function of that name.
+macro_rules! case {
+    ($run:ident) => {
+        $crate::case::Case::new(stringify!($run), $run)
+    };
+}
+pub(crate) use case;
+
+impl Case {
+    pub fn new(name: &'static str, run: fn(&mut World) -> Result<()>) -> Self {
+        Self { name, run, options: WorldOptions::default(), index_only: false }
+    }
+
+    /// The world the test needs, if not the default one.
+    pub fn with(mut self, options: WorldOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The subject is the index: engines that do not use it have nothing to show here.
+    pub fn index_only(mut self) -> Self {
+        self.index_only = true;
+        self
+    }
+
+    /// One test for each engine that fits.
+    pub fn trials(self, engines: &[EngineName], missing: &Option<Arc<str>>) -> Vec<Trial> {
+        engines
+            .iter()
+            .filter(|engine| !self.index_only || uses_index(**engine))
+            .map(|&engine| {
+                let missing = missing.clone();
+                let name = format!("{}::{engine}", self.name);
+                Trial::ignorable_test(name, move || match missing {
+                    Some(missing) if required() => Err(Failed::from(missing)),
+                    Some(missing) => Ok(Completion::ignored_with(missing)),
+                    None => self.run(engine),
+                })
+            })
+            .collect()
+    }
+
+    fn run(self, engine: EngineName) -> Result<Completion, Failed> {
+        let outcome = World::new(&self.options, engine).and_then(|mut world| {
+            (self.run)(&mut world)?;
+            // The clients were the test's own, so they are gone by now.
+            world.finish()
+        });
+        match outcome {
+            Ok(()) => Ok(Completion::Completed),
+            Err(error) => match error.downcast::<Skip>() {
+                Ok(skip) => Ok(Completion::ignored_with(skip)),
+                Err(error) => Err(Failed::from(format!("{error:?}"))),
+            },
+        }
+    }
+}
+
+fn required() -> bool {
+    env::var_os("SKREAP_TESTS").is_some_and(|value| value == "required")
+}
+
+/// Engines that find sockets through the index.
+pub fn uses_index(engine: EngineName) -> bool {
+    matches!(engine, EngineName::Kfunc | EngineName::Netlink | EngineName::IndexScan)
+}
+
+/// Returned as an error by a test that this kernel has nothing to show for.
+#[derive(Debug)]
+pub struct Skip(pub &'static str);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Skip {}

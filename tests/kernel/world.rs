@@ -1,0 +1,359 @@
+//! What every test starts from, and what must hold at its end.
+
+use std::io;
+use std::net::{IpAddr, UdpSocket};
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use skreap::Reaper;
+use skreap::bpf::testing::LoadBalancer;
+use skreap::bpf::{Config, Counters, Victim, WalkCounts};
+use skreap::choice::Choice;
+use skreap::core::{Action, Backend, EngineName, Event, Outcome, Report, Target, Unconnected};
+use skreap::lab::{self, Cgroup, Client, Echo, Mode, Netns, NetnsRef, SpawnOptions};
+use skreap::listing::Listing;
+
+use crate::case::uses_index;
+
+/// How long a killed process may take until its last socket is released.
+const RELEASE: Duration = Duration::from_secs(5);
+
+/// How long the kernel may take to put the routes of an address in place.
+const USABLE: Duration = Duration::from_secs(10);
+
+/// What a test wants to start from.
+#[derive(Clone, Copy, Debug)]
+pub struct WorldOptions {
+    /// Size of the index; below 16384 it has one shard and is exact to the node.
+    pub max_sockets: u32,
+    /// Buckets in each shard.
+    pub buckets: u32,
+    /// Peers of one socket before it is wide.
+    pub max_memberships: u32,
+    /// What is done with sockets that only sent to the backend.
+    pub unconnected: Unconnected,
+    /// How many network namespaces.
+    pub netns: usize,
+    /// A load balancer attached before the hooks: virtual address and backend.
+    pub balancer: &'static [(&'static str, &'static str)],
+    /// How many releases the kernel may keep from us: about one in 10^7 sockets is closed without
+    /// cgroup/sock_release running (see docs/architecture.md, *What is counted*). A walk has to find each of
+    /// them and remove its nodes, so that everything else still holds exactly.
+    pub missed_releases: u64,
+}
+
+impl Default for WorldOptions {
+    fn default() -> Self {
+        Self {
+            max_sockets: 32_768,
+            buckets: 1024,
+            max_memberships: 63,
+            unconnected: Unconnected::Preserve,
+            netns: 1,
+            balancer: &[],
+            missed_releases: 0,
+        }
+    }
+}
+
+/// A cgroup with the hooks, a reaper, network namespaces and backends.
+pub struct World {
+    // Dropped in this order: nothing may be inside a cgroup when its turn comes.
+    reaper: Reaper,
+    _balancer: Option<LoadBalancer>,
+    echoes: Vec<Echo>,
+    netns: Vec<Netns>,
+    inside: Cgroup,
+    outside: Cgroup,
+    addresses: Vec<IpAddr>,
+    unconnected: Unconnected,
+    missed_releases: u64,
+    events: u32,
+}
+
+impl World {
+    /// Removes what killed runs have left, makes everything, attaches the hooks.
+    pub fn new(options: &WorldOptions, engine: EngineName) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        lab::sweep()?;
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let inside = Cgroup::create(&format!("world{id}-in"))?;
+        let outside = Cgroup::create(&format!("world{id}-out"))?;
+        let netns = (0..options.netns)
+            .map(|i| Netns::create(&format!("world{id}-{i}")))
+            .collect::<Result<Vec<_>>>()?;
+        let balancer = if options.balancer.is_empty() {
+            None
+        } else {
+            let entries = options
+                .balancer
+                .iter()
+                .map(|(vip, backend)| Ok((vip.parse()?, backend.parse()?)))
+                .collect::<Result<Vec<(Backend, Backend)>>>()?;
+            Some(LoadBalancer::attach(&entries, inside.open()?.as_fd())?)
+        };
+        let config = Config {
+            max_sockets: options.max_sockets,
+            buckets: options.buckets,
+            max_memberships: options.max_memberships,
+        };
+        let reaper = Reaper::builder()
+            .cgroup(inside.path())
+            .config(config)
+            .engine(Choice::Named(engine))
+            .unconnected(options.unconnected)
+            .build()?;
+        let mut world = Self {
+            reaper,
+            _balancer: balancer,
+            echoes: Vec::new(),
+            netns,
+            inside,
+            outside,
+            addresses: Vec::new(),
+            unconnected: options.unconnected,
+            missed_releases: options.missed_releases,
+            events: 0,
+        };
+        world.expect_empty().context("before the test")?;
+        Ok(world)
+    }
+
+    // ---- backends ----
+
+    /// Starts these backends in every netns; each answers with its name.
+    pub fn serve(&mut self, backends: &[Backend]) -> Result<()> {
+        backends.iter().try_for_each(|backend| self.serve_as(*backend, Mode::Echo))
+    }
+
+    /// Starts a backend that does something else than to answer.
+    pub fn serve_as(&mut self, backend: Backend, mode: Mode) -> Result<()> {
+        self.add_address(backend.addr())?;
+        let netns: Vec<&Netns> = self.netns.iter().collect();
+        let echo = Echo::start(backend.protocol(), backend.socket_addr(), &netns, mode)?;
+        self.echoes.push(echo);
+        Ok(())
+    }
+
+    /// Puts an address on `lo` in every netns, once.
+    pub fn add_address(&mut self, addr: IpAddr) -> Result<()> {
+        if !self.addresses.contains(&addr) {
+            for netns in &self.netns {
+                netns.add_address(addr)?;
+                wait_until_usable(netns, addr)?;
+            }
+            self.addresses.push(addr);
+        }
+        Ok(())
+    }
+
+    // ---- clients ----
+
+    /// A process in the cgroup, living in the first netns.
+    pub fn client(&self, label: &str) -> Result<Client> {
+        self.client_in(label, 0)
+    }
+
+    /// A process in the cgroup, living in this netns.
+    pub fn client_in(&self, label: &str, netns: usize) -> Result<Client> {
+        Client::spawn(&SpawnOptions { label, cgroup: Some(&self.inside), netns: Some(&self.netns[netns]) })
+    }
+
+    /// A process in another cgroup, living in the first netns.
+    pub fn outsider(&self, label: &str) -> Result<Client> {
+        Client::spawn(&SpawnOptions { label, cgroup: Some(&self.outside), netns: Some(&self.netns[0]) })
+    }
+
+    /// How a client finds a netns.
+    pub fn place(&self, netns: usize) -> Result<NetnsRef> {
+        self.netns[netns].reference()
+    }
+
+    pub fn netns(&self, netns: usize) -> &Netns {
+        &self.netns[netns]
+    }
+
+    /// Deletes the name of a netns, and every reference this process has to it.
+    pub fn forget_netns(&mut self, netns: usize) -> Result<()> {
+        self.netns[netns].forget_name()
+    }
+
+    /// A fresh netns with this address, that belongs to the caller.
+    pub fn fresh_netns(&self, label: &str, addr: IpAddr) -> Result<Netns> {
+        let netns = Netns::create(label)?;
+        netns.add_address(addr)?;
+        wait_until_usable(&netns, addr)?;
+        Ok(netns)
+    }
+
+    /// A process in the cgroup, living in a netns of the caller's.
+    pub fn client_at(&self, label: &str, netns: &Netns) -> Result<Client> {
+        Client::spawn(&SpawnOptions { label, cgroup: Some(&self.inside), netns: Some(netns) })
+    }
+
+    // ---- the reaper ----
+
+    /// Tells the reaper that the backend is gone.
+    pub fn reap(&mut self, backend: Backend) -> Result<Report> {
+        self.handle(backend, false)
+    }
+
+    /// Asks whom it would destroy.
+    pub fn dry_run(&mut self, backend: Backend) -> Result<Report> {
+        self.handle(backend, true)
+    }
+
+    fn handle(&mut self, backend: Backend, dry_run: bool) -> Result<Report> {
+        self.events += 1;
+        let event = Event {
+            id: format!("event-{}", self.events),
+            action: Action::BackendDeleted { backend },
+            dry_run,
+        };
+        let report = self.reaper.handle(&event);
+        if let Some(error) = &report.error {
+            bail!("{backend}: {error}");
+        }
+        ensure!(report.id == event.id && report.dry_run == dry_run, "not this event's report: {report:?}");
+        as_outcome(&report).balanced(dry_run).with_context(|| format!("{report:?}"))?;
+        ensure!(report.skipped.stale <= self.missed_releases, "nodes without their sockets: {report:?}");
+        Ok(report)
+    }
+
+    /// True if the engine finds sockets through the index, so that `visited` and `skipped` count its nodes.
+    pub fn uses_index(&self) -> bool {
+        uses_index(self.reaper.engine())
+    }
+
+    pub fn reaper(&self) -> &Reaper {
+        &self.reaper
+    }
+
+    pub fn listing(&mut self) -> Result<Listing> {
+        Ok(self.reaper.listing()?)
+    }
+
+    pub fn counters(&self) -> Result<Counters> {
+        Ok(self.reaper.counters()?)
+    }
+
+    /// One walk for this backend, without any destroying.
+    pub fn walk(&self, backend: Backend) -> Result<(WalkCounts, Vec<Victim>)> {
+        let mut victims = Vec::new();
+        let target = Target { backend, unconnected: self.unconnected, dry_run: true };
+        let counts = self.reaper.index().walker()?.walk(&target, &mut victims)?;
+        Ok((counts, victims))
+    }
+
+    /// Waits until the index holds this many nodes: the sockets of a killed process go when it is reaped.
+    pub fn wait_for_nodes(&self, nodes: u64) -> Result<()> {
+        let deadline = Instant::now() + RELEASE;
+        while self.counters()?.live() != nodes {
+            if Instant::now() > deadline {
+                let mut left = Vec::new();
+                self.reaper.index().walker()?.walk_all(|batch| left.extend_from_slice(batch))?;
+                left.truncate(8);
+                bail!(
+                    "{} nodes in the index, not {nodes}: {:?}; the first of them: {left:?}",
+                    self.counters()?.live(),
+                    self.counters()?
+                );
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    // ---- the end ----
+
+    /// What must hold when all clients are gone.
+    pub fn finish(mut self) -> Result<()> {
+        if self.missed_releases == 0 {
+            self.wait_for_nodes(0)?;
+        } else if self.wait_for_nodes(0).is_err() {
+            eprintln!("a release was missed; the walk has to find it");
+        }
+        self.expect_empty().context("after the test")
+    }
+
+    fn expect_empty(&mut self) -> Result<()> {
+        let mut emitted = 0;
+        let counts = self.reaper.index().walker()?.walk_all(|batch| emitted += batch.len() as u64)?;
+        ensure!(
+            emitted == counts.stale && counts.visited == counts.stale,
+            "{emitted} nodes in the index: {counts:?}"
+        );
+        let counters = self.counters()?;
+        ensure!(counters.inserts == counters.removals, "inserts are not removals: {counters:?}");
+        ensure!(counters.balanced(), "a node is lost or counted twice: {counters:?}");
+        ensure!(counters.free_nodes == counters.capacity, "the free list is not complete: {counters:?}");
+        ensure!(counters.stale <= self.missed_releases, "walks met nodes without their socket: {counters:?}");
+        ensure!(counters.dropped_chain == 0, "record chains were too long: {counters:?}");
+        Ok(())
+    }
+}
+
+/// Waits until a datagram to an address on `lo` arrives. The kernel puts the routes of an IPv6 address in place
+/// from a work queue, one after the other: for a moment a connect fails, or finds a route that leads nowhere and
+/// keeps it.
+fn wait_until_usable(netns: &Netns, addr: IpAddr) -> Result<()> {
+    let arrives = || -> io::Result<()> {
+        let receiver = UdpSocket::bind((addr, 0))?;
+        receiver.set_read_timeout(Some(Duration::from_millis(20)))?;
+        let sender = UdpSocket::bind((addr, 0))?;
+        sender.connect(receiver.local_addr()?)?;
+        sender.send(b"there?")?;
+        receiver.recv(&mut [0; 8]).map(drop)
+    };
+    netns.run(|| {
+        let deadline = Instant::now() + USABLE;
+        while let Err(error) = arrives() {
+            ensure!(
+                Instant::now() < deadline,
+                "nothing arrives at {addr} in netns {}: {error}",
+                netns.name()
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    })?
+}
+
+/// The outcome a report was made of.
+fn as_outcome(report: &Report) -> Outcome {
+    Outcome {
+        visited: report.visited,
+        victims: report.victims,
+        destroyed: report.destroyed,
+        skipped: report.skipped,
+        failed: report.failed.clone(),
+        incomplete: report.incomplete_because.clone(),
+        walk_ns: report.ns.walk_ns,
+        destroy_ns: report.ns.destroy_ns,
+        victims_listed: report.sockets.clone(),
+        ..Outcome::new(report.engine)
+    }
+}
+
+/// What this machine lacks to run the tests, in one line.
+pub fn missing() -> Option<String> {
+    let findings = skreap::probe::all();
+    let mut missing: Vec<String> = findings
+        .features
+        .iter()
+        .filter(|finding| finding.required && !finding.works)
+        .map(|finding| format!("{}: {}", finding.feature, finding.detail))
+        .collect();
+    if missing.is_empty() {
+        if let Err(error) = Netns::create("needs").and_then(|_| Cgroup::create("needs")) {
+            missing.push(format!("namespaces and cgroups: {error:#}"));
+        }
+        if let Err(error) = lab::raise_nofile_limit() {
+            missing.push(format!("descriptors: {error}"));
+        }
+    }
+    (!missing.is_empty()).then(|| missing.join("; "))
+}
