@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 use crate::case::{Case, case};
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
+use skreap::core::EngineName;
 
 pub fn cases() -> Vec<Case> {
     let spaces = |netns| WorldOptions { netns, ..WorldOptions::default() };
