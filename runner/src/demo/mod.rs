@@ -1,6 +1,6 @@
 //! The main job, shown on this machine's own kernel.
 //!
-//! The [`lab`](crate::lab) builds network namespaces, three servers and client processes; a [`Reaper`]
+//! The [`lab`] builds network namespaces, three servers and client processes; a [`Reaper`]
 //! indexes the clients' sockets. Then, in every round, server B stops answering and the four backends it
 //! offered (UDP and TCP, IPv4 and IPv6) are deleted, by events through the same queue that `serve` uses.
 //! Whether that hit the right sockets is for their owners to say, not for the report.
