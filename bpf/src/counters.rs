@@ -1,11 +1,13 @@
 //! What the index counted, as one snapshot.
 
+use serde::{Deserialize, Serialize};
+
 /// Counters of an index since load, summed over shards and CPUs. Exact while no hook is running; under load
 /// the members are read one after the other.
 ///
 /// Two things always hold at rest: `inserts == removals + nodes in buckets`, and
 /// `free_nodes + (inserts - removals) == capacity`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Nodes that the pool can hand out.
     pub capacity: u64,

@@ -32,57 +32,10 @@ pub struct Listing {
     pub unnamed: u64,
     /// Nodes without their socket: an alarm.
     pub stale: u64,
-    /// Nodes in use, and how many there can be.
+    /// Nodes in use, of `counters.capacity`.
     pub nodes: u64,
-    /// Nodes that can be in use.
-    pub capacity: u64,
     /// Everything that was counted since load.
-    pub counters: CounterEntries,
-}
-
-/// [`Counters`] as they are written.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CounterEntries {
-    /// Nodes linked into a bucket.
-    pub inserts: u64,
-    /// Nodes unlinked from a bucket.
-    pub removals: u64,
-    /// Sockets released that had a node.
-    pub releases: u64,
-    /// Sockets released that had a cookie but no node.
-    pub releases_without_node: u64,
-    /// Sockets released that never got a cookie.
-    pub releases_without_cookie: u64,
-    /// Not recorded: the index was full.
-    pub dropped_full: u64,
-    /// Not recorded: the record chain was too long.
-    pub dropped_chain: u64,
-    /// Not recorded: in-kernel sockets.
-    pub ignored_kernel: u64,
-    /// Not recorded: neither TCP nor UDP.
-    pub ignored_protocol: u64,
-    /// Sockets that came to have too many peers to list.
-    pub wide: u64,
-    /// Nodes without their socket that walks have met.
-    pub stale: u64,
-}
-
-impl From<Counters> for CounterEntries {
-    fn from(c: Counters) -> Self {
-        Self {
-            inserts: c.inserts,
-            removals: c.removals,
-            releases: c.releases,
-            releases_without_node: c.releases_without_node,
-            releases_without_cookie: c.releases_without_cookie,
-            dropped_full: c.dropped_full,
-            dropped_chain: c.dropped_chain,
-            ignored_kernel: c.ignored_kernel,
-            ignored_protocol: c.ignored_protocol,
-            wide: c.wide,
-            stale: c.stale,
-        }
-    }
+    pub counters: Counters,
 }
 
 impl Listing {
@@ -105,9 +58,8 @@ impl Listing {
         }
         let counters = index.counters()?;
         listing.sockets = sockets.len() as u64;
-        listing.capacity = counters.capacity;
         listing.nodes = counters.capacity.saturating_sub(counters.free_nodes);
-        listing.counters = counters.into();
+        listing.counters = counters;
         Ok(listing)
     }
 

@@ -55,7 +55,7 @@ fn print(listing: &Listing) -> io::Result<()> {
         writeln!(out, "{}\n", table.trim_fmt())?;
     }
     let c = &listing.counters;
-    writeln!(out, "sockets {}, nodes {} of {}", listing.sockets, listing.nodes, listing.capacity)?;
+    writeln!(out, "sockets {}, nodes {} of {}", listing.sockets, listing.nodes, listing.counters.capacity)?;
     writeln!(
         out,
         "moved on {}, no peer {}, unnamed {}, stale {}",
