@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::MAX_BACKENDS;
+
 /// How many characters of somebody's input a message repeats at most.
 const EXCERPT_CHARS: usize = 64;
 
@@ -34,7 +36,11 @@ impl Refusal {
 
     /// The line was longer than `limit_bytes` and was therefore not read.
     pub fn line_too_long(line: u64, limit_bytes: usize) -> Self {
-        Self::new(line, format!("the line is longer than {limit_bytes} bytes; write one request a line"))
+        let message = format!(
+            "the line is longer than {limit_bytes} bytes; write one request a line, with at most \
+             {MAX_BACKENDS} backends"
+        );
+        Self::new(line, message)
     }
 
     /// The same refusal, naming the field at fault.
@@ -148,12 +154,12 @@ mod tests {
     #[test]
     fn whole_line_without_id() {
         let refusal = Refusal::line_too_long(7, 65536);
-        let json = r#"{"error":{"line":7,"field":null,"message":"the line is longer than 65536 bytes; write one request a line"}}"#;
+        let json = r#"{"error":{"line":7,"field":null,"message":"the line is longer than 65536 bytes; write one request a line, with at most 16384 backends"}}"#;
         assert_eq!(serde_json::to_string(&refusal).unwrap(), json);
         assert_eq!(serde_json::from_str::<Refusal>(json).unwrap(), refusal);
         assert_eq!(
             refusal.to_string(),
-            "line 7: the line is longer than 65536 bytes; write one request a line"
+            "line 7: the line is longer than 65536 bytes; write one request a line, with at most 16384 backends"
         );
     }
 

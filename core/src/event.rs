@@ -7,6 +7,9 @@ use crate::backend::Backend;
 /// Longest accepted event or request id, in bytes of UTF-8.
 pub const MAX_ID_BYTES: usize = 256;
 
+/// Most backends one event may name. As many of any kind fit in one line of 1 MiB.
+pub const MAX_BACKENDS: usize = 16_384;
+
 /// One event. Serializes to its wire form, one JSON object:
 /// `{"id":"e1","type":"backend-deleted","backend":"udp://10.0.0.1:53","dry_run":true}`.
 ///
@@ -34,6 +37,17 @@ pub enum Action {
         /// The backend that is gone.
         backend: Backend,
     },
+    /// Several backends are gone, all in one event with one report.
+    BackendsDeleted {
+        /// The backends that are gone: 1 to [`MAX_BACKENDS`]. Naming one twice is the same as once.
+        backends: Vec<Backend>,
+    },
+    /// These backends live: everything else that the index has sockets of is gone. For a sender that has lost
+    /// events.
+    Reconcile {
+        /// The backends that live: 1 to [`MAX_BACKENDS`].
+        backends: Vec<Backend>,
+    },
 }
 
 impl Action {
@@ -41,13 +55,17 @@ impl Action {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::BackendDeleted { .. } => "backend-deleted",
+            Self::BackendsDeleted { .. } => "backends-deleted",
+            Self::Reconcile { .. } => "reconcile",
         }
     }
 
-    /// The backends that this action says are gone.
-    pub const fn backends(&self) -> &[Backend] {
+    /// The backends that this action names as gone; none for a reconcile, which names those that live.
+    pub fn gone(&self) -> &[Backend] {
         match self {
             Self::BackendDeleted { backend } => std::slice::from_ref(backend),
+            Self::BackendsDeleted { backends } => backends,
+            Self::Reconcile { .. } => &[],
         }
     }
 }
@@ -120,8 +138,16 @@ mod tests {
         let action = event(false).action;
         let json = serde_json::to_value(&action).unwrap();
         assert_eq!(json["type"], action.name());
-        assert_eq!(action.backends().len(), 1);
-        assert_eq!(action.backends()[0].to_string(), "udp://10.0.0.1:53");
+        assert_eq!(action.gone().len(), 1);
+        assert_eq!(action.gone()[0].to_string(), "udp://10.0.0.1:53");
+        for action in [
+            Action::BackendsDeleted { backends: action.gone().to_vec() },
+            Action::Reconcile { backends: action.gone().to_vec() },
+        ] {
+            let json = serde_json::to_value(&action).unwrap();
+            assert_eq!(json["type"], action.name());
+            assert_eq!(json["backends"], serde_json::json!(["udp://10.0.0.1:53"]));
+        }
     }
 
     #[test]

@@ -40,6 +40,7 @@ mod engine;
 mod errno;
 mod error;
 mod event;
+mod guard;
 mod outcome;
 mod report;
 mod request;
@@ -53,9 +54,12 @@ pub use backend::{Backend, BackendError, Protocol};
 pub use engine::EngineName;
 pub use errno::{errno_name, errno_reason};
 pub use error::{Refusal, UnknownName};
-pub use event::{Action, Event, IdError, MAX_ID_BYTES, check_id};
-pub use outcome::{Failure, Failures, Imbalance, Incomplete, MAX_FAILURES_LISTED, Outcome, Skipped};
-pub use report::Report;
+pub use event::{Action, Event, IdError, MAX_BACKENDS, MAX_ID_BYTES, check_id};
+pub use guard::{Guarded, Pacer};
+pub use outcome::{
+    Failure, Failures, FinishReason, Finished, Imbalance, Incomplete, MAX_FAILURES_LISTED, Outcome, Skipped,
+};
+pub use report::{BackendReport, Report};
 pub use request::Request;
 pub use socket::{SocketTuple, state_name};
 pub use target::{Target, Unconnected};

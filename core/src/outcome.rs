@@ -46,7 +46,7 @@ impl Skipped {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Incomplete {
-    /// The index was full when a socket should have been added; a scan is needed.
+    /// The index was full when a socket should have been added, and no scan has finished the work.
     IndexFull,
     /// An unconnected socket sent to more peers than its record holds; a scan cannot find it
     /// either, since the kernel does not remember where it sent.
@@ -90,6 +90,33 @@ impl fmt::Display for Incomplete {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
+}
+
+/// Why a second engine had to finish what the first had begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum FinishReason {
+    /// The index does not hold every socket of the backend: a full scan looks for the rest.
+    IndexFull,
+    /// Sockets that differ in nothing but their cookie (SO_REUSEPORT groups): sock_diag cannot name them, an
+    /// iterator can.
+    NoExactId,
+}
+
+/// What a second engine did. Its numbers are part of the totals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Finished {
+    /// The engine that finished.
+    pub engine: EngineName,
+    /// Why it had to.
+    pub because: FinishReason,
+    /// Victims that it found or was given.
+    pub victims: u64,
+    /// Those that it destroyed.
+    pub destroyed: u64,
+    /// Nanoseconds it took; part of the phases.
+    pub ns: u64,
 }
 
 /// A victim that could not be destroyed.
@@ -192,6 +219,12 @@ pub struct Outcome {
     pub failed: Failures,
     /// Why there may be sockets of the backend that were not visited; empty if there are none.
     pub incomplete: BTreeSet<Incomplete>,
+    /// What other engines had to do; one entry for each engine and reason.
+    pub finished: Vec<Finished>,
+    /// Walks that were made again because a `connect()` was under way.
+    pub rechecks: u64,
+    /// Sockets that still had no peer, or another one, when the time for that was over.
+    pub pending: u64,
     /// Time spent finding, in nanoseconds.
     pub walk_ns: u64,
     /// Time spent destroying, in nanoseconds; 0 where finding and destroying are one step.
@@ -211,6 +244,9 @@ impl Outcome {
             skipped: Skipped::default(),
             failed: Failures::default(),
             incomplete: BTreeSet::new(),
+            finished: Vec::new(),
+            rechecks: 0,
+            pending: 0,
             walk_ns: 0,
             destroy_ns: 0,
             victims_listed: None,
@@ -222,6 +258,63 @@ impl Outcome {
     /// A victim that its owner closed first is no failure: count it in `skipped.gone` instead.
     pub fn add_failure(&mut self, socket: SocketTuple, errno: i32) {
         self.failed.add(socket, errno);
+    }
+
+    /// Adds what another engine did, and keeps one entry for each engine and reason.
+    pub fn add_finished(&mut self, more: Finished) {
+        let same = |f: &&mut Finished| f.engine == more.engine && f.because == more.because;
+        match self.finished.iter_mut().find(same) {
+            Some(f) => {
+                f.victims = f.victims.saturating_add(more.victims);
+                f.destroyed = f.destroyed.saturating_add(more.destroyed);
+                f.ns = f.ns.saturating_add(more.ns);
+            }
+            None => self.finished.push(more),
+        }
+    }
+
+    /// Adds what was done about another backend of the same event. The engine stays the one of `self`.
+    pub fn add_backend(&mut self, other: Self) {
+        let (skipped, more) = (&mut self.skipped, other.skipped);
+        for (sum, n) in [
+            (&mut self.visited, other.visited - other.victims.min(other.visited)),
+            (&mut skipped.unconnected, more.unconnected),
+            (&mut skipped.moved_on, more.moved_on),
+            (&mut skipped.no_peer, more.no_peer),
+            (&mut skipped.state, more.state),
+            (&mut skipped.stale, more.stale),
+            (&mut self.rechecks, other.rechecks),
+            (&mut self.pending, other.pending),
+        ] {
+            *sum = sum.saturating_add(n);
+        }
+        self.add_victims(other);
+    }
+
+    /// Adds what a further pass over the same backend found: its victims, but not the sockets that it skipped,
+    /// which the first pass has counted.
+    pub fn add_victims(&mut self, other: Self) {
+        for (sum, n) in [
+            (&mut self.visited, other.victims),
+            (&mut self.victims, other.victims),
+            (&mut self.destroyed, other.destroyed),
+            (&mut self.skipped.gone, other.skipped.gone),
+            (&mut self.walk_ns, other.walk_ns),
+            (&mut self.destroy_ns, other.destroy_ns),
+        ] {
+            *sum = sum.saturating_add(n);
+        }
+        self.failed.merge(other.failed);
+        self.incomplete.extend(other.incomplete);
+        other.finished.into_iter().for_each(|f| self.add_finished(f));
+        if let Some(listed) = other.victims_listed {
+            self.victims_listed.get_or_insert_default().extend(listed);
+        }
+    }
+
+    /// Nothing was missed and nothing failed: whoever asks for the same again need not be answered by doing it.
+    pub fn is_clean(&self) -> bool {
+        self.is_complete() && self.failed.total == 0 && self.pending == 0
     }
 
     /// Every socket of the backend was visited. Some may still have failed.
@@ -398,6 +491,32 @@ mod tests {
 
         let dry = Outcome { visited: 5, victims: 5, ..Outcome::new(EngineName::Netlink) };
         assert_eq!(dry.balanced(true), Ok(()));
+    }
+
+    #[test]
+    fn sums_stay_balanced() {
+        let finished = |victims, destroyed| Finished {
+            engine: EngineName::Iter,
+            because: FinishReason::IndexFull,
+            victims,
+            destroyed,
+            ns: 5,
+        };
+        let mut all = outcome();
+        let mut other = outcome();
+        other.add_finished(finished(3, 2));
+        all.add_backend(other.clone());
+        assert_eq!(all.balanced(false), Ok(()));
+        assert_eq!((all.visited, all.victims, all.destroyed, all.failed.total), (46, 32, 24, 6));
+        assert_eq!((all.skipped.total(), all.skipped.gone), (16, 2));
+        assert_eq!((all.walk_ns, all.destroy_ns), (400, 600));
+
+        // A further pass: its victims only.
+        all.add_victims(other);
+        assert_eq!(all.balanced(false), Ok(()));
+        assert_eq!((all.visited, all.victims, all.skipped.total(), all.skipped.gone), (62, 48, 17, 3));
+        assert_eq!(all.finished, [finished(6, 4)].map(|f| Finished { ns: 10, ..f }));
+        assert!(!all.is_clean() && Outcome::new(EngineName::Iter).is_clean());
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Event, outcome and timings together: the line that answers an event.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::Backend;
 use crate::engine::EngineName;
 use crate::event::{Action, Event};
-use crate::outcome::{Failures, Incomplete, Outcome, Skipped};
+use crate::guard::Guarded;
+use crate::outcome::{Failures, Finished, Incomplete, Outcome, Skipped};
 use crate::socket::SocketTuple;
 use crate::timing::Phases;
 
@@ -39,6 +41,27 @@ pub struct Report {
     pub skipped: Skipped,
     /// Victims that could not be destroyed.
     pub failed: Failures,
+    /// What other engines had to do for completeness, as part of the above. Left out when nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub finished: Vec<Finished>,
+    /// Walks that were made again because a `connect()` was under way. Left out when 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rechecks: u64,
+    /// Sockets recorded under the backend by a `connect()` that has had no effect when the time to wait for it
+    /// was over: it failed, or hangs. Left out when 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pending: u64,
+    /// What the limits did. Left out when there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guarded>,
+    /// Backends for which another event, received before the walk began, had the same work done: its id. Their
+    /// numbers are in its report. Left out when there are none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub merged: BTreeMap<Backend, String>,
+    /// For events on several backends, those where there was anything to see; the counters of the report are
+    /// their sums. Left out when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_backend: Vec<BackendReport>,
     /// Nanoseconds of each phase.
     pub ns: Phases,
     /// Why the engine could not do the work at all.
@@ -47,6 +70,43 @@ pub struct Report {
     /// The victims of a dry run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sockets: Option<Vec<SocketTuple>>,
+}
+
+/// One backend of an event on several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendReport {
+    /// The backend.
+    pub backend: Backend,
+    /// Candidates.
+    pub visited: u64,
+    /// Sockets chosen for destruction.
+    pub victims: u64,
+    /// Victims that were destroyed.
+    pub destroyed: u64,
+    /// Victims that could not be destroyed.
+    pub failed: u64,
+    /// Every socket of this backend was visited.
+    pub complete: bool,
+}
+
+impl BackendReport {
+    /// What an engine did about this backend; `None` if there was nothing to see.
+    pub fn new(backend: Backend, outcome: &Outcome) -> Option<Self> {
+        let complete = outcome.is_complete();
+        (outcome.visited > 0 || !complete).then(|| Self {
+            backend,
+            visited: outcome.visited,
+            victims: outcome.victims,
+            destroyed: outcome.destroyed,
+            failed: outcome.failed.total(),
+            complete,
+        })
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Report {
@@ -64,6 +124,12 @@ impl Report {
             destroyed: outcome.destroyed,
             skipped: outcome.skipped,
             failed: outcome.failed,
+            finished: outcome.finished,
+            rechecks: outcome.rechecks,
+            pending: outcome.pending,
+            guard: None,
+            merged: BTreeMap::new(),
+            by_backend: Vec::new(),
             ns: phases,
             error: None,
             sockets: outcome.victims_listed,
@@ -84,6 +150,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::FinishReason;
     use crate::strategies::{self, a_socket};
 
     const PHASES: Phases = Phases { queue_ns: 1, walk_ns: 2, destroy_ns: 3, total_ns: 7 };
@@ -139,6 +206,33 @@ mod tests {
         assert_eq!(json["incomplete_because"], serde_json::json!(["index-full", "wide-unconnected"]));
         assert_eq!(json["sockets"][0]["cookie"], 7);
         assert_eq!(json.get("error"), None);
+    }
+
+    #[test]
+    fn what_is_seldom_there_is_named() {
+        let mut outcome = Outcome { rechecks: 2, pending: 1, ..Outcome::new(EngineName::Netlink) };
+        outcome.add_finished(Finished {
+            engine: EngineName::Iter,
+            because: FinishReason::IndexFull,
+            victims: 4,
+            destroyed: 3,
+            ns: 9,
+        });
+        let backend = event(false).action.gone()[0];
+        let mut report = Report::new(&event(false), outcome, PHASES);
+        report.guard = Some(Guarded { max_victims: Some(5), ..Guarded::default() });
+        report.merged.insert(backend, "e0".to_owned());
+        report.by_backend =
+            vec![BackendReport { backend, visited: 4, victims: 3, destroyed: 2, failed: 1, complete: true }];
+        let json = serde_json::to_value(&report).unwrap();
+        let finished =
+            serde_json::json!([{"engine":"iter","because":"index-full","victims":4,"destroyed":3,"ns":9}]);
+        assert_eq!(json["finished"], finished);
+        assert_eq!((&json["rechecks"], &json["pending"]), (&2.into(), &1.into()));
+        assert_eq!(json["guard"], serde_json::json!({"max_victims":5,"refused":false,"paced_ns":0}));
+        assert_eq!(json["merged"], serde_json::json!({"udp://10.0.0.1:53":"e0"}));
+        assert_eq!(json["by_backend"][0]["failed"], 1);
+        assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report);
     }
 
     #[test]

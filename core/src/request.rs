@@ -8,9 +8,9 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 use serde_json::error::Category;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, BackendError};
 use crate::error::{Refusal, excerpt};
-use crate::event::{Action, Event, check_id};
+use crate::event::{Action, Event, MAX_BACKENDS, check_id};
 
 /// One request type.
 struct Type {
@@ -23,6 +23,8 @@ struct Type {
 #[derive(Clone, Copy)]
 enum Kind {
     BackendDeleted,
+    BackendsDeleted,
+    Reconcile,
     Index,
 }
 
@@ -33,6 +35,12 @@ const TYPES: &[Type] = &[
         kind: Kind::BackendDeleted,
         takes: &["id", "type", "backend", "dry_run"],
     },
+    Type {
+        name: "backends-deleted",
+        kind: Kind::BackendsDeleted,
+        takes: &["id", "type", "backends", "dry_run"],
+    },
+    Type { name: "reconcile", kind: Kind::Reconcile, takes: &["id", "type", "backends", "dry_run"] },
     Type { name: "index", kind: Kind::Index, takes: &["id", "type"] },
 ];
 
@@ -100,6 +108,9 @@ impl Serialize for Request {
 
 const EXAMPLE: &str = "write one JSON object a line, such as \
     {\"id\":\"e1\",\"type\":\"backend-deleted\",\"backend\":\"udp://10.0.0.1:53\"}";
+
+const LIST_EXAMPLE: &str =
+    "write an array of backends, such as [\"udp://10.0.0.1:53\",\"tcp://10.0.0.1:80\"]";
 
 fn bad_json(line: u64, error: &serde_json::Error) -> Refusal {
     // The visitor takes any object, so a data error can only be another JSON type.
@@ -170,6 +181,8 @@ impl<'a> Reader<'a> {
         let action = match ty.kind {
             Kind::Index => return Ok(Request::Index { id }),
             Kind::BackendDeleted => Action::BackendDeleted { backend: self.backend("backend")? },
+            Kind::BackendsDeleted => Action::BackendsDeleted { backends: self.backends("backends")? },
+            Kind::Reconcile => Action::Reconcile { backends: self.backends("backends")? },
         };
         Ok(Request::Event(Event { id, action, dry_run: self.flag("dry_run")? }))
     }
@@ -229,6 +242,34 @@ impl<'a> Reader<'a> {
     fn backend(&self, field: &str) -> Result<Backend, Refusal> {
         let parsed = self.string(field)?.parse::<Backend>();
         parsed.map_err(|error| self.refuse(field, error.to_string()))
+    }
+
+    /// A required list of backends.
+    fn backends(&self, field: &str) -> Result<Vec<Backend>, Refusal> {
+        let list = match self.get(field) {
+            Some(Value::Array(list)) => list,
+            Some(other) => {
+                let message = format!("{field:?} is {}; write an array of strings", type_of(other));
+                return Err(self.refuse(field, message));
+            }
+            None => return Err(self.refuse(field, format!("{field:?} is missing; {LIST_EXAMPLE}"))),
+        };
+        // An empty list of living backends would make an end of every socket there is: surely a mistake.
+        if list.is_empty() {
+            return Err(self.refuse(field, format!("{field:?} is empty; {LIST_EXAMPLE}")));
+        }
+        if list.len() > MAX_BACKENDS {
+            let message = format!("{field:?} has {} entries; write at most {MAX_BACKENDS}", list.len());
+            return Err(self.refuse(field, message));
+        }
+        let refuse = |i: usize, message: String| self.refuse(&format!("{field}[{i}]"), message);
+        list.iter()
+            .enumerate()
+            .map(|(i, entry)| match entry {
+                Value::String(text) => text.parse().map_err(|e: BackendError| refuse(i, e.to_string())),
+                other => Err(refuse(i, format!("it is {}; write a string", type_of(other)))),
+            })
+            .collect()
     }
 
     /// An optional boolean, false when it is not there.
@@ -327,7 +368,7 @@ mod tests {
             r#"{"id":"e1","type":"backend-added"}"#,
             Some("e1"),
             Some("type"),
-            "type \"backend-added\" is not known; write one of: backend-deleted, index",
+            "type \"backend-added\" is not known; write one of: backend-deleted, backends-deleted, reconcile, index",
         );
         refused(
             r#"{"id":"e1","type":"backend-deleted","bakend":"udp://10.0.0.1:53"}"#,
@@ -369,6 +410,56 @@ mod tests {
                 "\"dry_run\" is ",
             );
         }
+    }
+
+    #[test]
+    fn reads_lists() {
+        let backends = vec!["udp://10.0.0.1:53".parse().unwrap(), "tcp://[fd00::1]:80".parse().unwrap()];
+        let list = r#""backends":["udp://10.0.0.1:53","tcp://[fd00::1]:80"]"#;
+        for (name, action) in [
+            ("backends-deleted", Action::BackendsDeleted { backends: backends.clone() }),
+            ("reconcile", Action::Reconcile { backends }),
+        ] {
+            let line = format!(r#"{{"id":"e1","type":"{name}",{list},"dry_run":true}}"#);
+            let event = Event { id: "e1".to_owned(), action, dry_run: true };
+            assert_eq!(Request::parse(line.as_bytes(), 1), Ok(Request::Event(event)));
+        }
+    }
+
+    #[test]
+    fn refuses_lists() {
+        for name in ["backends-deleted", "reconcile"] {
+            let line = |rest: &str| format!(r#"{{"id":"e1","type":"{name}"{rest}}}"#);
+            let bad = |rest: &str, field: &str, message: &str| {
+                refused(&line(rest), Some("e1"), Some(field), message);
+            };
+            bad("", "backends", "\"backends\" is missing; write an array of backends,");
+            bad(r#","backends":[]"#, "backends", "\"backends\" is empty;");
+            bad(r#","backends":"udp://10.0.0.1:53""#, "backends", "\"backends\" is a string; write an array");
+            bad(r#","backends":["udp://10.0.0.1:53",7]"#, "backends[1]", "it is a number; write a string");
+            bad(r#","backends":["udp://10.0.0.1:0"]"#, "backends[0]", "port 0 would match");
+            bad(r#","backend":"udp://10.0.0.1:53""#, "backend", "field \"backend\" is not for this type;");
+            let many = |n| vec!["\"udp://10.0.0.1:53\""; n].join(",");
+            bad(
+                &format!(r#","backends":[{}]"#, many(MAX_BACKENDS + 1)),
+                "backends",
+                "\"backends\" has 16385 entries; write at most 16384",
+            );
+            let most = line(&format!(r#","backends":[{}]"#, many(MAX_BACKENDS)));
+            assert!(Request::parse(most.as_bytes(), 1).is_ok());
+        }
+    }
+
+    /// The longest spelling of a backend that a request is written with, as often as it may be there.
+    #[test]
+    fn the_longest_list_fits_in_one_mebibyte() {
+        let longest: Backend = "tcp://[1111:2222:3333:4444:5555:6666:7777:8888]:55555".parse().unwrap();
+        let event = Event {
+            id: "\u{10ffff}".repeat(64),
+            action: Action::BackendsDeleted { backends: vec![longest; MAX_BACKENDS] },
+            dry_run: true,
+        };
+        assert!(serde_json::to_vec(&event).unwrap().len() <= 1 << 20);
     }
 
     #[test]
@@ -427,6 +518,7 @@ mod tests {
             Just("id".to_owned()),
             Just("type".to_owned()),
             Just("backend".to_owned()),
+            Just("backends".to_owned()),
             Just("dry_run".to_owned()),
             any::<String>(),
         ];
@@ -438,6 +530,8 @@ mod tests {
             any::<String>().prop_map(Value::from),
             Just(Value::from("index")),
             Just(Value::from("backend-deleted")),
+            Just(Value::from("backends-deleted")),
+            Just(Value::from("reconcile")),
             Just(Value::from("udp://10.0.0.1:53")),
         ];
         leaf.prop_recursive(4, 32, 6, move |inner| {

@@ -40,12 +40,17 @@ pub(crate) fn id() -> impl Strategy<Value = String> {
     "\\PC{1,64}".prop_filter("not an id", |id| check_id(id).is_ok())
 }
 
+fn action() -> impl Strategy<Value = Action> {
+    let list = || prop::collection::vec(backend(), 1..8);
+    prop_oneof![
+        backend().prop_map(|backend| Action::BackendDeleted { backend }),
+        list().prop_map(|backends| Action::BackendsDeleted { backends }),
+        list().prop_map(|backends| Action::Reconcile { backends }),
+    ]
+}
+
 pub(crate) fn event() -> impl Strategy<Value = Event> {
-    (id(), backend(), any::<bool>()).prop_map(|(id, backend, dry_run)| Event {
-        id,
-        action: Action::BackendDeleted { backend },
-        dry_run,
-    })
+    (id(), action(), any::<bool>()).prop_map(|(id, action, dry_run)| Event { id, action, dry_run })
 }
 
 pub(crate) fn request() -> impl Strategy<Value = Request> {
