@@ -11,6 +11,12 @@
 
 #define SKREAP_ABI_VERSION 1
 
+/*
+ * Version of everything that lives in pinned maps: raised whenever a program of this version could not go on
+ * with what one of the version before has left in them.  A size that changes is told apart without it.
+ */
+#define SKREAP_LAYOUT_VERSION 1
+
 /* Walks that may be under way at once; each has a slot, a cursor node and an emit buffer of its own. */
 #define SKREAP_WALK_SLOTS 4
 /* Victims one emit buffer holds; a walk with more is resumed. */
@@ -113,15 +119,30 @@ struct skreap_counters {
 	__u64 stale;		 /* nodes without their socket met by walks */
 };
 
+/* What a process that takes over a pinned index must know of it before it loads its programs. */
+struct skreap_cfg {
+	__u32 layout; /* SKREAP_LAYOUT_VERSION */
+	__u32 nodes;
+	__u64 seed;
+	__u32 shards;
+	__u32 record_slots; /* per shard */
+	__u32 buckets;	    /* per shard */
+	__u32 max_memberships;
+	__u32 max_sockets;
+	__u32 bootstrapped; /* 1: sockets older than the hooks have been looked for */
+};
+_Static_assert(sizeof(struct skreap_cfg) == 40, "no hidden padding");
+
 /* The constants above, in the read-only data of the object: what user space checks and reads. */
 struct skreap_abi {
 	__u32 version;
+	__u32 layout;
 	__u32 walk_slots;
 	__u32 emit_max;
 	enum skreap_relation relation;
 	enum skreap_walk_flags walk_flags;
 	enum skreap_incomplete incomplete;
 };
-_Static_assert(sizeof(struct skreap_abi) == 24, "no hidden padding");
+_Static_assert(sizeof(struct skreap_abi) == 28, "no hidden padding");
 
 #endif

@@ -16,8 +16,17 @@ const volatile __u64 cfg_seed = 0x9e3779b97f4a7c15ULL;
 
 const volatile struct skreap_abi abi = {
 	.version = SKREAP_ABI_VERSION,
+	.layout = SKREAP_LAYOUT_VERSION,
 	.walk_slots = SKREAP_WALK_SLOTS,
 	.emit_max = SKREAP_EMIT_MAX,
 };
+
+/* The same, where the next process finds it.  No program reads it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct skreap_cfg);
+} cfg SEC(".maps");
 
 #endif

@@ -11,6 +11,6 @@ struct skreap_counters counters SEC(".bss.counters");
 
 /* One bit per hash of a backend some socket of which could not be recorded.  Never cleared: two backends on
  * one bit cost a scan, a bit lost too early would cost a socket. */
-__u32 incomplete[2048];
+__u32 incomplete[2048] SEC(".bss.incomplete");
 
 #endif

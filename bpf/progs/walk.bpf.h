@@ -25,7 +25,8 @@ struct walk_slot {
 	struct skreap_walk n; /* counters of the call */
 } __attribute__((aligned(64)));
 
-struct walk_slot walk_slots[SKREAP_WALK_SLOTS];
+/* Outlives the process, as the cursors do: a walk that was never resumed is tidied up by the next on its slot. */
+struct walk_slot walk_slots[SKREAP_WALK_SLOTS] SEC(".bss.walks");
 struct skreap_victim emit[SKREAP_WALK_SLOTS * SKREAP_EMIT_MAX] SEC(".bss.emit");
 
 enum { WALK_GO_ON, WALK_DONE, WALK_FULL };

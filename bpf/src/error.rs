@@ -1,6 +1,7 @@
 //! What can go wrong at the border to the kernel.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::log;
 
@@ -64,6 +65,20 @@ pub enum Error {
         /// Which map or program.
         what: String,
         /// What the kernel or libbpf said.
+        source: io::Error,
+    },
+    /// Another process serves from these pins.
+    #[error(
+        "the pins in {} are in use by another process: stop it first, or name another directory with --pin",
+        .0.display()
+    )]
+    PinsHeld(PathBuf),
+    /// A pin cannot be made, opened, replaced or removed.
+    #[error("pin {}: {source}", .path.display())]
+    Pin {
+        /// Which.
+        path: PathBuf,
+        /// Errno of the kernel.
         source: io::Error,
     },
     /// All walk slots are taken.

@@ -1,11 +1,17 @@
 //! Attaching the hooks to a cgroup.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
-use libbpf_rs::{AsRawLibbpf as _, Link, Object};
+use libbpf_rs::query::LinkTypeInfo;
+use libbpf_rs::{AsRawLibbpf as _, Link, Object, Program};
 
+use crate::error::io_error;
+use crate::pin::{self, Incompatible, Obstacle, Origin, Pins};
 use crate::{Error, Index};
 
 /// The programs that keep the index up to date. `skreap_sock_release` comes first: no socket may be
@@ -13,10 +19,14 @@ use crate::{Error, Index};
 pub const NAMES: [&str; 5] =
     ["skreap_sock_release", "skreap_connect4", "skreap_connect6", "skreap_sendmsg4", "skreap_sendmsg6"];
 
-/// The attached hooks; dropping them detaches, in the reverse order.
+/// The attached hooks; dropping them detaches, in the reverse order, unless they are pinned.
 #[derive(Debug)]
 pub struct Hooks {
     links: Vec<Link>,
+    /// The names of the programs, in the order of the links.
+    names: Vec<String>,
+    /// The directory of their pins, each named after its program.
+    pins: Option<PathBuf>,
 }
 
 impl Hooks {
@@ -28,6 +38,86 @@ impl Hooks {
     /// attached.
     pub fn attach(index: &Index, cgroup: BorrowedFd<'_>) -> Result<Self, Error> {
         Self::attach_programs(index.object(), &NAMES, cgroup)
+    }
+
+    /// Attaches all hooks of an index that [`Pins::load`] gave, pinned, so that they outlive this process. Hooks
+    /// that are pinned already get the programs of this index and keep their place in the order; there is no
+    /// moment without them. New ones are to be completed with [`Pins::publish`].
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach); [`Error::Pin`] with the errno.
+    pub fn attach_pinned(
+        index: &Index,
+        cgroup: BorrowedFd<'_>,
+        pins: &Pins,
+        origin: &Origin,
+    ) -> Result<Self, Error> {
+        match origin {
+            Origin::TakenOver => pins.renew(index),
+            Origin::New | Origin::Replaces(_) => pins.build(index, |links| {
+                let mut hooks = Self::attach(index, cgroup)?;
+                for (link, name) in hooks.links.iter().zip(&hooks.names) {
+                    pin::pin(link.as_fd(), &links.join(name))?;
+                }
+                hooks.pins = Some(links.to_owned());
+                Ok(hooks)
+            }),
+        }
+    }
+
+    /// Makes the hooks the last on the cgroup again, without a moment in which one is missing: each is attached
+    /// a second time before the first is taken away. Pins follow.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach); [`Error::Pin`] with the errno. Every hook is attached at least once.
+    pub fn reattach(&mut self, index: &Index, cgroup: BorrowedFd<'_>) -> Result<(), Error> {
+        for i in 0..self.links.len() {
+            self.reattach_one(i, index, cgroup)?;
+        }
+        Ok(())
+    }
+
+    /// As [`reattach`](Self::reattach), for the hook with this place in the order of attachment.
+    ///
+    /// # Errors
+    /// As [`reattach`](Self::reattach).
+    pub fn reattach_one(&mut self, i: usize, index: &Index, cgroup: BorrowedFd<'_>) -> Result<(), Error> {
+        let (Some(link), Some(name)) = (self.links.get_mut(i), self.names.get(i)) else {
+            return Ok(());
+        };
+        let last = attach_program(index.object(), name, cgroup)?;
+        if let Some(links) = &self.pins {
+            let next = links.join(format!("{name}{NEXT}"));
+            pin::remove_file(&next)?;
+            pin::pin(last.as_fd(), &next)?;
+            pin::rename(&next, &links.join(name))?;
+        }
+        *link = last;
+        Ok(())
+    }
+
+    /// Opens the pinned links and gives them the programs of this index.
+    pub(crate) fn take_over(index: &Index, links: &Path) -> Result<Self, Error> {
+        let mut hooks =
+            Self { links: Vec::new(), names: NAMES.map(str::to_owned).into(), pins: Some(links.to_owned()) };
+        for name in NAMES {
+            let error = |e| pin::pin_error(&links.join(name), io_error(e));
+            let mut link = Link::open(links.join(name)).map_err(error)?;
+            link.update_prog(&find(index.object(), name)?).map_err(error)?;
+            hooks.links.push(link);
+        }
+        // Second links of a process that was killed in reattach().
+        for name in pin::names(links)? {
+            if !NAMES.contains(&name.as_str()) {
+                pin::remove_file(&links.join(name))?;
+            }
+        }
+        Ok(hooks)
+    }
+
+    /// The pins were moved there.
+    pub(crate) fn set_pins(&mut self, links: PathBuf) {
+        self.pins = Some(links);
     }
 
     /// Kernel ids of the attached programs, in the order of attachment; for `bpftool prog show id` and the run
@@ -50,23 +140,10 @@ impl Hooks {
         names: &[&str],
         cgroup: BorrowedFd<'_>,
     ) -> Result<Self, Error> {
-        let mut hooks = Self { links: Vec::new() };
+        let mut hooks = Self { links: Vec::new(), names: Vec::new(), pins: None };
         for &name in names {
-            let program = object
-                .progs_mut()
-                .find(|p| p.name() == name)
-                .ok_or_else(|| attach_error(name, io::ErrorKind::NotFound.into()))?;
-            // libbpf directly: libbpf-rs keeps the errno to itself.
-            // SAFETY: the program belongs to the loaded object that is borrowed.
-            let link = unsafe {
-                libbpf_sys::bpf_program__attach_cgroup(
-                    program.as_libbpf_object().as_ptr(),
-                    cgroup.as_raw_fd(),
-                )
-            };
-            let link = NonNull::new(link).ok_or_else(|| attach_error(name, io::Error::last_os_error()))?;
-            // SAFETY: a fresh link of libbpf's, owned by nobody else.
-            hooks.links.push(unsafe { Link::from_ptr(link) });
+            hooks.links.push(attach_program(object, name, cgroup)?);
+            hooks.names.push(name.to_owned());
         }
         Ok(hooks)
     }
@@ -77,6 +154,66 @@ impl Drop for Hooks {
         // Release goes last, see NAMES.
         while self.links.pop().is_some() {}
     }
+}
+
+/// What tells the pin of a second link of a hook from that of the first.
+const NEXT: &str = "_next";
+
+/// Refuses unless the links that are pinned here are all hooks, on this cgroup.
+pub(crate) fn compatible(links: &Path, cgroup: BorrowedFd<'_>) -> Result<(), Obstacle> {
+    let cgroup = cgroup_id(cgroup)?;
+    for name in NAMES {
+        let wrong = |why: String| Incompatible::Hook { name: name.to_owned(), why };
+        let path = links.join(name);
+        if !path.exists() {
+            return Err(wrong("is not there".to_owned()).into());
+        }
+        let link = Link::open(&path).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
+        match link.info().map_err(|e| wrong(format!("cannot be asked: {e}")))?.info {
+            // Of a cgroup that was removed the kernel says 0.
+            LinkTypeInfo::Cgroup(on) if on.cgroup_id == cgroup => {}
+            _ => return Err(wrong("is on another cgroup, or on one that was removed".to_owned()).into()),
+        }
+    }
+    Ok(())
+}
+
+/// Detaches what is pinned here, whoever has it open.
+pub(crate) fn detach(links: &Path) -> Result<(), Error> {
+    for name in pin::names(links)? {
+        let detached = Link::open(links.join(&name)).and_then(|link| link.detach());
+        // To remove the pin will do, unless another process has it open.
+        if let Err(e) = detached {
+            tracing::debug!(name, "cannot detach: {e}");
+        }
+    }
+    Ok(())
+}
+
+/// The id of a cgroup is the inode number of its directory.
+fn cgroup_id(cgroup: BorrowedFd<'_>) -> Result<u64, Error> {
+    let error = |source| Error::Object { what: "cgroup".to_owned(), source };
+    let directory = cgroup.try_clone_to_owned().map(File::from).map_err(error)?;
+    Ok(directory.metadata().map_err(error)?.ino())
+}
+
+fn find<'a>(object: &'a Object, name: &str) -> Result<Program<'a>, Error> {
+    object
+        .progs()
+        .find(|p| p.name() == name)
+        .ok_or_else(|| attach_error(name, io::ErrorKind::NotFound.into()))
+}
+
+fn attach_program(object: &Object, name: &str, cgroup: BorrowedFd<'_>) -> Result<Link, Error> {
+    let program = find(object, name)?;
+    // libbpf directly: libbpf-rs keeps the errno to itself.
+    // SAFETY: the program belongs to the loaded object that is borrowed.
+    let link = unsafe {
+        libbpf_sys::bpf_program__attach_cgroup(program.as_libbpf_object().as_ptr(), cgroup.as_raw_fd())
+    };
+    let link = NonNull::new(link).ok_or_else(|| attach_error(name, io::Error::last_os_error()))?;
+    // SAFETY: a fresh link of libbpf's, owned by nobody else.
+    Ok(unsafe { Link::from_ptr(link) })
 }
 
 fn attach_error(hook: &str, source: io::Error) -> Error {

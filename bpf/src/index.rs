@@ -11,14 +11,21 @@ use libbpf_rs::{AsRawLibbpf as _, MapCore as _, MapFlags, Object, ObjectBuilder,
 use crate::config::Layout;
 use crate::error::{io_error, load_error};
 use crate::mapping::Mapping;
+use crate::pin::{self, Incompatible, Obstacle};
 use crate::skel::{OBJECT, types};
 use crate::walk::{Slots, Walker, run};
 use crate::{Config, Counters, Error, log};
 
 /// `SKREAP_ABI_VERSION` this library was written for.
 const ABI_VERSION: u32 = 1;
+/// `SKREAP_LAYOUT_VERSION` this library was written for.
+const LAYOUT_VERSION: u32 = 1;
 /// `CHUNK` of `index.bpf.h`.
 const CHUNK: u64 = 64;
+/// The counters are given whole pages, so that a later version can count more in the same memory.
+const COUNTER_PAGE: usize = 4096;
+/// Holds what a later version must know of an index that it takes over.
+const CFG: &str = "cfg";
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// The loaded programs and maps. Dropping it detaches nothing by itself: the hooks live as long as their
@@ -26,8 +33,7 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 #[derive(Debug)]
 pub struct Index {
     object: Object,
-    layout: Layout,
-    abi: types::skreap_abi,
+    shape: Shape,
     counters: Mapping,
     emit: Arc<Mapping>,
     slots: Arc<Slots>,
@@ -40,50 +46,50 @@ impl Index {
     /// [`Error::Config`] for sizes out of range; [`Error::Unsupported`] and [`Error::Denied`] if this kernel
     /// or these privileges cannot; [`Error::Load`] with the verifier's words for anything else.
     pub fn load(config: &Config) -> Result<Self, Error> {
-        log::install();
-        if !Path::new(BTF).exists() {
-            return Err(Error::Unsupported {
-                missing: format!("BTF ({BTF})"),
-                remedy: "use a kernel built with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
-            });
-        }
-        // Warnings of an earlier attempt are not about this one.
-        drop(log::take_warnings());
-        let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(load_error)?;
-        let rodata = open_rodata(&mut open)?;
-        let abi = rodata.abi;
-        if abi.version != ABI_VERSION {
-            return Err(Error::Abi { found: abi.version, expected: ABI_VERSION });
-        }
-        let cpus = u32::try_from(libbpf_rs::num_possible_cpus().unwrap_or(1)).unwrap_or(1);
-        let layout = Layout::new(config, cpus, abi.walk_slots)?;
-        rodata.cfg_nodes = layout.nodes;
-        rodata.cfg_record_slots = layout.record_slots;
-        rodata.cfg_record_bits = layout.record_slots.trailing_zeros();
-        rodata.cfg_buckets = layout.buckets;
-        rodata.cfg_all_buckets = layout.all_buckets();
-        rodata.cfg_all_records = layout.all_records();
-        rodata.cfg_shards = layout.shards;
-        rodata.cfg_shard_bits = layout.shards.trailing_zeros();
-        rodata.cfg_max_memberships = layout.max_memberships;
-        rodata.cfg_seed = random_seed()?;
-        resize(&mut open, &layout)?;
+        let (open, shape) = prepare(config, None)?;
+        let index = Self::of(open.load().map_err(load_error)?, shape)?;
+        run(index.program("skreap_init")?, &mut [])
+            .map_err(|source| Error::Object { what: "program skreap_init".to_owned(), source })?;
+        index.write_cfg(&index.shape.cfg())?;
+        Ok(index)
+    }
 
-        let object = open.load().map_err(load_error)?;
+    /// Loads the programs on the maps that are pinned in a directory, if those are what this program would
+    /// have made itself.
+    ///
+    /// # Errors
+    /// [`Obstacle::Incompatible`] if they are not; otherwise as [`load`](Self::load).
+    pub(crate) fn take_over(config: &Config, maps: &Path) -> Result<Self, Obstacle> {
+        let pinned = pinned_cfg(maps)?;
+        let (mut open, shape) = prepare(config, Some(pinned.seed))?;
+        shape.same_as(&pinned)?;
+        reuse_maps(&mut open, maps)?;
+        let object = open.load().map_err(|e| Incompatible::Load(load_error(e).to_string()))?;
+        Ok(Self::of(object, shape)?)
+    }
+
+    fn of(object: Object, shape: Shape) -> Result<Self, Error> {
+        let abi = shape.abi;
         let counters = map_memory(&object, ".bss.counters", size_of::<types::bss_counters>())?;
         let emit_bytes = (abi.walk_slots * abi.emit_max) as usize * size_of::<types::skreap_victim>();
         let emit = map_memory(&object, ".bss.emit", emit_bytes)?;
-        let index = Self {
-            object,
-            layout,
-            abi,
-            counters,
-            emit: Arc::new(emit),
-            slots: Arc::new(Slots::new(abi.walk_slots)),
-        };
-        run(index.program("skreap_init")?, &mut [])
-            .map_err(|source| Error::Object { what: "program skreap_init".to_owned(), source })?;
-        Ok(index)
+        let slots = Arc::new(Slots::new(abi.walk_slots));
+        Ok(Self { object, shape, counters, emit: Arc::new(emit), slots })
+    }
+
+    /// Pins every map with state into a directory.
+    pub(crate) fn pin_maps(&self, directory: &Path) -> Result<(), Error> {
+        for map in self.object.maps() {
+            if let Some(name) = pin::pin_name(map.name()) {
+                pin::pin(map.as_fd(), &directory.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins the walk program.
+    pub(crate) fn pin_walk(&self, path: &Path) -> Result<(), Error> {
+        pin::pin(self.program("skreap_walk")?, path)
     }
 
     /// A walker with a slot of its own. At most four exist at once.
@@ -92,7 +98,7 @@ impl Index {
     /// [`Error::NoSlot`] if all slots are taken.
     pub fn walker(&self) -> Result<Walker, Error> {
         let fd: OwnedFd = self.program("skreap_walk")?.try_clone_to_owned().map_err(Error::Walk)?;
-        Walker::new(fd, Arc::clone(&self.emit), Arc::clone(&self.slots), &self.abi)
+        Walker::new(fd, Arc::clone(&self.emit), Arc::clone(&self.slots), &self.shape.abi)
     }
 
     /// Snapshot of the counters.
@@ -103,8 +109,10 @@ impl Index {
         let mut globals: Vec<types::bss_counters> = Vec::new();
         // SAFETY: bss_counters is made of integers only.
         unsafe { self.counters.copy_to(0, 1, &mut globals) }.map_err(|e| object_error(".bss.counters", e))?;
-        let mut c =
-            Counters { capacity: self.layout.usable_nodes(self.abi.walk_slots), ..Counters::default() };
+        let mut c = Counters {
+            capacity: self.shape.layout.usable_nodes(self.shape.abi.walk_slots),
+            ..Counters::default()
+        };
         for g in &globals {
             for cpu in &g.cpu_counters {
                 c.releases_without_node += cpu.releases_without_node;
@@ -117,7 +125,7 @@ impl Index {
             c.wide = g.counters.wide;
             c.stale = g.counters.stale;
         }
-        for i in 0..self.layout.shards {
+        for i in 0..self.shape.layout.shards {
             let shard: types::shard = self.read_element("shards", i)?;
             c.inserts += shard.n.inserts;
             c.removals += shard.n.removals;
@@ -132,7 +140,7 @@ impl Index {
     /// Memberships that always find room.
     #[must_use]
     pub fn max_sockets(&self) -> u32 {
-        self.layout.max_sockets
+        self.shape.layout.max_sockets
     }
 
     /// Bytes of kernel memory taken by the maps that grow with the index.
@@ -147,6 +155,33 @@ impl Index {
             bytes += value * u64::from(info.info.max_entries);
         }
         Ok(bytes)
+    }
+
+    /// True if the sockets that are older than the hooks have been looked for.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if the map cannot be read.
+    pub fn is_bootstrapped(&self) -> Result<bool, Error> {
+        Ok(self.read_element::<types::skreap_cfg>(CFG, 0)?.bootstrapped != 0)
+    }
+
+    /// Remembers that they have been; a process that takes over need not look again.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if the map cannot be written.
+    pub fn set_bootstrapped(&self) -> Result<(), Error> {
+        self.write_cfg(&types::skreap_cfg { bootstrapped: 1, ..self.shape.cfg() })
+    }
+
+    fn write_cfg(&self, cfg: &types::skreap_cfg) -> Result<(), Error> {
+        // SAFETY: the struct is made of integers, its members fill its size (asserted in abi.h).
+        let bytes = unsafe {
+            std::slice::from_raw_parts(std::ptr::from_ref(cfg).cast::<u8>(), size_of::<types::skreap_cfg>())
+        };
+        let map = self.object.maps().find(|m| m.name() == OsStr::new(CFG));
+        map.ok_or_else(|| object_error(CFG, io::ErrorKind::NotFound.into()))?
+            .update(&0_u32.to_ne_bytes(), bytes, MapFlags::ANY)
+            .map_err(|e| object_error(CFG, io_error(e)))
     }
 
     pub(crate) fn object(&self) -> &Object {
@@ -170,6 +205,109 @@ impl Index {
             .ok_or_else(|| object_error(map, io::ErrorKind::UnexpectedEof.into()))?;
         // SAFETY: the value is at least as long as T, which is a struct of integers from the skeleton.
         Ok(unsafe { value.as_ptr().cast::<T>().read_unaligned() })
+    }
+}
+
+/// All that makes an index what it is: two with the same shape have the same memory.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    layout: Layout,
+    abi: types::skreap_abi,
+    seed: u64,
+}
+
+impl Shape {
+    fn cfg(&self) -> types::skreap_cfg {
+        types::skreap_cfg {
+            layout: self.abi.layout,
+            nodes: self.layout.nodes,
+            seed: self.seed,
+            shards: self.layout.shards,
+            record_slots: self.layout.record_slots,
+            buckets: self.layout.buckets,
+            max_memberships: self.layout.max_memberships,
+            max_sockets: self.layout.max_sockets,
+            bootstrapped: 0,
+        }
+    }
+
+    fn same_as(&self, pinned: &types::skreap_cfg) -> Result<(), Incompatible> {
+        let own = self.cfg();
+        for (what, found, wanted) in [
+            ("max_sockets", pinned.max_sockets, own.max_sockets),
+            ("buckets", pinned.buckets, own.buckets),
+            ("max_memberships", pinned.max_memberships, own.max_memberships),
+            ("number of shards", pinned.shards, own.shards),
+            ("number of record slots", pinned.record_slots, own.record_slots),
+            ("number of nodes", pinned.nodes, own.nodes),
+        ] {
+            if found != wanted {
+                return Err(Incompatible::Size { what, found, wanted });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a pinned index says about itself, if its layout is the one known here.
+fn pinned_cfg(maps: &Path) -> Result<types::skreap_cfg, Incompatible> {
+    let value = pin::read_first(maps, CFG)?;
+    let found = value.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+    if found != LAYOUT_VERSION || value.len() < size_of::<types::skreap_cfg>() {
+        return Err(Incompatible::Layout { found, expected: LAYOUT_VERSION });
+    }
+    // SAFETY: the value is at least as long as the struct, which is made of integers.
+    Ok(unsafe { value.as_ptr().cast::<types::skreap_cfg>().read_unaligned() })
+}
+
+/// Opens the object and sets all sizes; the seed of a pinned index must stay the same.
+fn prepare(config: &Config, seed: Option<u64>) -> Result<(OpenObject, Shape), Error> {
+    log::install();
+    if !Path::new(BTF).exists() {
+        return Err(Error::Unsupported {
+            missing: format!("BTF ({BTF})"),
+            remedy: "use a kernel built with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
+        });
+    }
+    // Warnings of an earlier attempt are not about this one.
+    drop(log::take_warnings());
+    let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(load_error)?;
+    let rodata = open_rodata(&mut open)?;
+    let abi = rodata.abi;
+    for (found, expected) in [(abi.version, ABI_VERSION), (abi.layout, LAYOUT_VERSION)] {
+        if found != expected {
+            return Err(Error::Abi { found, expected });
+        }
+    }
+    let cpus = u32::try_from(libbpf_rs::num_possible_cpus().unwrap_or(1)).unwrap_or(1);
+    let layout = Layout::new(config, cpus, abi.walk_slots)?;
+    let seed = seed.map_or_else(random_seed, Ok)?;
+    rodata.cfg_nodes = layout.nodes;
+    rodata.cfg_record_slots = layout.record_slots;
+    rodata.cfg_record_bits = layout.record_slots.trailing_zeros();
+    rodata.cfg_buckets = layout.buckets;
+    rodata.cfg_all_buckets = layout.all_buckets();
+    rodata.cfg_all_records = layout.all_records();
+    rodata.cfg_shards = layout.shards;
+    rodata.cfg_shard_bits = layout.shards.trailing_zeros();
+    rodata.cfg_max_memberships = layout.max_memberships;
+    rodata.cfg_seed = seed;
+    resize(&mut open, &layout)?;
+    Ok((open, Shape { layout, abi, seed }))
+}
+
+/// Takes every map with state from the pins; a pin that has no map here is of a version that knows more.
+fn reuse_maps(open: &mut OpenObject, maps: &Path) -> Result<(), Obstacle> {
+    let mut left = pin::names(maps)?;
+    for mut map in open.maps_mut() {
+        if let Some(name) = pin::pin_name(map.name()) {
+            pin::reuse(&mut map, maps, &name)?;
+            left.retain(|pinned| *pinned != name);
+        }
+    }
+    match left.pop() {
+        Some(name) => Err(Incompatible::Map { name, why: "is not known here".to_owned() }.into()),
+        None => Ok(()),
     }
 }
 
@@ -204,6 +342,9 @@ fn resize(open: &mut OpenObject, layout: &Layout) -> Result<(), Error> {
             ".bss.pool" => layout.nodes.checked_mul(size_of::<types::node>() as u32),
             ".bss.records" => words(layout.all_records()),
             ".bss.buckets" => words(layout.all_buckets()),
+            ".bss.counters" => {
+                u32::try_from(size_of::<types::bss_counters>().next_multiple_of(COUNTER_PAGE)).ok()
+            }
             "shards" => {
                 map.set_max_entries(layout.shards).map_err(|e| object_error(&name, io_error(e)))?;
                 continue;

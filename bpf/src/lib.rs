@@ -6,6 +6,8 @@
 //!               ├─► Walker::walk(target)    one bucket: the victims, and why others were skipped
 //!               ├─► Walker::walk_all        every node, for listings
 //!               └─► Index::counters         what was inserted, removed, dropped
+//!  Pins::hold ─► Pins::load ─► Hooks::attach_pinned ─► Pins::publish
+//!                                            the same, outliving the process
 //! ```
 //!
 //! The C side is in `progs/` (entry points in `skreap.bpf.c`, one subject per `*.bpf.h`), the structs that
@@ -20,6 +22,7 @@ pub mod hooks;
 mod index;
 mod log;
 mod mapping;
+pub mod pin;
 pub mod probe;
 mod scan;
 mod skel;

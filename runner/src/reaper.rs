@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use skreap_bpf::hooks::Hooks;
+use skreap_bpf::pin::{Origin, Pins};
 use skreap_bpf::{Config, Counters, Index, Walker};
 use skreap_core::{Action, EngineName, Event, Phases, Report, Target, Unconnected};
 
@@ -60,6 +61,7 @@ pub struct Builder {
     unconnected: Unconnected,
     states: StateMask,
     scope: Scope,
+    pin: Option<PathBuf>,
 }
 
 impl Builder {
@@ -106,19 +108,49 @@ impl Builder {
         self
     }
 
+    /// A directory on a bpf filesystem in which index and hooks are pinned: they stay when the reaper is dropped
+    /// or its process killed, and the next one with the same settings takes them over. Default: none.
+    #[must_use]
+    pub fn pin(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.pin = Some(directory.into());
+        self
+    }
+
     /// Loads the programs, attaches the hooks and starts the engine.
     ///
     /// # Errors
-    /// [`Error`]; nothing stays attached.
+    /// [`Error`]; nothing stays attached but what was pinned before.
     pub fn build(self) -> Result<Reaper, Error> {
         let (path, file) = open_cgroup(self.cgroup)?;
-        let index = Index::load(&self.config)?;
+        let pins = self.pin.as_deref().map(Pins::hold).transpose()?;
+        let (index, origin) = match &pins {
+            Some(pins) => pins.load(&self.config, file.as_fd())?,
+            None => (Index::load(&self.config)?, Origin::New),
+        };
         let options = EngineOptions { cgroup: Some(path.clone()), states: self.states, scope: self.scope };
         let engine = choice::start(self.engine, &index, &options)?;
         let lister = index.walker()?;
-        let hooks = Hooks::attach(&index, file.as_fd())?;
+        let mut hooks = match &pins {
+            Some(pins) => Hooks::attach_pinned(&index, file.as_fd(), pins, &origin)?,
+            None => Hooks::attach(&index, file.as_fd())?,
+        };
         tracing::info!(cgroup = %path.display(), engine = %engine.name(), max_sockets = index.max_sockets(), "attached");
-        Ok(Reaper { hooks, engine, lister, index, unconnected: self.unconnected })
+        if let Some(pins) = &pins {
+            pins.publish(&mut hooks)?;
+            tell_origin(pins, &origin);
+        }
+        Ok(Reaper { hooks, engine, lister, index, unconnected: self.unconnected, _pins: pins })
+    }
+}
+
+fn tell_origin(pins: &Pins, origin: &Origin) {
+    let pins = pins.directory().display();
+    match origin {
+        Origin::New => tracing::info!(%pins, "pinned"),
+        Origin::TakenOver => tracing::info!(%pins, "taken over, with all sockets"),
+        Origin::Replaces(why) => {
+            tracing::warn!(%pins, "the pinned index could not be taken over and was replaced: {why}");
+        }
     }
 }
 
@@ -135,7 +167,7 @@ fn open_cgroup(path: Option<PathBuf>) -> Result<(PathBuf, File), Error> {
 /// Terminates exactly the sockets that talk to a backend that is gone.
 ///
 /// From the moment it is built, every TCP and UDP socket in the cgroup that connects (or sends without
-/// connecting) is indexed. Dropping it detaches the hooks and frees the index.
+/// connecting) is indexed. Dropping it detaches the hooks and frees the index, unless they are pinned.
 ///
 /// ```no_run
 /// use skreap::Reaper;
@@ -159,6 +191,7 @@ pub struct Reaper {
     lister: Walker,
     index: Index,
     unconnected: Unconnected,
+    _pins: Option<Pins>,
 }
 
 impl Reaper {
@@ -234,7 +267,7 @@ impl Reaper {
         self.engine.tidy();
     }
 
-    /// Detaches the hooks; sockets are no longer recorded.
+    /// Detaches the hooks, unless they are pinned; sockets are no longer recorded.
     pub fn detach(self) {
         drop(self.hooks);
     }

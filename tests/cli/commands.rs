@@ -13,18 +13,18 @@ use crate::serve::Serve;
 crate::tests![index_and_reap, nobody_serves];
 
 const ADDR: &str = "10.96.7.1:53";
-const UDP: &str = "udp://10.96.7.1:53";
-const TCP: &str = "tcp://10.96.7.1:53";
+pub const UDP: &str = "udp://10.96.7.1:53";
+pub const TCP: &str = "tcp://10.96.7.1:53";
 
 /// Ten sockets of one process in one netns: handles 0 to 5 are UDP, 6 to 9 TCP.
-struct Ten {
-    client: Client,
+pub struct Ten {
+    pub client: Client,
     _servers: Vec<Echo>,
     _netns: Netns,
 }
 
 impl Ten {
-    fn new(serve: &Serve) -> Result<Self> {
+    pub fn new(serve: &Serve) -> Result<Self> {
         let netns = Netns::create("cli")?;
         let addr: std::net::SocketAddr = ADDR.parse()?;
         netns.add_address(addr.ip())?;
@@ -43,14 +43,28 @@ impl Ten {
         Ok(Self { client, _servers: servers, _netns: netns })
     }
 
-    fn states(&mut self) -> Result<Vec<SocketState>> {
+    /// Some more to one of the backends; gives the handle of the first.
+    pub fn connect(&mut self, backend: &str, count: u32) -> Result<u32> {
+        let backend: skreap::core::Backend = backend.parse()?;
+        let opened = self.client.open_many(OpenMany {
+            netns: skreap::lab::NetnsRef::Own,
+            protocol: backend.protocol(),
+            count,
+            connect: backend.socket_addr(),
+            timeout_ms: 10_000,
+        })?;
+        ensure!(opened.failed == 0, "{opened:?}");
+        Ok(opened.first)
+    }
+
+    pub fn states(&mut self) -> Result<Vec<SocketState>> {
         match self.client.call(&Op::States { sockets: Selection::All })? {
             Reply::States(states) => Ok(states),
             other => bail!("{other:?}"),
         }
     }
 
-    fn echo(&mut self, first: u32, count: u32) -> Result<Echoed> {
+    pub fn echo(&mut self, first: u32, count: u32) -> Result<Echoed> {
         let sockets = Selection::Range { first, count };
         match self.client.call(&Op::EchoAll { sockets, timeout_ms: 10_000 })? {
             Reply::Echoed(echoed) => Ok(echoed),
@@ -60,13 +74,13 @@ impl Ten {
 }
 
 /// Runs a command that must succeed, and gives its stdout.
-fn good(args: &[&str]) -> Result<String> {
+pub fn good(args: &[&str]) -> Result<String> {
     let ended = run(args)?;
     ensure!(ended.code == Some(0) && ended.err.is_empty(), "{args:?}: {ended:?}");
     Ok(ended.out)
 }
 
-fn good_json(args: &[&str]) -> Result<Value> {
+pub fn good_json(args: &[&str]) -> Result<Value> {
     let out = good(args)?;
     ensure!(out.lines().count() == 1, "{args:?}: not one line: {out}");
     Ok(serde_json::from_str(&out)?)

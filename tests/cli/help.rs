@@ -16,6 +16,7 @@ fn every_command_explains_itself() -> Result<()> {
         &["--help"][..],
         &["probe", "--help"],
         &["serve", "--help"],
+        &["unload", "--help"],
         &["index", "--help"],
         &["reap", "--help"],
         &["demo", "--help"],

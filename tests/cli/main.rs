@@ -9,6 +9,7 @@ mod demo;
 mod help;
 mod hooks;
 mod missing;
+mod pin;
 mod process;
 mod serve;
 mod serve_end;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         serve_unix::tests(),
         commands::tests(),
         demo::tests(),
+        pin::tests(),
     ];
     let trials = all.into_iter().flatten().map(|(name, run)| {
         let lacks = lacks.clone();

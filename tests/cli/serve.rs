@@ -42,21 +42,30 @@ pub struct Serve {
     child: Child,
     pub cgroup: Cgroup,
     directory: TempDir,
+    /// What it is started with, besides cgroup and source.
+    pub args: Vec<String>,
 }
 
 impl Serve {
     pub fn start(label: &str) -> Result<Self> {
+        Self::start_with(label, &[])
+    }
+
+    /// As [`Serve::start`], with more arguments.
+    pub fn start_with(label: &str, args: &[&str]) -> Result<Self> {
         let cgroup = Cgroup::create(label)?;
         let directory = TempDir::new()?;
-        let child = Self::spawn(&cgroup, &directory.path().join("socket"))?;
-        let serve = Self { child, cgroup, directory };
+        let args: Vec<String> = args.iter().copied().map(str::to_owned).collect();
+        let child = Self::spawn(&cgroup, &directory.path().join("socket"), &args)?;
+        let serve = Self { child, cgroup, directory, args };
         serve.ready()?;
         Ok(serve)
     }
 
-    fn spawn(cgroup: &Cgroup, socket: &Path) -> Result<Child> {
+    fn spawn(cgroup: &Cgroup, socket: &Path, args: &[String]) -> Result<Child> {
         let source = format!("unix:{}", socket.display());
         let mut command = command(cgroup, &[&source]);
+        command.args(args);
         Ok(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
     }
 
@@ -68,10 +77,21 @@ impl Serve {
 
     /// Kills it with SIGKILL and starts another in its place.
     pub fn replace(&mut self) -> Result<()> {
+        self.kill()?;
+        ensure!(self.socket().exists(), "a killed service cannot have removed its socket");
+        self.restart()
+    }
+
+    /// Kills it with SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
-        ensure!(self.socket().exists(), "a killed service cannot have removed its socket");
-        self.child = Self::spawn(&self.cgroup, &self.socket())?;
+        Ok(())
+    }
+
+    /// Starts another in the place of one that has ended.
+    pub fn restart(&mut self) -> Result<()> {
+        self.child = Self::spawn(&self.cgroup, &self.socket(), &self.args)?;
         self.ready()
     }
 

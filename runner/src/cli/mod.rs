@@ -6,6 +6,7 @@ mod index;
 mod probe;
 mod reap;
 mod serve;
+mod unload;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -17,6 +18,9 @@ use tracing_subscriber::fmt::SubscriberBuilder;
 
 /// Where `serve --source unix:…` and its clients meet if nothing is said.
 const SOCKET: &str = "/run/skreap.sock";
+
+/// Where `serve --pin` pins, and `unload` looks, if nothing is said.
+const PINS: &str = "/sys/fs/bpf/skreap";
 
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 failed, 2 wrong use, 3 this kernel or these privileges cannot.";
@@ -48,6 +52,9 @@ enum Command {
     /// Index the sockets of a cgroup and reap what events name, until end of input, SIGINT or SIGTERM
     #[command(after_help = EXIT_CODES)]
     Serve(serve::Args),
+    /// Detach the hooks that `serve --pin` has left attached, and free its index
+    #[command(after_help = EXIT_CODES)]
+    Unload(unload::Args),
     /// Show what the index of a running `serve` holds
     #[command(after_help = EXIT_CODES)]
     Index(index::Args),
@@ -90,6 +97,7 @@ pub fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Probe(args) => probe::run(args),
         Command::Serve(args) => serve::run(args),
+        Command::Unload(args) => unload::run(args),
         Command::Index(args) => index::run(args),
         Command::Reap(args) => reap::run(args),
         Command::Demo(args) => demo::run(args),

@@ -11,15 +11,19 @@ use skreap::cgroup;
 use skreap::choice::Choice;
 use skreap::core::Unconnected;
 use skreap::source::{Source, Stop};
-use skreap::{Reaper, daemon};
+use skreap::{Builder, Reaper, daemon};
 
-use super::Failure;
+use super::{Failure, PINS};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Where events come from, one JSON object a line: stdin, or unix:PATH. May be given more than once
     #[arg(long, value_name = "SOURCE", default_value = "stdin")]
     source: Vec<Source>,
+    /// Let hooks and index outlive this process, pinned in a directory on a bpf filesystem; the next `serve
+    /// --pin` with the same settings takes them over without a gap, `unload` removes them
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = PINS)]
+    pin: Option<PathBuf>,
     #[command(flatten)]
     reaper: ReaperArgs,
 }
@@ -45,7 +49,7 @@ pub(super) struct ReaperArgs {
 }
 
 impl ReaperArgs {
-    pub(super) fn build(&self) -> Result<Reaper, Failure> {
+    fn builder(&self) -> Result<Builder, Failure> {
         let mut builder = Reaper::builder()
             .engine(self.engine)
             .unconnected(self.unconnected)
@@ -55,14 +59,18 @@ impl ReaperArgs {
             cgroup::open(path).with_context(|| format!("--cgroup {}", path.display()))?;
             builder = builder.cgroup(path);
         }
-        Ok(builder.build()?)
+        Ok(builder)
     }
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let stop = Stop::new().context("cannot make a pipe")?;
     stop_on_signal(&stop)?;
-    let mut reaper = args.reaper.build()?;
+    let mut builder = args.reaper.builder()?;
+    if let Some(directory) = &args.pin {
+        builder = builder.pin(directory);
+    }
+    let mut reaper = builder.build()?;
     daemon::serve(&mut reaper, &args.source, &stop).context("cannot start a source")?;
     let counters = reaper.counters().context("cannot read the counters")?;
     tracing::info!(?counters, "done");

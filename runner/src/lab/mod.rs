@@ -32,6 +32,7 @@
 //! are taken, each further TCP connect searches that half first and takes 0.7 ms (6.18).
 
 mod backend;
+mod bpffs;
 mod calls;
 mod cgroup;
 mod client;
@@ -49,6 +50,7 @@ use std::io;
 
 pub use crate::cgroup::root as cgroup2_root;
 pub use backend::{Echo, Mode};
+pub use bpffs::Bpffs;
 pub use cgroup::Cgroup;
 pub use client::{CallError, Client, SpawnOptions, call_all};
 pub use netns::Netns;
