@@ -16,6 +16,7 @@ pub mod choice;
 pub mod daemon;
 pub mod demo;
 pub mod engine;
+mod epoll;
 pub mod lab;
 pub mod listing;
 pub mod netns;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use skreap::bpf::{Victim, Walker};
 use skreap::core::Target;
 use skreap::netns::NetnsId;
@@ -62,9 +62,10 @@ impl Floor {
         let walked = Instant::now();
         for group in self.victims.chunk_by(|a, b| a.netns() == b.netns()) {
             let Some(first) = group.first() else { continue };
-            let Some(diag) = self.diag.get(first.netns(), walked) else { bail!("a netns is gone") };
-            diag.destroy(group, &mut verdicts)?;
+            let sent = self.diag.send(first.netns(), group, &mut verdicts, walked);
+            sent.ok_or_else(|| anyhow!("a netns is gone"))??;
         }
+        self.diag.settle(&mut verdicts);
         let end = Instant::now();
         let destroyed = verdicts.iter().filter(|v| **v == Verdict::Destroyed).count();
         Ok(Sample {

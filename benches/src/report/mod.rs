@@ -18,14 +18,26 @@ pub const MARKDOWN: &str = "results.md";
 /// File name of the page with plots.
 pub const HTML: &str = "report.html";
 
-/// Reads `results.json` of the directory and writes `results.md` and `report.html` beside it.
+/// Reads `results.json` of the directory and writes `results.md`, `report.html` and, for use in other documents,
+/// the latency plots (`latency-*.svg`) beside it.
 ///
 /// # Errors
 /// When there is no result, or a file cannot be written.
 pub fn write(directory: &Path) -> Result<()> {
     let results = Results::read(directory)?;
     write_whole(&directory.join(MARKDOWN), markdown::page(&results).as_bytes())?;
-    write_whole(&directory.join(HTML), html::page(&results)?.as_bytes())
+    write_whole(&directory.join(HTML), html::page(&results)?.as_bytes())?;
+    for group in series::growths(&results.cases) {
+        write_whole(&directory.join(plot_file(&group)), charts::growth(&group)?.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// `latency-udp-100-netns-shared-tables-10-victims.svg`
+fn plot_file(group: &series::Group) -> String {
+    let (world, _) = group.title.split_once(':').unwrap_or((&group.title, ""));
+    let words: Vec<_> = world.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    format!("latency-{}.svg", words.join("-"))
 }
 
 #[cfg(test)]
@@ -48,6 +60,12 @@ mod tests {
         assert!(markdown.contains("19,999"), "{markdown}");
         let html = std::fs::read_to_string(directory.path().join(HTML)).unwrap();
         assert_eq!(html.matches("<svg").count(), 3);
+        let plots: Vec<_> = std::fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.ends_with(".svg"))
+            .collect();
+        assert_eq!(plots, ["latency-udp-100-netns-shared-tables-10-victims.svg"]);
         assert!(
             !html.contains("http://")
                 || html.matches("http://").count() == html.matches("www.w3.org").count()

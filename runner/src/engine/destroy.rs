@@ -56,35 +56,41 @@ impl Destroyer {
         let groups = || victims.chunk_by(|a, b| a.netns() == b.netns());
         let unreachable = self.diag.prepare(groups().filter_map(<[Victim]>::first).map(netns_id));
         let now = Instant::now();
+        self.verdicts.clear();
         for group in groups() {
             let Some(netns) = group.first().map(Victim::netns) else {
                 continue;
             };
-            let Some(diag) = self.diag.get(netns, now) else {
-                match unreachable.get(&netns).copied().unwrap_or(libc::EIO) {
-                    // The netns is gone, and its sockets with it.
-                    libc::ESTALE => outcome.skipped.gone += group.len() as u64,
-                    errno => {
-                        outcome.incomplete.insert(Incomplete::NetnsUnreachable);
-                        fail(outcome, group, errno);
+            let first = self.verdicts.len();
+            match self.diag.send(netns, group, &mut self.verdicts, now) {
+                Some(Ok(())) => {}
+                Some(Err(e)) => {
+                    let sent = self.verdicts.iter().skip(first).filter(|v| **v != Verdict::Unsent).count();
+                    let unsent = group.get(sent..).unwrap_or_default();
+                    fail(outcome, unsent, e.raw_os_error().unwrap_or(libc::EIO));
+                }
+                None => {
+                    self.verdicts.resize(first + group.len(), Verdict::Unsent);
+                    match unreachable.get(&netns).copied().unwrap_or(libc::EIO) {
+                        // The netns is gone, and its sockets with it.
+                        libc::ESTALE => outcome.skipped.gone += group.len() as u64,
+                        errno => {
+                            outcome.incomplete.insert(Incomplete::NetnsUnreachable);
+                            fail(outcome, group, errno);
+                        }
                     }
                 }
-                continue;
-            };
-            self.verdicts.clear();
-            let sent = diag.destroy(group, &mut self.verdicts);
-            for (victim, verdict) in group.iter().zip(&self.verdicts) {
-                match *verdict {
-                    Verdict::Destroyed => outcome.destroyed += 1,
-                    Verdict::Failed(libc::ENOENT) => unsettled.push(Unsettled::not_found(victim)),
-                    Verdict::Failed(errno) => outcome.add_failure(tuple(victim), errno),
-                    Verdict::Unknown => unsettled.push(Unsettled::unanswered(victim)),
-                }
             }
-            if let Err(e) = sent {
-                let unsent = group.get(self.verdicts.len()..).unwrap_or_default();
-                fail(outcome, unsent, e.raw_os_error().unwrap_or(libc::EIO));
-                self.diag.forget(netns);
+        }
+        self.diag.settle(&mut self.verdicts);
+        for (victim, verdict) in victims.iter().zip(&self.verdicts) {
+            match *verdict {
+                Verdict::Destroyed => outcome.destroyed += 1,
+                Verdict::Failed(libc::ENOENT) => unsettled.push(Unsettled::not_found(victim)),
+                Verdict::Failed(errno) => outcome.add_failure(tuple(victim), errno),
+                Verdict::Unknown => unsettled.push(Unsettled::unanswered(victim)),
+                // counted above
+                Verdict::Unsent => {}
             }
         }
         unsettled

@@ -11,9 +11,10 @@ use std::thread::{self, JoinHandle};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::epoll::{Epoll, Waker};
 use super::op::{Family, Protocol};
+use super::waker::Waker;
 use super::{Netns, sys};
+use crate::epoll::Epoll;
 
 /// What the kernel may queue for a UDP backend before it drops datagrams.
 const UDP_BUFFER_BYTES: libc::c_int = 8 << 20;

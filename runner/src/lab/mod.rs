@@ -36,7 +36,6 @@ mod bpffs;
 mod calls;
 mod cgroup;
 mod client;
-mod epoll;
 mod name;
 mod netns;
 mod op;
@@ -44,6 +43,7 @@ mod rtnetlink;
 mod serve;
 mod sweep;
 mod sys;
+mod waker;
 mod wire;
 
 use std::io;

@@ -22,6 +22,8 @@ pub enum Verdict {
     Failed(i32),
     /// The kernel's answer was lost (receive buffer overrun).
     Unknown,
+    /// The kernel was not asked: the request could not be sent.
+    Unsent,
 }
 
 impl DiagSocket {
@@ -32,7 +34,18 @@ impl DiagSocket {
     /// The errno of a send that the kernel refused as a whole; `verdicts` then ends with the last victim
     /// that was answered.
     pub fn destroy(&mut self, victims: &[Victim], verdicts: &mut Vec<Verdict>) -> io::Result<()> {
+        self.send(victims, verdicts)?;
+        self.settle(verdicts)
+    }
+
+    /// As [`destroy`](Self::destroy), but does not look for failures of the last batch: until
+    /// [`settle`](Self::settle) does, all its verdicts are `Destroyed`.
+    pub(super) fn send(&mut self, victims: &[Victim], verdicts: &mut Vec<Verdict>) -> io::Result<()> {
+        self.unsettled = 0..0;
         for batch in victims.chunks(BATCH) {
+            if !self.unsettled.is_empty() {
+                self.settle(verdicts)?;
+            }
             self.request.clear();
             for (i, victim) in batch.iter().enumerate() {
                 put_request(&mut self.request, i as u32, victim);
@@ -42,14 +55,18 @@ impl DiagSocket {
             retry(|| self.socket.send(&self.request, 0))?;
             let first = verdicts.len();
             verdicts.resize(first + batch.len(), Verdict::Destroyed);
-            if let Some(answered) = verdicts.get_mut(first..) {
-                self.failures(answered)?;
-            }
+            self.unsettled = first..verdicts.len();
         }
         Ok(())
     }
 
-    fn failures(&mut self, verdicts: &mut [Verdict]) -> io::Result<()> {
+    /// Empties the receive buffer. What is in it are failures of the last batch; `verdicts` are those that it
+    /// was sent with.
+    ///
+    /// # Errors
+    /// The errno of reading; what the batch came to is unknown then.
+    pub(super) fn settle(&mut self, verdicts: &mut [Verdict]) -> io::Result<()> {
+        let verdicts = verdicts.get_mut(std::mem::take(&mut self.unsettled)).unwrap_or_default();
         loop {
             self.answer.clear();
             match retry(|| self.socket.recv(&mut self.answer, libc::MSG_DONTWAIT)) {
@@ -59,7 +76,10 @@ impl DiagSocket {
                     verdicts.fill(Verdict::Unknown);
                     continue;
                 }
-                Err(e) => return Err(e),
+                Err(e) => {
+                    verdicts.fill(Verdict::Unknown);
+                    return Err(e);
+                }
             }
             for (sequence, errno) in Errors(&self.answer) {
                 if let Some(verdict) = verdicts.get_mut(sequence as usize) {

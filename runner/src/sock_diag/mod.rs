@@ -8,6 +8,7 @@ mod dump;
 mod per_netns;
 
 use std::io;
+use std::ops::Range;
 
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
@@ -25,6 +26,8 @@ pub struct DiagSocket {
     socket: Socket,
     request: Vec<u8>,
     answer: Vec<u8>,
+    /// Verdicts of the last batch, while its failures have not been read.
+    unsettled: Range<usize>,
 }
 
 impl DiagSocket {
@@ -41,6 +44,7 @@ impl DiagSocket {
             socket,
             request: Vec::with_capacity(BATCH * REQUEST_BYTES),
             answer: Vec::with_capacity(4096),
+            unsettled: 0..0,
         })
     }
 }

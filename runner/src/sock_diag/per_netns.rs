@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::DiagSocket;
+use skreap_bpf::Victim;
+
+use super::{DiagSocket, Verdict};
+use crate::epoll::Epoll;
 use crate::netns::{self, NetnsId};
 
 type Opened = Vec<(NetnsId, io::Result<DiagSocket>)>;
@@ -20,6 +23,8 @@ type Opened = Vec<(NetnsId, io::Result<DiagSocket>)>;
 #[derive(Debug)]
 pub struct DiagSockets {
     kept: HashMap<u64, (DiagSocket, Instant)>,
+    /// All of `kept`, with the netns cookie as token: one call tells which have something to read.
+    answering: Epoll,
     keep: Duration,
     ask: Option<Sender<Vec<NetnsId>>>,
     answer: Receiver<Opened>,
@@ -30,7 +35,7 @@ impl DiagSockets {
     /// `keep`: how long an unused socket (and with it the netns) is kept.
     ///
     /// # Errors
-    /// The errno of making the thread, or of opening the own netns.
+    /// The errno of making the thread or the epoll set, or of opening the own netns.
     pub fn new(keep: Duration) -> io::Result<Self> {
         let (ask, asked) = bounded::<Vec<NetnsId>>(1);
         let (reply, answer) = bounded(1);
@@ -48,7 +53,8 @@ impl DiagSockets {
                 }
             }
         })?;
-        Ok(Self { kept: HashMap::new(), keep, ask: Some(ask), answer, opener: Some(opener) })
+        let answering = Epoll::new()?;
+        Ok(Self { kept: HashMap::new(), answering, keep, ask: Some(ask), answer, opener: Some(opener) })
     }
 
     /// Opens what is missing; answers the netns that could not be opened, and why.
@@ -63,7 +69,12 @@ impl DiagSockets {
         let opened = if sent { self.answer.recv().unwrap_or_default() } else { Vec::new() };
         let now = Instant::now();
         for (id, result) in opened {
-            match result {
+            let watched = result.and_then(|diag| {
+                // SAFETY: the descriptor is open for as long as `diag` is borrowed.
+                let fd = unsafe { BorrowedFd::borrow_raw(diag.socket.as_raw_fd()) };
+                self.answering.add(fd, libc::EPOLLIN, id.cookie).map(|()| diag)
+            });
+            match watched {
                 Ok(socket) => {
                     self.kept.insert(id.cookie, (socket, now));
                 }
@@ -85,6 +96,51 @@ impl DiagSockets {
         let (socket, used) = self.kept.get_mut(&cookie)?;
         *used = now;
         Some(socket)
+    }
+
+    /// Destroys the victims, all of which must be in this netns, and appends a verdict for each. Failures of the
+    /// last batch are not looked for before [`settle`](Self::settle), so that many netns need one look.
+    ///
+    /// # Errors
+    /// `None` if the netns was not prepared. Otherwise the errno of a send that the kernel refused as a whole; the
+    /// socket is forgotten then.
+    pub fn send(
+        &mut self,
+        netns: u64,
+        victims: &[Victim],
+        verdicts: &mut Vec<Verdict>,
+        now: Instant,
+    ) -> Option<io::Result<()>> {
+        let expected = verdicts.len() + victims.len();
+        let sent = self.get(netns, now)?.send(victims, verdicts);
+        if sent.is_err() {
+            verdicts.resize(expected, Verdict::Unsent);
+            self.forget(netns);
+        }
+        Some(sent)
+    }
+
+    /// Corrects the verdicts of everything that was sent with them.
+    pub fn settle(&mut self, verdicts: &mut [Verdict]) {
+        loop {
+            match self.answering.wait(0) {
+                Ok(ready) if ready.is_empty() => return,
+                Ok(ready) => ready.into_iter().for_each(|(netns, _)| self.settle_one(netns, verdicts)),
+                Err(e) => {
+                    tracing::warn!("epoll: {e}; reading every diag socket");
+                    let all: Vec<u64> = self.kept.keys().copied().collect();
+                    return all.into_iter().for_each(|netns| self.settle_one(netns, verdicts));
+                }
+            }
+        }
+    }
+
+    fn settle_one(&mut self, netns: u64, verdicts: &mut [Verdict]) {
+        let Some((socket, _)) = self.kept.get_mut(&netns) else { return };
+        if let Err(e) = socket.settle(verdicts) {
+            tracing::warn!(netns, "reading what sock_diag answered: {e}");
+            self.forget(netns);
+        }
     }
 
     /// Forgets the socket of a netns, after an error of its own.

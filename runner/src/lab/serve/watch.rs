@@ -9,7 +9,7 @@ use super::roundtrip::{self, RESEND};
 use super::single::{domain, kind};
 use super::table::{Entry, Table};
 use super::trouble::{Answer, Context};
-use crate::lab::epoll::Epoll;
+use crate::epoll::Epoll;
 use crate::lab::op::{Family, OpError, Protocol, Victim, Watch, Watched};
 use crate::lab::sys;
 

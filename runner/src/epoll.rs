@@ -1,23 +1,23 @@
-//! An epoll set and the eventfd that wakes its thread.
+//! An epoll set.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-
-use super::sys::{check, owned};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 /// How many events one [`Epoll::wait`] takes at most.
 const BATCH: usize = 512;
 
 /// An epoll set; each descriptor in it has a token of the caller's choice.
-pub(super) struct Epoll {
+pub(crate) struct Epoll {
     fd: OwnedFd,
     events: Vec<libc::epoll_event>,
 }
 
 impl Epoll {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: epoll_create1 takes no pointers.
-        let fd = owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: the kernel has just made `fd` for this caller; nothing else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self { fd, events: vec![libc::epoll_event { events: 0, u64: 0 }; BATCH] })
     }
 
@@ -28,23 +28,23 @@ impl Epoll {
     }
 
     /// Adds `fd`. Errors and hang-ups are reported whatever the interest is.
-    pub(super) fn add(&self, fd: BorrowedFd<'_>, interest: i32, token: u64) -> io::Result<()> {
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>, interest: i32, token: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, interest, token)
     }
 
     /// Changes the interest in `fd`, and arms a one-shot entry again.
-    pub(super) fn modify(&self, fd: BorrowedFd<'_>, interest: i32, token: u64) -> io::Result<()> {
+    pub(crate) fn modify(&self, fd: BorrowedFd<'_>, interest: i32, token: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_MOD, fd, interest, token)
     }
 
     /// Takes `fd` out. Needed where a duplicate of it may outlive its close.
-    pub(super) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
     }
 
     /// Waits and returns the tokens that are ready, with their events; -1 waits for ever.
     /// A signal counts as "nothing yet".
-    pub(super) fn wait(&mut self, timeout_ms: i32) -> io::Result<Vec<(u64, i32)>> {
+    pub(crate) fn wait(&mut self, timeout_ms: i32) -> io::Result<Vec<(u64, i32)>> {
         let room = self.events.len() as libc::c_int;
         // SAFETY: the events are writable for `room` entries.
         let ready = check(unsafe {
@@ -63,31 +63,12 @@ impl Epoll {
     }
 }
 
-/// An eventfd: readable from [`Waker::wake`] until [`Waker::clear`].
-pub(super) struct Waker(OwnedFd);
-
-impl Waker {
-    pub(super) fn new() -> io::Result<Self> {
-        let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
-        // SAFETY: eventfd takes no pointers.
-        Ok(Self(owned(unsafe { libc::eventfd(0, flags) })?))
+impl std::fmt::Debug for Epoll {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Epoll").field(&self.fd).finish()
     }
+}
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    /// Makes it readable. It cannot fail but for a full counter, which is readable too.
-    pub(super) fn wake(&self) {
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: pointer and length are those of `one`.
-        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
-    }
-
-    /// Takes the wake-ups so far.
-    pub(super) fn clear(&self) {
-        let mut count = [0u8; 8];
-        // SAFETY: pointer and length are those of `count`.
-        unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
-    }
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
