@@ -137,6 +137,15 @@ impl Index {
         Ok(c)
     }
 
+    /// Marks of backends some membership of which could not be recorded. Backends with the same hash share one.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if the map cannot be read.
+    pub fn incomplete_marks(&self) -> Result<u64, Error> {
+        let marks: types::bss_incomplete = self.read_element(".bss.incomplete", 0)?;
+        Ok(marks.incomplete.iter().map(|word| u64::from(word.count_ones())).sum())
+    }
+
     /// Memberships that always find room.
     #[must_use]
     pub fn max_sockets(&self) -> u32 {

@@ -16,6 +16,7 @@
 
 mod baseline;
 mod config;
+mod cost;
 mod counters;
 mod error;
 pub mod hooks;
@@ -32,6 +33,7 @@ mod walk;
 
 pub use baseline::Baseline;
 pub use config::Config;
+pub use cost::HookCost;
 pub use counters::Counters;
 pub use error::Error;
 pub use index::Index;

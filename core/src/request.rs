@@ -26,6 +26,8 @@ enum Kind {
     BackendsDeleted,
     Reconcile,
     Index,
+    Status,
+    Top,
 }
 
 /// Every request type, in the order of messages.
@@ -42,6 +44,8 @@ const TYPES: &[Type] = &[
     },
     Type { name: "reconcile", kind: Kind::Reconcile, takes: &["id", "type", "backends", "dry_run"] },
     Type { name: "index", kind: Kind::Index, takes: &["id", "type"] },
+    Type { name: "status", kind: Kind::Status, takes: &["id", "type"] },
+    Type { name: "top", kind: Kind::Top, takes: &["id", "type"] },
 ];
 
 /// What one line of input asks for. Serializes to the wire form that [`Request::parse`] reads.
@@ -52,6 +56,16 @@ pub enum Request {
     Event(Event),
     /// How the index is doing: `{"id":"q1","type":"index"}`.
     Index {
+        /// The sender's name for this question; the answer mirrors it.
+        id: String,
+    },
+    /// How the service is doing: `{"id":"q1","type":"status"}`.
+    Status {
+        /// The sender's name for this question; the answer mirrors it.
+        id: String,
+    },
+    /// The status and the largest backends: `{"id":"q1","type":"top"}`.
+    Top {
         /// The sender's name for this question; the answer mirrors it.
         id: String,
     },
@@ -81,7 +95,7 @@ impl Request {
     pub fn id(&self) -> &str {
         match self {
             Self::Event(event) => &event.id,
-            Self::Index { id } => id,
+            Self::Index { id } | Self::Status { id } | Self::Top { id } => id,
         }
     }
 }
@@ -94,15 +108,16 @@ impl From<Event> for Request {
 
 impl Serialize for Request {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Event(event) => event.serialize(serializer),
-            Self::Index { id } => {
-                let mut map = serializer.serialize_map(Some(2))?;
-                map.serialize_entry("id", id)?;
-                map.serialize_entry("type", "index")?;
-                map.end()
-            }
-        }
+        let (id, name) = match self {
+            Self::Event(event) => return event.serialize(serializer),
+            Self::Index { id } => (id, "index"),
+            Self::Status { id } => (id, "status"),
+            Self::Top { id } => (id, "top"),
+        };
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("id", id)?;
+        map.serialize_entry("type", name)?;
+        map.end()
     }
 }
 
@@ -180,6 +195,8 @@ impl<'a> Reader<'a> {
 
         let action = match ty.kind {
             Kind::Index => return Ok(Request::Index { id }),
+            Kind::Status => return Ok(Request::Status { id }),
+            Kind::Top => return Ok(Request::Top { id }),
             Kind::BackendDeleted => Action::BackendDeleted { backend: self.backend("backend")? },
             Kind::BackendsDeleted => Action::BackendsDeleted { backends: self.backends("backends")? },
             Kind::Reconcile => Action::Reconcile { backends: self.backends("backends")? },
@@ -368,7 +385,8 @@ mod tests {
             r#"{"id":"e1","type":"backend-added"}"#,
             Some("e1"),
             Some("type"),
-            "type \"backend-added\" is not known; write one of: backend-deleted, backends-deleted, reconcile, index",
+            "type \"backend-added\" is not known; write one of: backend-deleted, backends-deleted, reconcile, index, \
+             status, top",
         );
         refused(
             r#"{"id":"e1","type":"backend-deleted","bakend":"udp://10.0.0.1:53"}"#,
@@ -529,6 +547,8 @@ mod tests {
             any::<u64>().prop_map(Value::from),
             any::<String>().prop_map(Value::from),
             Just(Value::from("index")),
+            Just(Value::from("status")),
+            Just(Value::from("top")),
             Just(Value::from("backend-deleted")),
             Just(Value::from("backends-deleted")),
             Just(Value::from("reconcile")),

@@ -54,7 +54,12 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
 }
 
 pub(crate) fn request() -> impl Strategy<Value = Request> {
-    prop_oneof![event().prop_map(Request::Event), id().prop_map(|id| Request::Index { id }),]
+    prop_oneof![
+        event().prop_map(Request::Event),
+        id().prop_map(|id| Request::Index { id }),
+        id().prop_map(|id| Request::Status { id }),
+        id().prop_map(|id| Request::Top { id }),
+    ]
 }
 
 pub(crate) fn phases() -> impl Strategy<Value = Phases> {

@@ -114,24 +114,40 @@ fn trial(engine: EngineName, index: &Index) -> Result<String, String> {
 /// [`Error::Choice`] if the engine that is wanted, or any, does not work here; [`Error::Engine`] if it should
 /// but could not be started.
 pub fn start(wanted: Choice, index: &Index, options: &EngineOptions) -> Result<Box<dyn Engine>, Error> {
+    start_and_say(wanted, index, options).map(|(engine, _)| engine)
+}
+
+/// As [`start`], with one sentence about why it is this engine.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_and_say(
+    wanted: Choice,
+    index: &Index,
+    options: &EngineOptions,
+) -> Result<(Box<dyn Engine>, String), Error> {
     let refused = |why: String| Error::Choice(Refused { wanted, why });
-    let engine = match wanted {
+    let (engine, why) = match wanted {
         Choice::Auto => {
             let decision = decide_on(index);
-            decision.engine.ok_or_else(|| refused(decision.why))?
+            match decision.engine {
+                Some(engine) => (engine, decision.why),
+                None => return Err(refused(decision.why)),
+            }
         }
         Choice::Named(engine) => {
-            trial(engine, index).map_err(refused)?;
-            engine
+            let seen = trial(engine, index).map_err(refused)?;
+            (engine, format!("asked for, and {seen}"))
         }
     };
     let walker = || index.walker().map_err(EngineError::from);
-    Ok(match engine {
+    let engine: Box<dyn Engine> = match engine {
         EngineName::Netlink => Box::new(Netlink::new(walker()?)?.with_states(options.states)),
         EngineName::Iter => Box::new(Iter::new(walker()?, options)?),
         EngineName::Diag => Box::new(Diag::new(walker()?, options)?),
         EngineName::DiagFilter => Box::new(Diag::with_filter(walker()?, options)?),
         EngineName::IndexScan => Box::new(IndexScan::new(walker()?, options.states)?),
         other => return Err(refused(format!("this version has no engine {other}"))),
-    })
+    };
+    Ok((engine, why))
 }

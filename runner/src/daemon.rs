@@ -1,13 +1,14 @@
 //! Sources on one side, the reaper on the other, a bounded queue between.
 
 use std::io;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use skreap_core::{Refusal, Request};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
+use skreap_core::Request;
 
-use crate::Reaper;
-use crate::source::{Job, Reply, Running, Source, Stop};
+use crate::source::{Inbox, Job, Reply, Running, Source, Stop};
+use crate::{Monitor, Reaper};
 
 /// Requests that may wait; a full queue blocks the sources, and nothing is dropped.
 pub const QUEUE: usize = 1024;
@@ -19,11 +20,17 @@ const TIDY: Duration = Duration::from_secs(1);
 /// # Errors
 /// The error of starting a source. Those already started are stopped first.
 pub fn serve(reaper: &mut Reaper, sources: &[Source], stop: &Stop) -> io::Result<()> {
-    let (queue, jobs) = bounded(QUEUE);
+    let (events, jobs) = bounded(QUEUE);
+    // Holds one question of each connection at most.
+    let (questions, asked) = unbounded();
+    let monitor = reaper.monitor().clone();
+    monitor.watch_queue(Some(jobs.clone()));
+    let answering = answer_questions(monitor.clone(), asked)?;
+    let inbox = Inbox { events, questions };
     let mut running = Vec::new();
     let mut failed = Ok(());
     for source in sources {
-        match source.start(queue.clone(), stop) {
+        match source.start(inbox.clone(), stop, monitor.clients()) {
             Ok(source) => running.push(source),
             Err(e) => {
                 stop.give();
@@ -32,10 +39,24 @@ pub fn serve(reaper: &mut Reaper, sources: &[Source], stop: &Stop) -> io::Result
             }
         }
     }
-    drop(queue);
+    drop(inbox);
     work(reaper, &jobs);
     running.into_iter().for_each(Running::wait);
+    monitor.watch_queue(None);
+    if answering.join().is_err() {
+        tracing::error!("the thread that answers questions panicked");
+    }
     failed
+}
+
+/// Answers questions about the service beside the reaper, until all senders are gone.
+fn answer_questions(monitor: Monitor, asked: Receiver<Job>) -> io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name("questions".to_owned()).spawn(move || {
+        for job in asked {
+            // A client that has gone away needs no answer.
+            let _ = job.reply.send(monitor.answer(&job.request));
+        }
+    })
 }
 
 /// Answers jobs until all senders are gone: what [`serve`] does, for a program with sources of its own.
@@ -65,10 +86,6 @@ fn answer(reaper: &mut Reaper, job: &Job) -> Reply {
             tracing::debug!(id = %report.id, destroyed = report.destroyed, total_ns = report.ns.total_ns, "event");
             Reply::Report(Box::new(report))
         }
-        Request::Index { id } => match reaper.listing() {
-            Ok(index) => Reply::Index { id: id.clone(), index: Box::new(index) },
-            Err(e) => Reply::Refused(Refusal::new(0, e.to_string()).with_id(id)),
-        },
-        other => Reply::Refused(Refusal::new(0, "this version cannot do that").with_id(other.id())),
+        question => reaper.monitor().answer(question),
     }
 }

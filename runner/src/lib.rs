@@ -19,12 +19,17 @@ pub mod engine;
 mod epoll;
 pub mod lab;
 pub mod listing;
+pub mod monitor;
 pub mod netns;
+mod observer;
 pub mod probe;
 mod reaper;
 pub mod sock_diag;
 pub mod source;
+pub mod status;
 
+pub use monitor::Monitor;
+pub use observer::Observer;
 pub use reaper::{Builder, Error, Reaper};
 pub use skreap_bpf as bpf;
 pub use skreap_core as core;

@@ -4,17 +4,20 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use skreap_bpf::hooks::Hooks;
 use skreap_bpf::pin::{Origin, Pins};
-use skreap_bpf::{Config, Counters, Index, Walker};
+use skreap_bpf::{Config, Counters, Index};
 use skreap_core::{Action, EngineName, Event, Phases, Report, Target, Unconnected};
 
 use crate::cgroup;
 use crate::choice::{self, Choice};
 use crate::engine::{Engine, EngineError, EngineOptions, Scope, StateMask, nanos};
 use crate::listing::Listing;
+use crate::monitor::{Identity, Monitor};
+use crate::observer::Observer;
 
 /// Why a [`Reaper`] could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -127,9 +130,16 @@ impl Builder {
             Some(pins) => pins.load(&self.config, file.as_fd())?,
             None => (Index::load(&self.config)?, Origin::New),
         };
+        let index = Arc::new(index);
         let options = EngineOptions { cgroup: Some(path.clone()), states: self.states, scope: self.scope };
-        let engine = choice::start(self.engine, &index, &options)?;
-        let lister = index.walker()?;
+        let (engine, engine_why) = choice::start_and_say(self.engine, &index, &options)?;
+        let identity = Identity {
+            engine: engine.name(),
+            engine_why,
+            cgroup: path.clone(),
+            unconnected: self.unconnected,
+        };
+        let monitor = Monitor::new(identity, Observer::new(&index)?);
         let mut hooks = match &pins {
             Some(pins) => Hooks::attach_pinned(&index, file.as_fd(), pins, &origin)?,
             None => Hooks::attach(&index, file.as_fd())?,
@@ -139,7 +149,7 @@ impl Builder {
             pins.publish(&mut hooks)?;
             tell_origin(pins, &origin);
         }
-        Ok(Reaper { hooks, engine, lister, index, unconnected: self.unconnected, _pins: pins })
+        Ok(Reaper { hooks, engine, monitor, index, unconnected: self.unconnected, _pins: pins })
     }
 }
 
@@ -185,11 +195,12 @@ fn open_cgroup(path: Option<PathBuf>) -> Result<(PathBuf, File), Error> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Reaper {
-    // Fields are dropped in this order: first no more records, then no more walks, then the maps.
+    // Fields are dropped in this order: first no more records, then no more walks, then the maps (unless a clone of
+    // the monitor still looks at them).
     hooks: Hooks,
     engine: Box<dyn Engine>,
-    lister: Walker,
-    index: Index,
+    monitor: Monitor,
+    index: Arc<Index>,
     unconnected: Unconnected,
     _pins: Option<Pins>,
 }
@@ -213,6 +224,12 @@ impl Reaper {
         &self.index
     }
 
+    /// What is seen of this reaper, from any thread.
+    #[must_use]
+    pub fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
+
     /// Reaps what the event names, now.
     pub fn handle(&mut self, event: &Event) -> Report {
         self.handle_received(event, Instant::now())
@@ -221,6 +238,12 @@ impl Reaper {
     /// As [`handle`](Self::handle), for an event that has waited since `received`; the wait is the report's
     /// queue phase.
     pub fn handle_received(&mut self, event: &Event, received: Instant) -> Report {
+        let report = self.reap(event, received);
+        self.monitor.report(&report);
+        report
+    }
+
+    fn reap(&mut self, event: &Event, received: Instant) -> Report {
         let start = Instant::now();
         let queue_ns = nanos(start.duration_since(received));
         let total = || nanos(received.elapsed());
@@ -250,7 +273,7 @@ impl Reaper {
     /// # Errors
     /// [`skreap_bpf::Error`] if the index cannot be walked.
     pub fn listing(&mut self) -> Result<Listing, skreap_bpf::Error> {
-        Listing::take(&mut self.lister, &self.index)
+        self.monitor.observer().listing()
     }
 
     /// What the index counted since it was loaded.

@@ -15,6 +15,8 @@ mod serve;
 mod serve_end;
 mod serve_stdin;
 mod serve_unix;
+mod status;
+mod uid;
 
 use std::env;
 use std::process::ExitCode;
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
         serve_stdin::tests(),
         serve_end::tests(),
         serve_unix::tests(),
+        uid::tests(),
+        status::tests(),
         commands::tests(),
         demo::tests(),
         pin::tests(),

@@ -1,6 +1,8 @@
 //! A running `skreap serve`.
 
+use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -55,6 +57,8 @@ impl Serve {
     pub fn start_with(label: &str, args: &[&str]) -> Result<Self> {
         let cgroup = Cgroup::create(label)?;
         let directory = TempDir::new()?;
+        // Users other than root are to find the socket.
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
         let args: Vec<String> = args.iter().copied().map(str::to_owned).collect();
         let child = Self::spawn(&cgroup, &directory.path().join("socket"), &args)?;
         let serve = Self { child, cgroup, directory, args };
@@ -108,6 +112,10 @@ impl Serve {
         let stream = UnixStream::connect(self.socket())?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Talk { answers: BufReader::new(stream.try_clone()?), stream })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn signal(&self, signal: i32) -> Result<()> {

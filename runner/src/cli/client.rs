@@ -1,11 +1,12 @@
 //! One request to a running `serve`.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use nix::unistd::geteuid;
 use serde_json::Value;
 use skreap::core::{Refusal, Request};
 
@@ -14,12 +15,16 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Sends the request and reads its answer.
 pub(super) fn ask(socket: &Path, request: &Request) -> anyhow::Result<Value> {
-    let mut stream = UnixStream::connect(socket)
-        .with_context(|| format!("cannot reach `skreap serve --source unix:{}`", socket.display()))?;
+    let mut stream = connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE)).context("cannot set a timeout")?;
     let mut line = serde_json::to_vec(request).context("cannot write the request")?;
     line.push(b'\n');
-    stream.write_all(&line).context("cannot send the request")?;
+    // A service that sends us away says why before it closes: that is worth more than the broken pipe.
+    if let Err(e) = stream.write_all(&line)
+        && e.kind() != io::ErrorKind::BrokenPipe
+    {
+        return Err(e).context("cannot send the request");
+    }
     let mut answer = String::new();
     let read = BufReader::new(stream).read_line(&mut answer).context("no answer")?;
     if read == 0 {
@@ -28,9 +33,27 @@ pub(super) fn ask(socket: &Path, request: &Request) -> anyhow::Result<Value> {
     let value: Value = serde_json::from_str(&answer).context("cannot read the answer")?;
     if value.get("error").is_some_and(Value::is_object) {
         let refusal: Refusal = serde_json::from_value(value).context("cannot read the refusal")?;
-        bail!("{refusal}");
+        // It is about our only line, or about none.
+        bail!("{}", refusal.message);
     }
     Ok(value)
+}
+
+/// Connects to a running `serve`.
+pub(super) fn connect(socket: &Path) -> anyhow::Result<UnixStream> {
+    UnixStream::connect(socket).map_err(|e| {
+        let path = socket.display();
+        let why = match e.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                format!("nobody serves there: {e}; start `skreap serve --source unix:{path}`, or name another --socket")
+            }
+            io::ErrorKind::PermissionDenied => {
+                format!("{e}; run as root, or serve with `--source unix:{path} --allow-uid {}`", geteuid())
+            }
+            _ => e.to_string(),
+        };
+        anyhow::anyhow!("{path}: {why}")
+    })
 }
 
 /// An id for a request of this process.

@@ -9,6 +9,7 @@ use skreap::core::PhaseSummary;
 use skreap::demo::{self, Findings, MIN_SOCKETS, Options, Step};
 use skreap::source::Stop;
 
+use super::text::{duration, grouped};
 use super::{Failure, print_json, serve};
 
 #[derive(Debug, clap::Args)]
@@ -166,67 +167,6 @@ fn print_times(out: &mut impl io::Write, f: &Findings) -> io::Result<()> {
     Ok(())
 }
 
-/// Nanoseconds with three digits and the unit that fits.
-fn duration(ns: u64) -> String {
-    let (value, unit) = match ns {
-        0..1_000 => return format!("{ns} ns"),
-        1_000..1_000_000 => (ns as f64 / 1e3, "µs"),
-        1_000_000..1_000_000_000 => (ns as f64 / 1e6, "ms"),
-        _ => (ns as f64 / 1e9, "s"),
-    };
-    let decimals = if value < 9.995 {
-        2
-    } else if value < 99.95 {
-        1
-    } else {
-        0
-    };
-    format!("{value:.decimals$} {unit}")
-}
-
-/// A number with its thousands apart.
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 fn times(n: u32) -> String {
     if n == 1 { "once".to_owned() } else { format!("{n} times") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_three_digits_and_a_unit() {
-        let cases = [
-            (0, "0 ns"),
-            (999, "999 ns"),
-            (1_000, "1.00 µs"),
-            (12_345, "12.3 µs"),
-            (99_960, "100 µs"),
-            (9_996, "10.0 µs"),
-            (1_500_000, "1.50 ms"),
-            (2_000_000_000, "2.00 s"),
-        ];
-        for (ns, text) in cases {
-            assert_eq!(duration(ns), text);
-        }
-    }
-
-    #[test]
-    fn thousands_are_set_apart() {
-        let cases = [(0, "0"), (999, "999"), (1_000, "1,000"), (16_000, "16,000"), (1_234_567, "1,234,567")];
-        for (n, text) in cases {
-            assert_eq!(grouped(n), text);
-        }
-    }
 }

@@ -22,7 +22,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let request = Request::Index { id: client::id("index") };
-    let answer = client::ask(&args.socket.socket, &request)?;
+    let answer = client::ask(&args.socket.path(), &request)?;
     let index = answer.get("index").context("the answer has no index")?;
     if args.json {
         print_json(index)?;

@@ -6,18 +6,19 @@ mod index;
 mod probe;
 mod reap;
 mod serve;
+mod socket;
+mod status;
+mod text;
 mod unload;
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::SubscriberBuilder;
 
-/// Where `serve --source unix:…` and its clients meet if nothing is said.
-const SOCKET: &str = "/run/skreap.sock";
+use socket::SocketArg;
 
 /// Where `serve --pin` pins, and `unload` looks, if nothing is said.
 const PINS: &str = "/sys/fs/bpf/skreap";
@@ -58,6 +59,9 @@ enum Command {
     /// Show what the index of a running `serve` holds
     #[command(after_help = EXIT_CODES)]
     Index(index::Args),
+    /// Show how a running `serve` is doing: engine, index, events, clients
+    #[command(after_help = EXIT_CODES)]
+    Status(status::Args),
     /// Send one backend-deleted event to a running `serve`
     #[command(after_help = EXIT_CODES)]
     Reap(reap::Args),
@@ -99,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Unload(args) => unload::run(args),
         Command::Index(args) => index::run(args),
+        Command::Status(args) => status::run(args),
         Command::Reap(args) => reap::run(args),
         Command::Demo(args) => demo::run(args),
     };
@@ -131,14 +136,6 @@ fn start_logging(filter: EnvFilter, format: LogFormat) {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
     }
-}
-
-/// `--socket PATH`, for commands that talk to a running `serve`.
-#[derive(Debug, clap::Args)]
-struct SocketArg {
-    /// Unix socket of the running `serve --source unix:PATH`
-    #[arg(long, value_name = "PATH", default_value = SOCKET)]
-    socket: PathBuf,
 }
 
 /// Writes a value as one JSON line to stdout.

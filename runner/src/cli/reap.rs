@@ -28,7 +28,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         action: Action::BackendDeleted { backend: args.backend },
         dry_run: args.dry_run,
     };
-    let answer = client::ask(&args.socket.socket, &Request::Event(event))?;
+    let answer = client::ask(&args.socket.path(), &Request::Event(event))?;
     let report = Report::deserialize(&answer).context("cannot read the report")?;
     if args.json {
         print_json(&answer)?;

@@ -13,13 +13,17 @@ use skreap::core::Unconnected;
 use skreap::source::{Source, Stop};
 use skreap::{Builder, Reaper, daemon};
 
+use super::socket::{AccessArgs, SourceArg};
 use super::{Failure, PINS};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Where events come from, one JSON object a line: stdin, or unix:PATH. May be given more than once
-    #[arg(long, value_name = "SOURCE", default_value = "stdin")]
-    source: Vec<Source>,
+    /// Where requests come from, one JSON object a line: stdin; unix, the socket at the usual path; or unix:PATH.
+    /// May be given more than once [default: stdin]
+    #[arg(long, value_name = "SOURCE")]
+    source: Vec<SourceArg>,
+    #[command(flatten)]
+    access: AccessArgs,
     /// Let hooks and index outlive this process, pinned in a directory on a bpf filesystem; the next `serve
     /// --pin` with the same settings takes them over without a gap, `unload` removes them
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = PINS)]
@@ -66,12 +70,18 @@ impl ReaperArgs {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let stop = Stop::new().context("cannot make a pipe")?;
     stop_on_signal(&stop)?;
+    let access = args.access.access();
+    let mut sources: Vec<Source> =
+        args.source.iter().map(|source| source.source(&access)).collect::<anyhow::Result<_>>()?;
+    if sources.is_empty() {
+        sources.push(Source::Stdin);
+    }
     let mut builder = args.reaper.builder()?;
     if let Some(directory) = &args.pin {
         builder = builder.pin(directory);
     }
     let mut reaper = builder.build()?;
-    daemon::serve(&mut reaper, &args.source, &stop).context("cannot start a source")?;
+    daemon::serve(&mut reaper, &sources, &stop).context("cannot start a source")?;
     let counters = reaper.counters().context("cannot read the counters")?;
     tracing::info!(?counters, "done");
     Ok(())

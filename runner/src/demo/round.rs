@@ -127,7 +127,7 @@ impl<'a> Conductor<'a> {
         match self.replies.recv()? {
             Reply::Report(report) => Ok(*report),
             Reply::Refused(refusal) => bail!("{refusal}"),
-            Reply::Index { .. } => bail!("the service answered another question"),
+            _ => bail!("the service answered another question"),
         }
     }
 }

@@ -3,38 +3,48 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use skreap_core::{Refusal, Request};
 
+use super::clients::{Clients, Connected};
 use super::lines::{Line, Lines, MAX_LINE_BYTES};
 use super::output::Output;
 use super::stop::{Stop, Wake};
-use super::{Job, Reply};
+use super::unanswered::Unanswered;
+use super::{Inbox, Job, Reply};
 
-/// Requests of one client that may be unanswered at a time; a client with more waits. It bounds the answers
-/// that can pile up for a client that does not read them, without the reaper ever waiting for it.
-const UNANSWERED_MAX: usize = 256;
+/// Who is at the other end, for the counts.
+pub(super) struct Who {
+    pub(super) name: &'static str,
+    pub(super) clients: Arc<Clients>,
+    /// For a client that comes and goes.
+    pub(super) connected: Option<Connected>,
+}
 
 /// Reads requests from `input` and writes the answers to `output`, on threads of their own. The thread that
 /// is returned ends after the last answer is written.
 pub(super) fn start(
-    name: &str,
+    who: Who,
     input: File,
     output: File,
-    queue: Sender<Job>,
+    inbox: Inbox,
     stop: Stop,
 ) -> io::Result<thread::JoinHandle<()>> {
+    let Who { name, clients, connected } = who;
     let output = Output::new(output, stop.clone());
     let (reply, replies) = unbounded();
-    let (permits, returned) = bounded(UNANSWERED_MAX);
+    let unanswered = Arc::new(Unanswered::default());
+    let answered = Arc::clone(&unanswered);
     let writer = thread::Builder::new()
         .name(format!("{name}-out"))
-        .spawn(move || write(output, &replies, &returned))?;
+        .spawn(move || write(output, &replies, &answered))?;
     thread::Builder::new().name(format!("{name}-in")).spawn(move || {
-        let reader = Reader { queue, reply, permits };
+        let _connected = connected;
+        let reader = Reader { inbox, reply, unanswered, clients };
         if let Err(e) = reader.run(input, &stop) {
             tracing::warn!("reading requests: {e}");
         }
@@ -46,9 +56,10 @@ pub(super) fn start(
 }
 
 struct Reader {
-    queue: Sender<Job>,
+    inbox: Inbox,
     reply: Sender<Reply>,
-    permits: Sender<()>,
+    unanswered: Arc<Unanswered>,
+    clients: Arc<Clients>,
 }
 
 impl Reader {
@@ -73,17 +84,33 @@ impl Reader {
             Line::TooLong(number) => Err(Refusal::line_too_long(number, MAX_LINE_BYTES)),
         };
         // A closed channel means that the other end has given up; it has said why.
-        let _ = self.permits.send(());
         let _ = match request {
-            Ok(request) => self.queue.send(Job { request, received, reply: self.reply.clone() }).is_ok(),
-            Err(refusal) => self.reply.send(Reply::Refused(refusal)).is_ok(),
+            Ok(request) => {
+                // Questions are answered beside the reaper. For one client they keep their place: after all it
+                // has asked for before, and before all that follows.
+                let question = !matches!(request, Request::Event(_));
+                if question {
+                    self.unanswered.settle();
+                }
+                self.unanswered.take();
+                let sent = self.inbox.send(Job { request, received, reply: self.reply.clone() });
+                if question && sent {
+                    self.unanswered.settle();
+                }
+                sent
+            }
+            Err(refusal) => {
+                self.clients.line_refused();
+                self.unanswered.take();
+                self.reply.send(Reply::Refused(refusal)).is_ok()
+            }
         };
     }
 }
 
 /// Writes until every sender of replies is gone. A client that cannot be written to loses its answers, which
 /// is logged, but its requests are still carried out.
-fn write(mut output: impl Write, replies: &Receiver<Reply>, permits: &Receiver<()>) {
+fn write(mut output: impl Write, replies: &Receiver<Reply>, unanswered: &Unanswered) {
     let mut lost = 0_u64;
     let mut line = Vec::new();
     for reply in replies {
@@ -101,8 +128,9 @@ fn write(mut output: impl Write, replies: &Receiver<Reply>, permits: &Receiver<(
         } else {
             lost += 1;
         }
-        let _ = permits.try_recv();
+        unanswered.answered();
     }
+    unanswered.close();
     if lost > 0 {
         tracing::warn!("{lost} answers were not delivered");
     }

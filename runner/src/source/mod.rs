@@ -1,15 +1,18 @@
 //! Sources: where requests come from, and where the answers go back to. A source knows no engine.
 
+mod access;
+mod clients;
 mod connection;
 mod lines;
 mod output;
 mod stop;
+mod unanswered;
 mod unix;
 
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
-use std::str::FromStr;
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
@@ -18,7 +21,10 @@ use serde::Serialize;
 use skreap_core::{Refusal, Report, Request};
 
 use crate::listing::Listing;
+use crate::status::{Status, Top};
 
+pub use access::Access;
+pub use clients::{ClientCounts, Clients};
 pub use lines::MAX_LINE_BYTES;
 pub use stop::Stop;
 
@@ -31,6 +37,28 @@ pub struct Job {
     pub received: Instant,
     /// Where the answer goes.
     pub reply: Sender<Reply>,
+}
+
+/// Where sources put requests.
+#[derive(Clone, Debug)]
+pub struct Inbox {
+    /// Events, for the reaper, which does one after the other. A full queue blocks the source.
+    pub events: Sender<Job>,
+    /// Questions about the service, which are answered whatever the reaper is doing. A connection has one
+    /// unanswered question at most.
+    pub questions: Sender<Job>,
+}
+
+impl Inbox {
+    /// False if nobody takes requests any more.
+    fn send(&self, job: Job) -> bool {
+        match job.request {
+            Request::Index { .. } | Request::Status { .. } | Request::Top { .. } => &self.questions,
+            _ => &self.events,
+        }
+        .send(job)
+        .is_ok()
+    }
 }
 
 /// One line of output.
@@ -46,6 +74,20 @@ pub enum Reply {
         /// What the index holds.
         index: Box<Listing>,
     },
+    /// How the service is doing.
+    Status {
+        /// Id of the request.
+        id: String,
+        /// The numbers.
+        status: Box<Status>,
+    },
+    /// What `skreap top` shows.
+    Top {
+        /// Id of the request.
+        id: String,
+        /// The numbers.
+        top: Box<Top>,
+    },
     /// The line was refused, or what it asks for failed.
     Refused(Refusal),
 }
@@ -56,36 +98,25 @@ pub enum Source {
     /// Standard input; answers go to standard output.
     Stdin,
     /// A unix stream socket at this path; answers go back to the client.
-    Unix(PathBuf),
-}
-
-impl FromStr for Source {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            None if text == "stdin" => Ok(Self::Stdin),
-            Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
-            _ => Err("a source is stdin, or unix:PATH".to_owned()),
-        }
-    }
+    Unix(PathBuf, Access),
 }
 
 impl Source {
     /// Starts reading. The source ends when its input does or when `stop` is given; what it has accepted by
     /// then is still answered, unless its reader has read nothing for five seconds. Every job holds a sender
-    /// of `queue`, and a full queue blocks the source.
+    /// of `inbox`, and a full queue blocks the source.
     ///
     /// # Errors
     /// The errno of opening the source or of making its threads.
-    pub fn start(&self, queue: Sender<Job>, stop: &Stop) -> io::Result<Running> {
+    pub fn start(&self, inbox: Inbox, stop: &Stop, clients: &Arc<Clients>) -> io::Result<Running> {
         let thread = match self {
             Self::Stdin => {
                 let input = io::stdin().as_fd().try_clone_to_owned()?;
                 let output = io::stdout().as_fd().try_clone_to_owned()?;
-                connection::start("stdin", input.into(), output.into(), queue, stop.clone())?
+                let who = connection::Who { name: "stdin", clients: Arc::clone(clients), connected: None };
+                connection::start(who, input.into(), output.into(), inbox, stop.clone())?
             }
-            Self::Unix(path) => unix::start(path, queue, stop.clone())?,
+            Self::Unix(path, access) => unix::start(path, access, inbox, stop.clone(), clients)?,
         };
         Ok(Running { thread })
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -64,5 +65,14 @@ impl Stop {
                 return Err(e);
             }
         }
+    }
+
+    /// Waits for that long, or until the signal is given.
+    pub fn pause(&self, time: Duration) {
+        let mut entry =
+            libc::pollfd { fd: self.reader.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let milliseconds = i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one valid entry, with a descriptor that is open as long as self. An early end does no harm.
+        unsafe { libc::poll(&raw mut entry, 1, milliseconds) };
     }
 }

@@ -1,21 +1,37 @@
 //! The unix socket source: any number of clients, each a connection of its own.
 
-use std::fs::{self, File, Permissions};
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
-use crossbeam_channel::Sender;
+use skreap_core::Refusal;
 
+use super::access::{Access, peer_uid};
+use super::clients::{Clients, Connected, SentAway};
 use super::stop::{Stop, Wake};
-use super::{Job, connection};
+use super::{Inbox, connection};
 
-/// Listens at `path`, for the owner only, and serves clients until stopped.
-pub(super) fn start(path: &Path, queue: Sender<Job>, stop: Stop) -> io::Result<thread::JoinHandle<()>> {
-    let socket = Socket::bind(path).map_err(|e| {
+/// Clients of one socket at a time: each costs two threads. More are told so and sent away.
+const CLIENTS_MAX: usize = 256;
+/// How long accepting rests when it fails, as it does when the process has no descriptor left.
+const REST: Duration = Duration::from_millis(100);
+
+/// Listens at `path` and serves clients until stopped.
+pub(super) fn start(
+    path: &Path,
+    access: &Access,
+    inbox: Inbox,
+    stop: Stop,
+    clients: &Arc<Clients>,
+) -> io::Result<thread::JoinHandle<()>> {
+    let clients = Arc::clone(clients);
+    let socket = Socket::bind(path, access.clone()).map_err(|e| {
         let why = match e.kind() {
             io::ErrorKind::AddrInUse => {
                 "another service listens there already, or it is no socket; stop that, or name another path"
@@ -25,9 +41,9 @@ pub(super) fn start(path: &Path, queue: Sender<Job>, stop: Stop) -> io::Result<t
         };
         io::Error::new(e.kind(), format!("unix:{}: {why}", path.display()))
     })?;
-    tracing::info!(path = %path.display(), "listening");
+    tracing::info!(path = %path.display(), mode = format!("{:04o}", access.mode()), "listening");
     thread::Builder::new().name("unix".to_owned()).spawn(move || {
-        if let Err(e) = socket.serve(&queue, &stop) {
+        if let Err(e) = socket.serve(&inbox, &stop, &clients) {
             tracing::error!(path = %socket.path.display(), "cannot accept clients any more: {e}");
         }
     })
@@ -36,10 +52,11 @@ pub(super) fn start(path: &Path, queue: Sender<Job>, stop: Stop) -> io::Result<t
 struct Socket {
     listener: UnixListener,
     path: PathBuf,
+    access: Access,
 }
 
 impl Socket {
-    fn bind(path: &Path) -> io::Result<Self> {
+    fn bind(path: &Path, access: Access) -> io::Result<Self> {
         // What a killed process has left behind is in the way; a living one is not to be robbed.
         if fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
             && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
@@ -47,26 +64,68 @@ impl Socket {
             fs::remove_file(path)?;
         }
         let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path: path.to_owned() })
+        let socket = Self { listener, path: path.to_owned(), access };
+        // Whoever connects before this is done is asked for its uid all the same.
+        socket.access.apply(path)?;
+        Ok(socket)
     }
 
-    fn serve(&self, queue: &Sender<Job>, stop: &Stop) -> io::Result<()> {
-        let mut clients: Vec<thread::JoinHandle<()>> = Vec::new();
+    fn serve(&self, inbox: &Inbox, stop: &Stop, clients: &Arc<Clients>) -> io::Result<()> {
+        let mut threads: Vec<thread::JoinHandle<()>> = Vec::new();
+        let mut failures = 0_u64;
         while stop.wait_readable(self.listener.as_fd())? == Wake::Readable {
-            let (stream, _) = self.listener.accept()?;
-            clients.retain(|client| !client.is_finished());
-            match serve_client(stream, queue.clone(), stop.clone()) {
-                Ok(client) => clients.push(client),
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                // Out of descriptors or memory: it may pass, and those who are connected are served on.
+                Err(e) => {
+                    if failures == 0 {
+                        tracing::warn!(path = %self.path.display(), "cannot accept a client, trying on: {e}");
+                    }
+                    failures += 1;
+                    stop.pause(REST);
+                    continue;
+                }
+            };
+            if std::mem::take(&mut failures) > 0 {
+                tracing::info!(path = %self.path.display(), "accepting clients again");
+            }
+            threads.retain(|thread| !thread.is_finished());
+            if let Some((why, message)) = self.refuses(&stream, threads.len()) {
+                clients.sent_away(why);
+                tracing::warn!(path = %self.path.display(), "client sent away: {message}");
+                send_away(&stream, message);
+                continue;
+            }
+            match serve_client(stream, inbox.clone(), stop.clone(), clients) {
+                Ok(client) => threads.push(client),
                 Err(e) => tracing::warn!("cannot serve a client: {e}"),
             }
         }
-        for client in clients {
-            if client.join().is_err() {
+        for thread in threads {
+            if thread.join().is_err() {
                 tracing::error!("a client's thread panicked");
             }
         }
         Ok(())
+    }
+
+    /// Why this client is not served, if it is not.
+    fn refuses(&self, stream: &UnixStream, clients: usize) -> Option<(SentAway, String)> {
+        match peer_uid(stream) {
+            Ok(uid) if self.access.allows(uid) => {}
+            Ok(uid) => {
+                let message =
+                    format!("uid {uid} may not talk to this service; start it with --allow-uid {uid}");
+                return Some((SentAway::Uid, message));
+            }
+            Err(e) => return Some((SentAway::Uid, format!("cannot tell who you are: {e}"))),
+        }
+        (clients >= CLIENTS_MAX).then(|| {
+            (
+                SentAway::Full,
+                format!("there are {CLIENTS_MAX} clients already; close some, and connect again"),
+            )
+        })
     }
 }
 
@@ -78,8 +137,23 @@ impl Drop for Socket {
     }
 }
 
-fn serve_client(stream: UnixStream, queue: Sender<Job>, stop: Stop) -> io::Result<thread::JoinHandle<()>> {
+/// Tells a client why, without waiting for it: a line fits the empty buffer of a new connection.
+fn send_away(mut stream: &UnixStream, message: String) {
+    let Ok(mut line) = serde_json::to_vec(&Refusal::new(0, message)) else { return };
+    line.push(b'\n');
+    // It is being left either way.
+    let _ = stream.set_nonblocking(true).and_then(|()| stream.write_all(&line));
+}
+
+fn serve_client(
+    stream: UnixStream,
+    inbox: Inbox,
+    stop: Stop,
+    clients: &Arc<Clients>,
+) -> io::Result<thread::JoinHandle<()>> {
     let input: OwnedFd = stream.try_clone()?.into();
     let output: OwnedFd = stream.into();
-    connection::start("client", File::from(input), File::from(output), queue, stop)
+    let connected: Connected = clients.enter();
+    let who = connection::Who { name: "client", clients: Arc::clone(clients), connected: Some(connected) };
+    connection::start(who, File::from(input), File::from(output), inbox, stop)
 }

@@ -1,0 +1,47 @@
+//! What the hooks cost, by the kernel's own statistics.
+
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Index, hooks};
+
+/// Runs of one hook since its program was loaded. All 0 unless the kernel keeps run time statistics
+/// (`sysctl kernel.bpf_stats_enabled=1`, or `BPF_ENABLE_STATS`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookCost {
+    /// The hook, such as `connect4`.
+    pub hook: String,
+    /// How often it ran while statistics were kept.
+    pub runs: u64,
+    /// How long all these runs took, in nanoseconds.
+    pub run_time_ns: u64,
+}
+
+impl Index {
+    /// The cost of each hook, in the order of attachment.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if a program cannot be asked.
+    pub fn hook_costs(&self) -> Result<Vec<HookCost>, Error> {
+        hooks::NAMES.iter().map(|name| self.hook_cost(name)).collect()
+    }
+
+    fn hook_cost(&self, name: &str) -> Result<HookCost, Error> {
+        let failed = |source| Error::Object { what: format!("program {name}"), source };
+        let program = self.object().progs().find(|p| p.name() == name);
+        let program = program.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let fd = program.as_fd().as_raw_fd();
+        let mut info = libbpf_sys::bpf_prog_info::default();
+        let mut length = size_of::<libbpf_sys::bpf_prog_info>() as u32;
+        // SAFETY: the kernel writes at most `length` bytes into `info`; its array pointers are null with length
+        // 0, so nothing else is written.
+        let ret = unsafe { libbpf_sys::bpf_prog_get_info_by_fd(fd, &raw mut info, &raw mut length) };
+        if ret < 0 {
+            return Err(failed(io::Error::from_raw_os_error(-ret)));
+        }
+        let hook = name.strip_prefix("skreap_").unwrap_or(name).to_owned();
+        Ok(HookCost { hook, runs: info.run_cnt, run_time_ns: info.run_time_ns })
+    }
+}

@@ -1,0 +1,120 @@
+//! `skreap status`
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::Deserialize as _;
+use skreap::core::Request;
+use skreap::status::{EventResult, Status};
+
+use super::text::{age, duration, grouped};
+use super::{Failure, SocketArg, client, print_json};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    socket: SocketArg,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let answer = client::ask(&args.socket.path(), &Request::Status { id: client::id("status") })?;
+    let status = answer.get("status").context("the answer has no status")?;
+    if args.json {
+        print_json(status)?;
+        return Ok(());
+    }
+    let status = Status::deserialize(status).context("cannot read the status")?;
+    print(&mut io::stdout().lock(), &status)?;
+    Ok(())
+}
+
+fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
+    let mut row = |name: &str, text: String| writeln!(out, "{name:<9} {text}");
+    let up = age(Duration::from_nanos(s.uptime_ns));
+    row("service", format!("version {}, process {}, up {up}", s.version, s.pid))?;
+    row("engine", format!("{}: {}", s.engine, s.engine_why))?;
+    row("cgroup", format!("{} (unconnected UDP sockets: {})", s.cgroup, s.unconnected))?;
+    let c = &s.index.counters;
+    let mib = s.index.map_bytes as f64 / f64::from(1 << 20);
+    row("index", format!("{} of {} memberships, {mib:.1} MiB", grouped(s.index.nodes), grouped(c.capacity)))?;
+    row(
+        "",
+        format!(
+            "dropped {}, incomplete marks {}, stale {}",
+            grouped(c.dropped_full + c.dropped_chain),
+            grouped(s.index.incomplete_marks),
+            grouped(c.stale)
+        ),
+    )?;
+    row("", format!("inserts {}, removals {}, releases {}", c.inserts, c.removals, c.releases))?;
+    let t = &s.totals;
+    let results = EventResult::ALL.map(|result| (result.name(), t.results(result)));
+    let results: Vec<String> =
+        results.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{} {name}", grouped(*n))).collect();
+    let results = if results.is_empty() { String::new() } else { format!(" ({})", results.join(", ")) };
+    row("events", format!("{}{results}, {} waiting", grouped(t.all_events()), s.waiting))?;
+    row(
+        "sockets",
+        format!(
+            "{} destroyed, {} skipped, {} failed",
+            grouped(t.all_destroyed()),
+            grouped(t.skipped.total()),
+            grouped(t.all_failed())
+        ),
+    )?;
+    if s.latency.count > 0 {
+        let l = &s.latency.total;
+        row(
+            "latency",
+            format!(
+                "of the last {} events: p50 {}, p99 {}, max {}",
+                s.latency.count,
+                duration(l.p50_ns),
+                duration(l.p99_ns),
+                duration(l.max_ns)
+            ),
+        )?;
+    }
+    let k = &s.clients;
+    row(
+        "clients",
+        format!(
+            "{} connected, {} since the start, {} sent away, {} lines refused",
+            k.connected,
+            grouped(k.accepted),
+            grouped(k.refused_uid + k.refused_full),
+            grouped(k.refused_lines)
+        ),
+    )?;
+    if s.hooks.iter().any(|hook| hook.runs > 0) {
+        for hook in s.hooks.iter().filter(|hook| hook.runs > 0) {
+            let each = hook.run_time_ns / hook.runs;
+            row("hook", format!("{}: {} runs, {each} ns each", hook.hook, grouped(hook.runs)))?;
+        }
+    } else {
+        row("hooks", "cost not known: sysctl kernel.bpf_stats_enabled is 0".to_owned())?;
+    }
+    if let Some(order) = &s.order {
+        let place = if order.last { "last" } else { "NOT last: they may see other addresses than backends" };
+        row("order", format!("our hooks are {place}; moved {}, put right {}", order.moves, order.rekeyed))?;
+    }
+    if let Some(audit) = &s.audit {
+        let ago = age(Duration::from_nanos(audit.age_ns));
+        row(
+            "audit",
+            format!(
+                "{} differences {ago} ago (missed {}, stale {}, wrong key {}); {} runs",
+                audit.differences(),
+                audit.missed,
+                audit.stale,
+                audit.wrong_key,
+                audit.runs
+            ),
+        )?;
+    }
+    Ok(())
+}

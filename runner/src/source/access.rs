@@ -1,0 +1,95 @@
+//! Whose file a unix socket is, and who may talk over it.
+
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// Mode of the socket file if nothing is said and nobody but root may use it.
+const MODE_PRIVATE: u32 = 0o600;
+/// Mode of the socket file if nothing is said and others were allowed by uid: who gets in is decided by the uid,
+/// and a file mode would only keep out those who were let in.
+const MODE_BY_UID: u32 = 0o666;
+
+/// Owner and mode of a socket file, and which users may send requests over it.
+///
+/// The file mode decides who can connect; every client that does is then asked for its credentials
+/// (`SO_PEERCRED`): root, the user the service runs as, and the users in `allow` may talk. Anyone else gets one
+/// refusal and is disconnected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Permission bits; by default 0600, or 0666 if `allow` names anyone.
+    pub mode: Option<u32>,
+    /// User who owns the file; by default the one the service runs as.
+    pub owner: Option<u32>,
+    /// Group of the file; by default that of the service.
+    pub group: Option<u32>,
+    /// Users, by uid, who may talk besides root and the service's own.
+    pub allow: BTreeSet<u32>,
+}
+
+impl Access {
+    /// The permission bits that the socket file gets.
+    #[must_use]
+    pub fn mode(&self) -> u32 {
+        self.mode.unwrap_or(if self.allow.is_empty() { MODE_PRIVATE } else { MODE_BY_UID })
+    }
+
+    /// True if this user may send requests.
+    #[must_use]
+    pub fn allows(&self, uid: u32) -> bool {
+        uid == 0 || uid == nix::unistd::geteuid().as_raw() || self.allow.contains(&uid)
+    }
+
+    /// Gives a file its owner, group and mode. The mode comes last: a change of owner may clear bits of it.
+    pub(super) fn apply(&self, path: &Path) -> io::Result<()> {
+        if self.owner.is_some() || self.group.is_some() {
+            std::os::unix::fs::lchown(path, self.owner, self.group)?;
+        }
+        fs::set_permissions(path, Permissions::from_mode(self.mode()))
+    }
+}
+
+/// The user at the other end when it connected, in the user namespace of this process.
+pub(super) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which is the size of `peer`.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(peer.uid) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_and_whom_it_names() {
+        let mut access = Access::default();
+        let stranger = nix::unistd::geteuid().as_raw().wrapping_add(1).max(1);
+        assert_eq!(access.mode(), 0o600);
+        assert!(access.allows(0) && !access.allows(stranger));
+        access.allow.insert(stranger);
+        assert_eq!(access.mode(), 0o666);
+        assert!(access.allows(stranger) && !access.allows(stranger + 1));
+        access.mode = Some(0o660);
+        assert_eq!(access.mode(), 0o660);
+    }
+
+    #[test]
+    fn the_peer_is_this_process() {
+        let (here, _there) = UnixStream::pair().unwrap();
+        assert_eq!(peer_uid(&here).unwrap(), nix::unistd::geteuid().as_raw());
+    }
+}
