@@ -18,7 +18,7 @@
 #define SKREAP_LAYOUT_VERSION 1
 
 /* Walks that may be under way at once; each has a slot, a cursor node and an emit buffer of its own. */
-#define SKREAP_WALK_SLOTS 4
+#define SKREAP_WALK_SLOTS 8
 /* Victims one emit buffer holds; a walk with more is resumed. */
 #define SKREAP_EMIT_MAX 2048
 

@@ -92,7 +92,7 @@ impl Index {
         pin::pin(self.program("skreap_walk")?, path)
     }
 
-    /// A walker with a slot of its own. At most four exist at once.
+    /// A walker with a slot of its own. At most eight exist at once.
     ///
     /// # Errors
     /// [`Error::NoSlot`] if all slots are taken.

@@ -32,6 +32,11 @@ impl EngineName {
     pub const ALL: [Self; 6] =
         [Self::Kfunc, Self::Netlink, Self::Iter, Self::Diag, Self::DiagFilter, Self::IndexScan];
 
+    /// True for a scan of every socket, whether or not the index knows it.
+    pub const fn scans(self) -> bool {
+        matches!(self, Self::Iter | Self::Diag | Self::DiagFilter)
+    }
+
     /// Name in kebab case, such as `diag-filter`.
     pub const fn name(self) -> &'static str {
         match self {

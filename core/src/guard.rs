@@ -20,7 +20,10 @@ pub struct Guarded {
     /// Most destroys per second, if that is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_rate: Option<NonZeroU64>,
-    /// The event had more victims than allowed, and nothing was destroyed.
+    /// Victims that were counted before any was destroyed, if their number is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<u64>,
+    /// The event had more victims than allowed, and nothing was destroyed; in a dry run: it would be refused.
     pub refused: bool,
     /// Nanoseconds that were waited so that the rate is kept; part of the phase `destroy` or `total`.
     pub paced_ns: u64,

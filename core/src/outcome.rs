@@ -58,18 +58,21 @@ pub enum Incomplete {
     DumpInterrupted,
     /// The walk or its list of victims reached its bound before the end; walk again.
     LimitReached,
+    /// The event had more victims than one may have, and nothing was done about it.
+    Refused,
     /// The engine could not do the work at all; the report's `error` says why.
     EngineFailed,
 }
 
 impl Incomplete {
     /// Every reason.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::IndexFull,
         Self::WideUnconnected,
         Self::NetnsUnreachable,
         Self::DumpInterrupted,
         Self::LimitReached,
+        Self::Refused,
         Self::EngineFailed,
     ];
 
@@ -81,6 +84,7 @@ impl Incomplete {
             Self::NetnsUnreachable => "netns-unreachable",
             Self::DumpInterrupted => "dump-interrupted",
             Self::LimitReached => "limit-reached",
+            Self::Refused => "refused",
             Self::EngineFailed => "engine-failed",
         }
     }

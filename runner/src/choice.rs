@@ -6,7 +6,7 @@ use std::str::FromStr;
 use skreap_bpf::{Config, Index};
 use skreap_core::EngineName;
 
-use crate::engine::{Diag, Engine, EngineError, EngineOptions, IndexScan, Iter, Netlink};
+use crate::engine::{Diag, Engine, EngineError, EngineOptions, IndexScan, Iter, Netlink, Scope};
 use crate::probe;
 use crate::reaper::Error;
 
@@ -140,14 +140,45 @@ pub fn start_and_say(
             (engine, format!("asked for, and {seen}"))
         }
     };
+    let engine = make(engine, index, options)?
+        .ok_or_else(|| refused(format!("this version has no engine {engine}")))?;
+    Ok((engine, why))
+}
+
+/// The best full scan that works here: it finishes what the index does not know completely.
+///
+/// # Errors
+/// What was missing, for people.
+pub(crate) fn fallback(index: &Index, options: &EngineOptions) -> Result<Box<dyn Engine>, String> {
+    // Where unrecorded sockets are, only a look everywhere tells.
+    let options = EngineOptions { scope: Scope::All, ..options.clone() };
+    let mut refusals = Vec::new();
+    for engine in [EngineName::Iter, EngineName::DiagFilter] {
+        let made = trial(engine, index).and_then(|_| match make(engine, index, &options) {
+            Ok(Some(made)) => Ok(made),
+            Ok(None) => Err(format!("this version has no engine {engine}")),
+            Err(e) => Err(e.to_string()),
+        });
+        match made {
+            Ok(engine) => return Ok(engine),
+            Err(why) => refusals.push(format!("{engine}: {why}")),
+        }
+    }
+    Err(refusals.join("; "))
+}
+
+fn make(
+    engine: EngineName,
+    index: &Index,
+    options: &EngineOptions,
+) -> Result<Option<Box<dyn Engine>>, EngineError> {
     let walker = || index.walker().map_err(EngineError::from);
-    let engine: Box<dyn Engine> = match engine {
-        EngineName::Netlink => Box::new(Netlink::new(walker()?)?.with_states(options.states)),
+    Ok(Some(match engine {
+        EngineName::Netlink => Box::new(Netlink::new(walker()?, options)?),
         EngineName::Iter => Box::new(Iter::new(walker()?, options)?),
         EngineName::Diag => Box::new(Diag::new(walker()?, options)?),
         EngineName::DiagFilter => Box::new(Diag::with_filter(walker()?, options)?),
-        EngineName::IndexScan => Box::new(IndexScan::new(walker()?, options.states)?),
-        other => return Err(refused(format!("this version has no engine {other}"))),
-    };
-    Ok((engine, why))
+        EngineName::IndexScan => Box::new(IndexScan::new(walker()?, options)?),
+        _ => return Ok(None),
+    }))
 }

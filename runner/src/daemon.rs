@@ -8,10 +8,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
 use skreap_core::Request;
 
 use crate::source::{Inbox, Job, Reply, Running, Source, Stop};
-use crate::{Monitor, Reaper};
+use crate::{Batch, Monitor, Reaper};
 
 /// Requests that may wait; a full queue blocks the sources, and nothing is dropped.
 pub const QUEUE: usize = 1024;
+/// Requests that are taken out of the queue together.
+const BATCH: usize = 256;
 /// How often the reaper lets go of what is only kept for speed.
 const TIDY: Duration = Duration::from_secs(1);
 
@@ -40,6 +42,8 @@ pub fn serve(reaper: &mut Reaper, sources: &[Source], stop: &Stop) -> io::Result
         }
     }
     drop(inbox);
+    let ending = stop.clone();
+    reaper.pace().give_up_when(move || ending.given());
     work(reaper, &jobs);
     running.into_iter().for_each(Running::wait);
     monitor.watch_queue(None);
@@ -65,9 +69,14 @@ pub fn work(reaper: &mut Reaper, jobs: &Receiver<Job>) {
     loop {
         match jobs.recv_timeout(TIDY) {
             Ok(job) => {
-                let reply = answer(reaper, &job);
-                // A client that has gone away has its work done, and nobody to tell.
-                let _ = job.reply.send(reply);
+                // Whatever waits by now was received before the first walk begins, and may share it.
+                let waiting: Vec<Job> = std::iter::once(job).chain(jobs.try_iter().take(BATCH - 1)).collect();
+                let mut batch = Batch::default();
+                for job in waiting {
+                    let reply = answer(reaper, &mut batch, &job);
+                    // A client that has gone away has its work done, and nobody to tell.
+                    let _ = job.reply.send(reply);
+                }
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
@@ -79,10 +88,10 @@ pub fn work(reaper: &mut Reaper, jobs: &Receiver<Job>) {
     }
 }
 
-fn answer(reaper: &mut Reaper, job: &Job) -> Reply {
+fn answer(reaper: &mut Reaper, batch: &mut Batch, job: &Job) -> Reply {
     match &job.request {
         Request::Event(event) => {
-            let report = reaper.handle_received(event, job.received);
+            let report = reaper.handle_in(batch, event, job.received);
             tracing::debug!(id = %report.id, destroyed = report.destroyed, total_ns = report.ns.total_ns, "event");
             Reply::Report(Box::new(report))
         }

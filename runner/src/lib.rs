@@ -11,12 +11,14 @@
 //! `skreap serve` command; a program that has its own events embeds the [`Reaper`] and needs neither.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod batch;
 pub mod cgroup;
 pub mod choice;
 pub mod daemon;
 pub mod demo;
 pub mod engine;
 mod epoll;
+mod fallback;
 pub mod lab;
 pub mod listing;
 pub mod monitor;
@@ -24,10 +26,12 @@ pub mod netns;
 mod observer;
 pub mod probe;
 mod reaper;
+mod reconcile;
 pub mod sock_diag;
 pub mod source;
 pub mod status;
 
+pub use batch::Batch;
 pub use monitor::Monitor;
 pub use observer::Observer;
 pub use reaper::{Builder, Error, Reaper};

@@ -1,20 +1,23 @@
 //! The service as a library: an index, its hooks, and an engine that reaps what an event names.
 
+mod handle;
+
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use skreap_bpf::hooks::Hooks;
 use skreap_bpf::pin::{Origin, Pins};
-use skreap_bpf::{Config, Counters, Index};
-use skreap_core::{Action, EngineName, Event, Phases, Report, Target, Unconnected};
+use skreap_bpf::{Config, Counters, Index, Walker};
+use skreap_core::{EngineName, Unconnected};
 
 use crate::cgroup;
 use crate::choice::{self, Choice};
-use crate::engine::{Engine, EngineError, EngineOptions, Scope, StateMask, nanos};
+use crate::engine::{Engine, EngineError, EngineOptions, Pace, Scope, StateMask};
+use crate::fallback::Fallback;
 use crate::listing::Listing;
 use crate::monitor::{Identity, Monitor};
 use crate::observer::Observer;
@@ -65,6 +68,9 @@ pub struct Builder {
     states: StateMask,
     scope: Scope,
     pin: Option<PathBuf>,
+    scan_known: bool,
+    max_victims: Option<u64>,
+    max_rate: Option<NonZeroU64>,
 }
 
 impl Builder {
@@ -119,6 +125,29 @@ impl Builder {
         self
     }
 
+    /// An engine that scans visits only the netns in which the index knows sockets of the target, which it
+    /// asks before each scan. Off by default.
+    #[must_use]
+    pub fn scan_known(mut self, known: bool) -> Self {
+        self.scan_known = known;
+        self
+    }
+
+    /// Most victims one event may have; one with more is refused and does nothing. The victims are counted
+    /// before any is destroyed, so each event costs two walks. No limit by default.
+    #[must_use]
+    pub fn max_victims(mut self, most: Option<u64>) -> Self {
+        self.max_victims = most;
+        self
+    }
+
+    /// Most sockets destroyed per second, spread over the second. No limit by default.
+    #[must_use]
+    pub fn max_rate(mut self, per_second: Option<NonZeroU64>) -> Self {
+        self.max_rate = per_second;
+        self
+    }
+
     /// Loads the programs, attaches the hooks and starts the engine.
     ///
     /// # Errors
@@ -131,8 +160,16 @@ impl Builder {
             None => (Index::load(&self.config)?, Origin::New),
         };
         let index = Arc::new(index);
-        let options = EngineOptions { cgroup: Some(path.clone()), states: self.states, scope: self.scope };
+        let pace = self.max_rate.map(Pace::per_second).unwrap_or_default();
+        let options = EngineOptions {
+            cgroup: Some(path.clone()),
+            states: self.states,
+            scope: self.scope,
+            pace: pace.clone(),
+        };
         let (engine, engine_why) = choice::start_and_say(self.engine, &index, &options)?;
+        let fallback = start_fallback(engine.name(), &index, &options);
+        let walker = index.walker()?;
         let identity = Identity {
             engine: engine.name(),
             engine_why,
@@ -149,7 +186,36 @@ impl Builder {
             pins.publish(&mut hooks)?;
             tell_origin(pins, &origin);
         }
-        Ok(Reaper { hooks, engine, monitor, index, unconnected: self.unconnected, _pins: pins })
+        Ok(Reaper {
+            hooks,
+            engine,
+            fallback,
+            walker,
+            monitor,
+            index,
+            unconnected: self.unconnected,
+            scan_known: self.scan_known,
+            max_victims: self.max_victims,
+            pace,
+            _pins: pins,
+        })
+    }
+}
+
+/// What finishes the events that the engine alone cannot: a scan needs none.
+fn start_fallback(engine: EngineName, index: &Index, options: &EngineOptions) -> Option<Fallback> {
+    if engine.scans() {
+        return None;
+    }
+    match choice::fallback(index, options) {
+        Ok(scan) => {
+            tracing::info!(engine = %scan.name(), "finishes what the index does not know completely");
+            Some(Fallback::new(scan))
+        }
+        Err(why) => {
+            tracing::warn!("no full scan works here, so a full index makes events incomplete: {why}");
+            None
+        }
     }
 }
 
@@ -199,9 +265,14 @@ pub struct Reaper {
     // the monitor still looks at them).
     hooks: Hooks,
     engine: Box<dyn Engine>,
+    fallback: Option<Fallback>,
+    walker: Walker,
     monitor: Monitor,
     index: Arc<Index>,
     unconnected: Unconnected,
+    scan_known: bool,
+    max_victims: Option<u64>,
+    pace: Pace,
     _pins: Option<Pins>,
 }
 
@@ -230,44 +301,6 @@ impl Reaper {
         &self.monitor
     }
 
-    /// Reaps what the event names, now.
-    pub fn handle(&mut self, event: &Event) -> Report {
-        self.handle_received(event, Instant::now())
-    }
-
-    /// As [`handle`](Self::handle), for an event that has waited since `received`; the wait is the report's
-    /// queue phase.
-    pub fn handle_received(&mut self, event: &Event, received: Instant) -> Report {
-        let report = self.reap(event, received);
-        self.monitor.report(&report);
-        report
-    }
-
-    fn reap(&mut self, event: &Event, received: Instant) -> Report {
-        let start = Instant::now();
-        let queue_ns = nanos(start.duration_since(received));
-        let total = || nanos(received.elapsed());
-        let target = match &event.action {
-            Action::BackendDeleted { backend } => {
-                Target { backend: *backend, unconnected: self.unconnected, dry_run: event.dry_run }
-            }
-            other => {
-                let message = format!("this version cannot do {}", other.name());
-                return Report::failed(event, self.engine.name(), message, Phases::default());
-            }
-        };
-        match self.engine.run(&target) {
-            Ok(outcome) => {
-                let phases = outcome.phases(queue_ns, total());
-                Report::new(event, outcome, phases)
-            }
-            Err(e) => {
-                let phases = Phases { queue_ns, total_ns: total(), ..Phases::default() };
-                Report::failed(event, self.engine.name(), e.to_string(), phases)
-            }
-        }
-    }
-
     /// What the index holds now, per backend.
     ///
     /// # Errors
@@ -288,6 +321,15 @@ impl Reaper {
     /// so a reference) in each netns that was touched lately.
     pub fn tidy(&mut self) {
         self.engine.tidy();
+        if let Some(fallback) = &mut self.fallback {
+            fallback.tidy();
+        }
+    }
+
+    /// How fast sockets are destroyed.
+    #[must_use]
+    pub fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// Detaches the hooks, unless they are pinned; sockets are no longer recorded.

@@ -20,6 +20,7 @@ fn every_command_explains_itself() -> Result<()> {
         &["index", "--help"],
         &["status", "--help"],
         &["reap", "--help"],
+        &["reconcile", "--help"],
         &["demo", "--help"],
     ] {
         let ended = run(args)?;
@@ -36,6 +37,13 @@ fn wrong_use_is_exit_2() -> Result<()> {
         &["nonsense"],
         &["reap"],
         &["reap", "10.0.0.1:53"],
+        &["reap", "udp://10.0.0.1:53", "udp://10.0.0.1"],
+        &["reconcile"],
+        &["reconcile", "udp://10.0.0.1"],
+        &["serve", "--states", "LISTEN"],
+        &["serve", "--scope", "some"],
+        &["serve", "--max-rate", "0"],
+        &["serve", "--max-victims", "-1"],
         &["reap", "udp://10.0.0.1"],
         &["reap", "udp://10.0.0.1:0"],
         &["reap", "udp://0.0.0.0:53"],

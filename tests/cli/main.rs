@@ -6,6 +6,7 @@
 
 mod commands;
 mod demo;
+mod events;
 mod help;
 mod hooks;
 mod missing;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         uid::tests(),
         status::tests(),
         commands::tests(),
+        events::tests(),
         demo::tests(),
         pin::tests(),
     ];

@@ -63,7 +63,7 @@ fn bad_lines_are_named_and_no_event_is_lost() -> Result<()> {
     ] {
         refuse(&mut input, &mut number, backend(address), Some("backend"), Some("bad"), "");
     }
-    refuse(&mut input, &mut number, vec![b'x'; 1 << 20], None, None, "longer than 65536 bytes");
+    refuse(&mut input, &mut number, vec![b'x'; 2 << 20], None, None, "longer than 1048576 bytes");
     // Every byte value; the newline among them makes two lines of it.
     refuse(&mut input, &mut number, (0..b'\n').collect(), None, None, "not JSON");
     refuse(&mut input, &mut number, (b'\n' + 1..=255).collect(), None, None, "not UTF-8");

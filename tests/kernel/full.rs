@@ -1,10 +1,7 @@
-//! An index that is full: counted, reported, and nothing else goes wrong.
-
-use std::collections::BTreeSet;
+//! An index that is full: counted, reported, finished by a scan, and nothing else goes wrong.
 
 use anyhow::{Result, ensure};
-use skreap::core::Incomplete;
-use skreap::lab::Selection;
+use skreap::core::{Action, EngineName, FinishReason, Incomplete, Report, Unconnected};
 
 use crate::case::{Case, case};
 use crate::sockets::*;
@@ -13,10 +10,16 @@ use crate::world::{World, WorldOptions};
 
 pub fn cases() -> Vec<Case> {
     let small = WorldOptions { max_sockets: 64, buckets: 16, ..WorldOptions::default() };
+    let tiny = WorldOptions { max_sockets: 16, buckets: 4, netns: 2, ..WorldOptions::default() };
+    let destroy = WorldOptions { unconnected: Unconnected::Destroy, ..tiny };
     vec![
         case!(full_index_says_which_backends_are_incomplete).index_only().with(small),
         case!(full_index_takes_new_sockets_when_old_ones_close).index_only().with(small),
         case!(full_index_and_a_socket_with_many_peers).index_only().with(small),
+        case!(full_index_misses_nobody).index_only().with(tiny),
+        case!(full_index_and_a_dry_run).index_only().with(tiny),
+        case!(full_index_and_unconnected_senders).index_only().with(destroy),
+        case!(full_index_and_a_reconcile).index_only().with(tiny),
     ]
 }
 
@@ -29,24 +32,121 @@ fn full_index_says_which_backends_are_incomplete(world: &mut World) -> Result<()
     ensure!(counters.dropped_full == 36 && counters.live() == 64 && counters.free_nodes == 0, "{counters:?}");
     ensure!(counters.balanced(), "{counters:?}");
 
+    // The walk finds the first four, the scan the rest.
     let report = world.reap(udp(2))?;
-    ensure!(!report.complete, "{report:?}");
-    ensure!(report.incomplete_because == BTreeSet::from([Incomplete::IndexFull]), "{report:?}");
-    ensure!(report.victims == 4 && report.destroyed == 4 && report.failed.total() == 0, "{report:?}");
-    let mut died = client.destroyed(Selection::All)?;
-    died.sort_unstable();
-    ensure!(died == some_known.cookies[..4], "not the first four: {died:?}");
+    expect_scanned(&report, 36)?;
+    ensure!(report.visited == 40, "{report:?}");
+    expect_exactly(&report, &mut [&mut client], &some_known.cookies)?;
     // The other one was affected only if both fall on one of 65,536 bits.
     let report = world.reap(udp(1))?;
     expect_exactly(&report, &mut [&mut client], &all_known.cookies)?;
-    ensure!(expect_answers(&mut client)? == 36);
+    ensure!(report.finished.is_empty(), "{report:?}");
 
     client.close_all()?;
     let counters = world.counters()?;
     ensure!(counters.inserts == 64 && counters.removals == 64 && counters.free_nodes == 64, "{counters:?}");
     ensure!(counters.releases == 64 && counters.releases_without_node == 36, "{counters:?}");
     // It stays said: one of the sockets that were not recorded might still be there.
-    ensure!(!world.reap(udp(2))?.complete);
+    expect_scanned(&world.reap(udp(2))?, 0)
+}
+
+/// Says that a scan had to finish the event, and that it destroyed that many.
+fn expect_scanned(report: &Report, destroyed: u64) -> Result<()> {
+    let [finished] = report.finished[..] else {
+        anyhow::bail!("not finished by one scan: {report:?}");
+    };
+    ensure!(
+        finished.engine == EngineName::Iter
+            && finished.because == FinishReason::IndexFull
+            && finished.victims == destroyed
+            && finished.destroyed == destroyed
+            && report.complete,
+        "{report:?}"
+    );
+    Ok(())
+}
+
+/// Room for 16 of 120 sockets in two netns, of both protocols and families.
+fn full_index_misses_nobody(world: &mut World) -> Result<()> {
+    let backends = [udp(1), tcp(1), udp6(1), tcp6(1)];
+    world.serve(&backends)?;
+    world.serve(&[udp(2)])?;
+    let mut clients = [world.client_in("first", 0)?, world.client_in("second", 1)?];
+    let mut outsider = world.outsider("outsider")?;
+    let mut cookies = vec![Vec::new(); backends.len()];
+    for round in 0..3 {
+        for (backend, cookies) in backends.into_iter().zip(&mut cookies) {
+            for client in &mut clients {
+                cookies.extend(connect_many(client, Default::default(), backend, 4 + round)?.cookies);
+            }
+            connect(&mut outsider, backend)?;
+        }
+    }
+    let mut rest = 120 - 16;
+    connect(&mut clients[0], udp(2))?;
+    let counters = world.counters()?;
+    ensure!(counters.dropped_full == rest + 1 && counters.live() == 16, "{counters:?}");
+    let [first, second] = &mut clients;
+    for (backend, cookies) in backends.into_iter().zip(&cookies) {
+        let report = world.reap(backend)?;
+        let scanned = report.finished.first().map_or(0, |finished| finished.destroyed);
+        expect_scanned(&report, scanned)?;
+        rest -= scanned;
+        expect_exactly(&report, &mut [first, second, &mut outsider], cookies)?;
+    }
+    ensure!(rest == 0, "{rest} of those that had no room were found without a scan");
+    ensure!(expect_answers(&mut outsider)? == 12 && expect_answers(first)? == 1);
+    Ok(())
+}
+
+/// What walk and scan both see is listed once.
+fn full_index_and_a_dry_run(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1)])?;
+    let mut client = world.client("client")?;
+    let mut cookies = connect_many(&mut client, Default::default(), udp(1), 50)?.cookies;
+    cookies.sort_unstable();
+    for _ in 0..2 {
+        let report = world.dry_run(udp(1))?;
+        ensure!(report.complete && report.victims == 50 && report.visited == 50, "{report:?}");
+        ensure!(report.finished.len() == 1 && report.finished[0].victims == 34, "{report:?}");
+        let mut listed: Vec<u64> = report.sockets.iter().flatten().map(|socket| socket.cookie).collect();
+        listed.sort_unstable();
+        ensure!(listed == cookies, "{listed:?}");
+    }
+    ensure!(expect_answers(&mut client)? == 50);
+    expect_exactly(&world.reap(udp(1))?, &mut [&mut client], &cookies)
+}
+
+/// Whom an unconnected socket has sent to, nothing but the index could have said.
+fn full_index_and_unconnected_senders(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1)])?;
+    let mut client = world.client("client")?;
+    let recorded = connect_many(&mut client, Default::default(), udp(1), 16)?;
+    let lost = sender(&mut client, &[udp(1)])?;
+    let connected = connect(&mut client, udp(1))?;
+    let report = world.reap(udp(1))?;
+    ensure!(report.incomplete_because == [Incomplete::WideUnconnected].into(), "{report:?}");
+    ensure!(report.destroyed == 17 && report.finished[0].destroyed == 1, "{report:?}");
+    ensure!(client.state(lost.handle)?.errno == 0);
+    ensure!(client.state(connected.handle)?.destroyed());
+    ensure!(client.destroyed(recorded.selection())?.len() == 16);
+    Ok(())
+}
+
+/// A backend none of whose sockets had room is not known at all: a reconcile says that it may have missed some.
+fn full_index_and_a_reconcile(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2), udp(3)])?;
+    let mut client = world.client("client")?;
+    let gone = connect_many(&mut client, Default::default(), udp(1), 8)?;
+    connect_many(&mut client, Default::default(), udp(2), 8)?;
+    let more = connect_many(&mut client, Default::default(), udp(1), 3)?;
+    let unknown = connect(&mut client, udp(3))?;
+    let report = world.tell(Action::Reconcile { backends: vec![udp(2)] }, false)?;
+    ensure!(report.incomplete_because == [Incomplete::IndexFull].into(), "{report:?}");
+    ensure!(report.destroyed == 11 && report.finished[0].destroyed == 3, "{report:?}");
+    ensure!(client.destroyed(gone.selection())?.len() + client.destroyed(more.selection())?.len() == 11);
+    ensure!(client.state(unknown.handle)?.errno == 0);
+    ensure!(expect_answers(&mut client)? == 9);
     Ok(())
 }
 
@@ -82,7 +182,7 @@ fn full_index_and_a_socket_with_many_peers(world: &mut World) -> Result<()> {
     send_to_all(&mut client, socket, &backends[..4])?;
     expect_exactly(&world.reap(udp(11))?, &mut [&mut client], &bulk.cookies)?;
     for backend in &backends[4..] {
-        ensure!(world.reap(*backend)?.incomplete_because == BTreeSet::from([Incomplete::IndexFull]));
+        expect_scanned(&world.reap(*backend)?, 0)?;
     }
     client.close(socket.handle)?;
     let counters = world.counters()?;

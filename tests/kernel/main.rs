@@ -16,6 +16,7 @@
 mod balancer;
 mod case;
 mod churn;
+mod events;
 mod full;
 mod index;
 mod many;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         wide::cases(),
         index::cases(),
         balancer::cases(),
+        events::cases(),
         full::cases(),
         walk::cases(),
         race::cases(),

@@ -22,7 +22,7 @@ pub fn cases() -> Vec<Case> {
         case!(more_victims_than_one_emit_buffer_in_one_chain).index_only().with(one_chain),
         case!(two_walks_at_once).index_only().with(one_chain),
         case!(walk_given_up_halfway).index_only().with(one_chain),
-        case!(four_walkers_and_no_more).index_only(),
+        case!(eight_walkers_and_no_more).index_only(),
     ]
 }
 
@@ -151,14 +151,14 @@ fn walk_given_up_halfway(world: &mut World) -> Result<()> {
     expect_destroyed(&world.reap(udp(1))?, &mut [&mut client], &survivors)
 }
 
-fn four_walkers_and_no_more(world: &mut World) -> Result<()> {
+fn eight_walkers_and_no_more(world: &mut World) -> Result<()> {
     // The reaper has some; what is left is handed out once, and again after it came back.
     let mut counts = Vec::new();
     for _ in 0..2 {
         let mut walkers = Vec::new();
         while let Ok(walker) = world.reaper().index().walker() {
             walkers.push(walker);
-            ensure!(walkers.len() <= 4, "more than four walkers");
+            ensure!(walkers.len() <= 8, "more than eight walkers");
         }
         for walker in &mut walkers {
             ensure!(walker.walk(&target(udp(1)), &mut Vec::new())?.visited == 0);

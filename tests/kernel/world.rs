@@ -2,19 +2,20 @@
 
 use std::io;
 use std::net::{IpAddr, UdpSocket};
+use std::num::NonZeroU64;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use skreap::Reaper;
 use skreap::bpf::testing::LoadBalancer;
 use skreap::bpf::{Config, Counters, Victim, WalkCounts};
 use skreap::choice::Choice;
 use skreap::core::{Action, Backend, EngineName, Event, Outcome, Report, Target, Unconnected};
 use skreap::lab::{self, Cgroup, Client, Echo, Mode, Netns, NetnsRef, SpawnOptions};
 use skreap::listing::Listing;
+use skreap::{Batch, Reaper};
 
 use crate::case::uses_index;
 
@@ -43,6 +44,10 @@ pub struct WorldOptions {
     /// cgroup/sock_release running (see docs/architecture.md, *What is counted*). A walk has to find each of
     /// them and remove its nodes, so that everything else still holds exactly.
     pub missed_releases: u64,
+    /// Most victims of one event.
+    pub max_victims: Option<u64>,
+    /// Most destroys per second.
+    pub max_rate: Option<u64>,
 }
 
 impl Default for WorldOptions {
@@ -55,6 +60,8 @@ impl Default for WorldOptions {
             netns: 1,
             balancer: &[],
             missed_releases: 0,
+            max_victims: None,
+            max_rate: None,
         }
     }
 }
@@ -105,6 +112,8 @@ impl World {
             .config(config)
             .engine(Choice::Named(engine))
             .unconnected(options.unconnected)
+            .max_victims(options.max_victims)
+            .max_rate(options.max_rate.and_then(NonZeroU64::new))
             .build()?;
         let mut world = Self {
             reaper,
@@ -207,16 +216,46 @@ impl World {
     }
 
     fn handle(&mut self, backend: Backend, dry_run: bool) -> Result<Report> {
-        self.events += 1;
-        let event = Event {
-            id: format!("event-{}", self.events),
-            action: Action::BackendDeleted { backend },
-            dry_run,
-        };
+        self.tell(Action::BackendDeleted { backend }, dry_run)
+    }
+
+    /// Has an event handled, which must be possible.
+    pub fn tell(&mut self, action: Action, dry_run: bool) -> Result<Report> {
+        let event = self.event(action, dry_run);
         let report = self.reaper.handle(&event);
         if let Some(error) = &report.error {
-            bail!("{backend}: {error}");
+            bail!("{}: {error}", event.action.name());
         }
+        self.check(&event, report)
+    }
+
+    /// Has an event handled, whatever comes of it.
+    pub fn attempt(&mut self, action: Action, dry_run: bool) -> Report {
+        let event = self.event(action, dry_run);
+        self.reaper.handle(&event)
+    }
+
+    /// Has events handled that were all received before the first.
+    pub fn tell_together(&mut self, actions: &[Action]) -> Result<Vec<Report>> {
+        let events: Vec<Event> = actions.iter().map(|action| self.event(action.clone(), false)).collect();
+        let mut batch = Batch::default();
+        let received = Instant::now();
+        events
+            .iter()
+            .map(|event| {
+                let report = self.reaper.handle_in(&mut batch, event, received);
+                self.check(event, report)
+            })
+            .collect()
+    }
+
+    fn event(&mut self, action: Action, dry_run: bool) -> Event {
+        self.events += 1;
+        Event { id: format!("event-{}", self.events), action, dry_run }
+    }
+
+    fn check(&self, event: &Event, report: Report) -> Result<Report> {
+        let dry_run = event.dry_run;
         ensure!(report.id == event.id && report.dry_run == dry_run, "not this event's report: {report:?}");
         as_outcome(&report).balanced(dry_run).with_context(|| format!("{report:?}"))?;
         ensure!(report.skipped.stale <= self.missed_releases, "nodes without their sockets: {report:?}");

@@ -5,6 +5,7 @@ mod demo;
 mod index;
 mod probe;
 mod reap;
+mod reconcile;
 mod serve;
 mod socket;
 mod status;
@@ -62,9 +63,12 @@ enum Command {
     /// Show how a running `serve` is doing: engine, index, events, clients
     #[command(after_help = EXIT_CODES)]
     Status(status::Args),
-    /// Send one backend-deleted event to a running `serve`
+    /// Tell a running `serve` that backends are gone
     #[command(after_help = EXIT_CODES)]
     Reap(reap::Args),
+    /// Tell a running `serve` which backends live: the sockets of all others are destroyed
+    #[command(after_help = EXIT_CODES)]
+    Reconcile(reconcile::Args),
     /// Show all of it: namespaces, servers, clients; delete a server, see exactly its sockets destroyed
     #[command(after_help = EXIT_CODES)]
     Demo(demo::Args),
@@ -105,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Index(args) => index::run(args),
         Command::Status(args) => status::run(args),
         Command::Reap(args) => reap::run(args),
+        Command::Reconcile(args) => reconcile::run(args),
         Command::Demo(args) => demo::run(args),
     };
     let (code, error) = match result {

@@ -4,14 +4,15 @@ use std::io::{self, Write as _};
 
 use anyhow::Context as _;
 use serde::Deserialize as _;
-use skreap::core::{Action, Backend, Event, Report, Request};
+use skreap::core::{Action, Backend, Event, FinishReason, Report, Request};
 
 use super::{Failure, SocketArg, client, print_json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The deleted backend, as udp://10.0.0.1:53 or tcp://[fd00::1]:80
-    backend: Backend,
+    /// The deleted backends, as udp://10.0.0.1:53 or tcp://[fd00::1]:80
+    #[arg(required = true, value_name = "BACKEND")]
+    backends: Vec<Backend>,
     /// List the victims and destroy nothing
     #[arg(long)]
     dry_run: bool,
@@ -23,17 +24,24 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let event = Event {
-        id: client::id("reap"),
-        action: Action::BackendDeleted { backend: args.backend },
-        dry_run: args.dry_run,
+    let (action, subject) = match args.backends[..] {
+        [backend] => (Action::BackendDeleted { backend }, backend.to_string()),
+        ref backends => {
+            (Action::BackendsDeleted { backends: backends.to_vec() }, format!("{} backends", backends.len()))
+        }
     };
-    let answer = client::ask(&args.socket.path(), &Request::Event(event))?;
+    let event = Event { id: client::id("reap"), action, dry_run: args.dry_run };
+    tell(&args.socket, event, &subject, args.json)
+}
+
+/// Sends an event and prints its report.
+pub(super) fn tell(socket: &SocketArg, event: Event, subject: &str, json: bool) -> Result<(), Failure> {
+    let answer = client::ask(&socket.path(), &Request::Event(event))?;
     let report = Report::deserialize(&answer).context("cannot read the report")?;
-    if args.json {
+    if json {
         print_json(&answer)?;
     } else {
-        print(args.backend, &report)?;
+        print(subject, &report)?;
     }
     if report.error.is_some() || report.failed.total() > 0 || !report.complete {
         return Err(Failure::Reported);
@@ -41,27 +49,45 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print(backend: Backend, report: &Report) -> io::Result<()> {
+fn print(subject: &str, report: &Report) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if let Some(error) = &report.error {
-        return writeln!(out, "{backend}: {error}");
+        return writeln!(out, "{subject}: {error}");
     }
     let ms = |ns: u64| ns as f64 / 1e6;
     if report.dry_run {
-        writeln!(out, "{backend}: {} sockets would be destroyed", report.victims)?;
+        writeln!(out, "{subject}: {} sockets would be destroyed", report.victims)?;
         for socket in report.sockets.iter().flatten() {
             writeln!(out, "  {socket}")?;
         }
     } else {
         writeln!(
             out,
-            "{backend}: {} of {} sockets destroyed by engine {} in {:.3} ms (walk {:.3}, destroy {:.3})",
+            "{subject}: {} of {} sockets destroyed by engine {} in {:.3} ms (walk {:.3}, destroy {:.3})",
             report.destroyed,
             report.victims,
             report.engine,
             ms(report.ns.total_ns),
             ms(report.ns.walk_ns),
             ms(report.ns.destroy_ns),
+        )?;
+    }
+    for b in &report.by_backend {
+        writeln!(out, "  {}: {} of {} destroyed", b.backend, b.destroyed, b.victims)?;
+    }
+    for f in &report.finished {
+        let why = match f.because {
+            FinishReason::IndexFull => "the index had no room for them",
+            FinishReason::NoExactId => "they have no exact id",
+            _ => "the first engine could not",
+        };
+        writeln!(out, "  {} of these by engine {}: {why}", f.victims, f.engine)?;
+    }
+    if report.pending > 0 {
+        writeln!(
+            out,
+            "  {} not connected yet, or never: a connect() of theirs has had no effect",
+            report.pending
         )?;
     }
     let s = &report.skipped;

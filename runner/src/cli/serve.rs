@@ -1,15 +1,17 @@
 //! `skreap serve`
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::thread;
 
 use anyhow::Context as _;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use skreap::bpf::Config;
 use skreap::cgroup;
 use skreap::choice::Choice;
 use skreap::core::Unconnected;
+use skreap::engine::StateMask;
 use skreap::source::{Source, Stop};
 use skreap::{Builder, Reaper, daemon};
 
@@ -44,6 +46,18 @@ pub(super) struct ReaperArgs {
     /// What is done with UDP sockets that only ever sent to the backend: preserve, or destroy
     #[arg(long, value_name = "POLICY", default_value_t = Unconnected::Preserve)]
     unconnected: Unconnected,
+    /// TCP states whose sockets are destroyed, separated by commas
+    #[arg(long, value_name = "STATES", default_value_t = StateMask::default())]
+    states: StateMask,
+    /// Which netns an engine that scans visits: all, or those in which the index knows sockets of the backend
+    #[arg(long, value_enum, default_value_t = ScopeArg::All)]
+    scope: ScopeArg,
+    /// Refuse an event that would destroy more than N sockets, and do nothing about it [default: no limit]
+    #[arg(long, value_name = "N")]
+    max_victims: Option<u64>,
+    /// Destroy at most N sockets per second, spread over the second [default: no limit]
+    #[arg(long, value_name = "N")]
+    max_rate: Option<NonZeroU64>,
     /// Sockets that always find room in the index
     #[arg(long, value_name = "N", default_value_t = Config::default().max_sockets)]
     max_sockets: u32,
@@ -52,11 +66,22 @@ pub(super) struct ReaperArgs {
     buckets: u32,
 }
 
+/// Which netns are scanned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum ScopeArg {
+    All,
+    Known,
+}
+
 impl ReaperArgs {
     fn builder(&self) -> Result<Builder, Failure> {
         let mut builder = Reaper::builder()
             .engine(self.engine)
             .unconnected(self.unconnected)
+            .states(self.states)
+            .scan_known(self.scope == ScopeArg::Known)
+            .max_victims(self.max_victims)
+            .max_rate(self.max_rate)
             .config(Config { max_sockets: self.max_sockets, buckets: self.buckets, ..Config::default() });
         if let Some(path) = &self.cgroup {
             // A wrong name is a mistake (1); only a system without any cgroup2 is one that cannot (3).
@@ -87,9 +112,13 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Gives `stop` on the first SIGINT or SIGTERM; a second one ends the process at once.
+/// Gives `stop` on the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once. There is no
+/// configuration file that SIGHUP could mean, so it is what it is to every program whose terminal goes away;
+/// whoever had it ignored before (nohup) keeps it so.
 pub(super) fn stop_on_signal(stop: &Stop) -> anyhow::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
+    let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM].into_iter().chain(hangup)).context("cannot handle signals")?;
     let stop = stop.clone();
     thread::Builder::new()
         .name("signals".to_owned())
@@ -104,4 +133,12 @@ pub(super) fn stop_on_signal(stop: &Stop) -> anyhow::Result<()> {
         })
         .context("cannot start the signal thread")?;
     Ok(())
+}
+
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: a sigaction of all zeros is a valid one to be written over.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: with no new action it only writes the present one.
+    let ret = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    ret == 0 && action.sa_sigaction == libc::SIG_IGN
 }

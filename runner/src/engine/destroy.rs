@@ -4,9 +4,11 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use skreap_bpf::Victim;
-use skreap_core::{Incomplete, Outcome, Protocol, SocketTuple, state_name};
+use skreap_core::{
+    EngineName, FinishReason, Finished, Incomplete, Outcome, Protocol, SocketTuple, state_name,
+};
 
-use super::{EngineError, by_cookie};
+use super::{EngineError, Pace, by_cookie, nanos};
 use crate::netns::NetnsId;
 use crate::sock_diag::{DiagSockets, Verdict};
 
@@ -17,16 +19,17 @@ const KEEP: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Destroyer {
     pub(super) diag: DiagSockets,
+    pace: Pace,
     verdicts: Vec<Verdict>,
 }
 
 impl Destroyer {
     /// # Errors
     /// [`EngineError::Io`] if the thread that visits namespaces cannot be made.
-    pub(super) fn new() -> Result<Self, EngineError> {
+    pub(super) fn new(pace: Pace) -> Result<Self, EngineError> {
         let diag = DiagSockets::new(KEEP)
             .map_err(|source| EngineError::Io { what: "cannot start the netns thread".to_owned(), source })?;
-        Ok(Self { diag, verdicts: Vec::new() })
+        Ok(Self { diag, pace, verdicts: Vec::new() })
     }
 
     /// Does with the victims what the target asks for: lists them (dry run) or destroys them all.
@@ -50,9 +53,19 @@ impl Destroyer {
 
     /// Destroys the victims; answers those that the kernel could not find, or whose answer was lost.
     fn destroy(&mut self, victims: &mut [Victim], outcome: &mut Outcome) -> Vec<Unsettled> {
-        let mut unsettled = Vec::new();
         // One message per netns: sockets of one netns side by side.
         victims.sort_unstable_by_key(Victim::netns);
+        let mut unsettled = Vec::new();
+        for part in victims.chunks(self.pace.batch()) {
+            self.pace.before();
+            self.destroy_part(part, outcome, &mut unsettled);
+            self.pace.after(part.len() as u64);
+        }
+        unsettled
+    }
+
+    /// Destroys victims that are sorted by netns.
+    fn destroy_part(&mut self, victims: &[Victim], outcome: &mut Outcome, unsettled: &mut Vec<Unsettled>) {
         let groups = || victims.chunk_by(|a, b| a.netns() == b.netns());
         let unreachable = self.diag.prepare(groups().filter_map(<[Victim]>::first).map(netns_id));
         let now = Instant::now();
@@ -93,7 +106,6 @@ impl Destroyer {
                 Verdict::Unsent => {}
             }
         }
-        unsettled
     }
 
     /// "Not found" has two meanings: the owner has closed the socket, or another socket with the same tuple
@@ -142,6 +154,8 @@ fn settle_by_cookie(outcome: &mut Outcome, unsettled: &[Unsettled]) {
     if unsettled.is_empty() {
         return;
     }
+    let start = Instant::now();
+    let before = outcome.destroyed;
     let victims: Vec<Victim> = unsettled.iter().map(|u| u.victim).collect();
     for (victim, done) in victims.iter().zip(by_cookie::destroy(&victims)) {
         match done {
@@ -150,6 +164,13 @@ fn settle_by_cookie(outcome: &mut Outcome, unsettled: &[Unsettled]) {
             Err(errno) => outcome.add_failure(tuple(victim), errno),
         }
     }
+    outcome.add_finished(Finished {
+        engine: EngineName::Iter,
+        because: FinishReason::NoExactId,
+        victims: victims.len() as u64,
+        destroyed: outcome.destroyed - before,
+        ns: nanos(start.elapsed()),
+    });
 }
 
 /// A victim of which the kernel has not said whether it is dead.

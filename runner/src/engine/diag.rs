@@ -72,7 +72,7 @@ impl Diag {
             buffer: Vec::new(),
         };
         let finder = Finder::new(walker, options.scope.clone());
-        Ok(Self { name, finder, scan, destroyer: Destroyer::new()?, victims: Vec::new() })
+        Ok(Self { name, finder, scan, destroyer: Destroyer::new(options.pace.clone())?, victims: Vec::new() })
     }
 }
 

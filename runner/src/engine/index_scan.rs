@@ -9,7 +9,7 @@ use skreap_bpf::{Relation, Victim, Walker};
 use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
 
 use super::destroy::Destroyer;
-use super::{Engine, EngineError, StateMask, nanos};
+use super::{Engine, EngineError, EngineOptions, StateMask, nanos};
 
 /// Engine `index-scan`: every bucket, matched in user space, exact-id `SOCK_DESTROY` in batches.
 #[derive(Debug)]
@@ -33,8 +33,9 @@ struct Left {
 impl IndexScan {
     /// # Errors
     /// [`EngineError::Io`] if the thread that visits namespaces cannot be made.
-    pub fn new(walker: Walker, states: StateMask) -> Result<Self, EngineError> {
-        Ok(Self { walker, destroyer: Destroyer::new()?, victims: Vec::new(), states })
+    pub fn new(walker: Walker, options: &EngineOptions) -> Result<Self, EngineError> {
+        let destroyer = Destroyer::new(options.pace.clone())?;
+        Ok(Self { walker, destroyer, victims: Vec::new(), states: options.states })
     }
 }
 

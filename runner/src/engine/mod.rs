@@ -18,6 +18,7 @@ mod index_scan;
 mod iter;
 mod membership;
 mod netlink;
+mod pace;
 mod scope;
 mod states;
 
@@ -30,6 +31,7 @@ pub use diag::Diag;
 pub use index_scan::IndexScan;
 pub use iter::Iter;
 pub use netlink::Netlink;
+pub use pace::Pace;
 pub use scope::Scope;
 pub use states::{StateMask, UnknownState};
 
@@ -43,6 +45,9 @@ pub struct EngineOptions {
     pub states: StateMask,
     /// Which netns a scan visits.
     pub scope: Scope,
+    /// How fast sockets are destroyed. Engines that destroy in the step in which they find keep it from one
+    /// target to the next only.
+    pub pace: Pace,
 }
 
 /// Finds the sockets of a target and destroys them.

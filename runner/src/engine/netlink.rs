@@ -6,7 +6,7 @@ use skreap_bpf::{Victim, Walker};
 use skreap_core::{EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
 
 use super::destroy::Destroyer;
-use super::{Engine, EngineError, StateMask, nanos};
+use super::{Engine, EngineError, EngineOptions, StateMask, nanos};
 
 /// Engine `netlink`: targeted walk, exact-id `SOCK_DESTROY` in batches.
 #[derive(Debug)]
@@ -20,16 +20,9 @@ pub struct Netlink {
 impl Netlink {
     /// # Errors
     /// [`EngineError::Io`] if the thread that visits namespaces cannot be made.
-    pub fn new(walker: Walker) -> Result<Self, EngineError> {
-        let destroyer = Destroyer::new()?;
-        Ok(Self { walker, destroyer, victims: Vec::new(), states: StateMask::default() })
-    }
-
-    /// Only TCP sockets in these states are victims.
-    #[must_use]
-    pub fn with_states(mut self, states: StateMask) -> Self {
-        self.states = states;
-        self
+    pub fn new(walker: Walker, options: &EngineOptions) -> Result<Self, EngineError> {
+        let destroyer = Destroyer::new(options.pace.clone())?;
+        Ok(Self { walker, destroyer, victims: Vec::new(), states: options.states })
     }
 }
 

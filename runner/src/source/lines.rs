@@ -2,8 +2,8 @@
 
 use std::io::{self, Read};
 
-/// Longest line that is accepted, without its newline.
-pub const MAX_LINE_BYTES: usize = 64 * 1024;
+/// Longest line that is accepted, without its newline: room for [`MAX_BACKENDS`](skreap_core::MAX_BACKENDS).
+pub const MAX_LINE_BYTES: usize = 1024 * 1024;
 
 /// One line, numbered from 1.
 #[derive(Debug, PartialEq, Eq)]

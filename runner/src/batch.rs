@@ -1,0 +1,42 @@
+//! Events that waited together: one walk for each backend, however many of them name it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use skreap_core::Backend;
+
+/// What has been done for events that were all received before the first of them was handled.
+///
+/// An event that names a backend which an earlier one of the batch has had reaped without a flaw is answered
+/// with that: when the walk began, the load balancer had forgotten the backend for both.
+#[derive(Debug, Default)]
+pub struct Batch {
+    done: HashMap<Backend, String>,
+}
+
+impl Batch {
+    /// Splits the backends, each named once, into those to be reaped now and those that were, with the id of
+    /// the event.
+    pub(crate) fn split(&self, backends: Vec<Backend>) -> (Vec<Backend>, BTreeMap<Backend, String>) {
+        let mut merged = BTreeMap::new();
+        let mut rest = backends;
+        rest.retain(|backend| match self.done.get(backend) {
+            Some(id) => {
+                merged.insert(*backend, id.clone());
+                false
+            }
+            None => true,
+        });
+        (rest, merged)
+    }
+
+    /// Takes note that this event has had the backend reaped, with nothing missed and nothing failed.
+    pub(crate) fn add(&mut self, backend: Backend, id: &str) {
+        self.done.insert(backend, id.to_owned());
+    }
+}
+
+/// The same backends in the same order, each once.
+pub(crate) fn distinct(backends: &[Backend]) -> Vec<Backend> {
+    let mut seen = std::collections::HashSet::with_capacity(backends.len());
+    backends.iter().copied().filter(|backend| seen.insert(*backend)).collect()
+}

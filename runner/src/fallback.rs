@@ -1,0 +1,59 @@
+//! Finishing with a full scan what the index does not know completely.
+//!
+//! A membership that could not be recorded (the pool was full) marks its backend in the index. A mark is never
+//! taken back: it stands for every backend with the same hash, and the socket that made it may still be on its
+//! way to its peer when a scan has passed. So a full index costs time on later events, and never a socket.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use skreap_core::{FinishReason, Finished, Incomplete, Outcome, Target};
+
+use crate::engine::{Engine, nanos};
+
+/// The scan that finishes.
+pub(crate) struct Fallback {
+    engine: Box<dyn Engine>,
+}
+
+impl Fallback {
+    pub(crate) fn new(engine: Box<dyn Engine>) -> Self {
+        Self { engine }
+    }
+
+    /// Scans for the rest of the target's sockets, if the index does not know them all. If the scan fails, the
+    /// outcome stays incomplete.
+    pub(crate) fn finish(&mut self, target: &Target, outcome: &mut Outcome) {
+        if !outcome.incomplete.contains(&Incomplete::IndexFull) {
+            return;
+        }
+        let start = Instant::now();
+        let mut scan = match self.engine.run(target) {
+            Ok(scan) => scan,
+            Err(e) => {
+                tracing::warn!(backend = %target.backend, "the scan that should finish the event failed: {e}");
+                return;
+            }
+        };
+        // What the scan itself could not see is a reason of its own.
+        outcome.incomplete.remove(&Incomplete::IndexFull);
+        if let Some(listed) = &mut scan.victims_listed {
+            // A dry run leaves the victims of the walk where they are, and the scan sees them too.
+            let known: HashSet<u64> = outcome.victims_listed.iter().flatten().map(|s| s.cookie).collect();
+            listed.retain(|socket| !known.contains(&socket.cookie));
+            scan.victims = listed.len() as u64;
+        }
+        outcome.add_finished(Finished {
+            engine: scan.engine,
+            because: FinishReason::IndexFull,
+            victims: scan.victims,
+            destroyed: scan.destroyed,
+            ns: nanos(start.elapsed()),
+        });
+        outcome.add_victims(scan);
+    }
+
+    pub(crate) fn tidy(&mut self) {
+        self.engine.tidy();
+    }
+}

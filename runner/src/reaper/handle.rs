@@ -1,0 +1,190 @@
+//! From an event to its report.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use skreap_core::{
+    Action, Backend, BackendReport, Event, Guarded, Incomplete, Outcome, Phases, Report, Target,
+};
+
+use super::Reaper;
+use crate::batch::{Batch, distinct};
+use crate::engine::{EngineError, Scope, nanos};
+use crate::reconcile;
+
+/// What came of an event so far.
+struct Done {
+    total: Outcome,
+    by_backend: Vec<BackendReport>,
+    merged: BTreeMap<Backend, String>,
+    guard: Guarded,
+    error: Option<String>,
+}
+
+impl Done {
+    fn fail(&mut self, why: Incomplete, message: String) {
+        self.total.incomplete.insert(why);
+        self.error.get_or_insert(message);
+    }
+}
+
+impl Reaper {
+    /// Reaps what the event names, now.
+    pub fn handle(&mut self, event: &Event) -> Report {
+        self.handle_received(event, Instant::now())
+    }
+
+    /// As [`handle`](Self::handle), for an event that has waited since `received`; the wait is the report's
+    /// queue phase.
+    pub fn handle_received(&mut self, event: &Event, received: Instant) -> Report {
+        self.handle_in(&mut Batch::default(), event, received)
+    }
+
+    /// As [`handle_received`](Self::handle_received), for one of several events that were all received before
+    /// the first of them was handled: what an earlier one has had done is not done again.
+    pub fn handle_in(&mut self, batch: &mut Batch, event: &Event, received: Instant) -> Report {
+        let report = self.report(batch, event, received);
+        self.monitor.report(&report);
+        report
+    }
+
+    fn report(&mut self, batch: &mut Batch, event: &Event, received: Instant) -> Report {
+        let queue_ns = nanos(received.elapsed());
+        let (_, waited_ns) = self.pace.totals();
+        let mut done = Done {
+            total: Outcome::new(self.engine.name()),
+            by_backend: Vec::new(),
+            merged: BTreeMap::new(),
+            guard: Guarded {
+                max_victims: self.max_victims,
+                max_rate: self.pace.rate(),
+                ..Guarded::default()
+            },
+            error: None,
+        };
+        let mut backends = self.gone(event, &mut done);
+        if !event.dry_run {
+            (backends, done.merged) = batch.split(backends);
+        }
+        if self.may_reap(event, &backends, &mut done) {
+            self.reap(batch, event, backends, &mut done);
+        }
+        let Done { total, by_backend, merged, mut guard, error } = done;
+        guard.paced_ns = self.pace.totals().1 - waited_ns;
+        let phases = Phases {
+            queue_ns,
+            walk_ns: total.walk_ns,
+            destroy_ns: total.destroy_ns,
+            total_ns: nanos(received.elapsed()),
+        };
+        let mut report = Report::new(event, total, phases);
+        report.by_backend = by_backend;
+        report.merged = merged;
+        report.guard = guard.any().then_some(guard);
+        report.error = error;
+        report
+    }
+
+    /// The backends that the event says are gone, each once.
+    fn gone(&mut self, event: &Event, done: &mut Done) -> Vec<Backend> {
+        let Action::Reconcile { backends: living } = &event.action else {
+            return distinct(event.action.gone());
+        };
+        match self.not_among(living) {
+            Ok((gone, incomplete)) => {
+                done.total.incomplete.extend(incomplete);
+                gone
+            }
+            Err(e) => {
+                done.fail(Incomplete::EngineFailed, e.to_string());
+                Vec::new()
+            }
+        }
+    }
+
+    fn not_among(
+        &mut self,
+        living: &[Backend],
+    ) -> Result<(Vec<Backend>, BTreeSet<Incomplete>), skreap_bpf::Error> {
+        let (gone, mut incomplete) = reconcile::gone(&mut self.walker, living, self.unconnected)?;
+        let counters = self.index.counters()?;
+        if counters.dropped_full + counters.dropped_chain > 0 {
+            // A backend all of whose sockets could not be recorded is not known to the index at all.
+            incomplete.insert(Incomplete::IndexFull);
+        }
+        Ok((gone, incomplete))
+    }
+
+    /// Counts the victims, if their number is limited, and refuses the event if they are too many.
+    fn may_reap(&mut self, event: &Event, backends: &[Backend], done: &mut Done) -> bool {
+        if self.max_victims.is_none() {
+            return true;
+        }
+        let mut found = 0;
+        for backend in backends {
+            match self.run(&self.target(*backend, true)) {
+                Ok(outcome) => found += outcome.victims,
+                Err(e) => {
+                    done.fail(Incomplete::EngineFailed, format!("cannot count the victims: {e}"));
+                    return false;
+                }
+            }
+        }
+        done.guard.found = Some(found);
+        let Some(refusal) = done.guard.refusal(found) else {
+            return true;
+        };
+        done.guard.refused = true;
+        if event.dry_run {
+            return true;
+        }
+        tracing::warn!(id = %event.id, found, "{refusal}");
+        done.fail(Incomplete::Refused, refusal);
+        false
+    }
+
+    fn reap(&mut self, batch: &mut Batch, event: &Event, backends: Vec<Backend>, done: &mut Done) {
+        let many = !matches!(event.action, Action::BackendDeleted { .. });
+        if event.dry_run {
+            done.total.victims_listed = Some(Vec::new());
+        }
+        for backend in backends {
+            match self.run(&self.target(backend, event.dry_run)) {
+                Ok(outcome) => {
+                    if !event.dry_run && outcome.is_clean() {
+                        batch.add(backend, &event.id);
+                    }
+                    if many {
+                        done.by_backend.extend(BackendReport::new(backend, &outcome));
+                    }
+                    done.total.add_backend(outcome);
+                }
+                Err(e) if many => done.fail(Incomplete::EngineFailed, format!("{backend}: {e}")),
+                Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
+            }
+        }
+    }
+
+    fn target(&self, backend: Backend, dry_run: bool) -> Target {
+        Target { backend, unconnected: self.unconnected, dry_run }
+    }
+
+    /// One target, completely.
+    fn run(&mut self, target: &Target) -> Result<Outcome, EngineError> {
+        if self.scan_known {
+            self.engine.set_scope(Scope::known(&mut self.walker, target)?);
+        }
+        if !target.dry_run {
+            self.pace.before();
+        }
+        let (before, _) = self.pace.totals();
+        let mut outcome = self.engine.run(target)?;
+        if let Some(fallback) = &mut self.fallback {
+            fallback.finish(target, &mut outcome);
+        }
+        // Engines that destroy in one step cannot be held up in the middle of it: the next one waits for them.
+        let (spent, _) = self.pace.totals();
+        self.pace.after(outcome.destroyed.saturating_sub(spent - before));
+        Ok(outcome)
+    }
+}

@@ -1,0 +1,39 @@
+//! Which backends the index has sockets of, and which of those are not among the living.
+
+use std::collections::{BTreeSet, HashSet};
+
+use skreap_bpf::{Error, Relation, Walker};
+use skreap_core::{Backend, Incomplete, Unconnected};
+
+/// The indexed backends that are not in `living`, and why there may be more of them.
+///
+/// # Errors
+/// [`Error`] if the index cannot be walked.
+pub(crate) fn gone(
+    walker: &mut Walker,
+    living: &[Backend],
+    unconnected: Unconnected,
+) -> Result<(Vec<Backend>, BTreeSet<Incomplete>), Error> {
+    let living: HashSet<&Backend> = living.iter().collect();
+    let mut gone = BTreeSet::new();
+    let mut incomplete = BTreeSet::new();
+    walker.walk_all(|batch| {
+        for victim in batch {
+            let wanted = match victim.relation() {
+                Relation::Connected => true,
+                Relation::Unconnected => unconnected == Unconnected::Destroy,
+                Relation::MovedOn | Relation::NoPeer | Relation::Stale => false,
+            };
+            match victim.backend() {
+                Some(backend) if wanted && !living.contains(&backend) => {
+                    gone.insert(backend);
+                }
+                None if wanted => {
+                    incomplete.insert(Incomplete::WideUnconnected);
+                }
+                _ => {}
+            }
+        }
+    })?;
+    Ok((gone.into_iter().collect(), incomplete))
+}
