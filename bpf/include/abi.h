@@ -96,6 +96,26 @@ struct skreap_walk {
 };
 _Static_assert(sizeof(struct skreap_walk) == 104, "no hidden padding");
 
+/* What became of one socket in a re-key */
+enum skreap_rekeyed {
+	SKREAP_REKEY_GONE = 1,	    /* closed, or not in the index */
+	SKREAP_REKEY_NO_PEER = 2,   /* a connect in flight or failed, disconnected, destroyed */
+	SKREAP_REKEY_ONLY_SENT = 3, /* has no peer, and was never recorded by connect() */
+	SKREAP_REKEY_KNOWN = 4,	    /* was recorded under its live peer already */
+	SKREAP_REKEY_ADDED = 5,	    /* is recorded under its live peer now */
+	SKREAP_REKEY_NO_NODE = 6,   /* no free node: its live peer is marked as incomplete */
+};
+
+/* Context of the `skreap_rekey` program, BPF_PROG_TEST_RUN as for `skreap_walk`. */
+struct skreap_rekey {
+	__u32 version; /* in: SKREAP_ABI_VERSION */
+	__s32 error;   /* out: 0 or -errno: EPROTO version, EINVAL cookie */
+	__u64 cookie;  /* in: of the socket */
+	enum skreap_rekeyed result; /* out */
+	__u32 nodes;		    /* out: memberships the socket had before */
+};
+_Static_assert(sizeof(struct skreap_rekey) == 24, "no hidden padding");
+
 /* Counters kept by the index; sums over the shards are exact when no hook is running. */
 struct skreap_shard_counters {
 	__u64 inserts;	/* nodes linked into a bucket */

@@ -35,7 +35,8 @@
 #define NODE_WIDE 0x02000000u /* stands for a socket with too many peers to list */
 #define NODE_CURSOR 0x04000000u
 #define NODE_MULTI 0x08000000u /* its socket has, or had, other nodes as well */
-#define NODE_SOCKET (NODE_CONNECT | NODE_SENDMSG | NODE_WIDE)
+#define NODE_REKEYED 0x10000000u /* recorded by a re-key, see rekey.bpf.h */
+#define NODE_SOCKET (NODE_CONNECT | NODE_SENDMSG | NODE_WIDE | NODE_REKEYED)
 
 struct node {
 	__u64 sk; /* struct sock *, never dereferenced without the rules above */

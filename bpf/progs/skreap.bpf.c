@@ -18,6 +18,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #include "index.bpf.h"
 #include "record.bpf.h"
 #include "walk.bpf.h"
+#include "rekey.bpf.h"
 
 /* The hooks only take note: 1 lets the call go on. */
 #define ALLOW 1
@@ -91,6 +92,15 @@ SEC("syscall")
 int skreap_walk(struct skreap_walk *ctx)
 {
 	int err = walk(ctx);
+
+	ctx->error = err;
+	return err;
+}
+
+SEC("syscall")
+int skreap_rekey(struct skreap_rekey *ctx)
+{
+	int err = rekey(ctx);
 
 	ctx->error = err;
 	return err;

@@ -87,6 +87,9 @@ pub enum Error {
     /// The walk program refused or could not run.
     #[error("the walk failed: {0}")]
     Walk(io::Error),
+    /// The re-key program refused or could not run.
+    #[error("the re-key failed: {0}")]
+    Rekey(io::Error),
 }
 
 impl Error {

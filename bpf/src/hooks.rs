@@ -11,6 +11,7 @@ use libbpf_rs::query::LinkTypeInfo;
 use libbpf_rs::{AsRawLibbpf as _, Link, Object, Program};
 
 use crate::error::io_error;
+use crate::order::{Conflict, Hook};
 use crate::pin::{self, Incompatible, Obstacle, Origin, Pins};
 use crate::{Error, Index};
 
@@ -65,27 +66,18 @@ impl Hooks {
         }
     }
 
-    /// Makes the hooks the last on the cgroup again, without a moment in which one is missing: each is attached
-    /// a second time before the first is taken away. Pins follow.
+    /// Moves a hook behind all programs of its cgroup, without a moment in which it runs nowhere: it is attached a
+    /// second time before the first link is taken away. A pin follows. Nothing is done if it is not attached here.
     ///
     /// # Errors
-    /// As [`attach`](Self::attach); [`Error::Pin`] with the errno. Every hook is attached at least once.
-    pub fn reattach(&mut self, index: &Index, cgroup: BorrowedFd<'_>) -> Result<(), Error> {
-        for i in 0..self.links.len() {
-            self.reattach_one(i, index, cgroup)?;
-        }
-        Ok(())
-    }
-
-    /// As [`reattach`](Self::reattach), for the hook with this place in the order of attachment.
-    ///
-    /// # Errors
-    /// As [`reattach`](Self::reattach).
-    pub fn reattach_one(&mut self, i: usize, index: &Index, cgroup: BorrowedFd<'_>) -> Result<(), Error> {
-        let (Some(link), Some(name)) = (self.links.get_mut(i), self.names.get(i)) else {
+    /// As [`attach`](Self::attach); [`Error::Pin`] with the errno. The hook is attached at least once.
+    pub fn become_last(&mut self, index: &Index, hook: Hook, cgroup: BorrowedFd<'_>) -> Result<(), Error> {
+        let place = self.place(hook);
+        let Some(link) = place.and_then(|i| self.links.get_mut(i)) else {
             return Ok(());
         };
-        let last = attach_program(index.object(), name, cgroup)?;
+        let name = hook.program();
+        let last = attach_program(index.object(), name, 0, cgroup)?;
         if let Some(links) = &self.pins {
             let next = links.join(format!("{name}{NEXT}"));
             pin::remove_file(&next)?;
@@ -94,6 +86,19 @@ impl Hooks {
         }
         *link = last;
         Ok(())
+    }
+
+    /// The id of the program on a hook.
+    ///
+    /// # Errors
+    /// `NotFound` if that hook is not attached here; otherwise the errno of asking its link.
+    pub fn program_id(&self, hook: Hook) -> io::Result<u32> {
+        let link = self.place(hook).and_then(|i| self.links.get(i)).ok_or(io::ErrorKind::NotFound)?;
+        link.info().map(|info| info.prog_id).map_err(io_error)
+    }
+
+    fn place(&self, hook: Hook) -> Option<usize> {
+        self.names.iter().position(|name| name == hook.program())
     }
 
     /// Opens the pinned links and gives them the programs of this index.
@@ -106,7 +111,7 @@ impl Hooks {
             link.update_prog(&find(index.object(), name)?).map_err(error)?;
             hooks.links.push(link);
         }
-        // Second links of a process that was killed in reattach().
+        // Second links of a process that was killed in become_last().
         for name in pin::names(links)? {
             if !NAMES.contains(&name.as_str()) {
                 pin::remove_file(&links.join(name))?;
@@ -142,7 +147,7 @@ impl Hooks {
     ) -> Result<Self, Error> {
         let mut hooks = Self { links: Vec::new(), names: Vec::new(), pins: None };
         for &name in names {
-            hooks.links.push(attach_program(object, name, cgroup)?);
+            hooks.links.push(attach_program(object, name, 0, cgroup)?);
             hooks.names.push(name.to_owned());
         }
         Ok(hooks)
@@ -201,34 +206,61 @@ fn find<'a>(object: &'a Object, name: &str) -> Result<Program<'a>, Error> {
     object
         .progs()
         .find(|p| p.name() == name)
-        .ok_or_else(|| attach_error(name, io::ErrorKind::NotFound.into()))
+        .ok_or_else(|| Error::Attach { hook: name.to_owned(), source: io::ErrorKind::NotFound.into() })
 }
 
-fn attach_program(object: &Object, name: &str, cgroup: BorrowedFd<'_>) -> Result<Link, Error> {
+/// Attaches one program of the object, behind those that are there. `flags` are those of `BPF_LINK_CREATE`.
+pub(crate) fn attach_program(
+    object: &Object,
+    name: &str,
+    flags: u32,
+    cgroup: BorrowedFd<'_>,
+) -> Result<Link, Error> {
     let program = find(object, name)?;
-    // libbpf directly: libbpf-rs keeps the errno to itself.
-    // SAFETY: the program belongs to the loaded object that is borrowed.
-    let link = unsafe {
-        libbpf_sys::bpf_program__attach_cgroup(program.as_libbpf_object().as_ptr(), cgroup.as_raw_fd())
+    if let Some(conflict @ Conflict::WouldStop(_)) = conflict(name, cgroup) {
+        return Err(denied(name, conflict.to_string()));
+    }
+    let opts = libbpf_sys::bpf_cgroup_opts {
+        sz: size_of::<libbpf_sys::bpf_cgroup_opts>() as _,
+        flags,
+        ..libbpf_sys::bpf_cgroup_opts::default()
     };
-    let link = NonNull::new(link).ok_or_else(|| attach_error(name, io::Error::last_os_error()))?;
+    // libbpf directly: libbpf-rs keeps the errno to itself.
+    // SAFETY: the program belongs to the loaded object that is borrowed; opts says its size.
+    let link = unsafe {
+        libbpf_sys::bpf_program__attach_cgroup_opts(
+            program.as_libbpf_object().as_ptr(),
+            cgroup.as_raw_fd(),
+            &opts,
+        )
+    };
+    let link = NonNull::new(link).ok_or_else(|| attach_error(name, io::Error::last_os_error(), cgroup))?;
     // SAFETY: a fresh link of libbpf's, owned by nobody else.
     Ok(unsafe { Link::from_ptr(link) })
 }
 
-fn attach_error(hook: &str, source: io::Error) -> Error {
+/// Whose program stands in the way of one of ours.
+fn conflict(name: &str, cgroup: BorrowedFd<'_>) -> Option<Conflict> {
+    let hook = Hook::ALL.into_iter().find(|hook| hook.program() == name)?;
+    Conflict::find(cgroup, hook)
+}
+
+fn denied(hook: &str, remedy: String) -> Error {
+    Error::Denied { what: format!("attach {hook} to the cgroup"), remedy }
+}
+
+fn attach_error(hook: &str, source: io::Error, cgroup: BorrowedFd<'_>) -> Error {
+    const UNKNOWN: &str = "run with CAP_NET_ADMIN, and see whether another program holds the cgroup exclusively \
+                           (`bpftool cgroup tree`)";
     match source.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => Error::Denied {
-            what: format!("attach {hook} to the cgroup"),
-            remedy: "run with CAP_NET_ADMIN, and see whether another program holds the cgroup exclusively \
-                     (`bpftool cgroup tree`)"
-                .to_owned(),
-        },
-        Some(libc::E2BIG) => Error::Denied {
-            what: format!("attach {hook} to the cgroup"),
-            remedy: "there are 64 programs on this hook already; detach one (`bpftool cgroup tree`)"
-                .to_owned(),
-        },
+        Some(libc::EPERM | libc::EACCES) => {
+            let conflict = conflict(hook, cgroup);
+            denied(hook, conflict.map_or_else(|| UNKNOWN.to_owned(), |conflict| conflict.to_string()))
+        }
+        Some(libc::E2BIG) => denied(
+            hook,
+            "there are 64 programs on this hook already; detach one (`bpftool cgroup tree`)".to_owned(),
+        ),
         _ => Error::Attach { hook: hook.to_owned(), source },
     }
 }

@@ -14,7 +14,7 @@ use crate::mapping::Mapping;
 use crate::pin::{self, Incompatible, Obstacle};
 use crate::skel::{OBJECT, types};
 use crate::walk::{Slots, Walker, run};
-use crate::{Config, Counters, Error, log};
+use crate::{Config, Counters, Error, Rekeyer, log};
 
 /// `SKREAP_ABI_VERSION` this library was written for.
 const ABI_VERSION: u32 = 1;
@@ -99,6 +99,15 @@ impl Index {
     pub fn walker(&self) -> Result<Walker, Error> {
         let fd: OwnedFd = self.program("skreap_walk")?.try_clone_to_owned().map_err(Error::Walk)?;
         Walker::new(fd, Arc::clone(&self.emit), Arc::clone(&self.slots), &self.shape.abi)
+    }
+
+    /// Records sockets under the peer they really have, see [`crate::order`].
+    ///
+    /// # Errors
+    /// [`Error::Object`] if the program is missing.
+    pub fn rekeyer(&self) -> Result<Rekeyer, Error> {
+        let fd = self.program("skreap_rekey")?.try_clone_to_owned().map_err(Error::Rekey)?;
+        Ok(Rekeyer::new(fd, self.shape.abi.version))
     }
 
     /// Snapshot of the counters.

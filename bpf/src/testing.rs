@@ -3,13 +3,13 @@
 use std::ffi::OsStr;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
-use libbpf_rs::{MapCore as _, MapFlags, Object, ObjectBuilder};
+use libbpf_rs::{Link, MapCore as _, MapFlags, Object, ObjectBuilder};
 use skreap_core::Backend;
 
 use crate::error::{io_error, load_error};
-use crate::hooks::Hooks;
+use crate::hooks::attach_program;
 use crate::skel::{TEST_LB_OBJECT, test_lb_types};
 use crate::{Error, log};
 
@@ -18,11 +18,21 @@ const ENTRIES: &str = "lb_entries";
 /// `ENTRIES` of `test_lb.bpf.c`.
 const ENTRIES_MAX: usize = 2;
 
+/// How the load balancer is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placing {
+    /// Behind the programs that are there, as everybody does.
+    Last,
+    /// With `BPF_F_PREORDER`: before all that are attached without it.
+    Preorder,
+}
+
 /// A socket load balancer of at most two entries: it makes a virtual address into a backend when a client
 /// connects or sends. Dropping it detaches it.
 #[derive(Debug)]
 pub struct LoadBalancer {
-    _hooks: Hooks,
+    links: Vec<Link>,
+    object: Object,
 }
 
 impl LoadBalancer {
@@ -33,6 +43,63 @@ impl LoadBalancer {
     /// [`Error::Config`] for more than two entries, [`Error::Object`] for a pair that does not fit together;
     /// otherwise as [`Index::load`](crate::Index::load) and [`Hooks::attach`].
     pub fn attach(entries: &[(Backend, Backend)], cgroup: BorrowedFd<'_>) -> Result<Self, Error> {
+        Self::attach_placed(entries, cgroup, Placing::Last)
+    }
+
+    /// As [`attach`](Self::attach), at this place.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn attach_placed(
+        entries: &[(Backend, Backend)],
+        cgroup: BorrowedFd<'_>,
+        placing: Placing,
+    ) -> Result<Self, Error> {
+        let object = Self::load(entries)?;
+        let mut balancer = Self { links: Vec::new(), object };
+        balancer.attach_again(cgroup, placing)?;
+        Ok(balancer)
+    }
+
+    /// Attaches it once more and gives the old place up, so that it is never away.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach); it is where it was then.
+    pub fn attach_again(&mut self, cgroup: BorrowedFd<'_>, placing: Placing) -> Result<(), Error> {
+        let flags = match placing {
+            Placing::Last => 0,
+            Placing::Preorder => libbpf_sys::BPF_F_PREORDER,
+        };
+        self.links = PROGRAMS
+            .iter()
+            .map(|name| attach_program(&self.object, name, flags, cgroup))
+            .collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    /// Attaches its program for `connect()` over IPv4 without a link, so that no other may be beside it, or (if
+    /// `overridable`) so that one in a child cgroup replaces it. It goes with the cgroup.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn attach_alone(cgroup: BorrowedFd<'_>, overridable: bool) -> Result<(), Error> {
+        let object = Self::load(&[])?;
+        let program = object.progs().find(|p| p.name() == PROGRAMS[0]);
+        let program = program.ok_or_else(|| object_error(io::ErrorKind::NotFound.into()))?;
+        let flags = if overridable { libbpf_sys::BPF_F_ALLOW_OVERRIDE } else { 0 };
+        // SAFETY: takes two open descriptors and no pointers.
+        let ret = unsafe {
+            libbpf_sys::bpf_prog_attach(
+                program.as_fd().as_raw_fd(),
+                cgroup.as_raw_fd(),
+                libbpf_sys::BPF_CGROUP_INET4_CONNECT,
+                flags,
+            )
+        };
+        if ret == 0 { Ok(()) } else { Err(object_error(io::Error::from_raw_os_error(-ret))) }
+    }
+
+    fn load(entries: &[(Backend, Backend)]) -> Result<Object, Error> {
         if entries.len() > ENTRIES_MAX {
             let value = u32::try_from(entries.len()).unwrap_or(u32::MAX);
             return Err(Error::Config { what: "entries of the test load balancer", value, range: "0 to 2" });
@@ -44,8 +111,7 @@ impl LoadBalancer {
         for (i, (vip, backend)) in (0_u32..).zip(entries) {
             write(&object, i, &entry(*vip, *backend)?)?;
         }
-        // The links keep the programs, and those the map, when the object is gone.
-        Ok(Self { _hooks: Hooks::attach_programs(&object, &PROGRAMS, cgroup)? })
+        Ok(object)
     }
 }
 

@@ -62,6 +62,9 @@ pub enum Incomplete {
     Refused,
     /// The engine could not do the work at all; the report's `error` says why.
     EngineFailed,
+    /// Whether the hooks see translated addresses could not be found out; sockets may be recorded under a
+    /// virtual address.
+    HookOrder,
 }
 
 impl Incomplete {
@@ -74,6 +77,7 @@ impl Incomplete {
         Self::LimitReached,
         Self::Refused,
         Self::EngineFailed,
+        Self::HookOrder,
     ];
 
     /// Name in kebab case, such as `index-full`.
@@ -86,6 +90,7 @@ impl Incomplete {
             Self::LimitReached => "limit-reached",
             Self::Refused => "refused",
             Self::EngineFailed => "engine-failed",
+            Self::HookOrder => "hook-order",
         }
     }
 }

@@ -24,6 +24,7 @@ pub mod listing;
 pub mod monitor;
 pub mod netns;
 mod observer;
+pub mod order;
 pub mod probe;
 mod reaper;
 mod reconcile;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use skreap_bpf::{Counters, Error, HookCost, Index, Walker};
+use skreap_bpf::{Counters, Error, HookCost, Index, Victim, WalkCounts, Walker};
 
 use crate::listing::Listing;
 
@@ -30,6 +30,14 @@ impl Observer {
     /// [`Error`] if the index cannot be walked.
     pub fn listing(&self) -> Result<Listing, Error> {
         Listing::take(&mut self.walker.lock(), &self.index)
+    }
+
+    /// Visits every node of the index, see [`Walker::walk_all`].
+    ///
+    /// # Errors
+    /// [`Error`] if the index cannot be walked.
+    pub(crate) fn walk_all(&self, each: impl FnMut(&[Victim])) -> Result<WalkCounts, Error> {
+        self.walker.lock().walk_all(each)
     }
 
     /// What the index counted since it was loaded.

@@ -21,6 +21,8 @@ use crate::fallback::Fallback;
 use crate::listing::Listing;
 use crate::monitor::{Identity, Monitor};
 use crate::observer::Observer;
+use crate::order::OrderKeeper;
+use crate::status::OrderStatus;
 
 /// Why a [`Reaper`] could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -186,9 +188,13 @@ impl Builder {
             pins.publish(&mut hooks)?;
             tell_origin(pins, &origin);
         }
+        let mut order = OrderKeeper::new(&index, file)?;
+        order.tidy(&mut hooks, monitor.observer());
+        monitor.ordered(order.status());
         Ok(Reaper {
             hooks,
             engine,
+            order,
             fallback,
             walker,
             monitor,
@@ -267,6 +273,7 @@ pub struct Reaper {
     engine: Box<dyn Engine>,
     fallback: Option<Fallback>,
     walker: Walker,
+    order: OrderKeeper,
     monitor: Monitor,
     index: Arc<Index>,
     unconnected: Unconnected,
@@ -317,13 +324,21 @@ impl Reaper {
         self.index.counters()
     }
 
+    /// What was done to see addresses after their translation by a load balancer.
+    #[must_use]
+    pub fn order(&self) -> OrderStatus {
+        self.order.status()
+    }
+
     /// To be called about once a second: lets go of what is only kept for speed, such as a netlink socket (and
-    /// so a reference) in each netns that was touched lately.
+    /// so a reference) in each netns that was touched lately, and sees to it that the hooks are the last programs.
     pub fn tidy(&mut self) {
         self.engine.tidy();
         if let Some(fallback) = &mut self.fallback {
             fallback.tidy();
         }
+        self.order.tidy(&mut self.hooks, self.monitor.observer());
+        self.monitor.ordered(self.order.status());
     }
 
     /// How fast sockets are destroyed.

@@ -252,7 +252,12 @@ pub struct OrderStatus {
     pub last: bool,
     /// How often another program came behind ours and ours were moved.
     pub moves: u64,
-    /// Memberships that were recorded under another address meanwhile, and were put right.
+    /// How often ours were not moved, because they had been moved too often in the last minute.
+    pub held_back: u64,
+    /// Hooks on which a program of somebody else runs after ours now. Not 0: each event is preceded by a pass over
+    /// the whole index, and costs that.
+    pub behind: u64,
+    /// Sockets that were recorded under another address meanwhile, and were put right.
     pub rekeyed: u64,
 }
 

@@ -21,6 +21,7 @@ mod full;
 mod index;
 mod many;
 mod netns;
+mod order;
 mod peer;
 mod race;
 mod sharing;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         index::cases(),
         balancer::cases(),
         events::cases(),
+        order::cases(),
         full::cases(),
         walk::cases(),
         race::cases(),

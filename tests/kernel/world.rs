@@ -262,6 +262,16 @@ impl World {
         Ok(report)
     }
 
+    /// The cgroup that the hooks are attached to.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.inside
+    }
+
+    /// What `serve` does about once a second.
+    pub fn tidy(&mut self) {
+        self.reaper.tidy();
+    }
+
     /// True if the engine finds sockets through the index, so that `visited` and `skipped` count its nodes.
     pub fn uses_index(&self) -> bool {
         uses_index(self.reaper.engine())

@@ -99,8 +99,14 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
         row("hooks", "cost not known: sysctl kernel.bpf_stats_enabled is 0".to_owned())?;
     }
     if let Some(order) = &s.order {
-        let place = if order.last { "last" } else { "NOT last: they may see other addresses than backends" };
-        row("order", format!("our hooks are {place}; moved {}, put right {}", order.moves, order.rekeyed))?;
+        let place = if order.last { "last" } else { "NOT last: each event takes a pass over the index" };
+        row(
+            "order",
+            format!(
+                "our hooks are {place}; moved {}, held back {}, sockets put right {}",
+                order.moves, order.held_back, order.rekeyed
+            ),
+        )?;
     }
     if let Some(audit) = &s.audit {
         let ago = age(Duration::from_nanos(audit.age_ns));

@@ -62,6 +62,9 @@ impl Reaper {
             },
             error: None,
         };
+        if !self.keep_order() {
+            done.total.incomplete.insert(Incomplete::HookOrder);
+        }
         let mut backends = self.gone(event, &mut done);
         if !event.dry_run {
             (backends, done.merged) = batch.split(backends);
@@ -83,6 +86,13 @@ impl Reaper {
         report.guard = guard.any().then_some(guard);
         report.error = error;
         report
+    }
+
+    /// Makes sure that every socket is recorded under the peer it has; false if that cannot be said.
+    fn keep_order(&mut self) -> bool {
+        let kept = self.order.before_event(&mut self.hooks, self.monitor.observer());
+        self.monitor.ordered(self.order.status());
+        kept
     }
 
     /// The backends that the event says are gone, each once.

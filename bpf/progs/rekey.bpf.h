@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
+/*
+ * The re-key: records a socket under the peer it really has.
+ *
+ * A hook that runs before a load balancer's sees, and records, the virtual address.  User space finds such
+ * sockets (their live peer is not what they are recorded under) and has each of them looked at here.
+ *
+ * A re-key only adds.  A node under another key may belong to a connect that is in flight, which nobody
+ * can tell from one that was recorded too early; taking it away could lose the socket, and a node too many
+ * costs 40 bytes until the next connect or close.  For the same reason no thread has a claim on what is
+ * added (see record.bpf.h): connect() of a UDP socket leaves it alone.
+ *
+ * A node is added only while the socket has another one, under the lock: its release is still to come.
+ */
+#ifndef SKREAP_REKEY_BPF_H
+#define SKREAP_REKEY_BPF_H
+
+/* Never read: puts the type, and so its Rust twin, into the BTF of the object. */
+const volatile struct skreap_rekey rekey_type;
+
+/* The nodes of one socket, as its record shows them */
+struct rekey_nodes {
+	__u64 sk;
+	__u32 count;
+	__u32 tags; /* of all of them */
+	bool known; /* one is under the key, or stands for all */
+};
+
+/* The caller holds the lock.  `adding`: a further node is about to follow. */
+static __noinline int rekey_search(const __u32 *record, const struct membership *m, struct rekey_nodes *found,
+				   bool adding)
+{
+	__u32 i;
+	int step;
+
+	if (!record || !m || !found)
+		return 0;
+	found->sk = 0;
+	found->count = 0;
+	found->tags = 0;
+	found->known = false;
+	i = *record;
+	bpf_for(step, 0, CHAIN_MAX) {
+		struct node *n = node_at(i);
+
+		if (!n)
+			break;
+		i = n->rnext;
+		if (n->cookie != m->cookie)
+			continue;
+		found->sk = n->sk;
+		found->count++;
+		found->tags |= n->tag;
+		if (n->tag & NODE_WIDE || n->key == m->key)
+			found->known = true;
+		if (adding)
+			n->tag |= NODE_MULTI;
+	}
+	return 0;
+}
+
+/* One attempt under the lock.  *chunk: in, nodes for an empty shard; out, nodes for the depot. */
+static __always_inline __u32 rekey_apply(struct shard *s, struct membership *m, __u32 *chunk)
+{
+	__u32 shard = shard_of(m->cookie), fresh, given = *chunk, surplus = 0, result = SKREAP_REKEY_ADDED;
+	__u32 *record = record_at(m->cookie), *first = bucket_at(shard, bucket_of(m->key));
+	struct rekey_nodes found;
+	struct node *n;
+
+	if (!record || !first)
+		return SKREAP_REKEY_GONE;
+	bpf_spin_lock(&s->lock);
+	if (given && !s->free) {
+		s->free = given;
+		s->nr_free = CHUNK;
+		given = 0;
+	} else if (given && !s->spare) {
+		s->spare = given;
+		given = 0;
+	}
+	rekey_search(record, m, &found, true);
+	if (!found.count) {
+		result = SKREAP_REKEY_GONE;
+	} else if (found.known) {
+		result = SKREAP_REKEY_KNOWN;
+	} else {
+		if (found.count >= cfg_max_memberships) {
+			surplus = record_drop(s, record, m, true);
+			m->tag = NODE_WIDE;
+			first = bucket_at(shard, bucket_wide());
+		}
+		fresh = node_alloc(s);
+		n = node_at(fresh);
+		if (n && first) {
+			n->sk = m->sk;
+			n->cookie = m->cookie;
+			n->key = m->key;
+			n->tag = m->tag;
+			n->rnext = *record;
+			*record = fresh;
+			bucket_link(first, fresh, n);
+			s->n.inserts++;
+		} else {
+			result = SKREAP_REKEY_NO_NODE;
+		}
+	}
+	bpf_spin_unlock(&s->lock);
+	*chunk = given ? given : surplus;
+	if (given && surplus)
+		depot_give(surplus);
+	return result;
+}
+
+/* Reads the peer of the socket that a node of this cookie names; what is not in `m` yet is put there. */
+static __always_inline __u32 rekey_look(struct shard *s, const __u32 *record, struct membership *m, __u32 *nodes)
+{
+	struct rekey_nodes found;
+	struct peer live;
+	struct sock *sk;
+	bool closed, idle;
+
+	/* The RCU section is opened before the lock, see index.bpf.h */
+	bpf_rcu_read_lock();
+	bpf_spin_lock(&s->lock);
+	rekey_search(record, m, &found, false);
+	bpf_spin_unlock(&s->lock);
+	*nodes = found.count;
+	if (!found.count) {
+		bpf_rcu_read_unlock();
+		return SKREAP_REKEY_GONE;
+	}
+	sk = sock_of((void *)found.sk);
+	live_peer(sk, sk->sk_protocol, &live);
+	/* A TCP socket keeps the address of its last peer in CLOSE, and has that of the next one there already. */
+	idle = live.protocol == IPPROTO_TCP && sk->__sk_common.skc_state == TCP_CLOSE;
+	/* As in a walk: the cookie is read last. */
+	closed = !sk->sk_socket;
+	closed |= sock_cookie(sk) != m->cookie;
+	bpf_rcu_read_unlock();
+	if (closed)
+		return SKREAP_REKEY_GONE;
+	if (!live.dport || idle)
+		return found.tags & ~NODE_SENDMSG & NODE_SOCKET ? SKREAP_REKEY_NO_PEER : SKREAP_REKEY_ONLY_SENT;
+	m->sk = found.sk;
+	m->key = m->live_key = key_of(&live);
+	m->tag = NODE_REKEYED | NODE_MULTI | (live.family == AF_INET6 ? NODE_IPV6 : 0);
+	return SKREAP_REKEY_ADDED;
+}
+
+static __always_inline int rekey(struct skreap_rekey *ctx)
+{
+	struct membership m = {.cookie = ctx->cookie};
+	__u32 *record = record_at(m.cookie), chunk = 0, nodes = 0, result, attempt;
+	struct shard *s = shard_at(shard_of(m.cookie));
+
+	if (ctx->version != SKREAP_ABI_VERSION)
+		return -EPROTO;
+	if (!m.cookie || !record || !s)
+		return -EINVAL;
+	result = rekey_look(s, record, &m, &nodes);
+	for (attempt = 0; attempt < 2 && result == SKREAP_REKEY_ADDED; attempt++) {
+		result = rekey_apply(s, &m, &chunk);
+		if (chunk) {
+			depot_give(chunk);
+			chunk = 0;
+		}
+		if (result != SKREAP_REKEY_NO_NODE || attempt)
+			break;
+		chunk = depot_take();
+		if (chunk)
+			result = SKREAP_REKEY_ADDED;
+	}
+	if (result == SKREAP_REKEY_ADDED && m.tag & NODE_WIDE)
+		__sync_fetch_and_add(&counters.wide, 1);
+	if (result == SKREAP_REKEY_NO_NODE) {
+		mark_incomplete(m.key);
+		__sync_fetch_and_add(&counters.dropped_full, 1);
+	}
+	ctx->result = result;
+	ctx->nodes = nodes;
+	return 0;
+}
+
+#endif

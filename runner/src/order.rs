@@ -1,0 +1,289 @@
+//! Staying the last program on each hook, and what is due when we were not.
+//!
+//! A load balancer that is attached after the hooks translates the address after they have recorded it. The order
+//! is looked at before every event and about once a second. If a program of somebody else runs after ours, ours is
+//! attached once more, behind it, and then taken from its old place: at no moment it runs nowhere. What was recorded
+//! under a virtual address meanwhile is then recorded under its live peer (a *re-key*).
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use skreap_bpf::hooks::Hooks;
+use skreap_bpf::order::{Hook, Mark, Order, Program};
+use skreap_bpf::{Index, Rekeyed, Rekeyer, Relation};
+
+use crate::observer::Observer;
+use crate::status::OrderStatus;
+
+/// How often the hooks are moved at most: this many times in [`WINDOW`]. Another agent may want to be last too,
+/// and two that always give way to none would be busy with nothing else.
+const MOVES: usize = 8;
+/// See [`MOVES`].
+const WINDOW: Duration = Duration::from_secs(60);
+/// How long before every event those sockets are looked at again whose connect may have been in flight. The way
+/// from the hook to the peer is a few microseconds of one system call.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Keeps the hooks last, and the index right when they were not.
+#[derive(Debug)]
+pub struct OrderKeeper {
+    cgroup: File,
+    rekeyer: Rekeyer,
+    /// As they were when the order was last put right.
+    marks: [Option<Mark>; Hook::ALL.len()],
+    moves: VecDeque<Instant>,
+    /// There is a hook that could be moved, but was not.
+    waiting: bool,
+    /// Sockets that were recorded under another address than their peer's and may get another peer yet.
+    suspects: Vec<u64>,
+    suspected: Instant,
+    /// The order could not be read.
+    blind: bool,
+    status: OrderStatus,
+}
+
+impl OrderKeeper {
+    /// For hooks that have just been attached to the cgroup.
+    ///
+    /// # Errors
+    /// [`skreap_bpf::Error::Object`] if the re-key program is missing.
+    pub fn new(index: &Index, cgroup: File) -> Result<Self, skreap_bpf::Error> {
+        Ok(Self {
+            cgroup,
+            rekeyer: index.rekeyer()?,
+            marks: [const { None }; Hook::ALL.len()],
+            moves: VecDeque::new(),
+            waiting: false,
+            suspects: Vec::new(),
+            suspected: Instant::now(),
+            blind: false,
+            status: OrderStatus::default(),
+        })
+    }
+
+    /// Where the hooks stand, and what was done so far.
+    #[must_use]
+    pub fn status(&self) -> OrderStatus {
+        self.status
+    }
+
+    /// To be called before each event: afterwards every socket is recorded under the peer it has, whatever the order
+    /// was until now. Takes two microseconds if nothing has changed. False, and a line in the log, if that cannot be
+    /// said, because the order could not be read or the index not looked over.
+    pub fn before_event(&mut self, hooks: &mut Hooks, observer: &Observer) -> bool {
+        let done = if self.changed(false) {
+            self.put_right(hooks, observer)
+        } else if self.status.behind > 0 {
+            self.look_over(observer)
+        } else if !self.suspects.is_empty() && self.suspected.elapsed() < SETTLE {
+            self.look_again()
+        } else {
+            Ok(())
+        };
+        report(done) && !self.blind
+    }
+
+    /// To be called about once a second: also sees what has changed in parent cgroups, and moves what had to wait.
+    pub fn tidy(&mut self, hooks: &mut Hooks, observer: &Observer) {
+        if self.changed(true) || self.waiting && self.may_move(Instant::now()) {
+            report(self.put_right(hooks, observer));
+        } else if !self.suspects.is_empty() {
+            let over = self.suspected.elapsed() >= SETTLE;
+            report(self.look_again());
+            if over {
+                self.suspects = Vec::new();
+            }
+        }
+    }
+
+    /// Whether anything was attached or detached since the order was put right.
+    fn changed(&mut self, thorough: bool) -> bool {
+        Hook::ALL.iter().zip(&self.marks).any(|(hook, seen)| {
+            let now = Mark::take(self.cgroup.as_fd(), *hook, thorough).ok();
+            match (seen, now) {
+                (Some(seen), Some(now)) => !seen.holds(&now),
+                (None, None) => false,
+                _ => true,
+            }
+        })
+    }
+
+    fn may_move(&mut self, now: Instant) -> bool {
+        while self.moves.front().is_some_and(|moved| now.duration_since(*moved) >= WINDOW) {
+            self.moves.pop_front();
+        }
+        self.moves.len() < MOVES
+    }
+
+    /// Becomes last where that can be done, then looks over the index.
+    fn put_right(&mut self, hooks: &mut Hooks, observer: &Observer) -> Result<(), skreap_bpf::Error> {
+        let now = Instant::now();
+        let may_move = self.may_move(now);
+        let (mut tried, mut moved, mut behind, mut waiting, mut blind) = (false, false, 0, false, false);
+        for (hook, mark) in Hook::ALL.into_iter().zip(&mut self.marks) {
+            // The mark is taken first: what changes afterwards is seen the next time.
+            let mut at = Mark::take(self.cgroup.as_fd(), hook, true);
+            let mut order = read(hooks, &self.cgroup, hook);
+            if may_move
+                && let Ok(seen) = &order
+                && seen.foreign_after().next().is_some()
+            {
+                tried = true;
+                match hooks.become_last(observer.index(), hook, self.cgroup.as_fd()) {
+                    Ok(()) => {
+                        moved = true;
+                        tracing::warn!(%hook, after = %listed(seen.foreign_after()),
+                            "a program was attached after ours: ours was moved behind it");
+                        at = Mark::take(self.cgroup.as_fd(), hook, true);
+                        order = read(hooks, &self.cgroup, hook);
+                    }
+                    Err(e) => tracing::warn!(%hook, "cannot move behind the last program: {e}"),
+                }
+            }
+            *mark = at.ok();
+            match order {
+                Ok(order) if order.ours.is_none() => {
+                    blind = true;
+                    tracing::error!(%hook, "our program was detached: sockets are no longer recorded; start again");
+                }
+                Ok(order) => {
+                    let after = order.foreign_after().count();
+                    waiting |= after > 0;
+                    behind += u64::from(after > 0 || order.foreign_above().next().is_some());
+                    tell(&order, may_move);
+                }
+                Err(e) => {
+                    blind = true;
+                    tracing::error!(%hook, "cannot read the order of the programs: {e}");
+                }
+            }
+        }
+        if tried {
+            self.moves.push_back(now);
+        }
+        self.status.moves += u64::from(moved);
+        self.status.held_back += u64::from(waiting && !may_move);
+        self.status.behind = behind;
+        self.status.last = behind == 0 && !blind;
+        self.waiting = waiting;
+        self.blind = blind;
+        // A hook that was on its way in the old order is through when this returns.
+        wait_for_hooks();
+        self.look_over(observer)
+    }
+
+    /// Visits every node and has each socket recorded anew that is connected to something else than it is recorded
+    /// under.
+    fn look_over(&mut self, observer: &Observer) -> Result<(), skreap_bpf::Error> {
+        let mut cookies = Vec::new();
+        let (mut visited, mut sent) = (0_u64, 0_u64);
+        observer.walk_all(|batch| {
+            visited += batch.len() as u64;
+            for victim in batch {
+                match victim.relation() {
+                    // Without a peer, a socket that has also sent shows as unconnected.
+                    Relation::MovedOn | Relation::NoPeer | Relation::Unconnected => {
+                        cookies.push(victim.cookie())
+                    }
+                    Relation::Connected | Relation::Stale => {}
+                }
+            }
+        })?;
+        cookies.sort_unstable();
+        cookies.dedup();
+        self.suspects.clear();
+        self.suspected = Instant::now();
+        let before = self.status.rekeyed;
+        for cookie in cookies {
+            match self.rekeyer.rekey(cookie)? {
+                Rekeyed::Added { settled } => {
+                    self.status.rekeyed += 1;
+                    if !settled {
+                        self.suspects.push(cookie);
+                    }
+                }
+                Rekeyed::Known | Rekeyed::NoPeer => self.suspects.push(cookie),
+                Rekeyed::OnlySent => sent += 1,
+                Rekeyed::Gone | Rekeyed::NoNode => {}
+            }
+        }
+        let rekeyed = self.status.rekeyed - before;
+        // Nobody knows any more where an address was translated to that was only sent to.
+        tracing::info!(
+            visited,
+            rekeyed,
+            unsettled = self.suspects.len(),
+            only_sent = sent,
+            "looked over the index"
+        );
+        Ok(())
+    }
+
+    /// Looks at the suspects once more. None is dismissed: a connect that is in flight may take effect after the
+    /// peer was seen.
+    fn look_again(&mut self) -> Result<(), skreap_bpf::Error> {
+        let mut failed = Ok(());
+        let (rekeyer, rekeyed) = (&self.rekeyer, &mut self.status.rekeyed);
+        self.suspects.retain(|cookie| match rekeyer.rekey(*cookie) {
+            Ok(Rekeyed::Added { .. }) => {
+                *rekeyed += 1;
+                true
+            }
+            Ok(Rekeyed::Known | Rekeyed::NoPeer) => true,
+            Ok(Rekeyed::Gone | Rekeyed::NoNode | Rekeyed::OnlySent) => false,
+            Err(e) => {
+                failed = Err(e);
+                true
+            }
+        });
+        failed
+    }
+}
+
+fn read(hooks: &Hooks, cgroup: &File, hook: Hook) -> io::Result<Order> {
+    Order::read(cgroup.as_fd(), hook, hooks.program_id(hook)?)
+}
+
+/// Says what runs after ours, if anything does.
+fn tell(order: &Order, may_move: bool) {
+    let hook = order.hook;
+    if order.foreign_above().next().is_some() {
+        tracing::warn!(%hook, after = %listed(order.foreign_above()),
+            "programs of a parent cgroup run after ours, so each event takes a pass over the index: attach to the \
+             root of cgroup2");
+    }
+    if order.foreign_after().next().is_some() && !may_move {
+        tracing::warn!(%hook, after = %listed(order.foreign_after()), moves = MOVES, seconds = WINDOW.as_secs(),
+            "another agent wants to be last as well: not moved for now, and each event takes a pass over the index");
+    }
+}
+
+fn listed<'a>(programs: impl Iterator<Item = &'a Program>) -> String {
+    programs.map(Program::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn report(done: Result<(), skreap_bpf::Error>) -> bool {
+    if let Err(e) = &done {
+        tracing::error!("cannot look over the index after a change of the order of the hooks: {e}");
+    }
+    done.is_ok()
+}
+
+/// Returns when every hook that was running when it was called has ended: the kernel runs them in RCU sections, and
+/// this waits for a grace period (some milliseconds).
+fn wait_for_hooks() {
+    /// `MEMBARRIER_CMD_GLOBAL` (linux/membarrier.h).
+    const GLOBAL: libc::c_int = 1;
+    /// Longer than a hook can run.
+    const LONG: Duration = Duration::from_millis(50);
+    // SAFETY: membarrier takes no pointers.
+    let ret = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
+    if ret != 0 {
+        // Not offered on kernels with nohz_full.
+        thread::sleep(LONG);
+    }
+}
