@@ -69,7 +69,7 @@ pub enum Incomplete {
 
 impl Incomplete {
     /// Every reason.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::IndexFull,
         Self::WideUnconnected,
         Self::NetnsUnreachable,

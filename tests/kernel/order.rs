@@ -9,6 +9,7 @@ use std::thread;
 use anyhow::{Context as _, Result, ensure};
 use skreap::Reaper;
 use skreap::bpf::Config;
+use skreap::bpf::hooks::Hooks;
 use skreap::bpf::testing::{LoadBalancer, Placing};
 use skreap::choice::Choice;
 use skreap::core::{Action, Backend, EngineName, Event};
@@ -383,7 +384,6 @@ fn two_agents_want_to_be_last(world: &mut World) -> Result<()> {
 /// An exclusive program on the same cgroup or above keeps ours away, and one on a parent that may be overridden would
 /// be stopped by ours: each is refused in words that name it.
 fn programs_that_let_no_other_beside_them(world: &mut World) -> Result<()> {
-    let engine = world.reaper().engine();
     for (label, overridable, below, says) in [
         ("exclusive", false, false, "exclusively"),
         ("above", false, true, "exclusively"),
@@ -395,11 +395,7 @@ fn programs_that_let_no_other_beside_them(world: &mut World) -> Result<()> {
         LoadBalancer::attach_alone(alone.open()?.as_fd(), overridable)?;
         let child = alone.child("child")?;
         let place = if below { &child } else { &alone };
-        let error = Reaper::builder()
-            .cgroup(place.path())
-            .config(Config { max_sockets: 16, ..Config::default() })
-            .engine(Choice::Named(engine))
-            .build()
+        let error = Hooks::attach_one(world.reaper().index(), "skreap_connect4", place.open()?.as_fd())
             .err()
             .context("attached beside an exclusive program")?;
         let text = error.to_string();
