@@ -88,13 +88,12 @@ static __always_inline __u32 node_drop(struct shard *s, __u32 shard, __u32 i, st
  */
 static __noinline __u32 record_drop(struct shard *s, __u32 *record, const struct membership *m, bool all)
 {
-	__u32 i, before = 0, surplus = 0, shard = shard_of(m->cookie);
-	int step;
+	__u32 i, before = 0, surplus = 0, shard = shard_of(m->cookie), step;
 
 	if (!s || !record || !m)
 		return 0;
 	i = *record;
-	bpf_for(step, 0, CHAIN_MAX) {
+	locked_for(step, CHAIN_MAX) {
 		struct node *n = node_at(i), *b = node_at(before);
 		__u32 next, chunk;
 
@@ -152,14 +151,13 @@ static __always_inline bool record_known(const struct membership *m)
  */
 static __noinline int record_search(struct shard *s, __u32 *record, struct membership *m, __u32 *surplus)
 {
-	__u32 own = 0, i;
+	__u32 own = loop_zero(), i, step;
 	__u64 before;
-	int step;
 
 	if (!s || !record || !m || !surplus)
 		return RECORD_TOO_LONG;
 	i = *record;
-	bpf_for(step, 0, CHAIN_MAX) {
+	locked_for(step, CHAIN_MAX) {
 		struct node *n = node_at(i);
 
 		if (!n)
@@ -196,16 +194,62 @@ not_found:
 	return RECORD_NEW;
 }
 
-/* One attempt under the lock.  *chunk: in, nodes for an empty shard; out, nodes for the depot. */
-static __always_inline int record_apply(struct shard *s, struct membership *m, __u32 *chunk)
+/* Adds the node of a new membership.  The caller holds the lock. */
+static __always_inline int record_insert(struct shard *s, __u32 *record, __u32 *first, const struct membership *m)
 {
-	__u32 shard = shard_of(m->cookie), fresh, given = *chunk, surplus = 0;
-	__u32 *record = record_at(m->cookie);
-	__u32 *first = bucket_at(shard, bucket_of(m->key));
-	int result = RECORD_NEW;
-	struct node *n;
+	__u32 fresh = node_alloc(s);
+	struct node *n = node_at(fresh);
+
+	if (!n)
+		return RECORD_NO_NODE;
+	n->sk = m->sk;
+	n->cookie = m->cookie;
+	n->key = m->key;
+	n->tag = m->tag;
+	n->rnext = *record;
+	*record = fresh;
+	if (m->tag & NODE_WIDE)
+		first = bucket_at(shard_of(m->cookie), bucket_wide());
+	if (first)
+		bucket_link(first, fresh, n);
+	s->n.inserts++;
+	return RECORD_NEW;
+}
+
+/* The common case: nothing is in the record, and the shard has a free node.  Anything else is for record_apply(). */
+static __always_inline int record_first(struct shard *s, const struct membership *m)
+{
+	__u32 *first = bucket_at(shard_of(m->cookie), bucket_of(m->key)), *record = record_at(m->cookie);
+	int result = RECORD_NO_NODE;
 
 	if (!record || !first)
+		return RECORD_TOO_LONG;
+	if (*(volatile __u32 *)record)
+		return RECORD_NO_NODE;
+	bpf_spin_lock(&s->lock);
+	if (!*record)
+		result = record_insert(s, record, first, m);
+	bpf_spin_unlock(&s->lock);
+	return result;
+}
+
+/*
+ * One attempt under the lock.  *chunk: in, nodes for an empty shard; out, nodes for the depot.  A global function:
+ * the verifier looks at it once, and not for every way that leads here.
+ */
+__noinline int record_apply(struct membership *m, __u32 *chunk)
+{
+	__u32 *record, *first, given, surplus = 0;
+	int result = RECORD_NEW;
+	struct shard *s;
+
+	if (!m || !chunk)
+		return RECORD_TOO_LONG;
+	given = *chunk;
+	record = record_at(m->cookie);
+	first = bucket_at(shard_of(m->cookie), bucket_of(m->key));
+	s = shard_at(shard_of(m->cookie));
+	if (!s || !record || !first)
 		return RECORD_TOO_LONG;
 	bpf_spin_lock(&s->lock);
 	if (given) {
@@ -221,25 +265,8 @@ static __always_inline int record_apply(struct shard *s, struct membership *m, _
 	}
 	if (*record)
 		result = record_search(s, record, m, &surplus);
-	if (result == RECORD_NEW) {
-		fresh = node_alloc(s);
-		n = node_at(fresh);
-		if (n) {
-			n->sk = m->sk;
-			n->cookie = m->cookie;
-			n->key = m->key;
-			n->tag = m->tag;
-			n->rnext = *record;
-			*record = fresh;
-			if (m->tag & NODE_WIDE)
-				first = bucket_at(shard, bucket_wide());
-			if (first)
-				bucket_link(first, fresh, n);
-			s->n.inserts++;
-		} else {
-			result = RECORD_NO_NODE;
-		}
-	}
+	if (result == RECORD_NEW)
+		result = record_insert(s, record, first, m);
 	bpf_spin_unlock(&s->lock);
 	/* With one shard nothing is given back, so there never are two chunks to return. */
 	*chunk = given ? given : surplus;
@@ -288,7 +315,7 @@ static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 t
 	struct membership m;
 	struct shard *s;
 	struct sock *sk;
-	int result = RECORD_TOO_LONG;
+	int result;
 
 	if (!bsk)
 		return false;
@@ -319,8 +346,9 @@ static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 t
 	s = shard_at(shard_of(m.cookie));
 	if (!s)
 		return false;
-	for (attempt = 0; attempt < 2; attempt++) {
-		result = record_apply(s, &m, &chunk);
+	result = record_first(s, &m);
+	for (attempt = 0; result == RECORD_NO_NODE && attempt < 2; attempt++) {
+		result = record_apply(&m, &chunk);
 		if (chunk) {
 			depot_give(chunk);
 			chunk = 0;

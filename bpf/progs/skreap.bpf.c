@@ -16,6 +16,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #include "key.bpf.h"
 #include "socket.bpf.h"
 #include "index.bpf.h"
+#include "loop.bpf.h"
 #include "record.bpf.h"
 #include "walk.bpf.h"
 #include "rekey.bpf.h"
@@ -39,14 +40,10 @@ static __always_inline int record6(struct bpf_sock_addr *ctx, __u32 tag)
 		.family = AF_INET6,
 		.protocol = c->protocol,
 	};
-	__u64 key;
+	bool ipv6 = !is_v4mapped(p.daddr[0], p.daddr[1], p.daddr[2]);
+	__u64 key = ipv6 ? key_of(&p) : key_ipv4(p.daddr[3], p.dport, p.protocol);
 
-	if (is_v4mapped(p.daddr[0], p.daddr[1], p.daddr[2])) {
-		record(ctx, key_ipv4(p.daddr[3], p.dport, p.protocol), tag);
-		return ALLOW;
-	}
-	key = key_of(&p);
-	if (record(ctx, key, tag | NODE_IPV6) && tag & NODE_SENDMSG)
+	if (record(ctx, key, ipv6 ? tag | NODE_IPV6 : tag) && ipv6 && tag & NODE_SENDMSG)
 		bpf_map_update_elem(&ipv6_names, &key, &p, BPF_ANY);
 	return ALLOW;
 }

@@ -56,11 +56,15 @@ static __always_inline void cursor_leave(struct walk_slot *w, struct node *curso
 }
 
 /* Puts the cursor at the head of the next chain that has anything in it; false: there is none. */
-static __always_inline bool cursor_enter(struct walk_slot *w, __u32 ci, struct node *cursor, __u64 key)
+__noinline bool cursor_enter(struct walk_slot *w, __u32 ci, struct node *cursor, __u64 key)
 {
-	bool all = w->n.flags & SKREAP_WALK_ALL;
-	__u32 end = all ? cfg_shards * (cfg_buckets + 1) : cfg_shards * 2, p;
+	__u32 end, p;
+	bool all;
 
+	if (!w || !cursor)
+		return false;
+	all = w->n.flags & SKREAP_WALK_ALL;
+	end = all ? cfg_shards * (cfg_buckets + 1) : cfg_shards * 2;
 	bpf_for(p, w->position, end) {
 		__u32 shard, bucket, *first;
 		struct shard *s;
@@ -141,14 +145,15 @@ static __always_inline void name_unconnected(struct skreap_victim *v, __u64 key,
  * our look at the socket, and the node is gone by now.  If it is not, a release was missed: an alarm, and the
  * nodes of that socket are removed here, since nobody else will.  True if so.
  */
-static __always_inline bool remove_stale(struct shard *s, __u32 i, __u64 cookie)
+__noinline bool remove_stale(__u32 i, __u64 cookie)
 {
 	struct membership m = {.cookie = cookie};
+	struct shard *s = shard_at(shard_of(cookie));
 	__u32 *record = record_at(cookie), surplus = 0;
 	struct node *n = node_at(i);
 	bool stale = false;
 
-	if (!record || !n)
+	if (!s || !record || !n)
 		return false;
 	bpf_spin_lock(&s->lock);
 	if (n->cookie == cookie && n->tag & NODE_SOCKET) {
@@ -163,18 +168,23 @@ static __always_inline bool remove_stale(struct shard *s, __u32 i, __u64 cookie)
 	return stale;
 }
 
-static __always_inline int walk_step(struct walk_slot *w, __u32 slot, __u32 ci, struct node *cursor,
-				     const struct peer *target, __u64 key)
+__noinline int walk_step(struct walk_slot *w, __u32 slot, struct node *cursor, const struct peer *target, __u64 key)
 {
-	struct shard *s = shard_at(w->shard);
-	__u32 *first = bucket_at(w->shard, w->bucket), tag = 0, xi, rel;
-	bool all = w->n.flags & SKREAP_WALK_ALL, closed;
 	__u64 skp = 0, cookie = 0, node_key = 0;
-	struct skreap_victim *v = emit_at(slot, w->emitted);
+	__u32 *first, tag = 0, xi, rel;
+	struct skreap_victim *v;
 	struct peer live;
+	bool all, closed;
+	struct shard *s;
 	struct sock *sk;
 	struct node *x;
 
+	if (!w || !cursor || !target)
+		return WALK_DONE;
+	s = shard_at(w->shard);
+	first = bucket_at(w->shard, w->bucket);
+	v = emit_at(slot, w->emitted);
+	all = w->n.flags & SKREAP_WALK_ALL;
 	if (!s || !first)
 		return WALK_DONE;
 	/* The buffer is looked at first: a node is passed only when there is room for it. */
@@ -187,7 +197,7 @@ static __always_inline int walk_step(struct walk_slot *w, __u32 slot, __u32 ci, 
 	xi = cursor->next;
 	x = node_at(xi);
 	if (x) {
-		bucket_advance(first, ci, cursor, x);
+		bucket_advance(first, slot + 1, cursor, x);
 		skp = x->sk;
 		cookie = x->cookie;
 		node_key = x->key;
@@ -216,7 +226,7 @@ static __always_inline int walk_step(struct walk_slot *w, __u32 slot, __u32 ci, 
 	closed |= sock_cookie(sk) != cookie;
 	bpf_rcu_read_unlock();
 	if (closed) {
-		if (!remove_stale(s, xi, cookie))
+		if (!remove_stale(xi, cookie))
 			return WALK_GO_ON;
 		w->n.visited++;
 		w->n.stale++;
@@ -305,7 +315,7 @@ static __always_inline int walk(struct skreap_walk *ctx)
 			result = WALK_DONE;
 			break;
 		}
-		result = walk_step(w, slot, ci, cursor, &target, key);
+		result = walk_step(w, slot, cursor, &target, key);
 		if (result != WALK_GO_ON)
 			break;
 	}

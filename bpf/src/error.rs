@@ -122,9 +122,17 @@ pub(crate) fn load_error(error: libbpf_rs::Error) -> Error {
         .filter(|(_, rest)| rest.starts_with(": not found"))
         .map(|(name, _)| name)
     {
+        // The index needs more than its kfuncs, see below.
+        let release = if kfunc == "bpf_sock_destroy" { "6.5" } else { "6.9" };
         return Error::Unsupported {
             missing: format!("the kfunc {kfunc}"),
-            remedy: "use Linux 6.5 or later".to_owned(),
+            remedy: format!("use Linux {release} or later"),
+        };
+    }
+    if text.contains("unknown opcode e5") {
+        return Error::Unsupported {
+            missing: "the BPF instruction may_goto".to_owned(),
+            remedy: "use Linux 6.9 or later".to_owned(),
         };
     }
     if source.kind() == io::ErrorKind::PermissionDenied && !crate::probe::may_load() {
