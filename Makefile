@@ -1,5 +1,6 @@
 # make demo    what skreap does, shown on this machine's kernel (root or sudo)
-# make test    everything that must hold: format, lints, unit and kernel tests (root or sudo)
+# make test    everything that must hold: format, lints, unit and kernel tests, a stock kernel in QEMU (root or sudo)
+# make test-matrix   the tests on all kernels of docs/support-matrix.md in QEMU (root or sudo)
 # make bench   a quick run of the benchmark kit (root or sudo)
 
 CARGO ?= cargo
@@ -9,7 +10,7 @@ BUILD  = target/release
 # What the build needs beyond git, make and a Rust toolchain
 PACKAGES = clang-19 gcc libc6-dev libelf-dev make pkg-config zlib1g-dev
 
-.PHONY: all bench build deps deps-vm demo kmod kmod-install test test-vm fmt clippy unit kernel-tests docs clean help
+.PHONY: all bench build deps deps-vm demo kmod kmod-install kmod-source test test-matrix test-vm check-matrix checkpatch shellcheck support-matrix fmt clippy unit kernel-tests docs clean help
 
 all: build
 
@@ -33,7 +34,7 @@ build: deps
 demo: build
 	$(SUDO) $(BUILD)/skreap demo
 
-test: deps fmt clippy unit docs kernel-tests
+test: deps fmt clippy shellcheck check-matrix unit docs kernel-tests test-vm
 
 fmt:
 	$(CARGO) fmt --all --check
@@ -69,11 +70,15 @@ DKMS_SOURCE = /usr/src/skreap-$(VERSION)
 kmod:
 	$(MAKE) -C bpf/kmod $(if $(KDIR),KDIR=$(KDIR)) OUT=$(CURDIR)/target/kmod
 
+# The module's sources where DKMS looks for them, below DESTDIR
+kmod-source:
+	$(SUDO) install -d $(DESTDIR)$(DKMS_SOURCE)
+	$(SUDO) install -m 644 bpf/kmod/Kbuild bpf/kmod/Makefile bpf/kmod/skreap.c bpf/kmod/compat.h bpf/include/kfunc.h \
+		$(DESTDIR)$(DKMS_SOURCE)
+	sed 's/#MODULE_VERSION#/$(VERSION)/' bpf/kmod/dkms.conf | $(SUDO) tee $(DESTDIR)$(DKMS_SOURCE)/dkms.conf >/dev/null
+
 # Needs Debian's dkms and the kernel's headers.
-kmod-install:
-	$(SUDO) install -d $(DKMS_SOURCE)
-	$(SUDO) install -m 644 bpf/kmod/Kbuild bpf/kmod/Makefile bpf/kmod/skreap.c bpf/kmod/compat.h bpf/include/kfunc.h $(DKMS_SOURCE)
-	sed 's/#MODULE_VERSION#/$(VERSION)/' bpf/kmod/dkms.conf | $(SUDO) tee $(DKMS_SOURCE)/dkms.conf >/dev/null
+kmod-install: kmod-source
 	$(SUDO) dkms install --force skreap/$(VERSION)
 	$(SUDO) modprobe skreap
 	@test -e /sys/kernel/btf/skreap || { echo "skreap is loaded, but the kernel refused its BTF: see dmesg" >&2; exit 1; }
@@ -81,9 +86,31 @@ kmod-install:
 deps-vm: deps
 	@$(MAKE) --no-print-directory deps PACKAGES='$(VM_PACKAGES)'
 
-# The kfunc module on a stock Debian kernel in QEMU; not part of `make test`.
+# A stock Debian kernel in QEMU: the command, the module, and the kernel tests that are listed in tests/vm/quick.
 test-vm: deps-vm
-	tests/vm/run.sh 6.12
+	tests/vm/run.sh --quick 6.12
+
+# Every kernel of tests/vm/kernels, and all kernel tests; an hour or more without KVM.
+test-matrix: deps-vm
+	@$(MAKE) --no-print-directory deps PACKAGES=mmdebstrap
+	$(SUDO) env PATH="$$PATH" HOME="$$HOME" tests/vm/run.sh
+
+support-matrix:
+	awk -f tests/vm/matrix.awk tests/vm/kernels >docs/support-matrix.md
+
+check-matrix:
+	@awk -f tests/vm/matrix.awk tests/vm/kernels | diff docs/support-matrix.md - || { \
+		echo "docs/support-matrix.md is not what tests/vm/kernels says: make support-matrix" >&2; exit 1; }
+
+shellcheck:
+	@$(MAKE) --no-print-directory deps PACKAGES=shellcheck
+	shellcheck --external-sources --check-sourced --source-path=SCRIPTDIR .ci/run tests/vm/run.sh \
+		tests/vm/checkpatch.sh tests/vm/command.sh tests/vm/kfunc-in-order
+	shellcheck --shell=sh tests/vm/init
+
+# The kernel's own style check, from Debian's package of the kernel's source
+checkpatch:
+	tests/vm/checkpatch.sh bpf/kmod
 
 clean:
 	$(CARGO) clean

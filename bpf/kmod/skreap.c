@@ -137,6 +137,7 @@ __bpf_kfunc void skreap_sock_release_dtor(void *sock)
 {
 	sock_put(sock);
 }
+
 CFI_NOSEAL(skreap_sock_release_dtor);
 
 /*

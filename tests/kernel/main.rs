@@ -24,6 +24,7 @@ mod netns;
 mod order;
 mod peer;
 mod race;
+mod selection;
 mod sharing;
 mod sockets;
 mod tcp;
@@ -39,7 +40,9 @@ use std::sync::Arc;
 use libtest_mimic::Arguments;
 use skreap::core::EngineName;
 
-/// The engines that are tested. One more is one more name here.
+use selection::Selection;
+
+/// The engines that are tested, if [`selection`] does not say otherwise. One more is one more name here.
 const ENGINES: &[EngineName] =
     &[EngineName::Netlink, EngineName::Iter, EngineName::Diag, EngineName::DiagFilter, EngineName::IndexScan];
 
@@ -48,6 +51,13 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // The tests share one machine, and some count what it does in a given time.
     arguments.test_threads.get_or_insert(1);
+    let selection = match Selection::from_env(ENGINES) {
+        Ok(selection) => selection,
+        Err(error) => {
+            eprintln!("{error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
     let missing = if arguments.list { None } else { world::missing() };
     if let Some(missing) = &missing {
         eprintln!("kernel tests cannot run here: {missing}");
@@ -71,6 +81,7 @@ fn main() -> ExitCode {
         race::cases(),
         churn::cases(),
     ];
-    let trials = cases.into_iter().flatten().flat_map(|case| case.trials(ENGINES, &missing)).collect();
+    let trials = cases.into_iter().flatten().flat_map(|case| case.trials(selection.engines(), &missing));
+    let trials = trials.filter(|trial| selection.takes(trial.name())).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

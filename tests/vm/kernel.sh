@@ -1,8 +1,6 @@
 # shellcheck shell=sh
 # Gets a Debian kernel: image, modules and headers, unpacked into the cache and not installed.
 
-CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/skreap/kernels
-
 # The kernel package that a metapackage stands for
 newest_of() {
 	apt-cache depends "$1" 2>/dev/null | sed -n 's/^ *Depends: \(linux-\(image\|headers\)-.*\)$/\1/p' | head -n 1
@@ -12,45 +10,59 @@ candidate_of() {
 	apt-cache policy "$1" | sed -n 's/^ *Candidate: //p'
 }
 
-# What the headers of a kernel need: their common part and the kbuild tools
+# The packages that a kernel or its headers are made of besides: Debian splits them differently in each release.
 parts_of() {
-	apt-cache depends "$1" | sed -n 's/^ *Depends: \(linux-\(headers\|kbuild\)-.*\)$/\1/p'
+	apt-cache depends "$1" | sed -n 's/^ *Depends: \(linux-\(headers\|kbuild\|binary\|modules\)-.*\)$/\1/p'
 }
 
-# fetch_kernel IMAGE HEADERS: sets RELEASE (as of uname -r) and KERNEL (the directory)
-fetch_kernel() {
-	image=$(newest_of "$1")
-	headers=$(newest_of "$2")
-	if [ -z "$image" ] || [ -z "$headers" ]; then
-		echo "apt knows no $1 or no $2: run apt-get update, and look for the suite in its sources" >&2
+# find_kernel FLAVOUR: sets RELEASE (as of uname -r), IMAGE and HEADERS (packages); apt must see its suites
+find_kernel() {
+	IMAGE=$(newest_of "linux-image-$1")
+	HEADERS=$(newest_of "linux-headers-$1")
+	if [ -z "$IMAGE" ] || [ -z "$HEADERS" ]; then
+		echo "apt knows no linux-image-$1 or no linux-headers-$1: look for the suite on the mirror" >&2
 		return 1
 	fi
-	RELEASE=${image#linux-image-}
-	KERNEL=$CACHE/$image=$(candidate_of "$image")
-	[ -e "$KERNEL/.complete" ] && return 0
+	RELEASE=${IMAGE#linux-image-}
+}
 
-	echo "fetching $image and its headers into $CACHE" >&2
+# fetch_kernel: what find_kernel found, with at least $MODULES; sets KERNEL (the directory)
+fetch_kernel() {
+	KERNEL=$CACHE/kernels/$IMAGE=$(candidate_of "$IMAGE")
+	[ -e "$KERNEL/.ready" ] && return 0
+
+	echo "fetching $IMAGE and its headers into $CACHE/kernels" >&2
 	rm -rf "$KERNEL"
 	mkdir -p "$KERNEL/deb"
-	# One that is gone from the mirror means that apt's lists are old.
 	# shellcheck disable=SC2046 # a list of packages
-	(cd "$KERNEL/deb" && apt-get -qq download "$image" "$headers" $(parts_of "$headers")) >&2 || {
-		echo "cannot download $image: if it is gone from the mirror, run apt-get update" >&2
+	(cd "$KERNEL/deb" && apt-get -qq download "$IMAGE" $(parts_of "$IMAGE") "$HEADERS" $(parts_of "$HEADERS")) >&2 || {
+		echo "cannot download $IMAGE: if it is gone from the mirror, remove $CACHE/apt and try again" >&2
 		return 1
 	}
 	for deb in "$KERNEL"/deb/*.deb; do
 		case ${deb##*/} in
-		linux-image-*) # half a gigabyte of drivers is not needed
-			dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$KERNEL" --wildcards \
-				'./boot/*' '*/modules.*' '*/kernel/net/*' '*/kernel/drivers/net/veth*' ;;
-		*) dpkg-deb -x "$deb" "$KERNEL" ;;
+		linux-headers-* | linux-kbuild-*) dpkg-deb -x "$deb" "$KERNEL" ;;
+		*) # half a gigabyte of drivers is not needed; no package has all of these
+			dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$KERNEL" --wildcards --no-anchored \
+				'boot/*' 'vmlinuz' 'modules.*' 'kernel/net/*' 'kernel/drivers/net/veth*' 2>/dev/null || : ;;
 		esac
 	done
 	rm -r "$KERNEL/deb"
+	# Newer packages have all in /usr/lib.
+	[ -e "$KERNEL/lib/modules" ] || ln -s usr/lib "$KERNEL/lib"
 	# It includes its other half by the path where that would be installed.
-	sed -i "s|^include /usr/src/|include $KERNEL/usr/src/|" "$KERNEL/usr/src/$headers/Makefile"
+	sed -i "s|^include /usr/src/|include $KERNEL/usr/src/|" "$KERNEL/usr/src/$HEADERS/Makefile"
+	# Newer packages have it with the modules.
+	for vmlinuz in "$KERNEL/boot/vmlinuz-$RELEASE" "$KERNEL/lib/modules/$RELEASE/vmlinuz"; do
+		[ ! -e "$vmlinuz" ] || ln -s "$vmlinuz" "$KERNEL/vmlinuz"
+	done
 	depmod -b "$KERNEL" "$RELEASE"
-	touch "$KERNEL/.complete"
+	# shellcheck disable=SC2086 # a list
+	if [ ! -e "$KERNEL/vmlinuz" ] || [ -z "$(module_files $MODULES)" ]; then
+		echo "no kernel in $IMAGE and its parts: look at what they depend on, and at what is in them" >&2
+		return 1
+	fi
+	touch "$KERNEL/.ready"
 }
 
 # module_files MODULE...: their files and those they need, in the order of loading

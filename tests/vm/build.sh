@@ -1,0 +1,70 @@
+# shellcheck shell=sh
+# Builds what runs in the machine: static programs, and the module for its kernel.
+
+TRIPLE=x86_64-unknown-linux-gnu
+
+# cargo_static ARGUMENTS...: libelf and zlib come from Debian, as archives; --target keeps the flags away from
+# build scripts.
+cargo_static() {
+	LIBBPF_SYS_LIBRARY_PATH=/usr/lib/x86_64-linux-gnu RUSTFLAGS='-C target-feature=+crt-static' \
+		CARGO_TARGET_DIR="$target" "${CARGO:-cargo}" "$@" --locked --release --target $TRIPLE \
+		--features libbpf-sys/static --manifest-path "$top/Cargo.toml" 2>"$target/vm/cargo.log" || {
+		cat "$target/vm/cargo.log" >&2
+		die "the static programs do not build"
+	}
+}
+
+# The integration tests, the command and the tests of the kfuncs; sets KERNEL_TESTS
+build_tests() {
+	# An integration test has the programs of its package built too.
+	cargo_static test --package skreap --package skreap-bpf --test kernel --no-run
+	KERNEL_TESTS=$(sed -n 's|^ *Executable .*kernel/main.rs (\(.*\))$|\1|p' "$target/vm/cargo.log")
+	[ -f "$KERNEL_TESTS" ] || die "cargo did not say where the kernel tests are, see $target/vm/cargo.log"
+	COMMAND=$target/$TRIPLE/release/skreap
+	# The libbpf of the kernel tests, which have just been built; the newest if there were several.
+	# shellcheck disable=SC2012 # names made by cargo
+	libbpf=$(ls -td "$target/$TRIPLE"/release/build/libbpf-sys-*/out/libbpf.a | head -n 1)
+	make --silent -C "$here/kfunc" LIBBPF="${libbpf%/*}" OUT="$target/vm/kfunc"
+}
+
+# Sets BENCH
+build_bench() {
+	cargo_static build --package skreap-bench --package skreap-bpf
+	BENCH=$target/$TRIPLE/release/skreap-bench
+}
+
+# build_module make|dkms|none SUITE...: sets MODULE, a file in $out; empty if there is none
+build_module() {
+	how=$1
+	shift
+	MODULE=
+	case $how in
+	none) return 0 ;;
+	make)
+		make --silent -C "$top/bpf/kmod" KDIR="$KERNEL/usr/src/linux-headers-$RELEASE" OUT="$out/kmod" \
+			>"$out/kmod.log" 2>&1 || { cat "$out/kmod.log" >&2; die "the module does not build"; } ;;
+	dkms)
+		make_root "$@" || return 1
+		mkdir -p "$out/kmod"
+		dkms_module >"$out/kmod.log" 2>&1 || { cat "$out/kmod.log" >&2; die "DKMS does not build the module"; } ;;
+	*) die "no way $how to build the module: make, dkms or none" ;;
+	esac
+	MODULE=$out/kmod/skreap.ko
+}
+
+# As `make kmod-install` does, in $ROOT and without loading it
+dkms_module() {
+	rm -rf "$ROOT"/usr/src/skreap-* "$ROOT/var/lib/dkms/skreap" "$ROOT/lib/modules/$RELEASE/updates/dkms"
+	make -C "$top" kmod-source SUDO= DESTDIR="$ROOT"
+	version=$(cd "$ROOT/usr/src" && echo skreap-*)
+	in_root dkms install --force -k "$RELEASE" "skreap/${version#skreap-}" || {
+		cat "$ROOT"/var/lib/dkms/skreap/*/build/make.log
+		return 1
+	}
+	in_root depmod "$RELEASE"
+	installed=$(in_root modinfo -k "$RELEASE" -n skreap)
+	case $installed in
+	*.xz) xz -dc "$ROOT$installed" >"$out/kmod/skreap.ko" ;;
+	*) cp "$ROOT$installed" "$out/kmod/skreap.ko" ;;
+	esac
+}

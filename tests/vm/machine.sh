@@ -1,0 +1,64 @@
+# shellcheck shell=sh
+# The virtual machine: an initramfs with all it has, and QEMU.
+
+# add_program FILE NAME: without debug information, as the machine unpacks everything into its memory
+add_program() {
+	strip -o "$root/tests/$2" "$1"
+}
+
+# Puts a kernel's modules, the init and the table's expectations into $root
+start_image() {
+	root=$out/initramfs
+	rm -rf "$root"
+	mkdir -p "$root/bin" "$root/modules" "$root/tests"
+	cp "$(command -v busybox)" "$root/bin/busybox"
+	cp "$here/init" "$root/init"
+	chmod +x "$root/init"
+	# shellcheck disable=SC2086 # a list
+	module_files $MODULES | while read -r file; do
+		name=${file##*/}
+		name=${name%.xz}
+		case $file in
+		*.xz) xz -dc "$file" >"$root/modules/$name" ;;
+		*) cp "$file" "$root/modules/$name" ;;
+		esac
+		echo "$name" >>"$root/modules/order"
+	done
+	touch "$root/modules/order" "$root/suites"
+	[ -z "$MODULE" ] || cp "$MODULE" "$root/tests/skreap.ko"
+}
+
+finish_image() {
+	(cd "$root" && find . | cpio --quiet -o -H newc -R 0:0 | gzip -1) >"$out/initramfs.gz"
+	rm -r "$root"
+}
+
+# emulate SECONDS ACCELERATOR OPTION...: QEMU with what all machines have in common
+emulate() {
+	seconds=$1 accel=$2
+	shift 2
+	# Inside another virtual machine KVM may be there and still refuse to set the register of that feature.
+	timeout -k 5 "$seconds" qemu-system-x86_64 -accel "$accel" -cpu max,arch-capabilities=off -m "$MEMORY" -smp 2 \
+		-nodefaults -no-user-config -display none -nic none -no-reboot \
+		-kernel "$KERNEL/vmlinuz" "$@" 2>>"$out/qemu"
+}
+
+# Found by trying: /dev/kvm may be there and the machine crash or hang. The kernel panics without an initramfs.
+kvm_works() {
+	[ -w /dev/kvm ] && emulate 15 kvm -append "console=ttyS0 panic=-1" -serial "file:$out/kvm" &&
+		grep -q 'Kernel panic' "$out/kvm"
+}
+
+# boot SECONDS: false if the machine did not come to an end by itself; sets ACCELERATOR
+boot() {
+	rm -f "$out/qemu" "$out/console" "$out/verdicts" "$out/stderr" "$out/files"
+	ACCELERATOR=tcg,thread=multi
+	! kvm_works || ACCELERATOR=kvm
+	emulate "$1" $ACCELERATOR -initrd "$out/initramfs.gz" \
+		-serial "file:$out/console" -serial "file:$out/verdicts" -serial "file:$out/stderr" -serial "file:$out/files" \
+		-append "console=ttyS0 loglevel=7 panic=-1 oops=panic ${SKREAP_VM_APPEND:-}" && return 0
+	echo "QEMU ended with $? (124: killed after $1 s):" >&2
+	cat "$out/qemu" >&2
+	[ -s "$out/console" ] || echo "the machine did not even begin to boot" >&2
+	return 1
+}
