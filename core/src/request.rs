@@ -28,6 +28,7 @@ enum Kind {
     Index,
     Status,
     Top,
+    Audit,
 }
 
 /// Every request type, in the order of messages.
@@ -46,6 +47,7 @@ const TYPES: &[Type] = &[
     Type { name: "index", kind: Kind::Index, takes: &["id", "type"] },
     Type { name: "status", kind: Kind::Status, takes: &["id", "type"] },
     Type { name: "top", kind: Kind::Top, takes: &["id", "type"] },
+    Type { name: "audit", kind: Kind::Audit, takes: &["id", "type"] },
 ];
 
 /// What one line of input asks for. Serializes to the wire form that [`Request::parse`] reads.
@@ -61,6 +63,11 @@ pub enum Request {
     },
     /// How the service is doing: `{"id":"q1","type":"status"}`.
     Status {
+        /// The sender's name for this question; the answer mirrors it.
+        id: String,
+    },
+    /// Whether the index is right: `{"id":"q2","type":"audit"}`.
+    Audit {
         /// The sender's name for this question; the answer mirrors it.
         id: String,
     },
@@ -95,7 +102,7 @@ impl Request {
     pub fn id(&self) -> &str {
         match self {
             Self::Event(event) => &event.id,
-            Self::Index { id } | Self::Status { id } | Self::Top { id } => id,
+            Self::Index { id } | Self::Status { id } | Self::Top { id } | Self::Audit { id } => id,
         }
     }
 }
@@ -113,6 +120,7 @@ impl Serialize for Request {
             Self::Index { id } => (id, "index"),
             Self::Status { id } => (id, "status"),
             Self::Top { id } => (id, "top"),
+            Self::Audit { id } => (id, "audit"),
         };
         let mut map = serializer.serialize_map(Some(2))?;
         map.serialize_entry("id", id)?;
@@ -197,6 +205,7 @@ impl<'a> Reader<'a> {
             Kind::Index => return Ok(Request::Index { id }),
             Kind::Status => return Ok(Request::Status { id }),
             Kind::Top => return Ok(Request::Top { id }),
+            Kind::Audit => return Ok(Request::Audit { id }),
             Kind::BackendDeleted => Action::BackendDeleted { backend: self.backend("backend")? },
             Kind::BackendsDeleted => Action::BackendsDeleted { backends: self.backends("backends")? },
             Kind::Reconcile => Action::Reconcile { backends: self.backends("backends")? },
@@ -357,6 +366,7 @@ mod tests {
         assert_eq!(read(&format!("{line},\"dry_run\":false}}")), event(false));
         assert_eq!(read(&format!("{line},\"dry_run\":true}}")), event(true));
         assert_eq!(read(r#"{"type":"index","id":"q\u0031"}"#), Request::Index { id: "q1".to_owned() });
+        assert_eq!(read(r#"{"type":"audit","id":"q2"}"#), Request::Audit { id: "q2".to_owned() });
     }
 
     #[test]
@@ -386,7 +396,7 @@ mod tests {
             Some("e1"),
             Some("type"),
             "type \"backend-added\" is not known; write one of: backend-deleted, backends-deleted, reconcile, index, \
-             status, top",
+             status, top, audit",
         );
         refused(
             r#"{"id":"e1","type":"backend-deleted","bakend":"udp://10.0.0.1:53"}"#,

@@ -59,6 +59,7 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         id().prop_map(|id| Request::Index { id }),
         id().prop_map(|id| Request::Status { id }),
         id().prop_map(|id| Request::Top { id }),
+        id().prop_map(|id| Request::Audit { id }),
     ]
 }
 

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
-use skreap_core::Request;
+use skreap_core::{Refusal, Request};
 
 use crate::source::{Inbox, Job, Reply, Running, Source, Stop};
 use crate::{Batch, Monitor, Reaper};
@@ -57,10 +57,31 @@ pub fn serve(reaper: &mut Reaper, sources: &[Source], stop: &Stop) -> io::Result
 fn answer_questions(monitor: Monitor, asked: Receiver<Job>) -> io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name("questions".to_owned()).spawn(move || {
         for job in asked {
+            let answer = match &job.request {
+                // Takes as long as a dump of every socket, so it is left to the thread of the audits.
+                Request::Audit { id } => match ask_audit(&monitor, id, &job) {
+                    Ok(()) => continue,
+                    Err(busy) => Reply::Refused(busy),
+                },
+                request => monitor.answer(request),
+            };
             // A client that has gone away needs no answer.
-            let _ = job.reply.send(monitor.answer(&job.request));
+            let _ = job.reply.send(answer);
         }
     })
+}
+
+fn ask_audit(monitor: &Monitor, id: &str, job: &Job) -> Result<(), Refusal> {
+    let (reply, own_id) = (job.reply.clone(), id.to_owned());
+    let accepted = monitor.ask_audit(Box::new(move |result| {
+        let answer = match result {
+            Ok(audit) => Reply::Audit { id: own_id, audit: Box::new(audit) },
+            Err(e) => Reply::Refused(Refusal::new(0, e).with_id(&own_id)),
+        };
+        let _ = reply.send(answer);
+    }));
+    let busy = "audits were not started, or too many are asked for already; ask again when they are answered";
+    if accepted { Ok(()) } else { Err(Refusal::new(0, busy).with_id(id)) }
 }
 
 /// Answers jobs until all senders are gone: what [`serve`] does, for a program with sources of its own.

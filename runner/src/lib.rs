@@ -11,6 +11,7 @@
 //! `skreap serve` command; a program that has its own events embeds the [`Reaper`] and needs neither.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod audit;
 mod batch;
 pub mod cgroup;
 pub mod choice;

@@ -12,6 +12,7 @@ use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 use skreap_core::{EngineName, Phases, Refusal, Report, Request, Summary, Timings, Unconnected};
 
+use crate::audit::{Answer, Asker};
 use crate::engine::nanos;
 use crate::listing::Listing;
 use crate::observer::Observer;
@@ -59,6 +60,7 @@ struct Inner {
     look: Mutex<Option<Look>>,
     /// The queue of events, for its length.
     queue: Mutex<Option<Receiver<Job>>>,
+    audits: Mutex<Option<Asker>>,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +92,7 @@ impl Monitor {
             seen: Mutex::default(),
             look: Mutex::default(),
             queue: Mutex::default(),
+            audits: Mutex::default(),
         }))
     }
 
@@ -142,6 +145,18 @@ impl Monitor {
     /// The queue whose length is shown from now on; `None` at its end.
     pub fn watch_queue(&self, queue: Option<Receiver<Job>>) {
         *self.0.queue.lock() = queue;
+    }
+
+    /// Who is asked for audits from now on.
+    pub fn answer_audits(&self, audits: Asker) {
+        *self.0.audits.lock() = Some(audits);
+    }
+
+    /// Asks for an audit without waiting for it; `answer` is called on the thread of the audits. False, and no call,
+    /// if that was not started or has too much to do.
+    #[must_use]
+    pub fn ask_audit(&self, answer: Answer) -> bool {
+        self.0.audits.lock().as_ref().is_some_and(|audits| audits.ask(answer))
     }
 
     /// Answers a question; refuses everything that is not one.

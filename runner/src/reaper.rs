@@ -8,12 +8,14 @@ use std::num::NonZeroU64;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use skreap_bpf::hooks::Hooks;
 use skreap_bpf::pin::{Origin, Pins};
 use skreap_bpf::{Config, Counters, Index, Walker};
 use skreap_core::{EngineName, Unconnected};
 
+use crate::audit::{self, Audit, Auditor};
 use crate::cgroup;
 use crate::choice::{self, Choice};
 use crate::engine::{Engine, EngineError, EngineOptions, Pace, Scope, StateMask};
@@ -196,9 +198,11 @@ impl Builder {
             engine,
             order,
             fallback,
+            audits: None,
             walker,
             monitor,
             index,
+            cgroup: path,
             unconnected: self.unconnected,
             scan_known: self.scan_known,
             max_victims: self.max_victims,
@@ -274,8 +278,10 @@ pub struct Reaper {
     fallback: Option<Fallback>,
     walker: Walker,
     order: OrderKeeper,
+    audits: Option<audit::Service>,
     monitor: Monitor,
     index: Arc<Index>,
+    cgroup: PathBuf,
     unconnected: Unconnected,
     scan_known: bool,
     max_victims: Option<u64>,
@@ -328,6 +334,42 @@ impl Reaper {
     #[must_use]
     pub fn order(&self) -> OrderStatus {
         self.order.status()
+    }
+
+    /// Holds the index against an independent scan of the sockets, now; see [`audit`](crate::audit).
+    ///
+    /// # Errors
+    /// [`EngineError`] if the index or the netns cannot be read.
+    pub fn audit(&self) -> Result<Audit, EngineError> {
+        self.auditor()?.run()
+    }
+
+    /// An auditor of this index, to be used from any thread.
+    ///
+    /// # Errors
+    /// [`EngineError`] if no walk slot is free or the cgroup is gone.
+    pub fn auditor(&self) -> Result<Auditor, EngineError> {
+        Auditor::new(self.index.walker()?, &self.cgroup)
+    }
+
+    /// Starts a thread that audits when the monitor is asked to ([`Monitor::ask_audit`]), and by itself `interval`
+    /// after the last audit. Connected sockets that are not in the index now are taken to be older than the hooks:
+    /// they are forgiven, if `forgive_older`. What audits find is in the status.
+    ///
+    /// # Errors
+    /// As [`auditor`](Self::auditor), and the errno of making the thread.
+    pub fn start_audits(
+        &mut self,
+        interval: Option<Duration>,
+        forgive_older: bool,
+    ) -> Result<(), EngineError> {
+        let service =
+            audit::Service::start(self.auditor()?, self.monitor.clone(), interval, forgive_older).map_err(
+                |source| EngineError::Io { what: "cannot start the audit thread".to_owned(), source },
+            )?;
+        self.monitor.answer_audits(service.asker());
+        self.audits = Some(service);
+        Ok(())
     }
 
     /// To be called about once a second: lets go of what is only kept for speed, such as a netlink socket (and

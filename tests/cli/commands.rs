@@ -103,6 +103,13 @@ fn index_and_reap() -> Result<()> {
     ensure!(rows[1] == [UDP, "6", "0", "1"] && rows[2] == [TCP, "4", "0", "1"], "{text}");
     ensure!(text.contains("\nsockets 10, nodes 10 of "), "{text}");
 
+    let audit = good_json(&["audit", "--socket", socket, "--json"])?;
+    ensure!(audit["agrees"] == true && audit["complete"] == true, "{audit}");
+    ensure!(audit["sockets"] == 10 && audit["backends"] == 2 && audit["nodes"] == 10, "{audit}");
+    let text = good(&["audit", "--socket", socket])?;
+    let verdict = "the index agrees with the sockets: 10 client sockets of 2 backends in ";
+    ensure!(text.starts_with(verdict) && text.lines().count() == 1, "{text}");
+
     let text = good(&["reap", TCP, "--dry-run", "--socket", socket])?;
     ensure!(text.starts_with(&format!("{TCP}: 4 sockets would be destroyed\n")), "{text}");
     ensure!(text.lines().filter(|l| l.contains("10.96.7.1")).count() == 5, "{text}");
@@ -144,7 +151,9 @@ fn nobody_serves() -> Result<()> {
     let directory = tempfile::TempDir::new()?;
     let path = directory.path().join("socket");
     let path = path.to_str().context("not UTF-8")?;
-    for args in [&["index", "--socket", path][..], &["reap", UDP, "--socket", path]] {
+    for args in
+        [&["index", "--socket", path][..], &["reap", UDP, "--socket", path], &["audit", "--socket", path]]
+    {
         let ended = run(args)?;
         ensure!(ended.code == Some(1) && ended.out.is_empty(), "{args:?}: {ended:?}");
         ensure!(ended.err.contains(&format!("skreap serve --source unix:{path}")), "{args:?}: {ended:?}");

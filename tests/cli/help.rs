@@ -21,12 +21,15 @@ fn every_command_explains_itself() -> Result<()> {
         &["status", "--help"],
         &["reap", "--help"],
         &["reconcile", "--help"],
+        &["audit", "--help"],
         &["demo", "--help"],
     ] {
         let ended = run(args)?;
         ensure!(ended.code == Some(0) && ended.err.is_empty(), "{args:?}: {ended:?}");
         let words: Vec<&str> = ended.out.split_whitespace().collect();
-        ensure!(words.join(" ").contains(EXIT_CODES), "{args:?}: {}", ended.out);
+        // `audit` has a word more to say about 1.
+        let codes = words.join(" ").replace("1 failed or the index is not right,", "1 failed,");
+        ensure!(codes.contains(EXIT_CODES), "{args:?}: {}", ended.out);
     }
     Ok(())
 }

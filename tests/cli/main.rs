@@ -4,6 +4,7 @@
 //! and cgroup2; without them the tests are ignored, with the reason; with `SKREAP_TESTS=required` in the
 //! environment they fail instead.
 
+mod audit;
 mod commands;
 mod demo;
 mod events;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         status::tests(),
         commands::tests(),
         events::tests(),
+        audit::tests(),
         demo::tests(),
         pin::tests(),
     ];

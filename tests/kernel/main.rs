@@ -13,6 +13,7 @@
 //!
 //! The binary needs nothing but itself: it may be copied to another machine and run there.
 
+mod audit;
 mod balancer;
 mod case;
 mod churn;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         events::cases(),
         order::cases(),
         full::cases(),
+        audit::cases(),
         walk::cases(),
         race::cases(),
         churn::cases(),

@@ -1,5 +1,6 @@
 //! The command line: arguments, exit codes, and one file per command.
 
+mod audit;
 mod client;
 mod demo;
 mod index;
@@ -63,6 +64,9 @@ enum Command {
     /// Show how a running `serve` is doing: engine, index, events, clients
     #[command(after_help = EXIT_CODES)]
     Status(status::Args),
+    /// Hold the index of a running `serve` against an independent scan of all sockets
+    #[command(after_help = audit::EXIT_CODES)]
+    Audit(audit::Args),
     /// Tell a running `serve` that backends are gone
     #[command(after_help = EXIT_CODES)]
     Reap(reap::Args),
@@ -108,6 +112,7 @@ pub fn main() -> ExitCode {
         Command::Unload(args) => unload::run(args),
         Command::Index(args) => index::run(args),
         Command::Status(args) => status::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Reap(args) => reap::run(args),
         Command::Reconcile(args) => reconcile::run(args),
         Command::Demo(args) => demo::run(args),

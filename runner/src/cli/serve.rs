@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -30,6 +31,9 @@ pub(super) struct Args {
     /// --pin` with the same settings takes them over without a gap, `unload` removes them
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = PINS)]
     pin: Option<PathBuf>,
+    /// Seconds from one self-check of the index (see `skreap audit`) to the next; without it, only on request
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    audit_interval: Option<u64>,
     #[command(flatten)]
     reaper: ReaperArgs,
 }
@@ -106,6 +110,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         builder = builder.pin(directory);
     }
     let mut reaper = builder.build()?;
+    reaper
+        .start_audits(args.audit_interval.map(Duration::from_secs), true)
+        .context("cannot start the self-check")?;
     daemon::serve(&mut reaper, &sources, &stop).context("cannot start a source")?;
     let counters = reaper.counters().context("cannot read the counters")?;
     tracing::info!(?counters, "done");

@@ -189,7 +189,7 @@ impl Unsettled {
     }
 }
 
-pub(super) fn netns_id(victim: &Victim) -> NetnsId {
+pub(crate) fn netns_id(victim: &Victim) -> NetnsId {
     NetnsId { cookie: victim.netns(), inum: victim.netns_inum() }
 }
 

@@ -25,7 +25,7 @@ struct KernfsHandle {
 
 /// Where a cgroup is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// It is the one that is indexed, or below it.
     Inside,
     /// It is elsewhere.
@@ -46,7 +46,7 @@ pub(super) fn id_of(path: &Path) -> Result<Option<u64>, EngineError> {
 
 /// Tells the sockets of one cgroup, and of those below it, by the cgroup id that sock_diag shows.
 #[derive(Debug)]
-pub(super) struct Membership {
+pub(crate) struct Membership {
     directory: File,
     id: u64,
     device: u64,
@@ -59,7 +59,7 @@ impl Membership {
     ///
     /// # Errors
     /// [`EngineError::Io`] if the directory cannot be opened.
-    pub(super) fn new(path: &Path) -> Result<Option<Self>, EngineError> {
+    pub(crate) fn new(path: &Path) -> Result<Option<Self>, EngineError> {
         let error = |source| EngineError::Io { what: format!("cgroup {}", path.display()), source };
         let directory = cgroup::open(path).map_err(error)?;
         let metadata = directory.metadata().map_err(error)?;
@@ -68,7 +68,7 @@ impl Membership {
     }
 
     /// Where the cgroup with this id is.
-    pub(super) fn place(&mut self, cgroup: u64) -> Place {
+    pub(crate) fn place(&mut self, cgroup: u64) -> Place {
         if cgroup == self.id {
             return Place::Inside;
         }

@@ -27,9 +27,11 @@ use std::time::Duration;
 
 use skreap_core::{EngineName, Outcome, Target};
 
+pub(crate) use destroy::{netns_id, tuple};
 pub use diag::Diag;
 pub use index_scan::IndexScan;
 pub use iter::Iter;
+pub(crate) use membership::{Membership, Place};
 pub use netlink::Netlink;
 pub use pace::Pace;
 pub use scope::Scope;

@@ -136,6 +136,18 @@ impl<'a> InetDiag<'a> {
         value.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
     }
 
+    /// Bytes written by the owner and not acknowledged by the peer (`idiag_wqueue`); of a listener its backlog.
+    #[must_use]
+    pub fn wqueue(&self) -> u32 {
+        u32::from_ne_bytes(self.at(60))
+    }
+
+    /// `struct tcp_info` (linux/tcp.h), as long as this kernel knows it; only with [`Dump::info`].
+    #[must_use]
+    pub fn tcp_info(&self) -> Option<&'a [u8]> {
+        self.attribute(INET_DIAG_INFO.into())
+    }
+
     /// True for the TCP socket underneath an MPTCP socket; known only with [`Dump::info`].
     #[must_use]
     pub fn is_mptcp_subflow(&self) -> bool {

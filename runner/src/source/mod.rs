@@ -20,6 +20,7 @@ use crossbeam_channel::Sender;
 use serde::Serialize;
 use skreap_core::{Refusal, Report, Request};
 
+use crate::audit::Audit;
 use crate::listing::Listing;
 use crate::status::{Status, Top};
 
@@ -53,8 +54,8 @@ impl Inbox {
     /// False if nobody takes requests any more.
     fn send(&self, job: Job) -> bool {
         match job.request {
-            Request::Index { .. } | Request::Status { .. } | Request::Top { .. } => &self.questions,
-            _ => &self.events,
+            Request::Event(_) => &self.events,
+            _ => &self.questions,
         }
         .send(job)
         .is_ok()
@@ -87,6 +88,13 @@ pub enum Reply {
         id: String,
         /// The numbers.
         top: Box<Top>,
+    },
+    /// An audit was asked for.
+    Audit {
+        /// Id of the request.
+        id: String,
+        /// What it found.
+        audit: Box<Audit>,
     },
     /// The line was refused, or what it asks for failed.
     Refused(Refusal),

@@ -1,0 +1,126 @@
+//! What an audit found.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use skreap_core::SocketTuple;
+
+/// Differences that are listed one by one; all are counted.
+pub const LISTED_MAX: usize = 1000;
+
+/// How the index and the sockets there are differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A connected socket that is not in the index: an event on its backend would not reach it.
+    Missed,
+    /// A connected socket that is in the index under other backends only, with the same effect. A load balancer
+    /// that runs behind the hooks looks like this.
+    WrongKey,
+    /// A node of the index whose socket is gone: memory is lost until a walk meets it.
+    Stale,
+    /// As `Missed`, but the index knows that it lacks sockets of this backend: it was full. Events on such a
+    /// backend are reported as incomplete, so this is no fault of the index.
+    Incomplete,
+}
+
+impl Kind {
+    /// Every kind, in the order of listings.
+    pub const ALL: [Self; 4] = [Self::Missed, Self::WrongKey, Self::Stale, Self::Incomplete];
+
+    /// The name in reports and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Missed => "missed",
+            Self::WrongKey => "wrong_key",
+            Self::Stale => "stale",
+            Self::Incomplete => "incomplete",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// One socket of which index and scan say different things.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// How they differ.
+    pub kind: Kind,
+    /// The socket. Of a stale one only what the index knows; that may be no more than the cookie.
+    pub socket: SocketTuple,
+}
+
+/// The index held against an independent scan of the sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// True if nothing is missed, stale or under a wrong key.
+    pub agrees: bool,
+    /// True if every netns could be looked at.
+    pub complete: bool,
+    /// Netns that were looked at.
+    pub netns: u64,
+    /// Netns that are there and could not be looked at; the log says why.
+    pub unreachable_netns: u64,
+    /// Sockets that should be in the index, and were looked for in it.
+    pub sockets: u64,
+    /// Backends these are connected to.
+    pub backends: u64,
+    /// Nodes of the index, each looked for among the sockets.
+    pub nodes: u64,
+    /// TCP sockets that a listener has made; they are no clients.
+    pub accepted: u64,
+    /// Sockets older than the hooks that are, rightly, not in the index.
+    pub older: u64,
+    /// Sockets of which it cannot be said whether they should be in the index: of a removed cgroup, connected to a
+    /// multicast address, or TCP sockets whose origin cannot be told.
+    pub undecided: u64,
+    /// Number of differences of this kind.
+    pub missed: u64,
+    /// Number of differences of this kind.
+    pub wrong_key: u64,
+    /// Number of differences of this kind.
+    pub stale: u64,
+    /// Sockets that the index had no room for, and says so.
+    pub incomplete: u64,
+    /// The first thousand.
+    pub differences: Vec<Difference>,
+    /// How many more there are.
+    pub left_out: u64,
+    /// How often the sockets in question were looked at; a difference holds in every look.
+    pub looks: u32,
+    /// How long it took, nanoseconds.
+    pub ns: u64,
+}
+
+impl Audit {
+    /// The number of differences of a kind.
+    #[must_use]
+    pub fn count(&self, kind: Kind) -> u64 {
+        match kind {
+            Kind::Missed => self.missed,
+            Kind::WrongKey => self.wrong_key,
+            Kind::Stale => self.stale,
+            Kind::Incomplete => self.incomplete,
+        }
+    }
+
+    pub(super) fn add(&mut self, difference: Difference) {
+        let count = match difference.kind {
+            Kind::Missed => &mut self.missed,
+            Kind::WrongKey => &mut self.wrong_key,
+            Kind::Stale => &mut self.stale,
+            Kind::Incomplete => &mut self.incomplete,
+        };
+        *count += 1;
+        if self.differences.len() < LISTED_MAX {
+            self.differences.push(difference);
+        } else {
+            self.left_out += 1;
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Audits beside a running service: on a thread of their own, so that no event and no other question waits for one.
+
+use std::fmt;
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::{Audit, Auditor};
+use crate::monitor::Monitor;
+use crate::status::AuditStatus;
+
+/// Audits that may be asked for and not begun.
+const QUEUE: usize = 8;
+/// Differences that one audit writes to the log.
+const LOGGED_MAX: usize = 10;
+
+/// Called with what came of an audit that was asked for.
+pub type Answer = Box<dyn FnOnce(Result<Audit, String>) + Send>;
+
+enum Ask {
+    Audit(Answer),
+    End,
+}
+
+/// Asks the thread of the audits.
+#[derive(Clone)]
+pub struct Asker(Sender<Ask>);
+
+impl Asker {
+    /// Asks for an audit; `answer` is called with what came of it, on the thread of the audits. Never waits: false,
+    /// and no call, if too many audits are asked for already.
+    #[must_use]
+    pub fn ask(&self, answer: Answer) -> bool {
+        self.0.try_send(Ask::Audit(answer)).is_ok()
+    }
+}
+
+impl fmt::Debug for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asker").field("waiting", &self.0.len()).finish()
+    }
+}
+
+/// A thread that audits when it is asked to, and by itself.
+#[derive(Debug)]
+pub struct Service {
+    asker: Asker,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Service {
+    /// Starts the thread. What it finds goes to the log and to `monitor`. `interval`: the time from the end of one
+    /// audit to the next that nobody asked for. `forgive_older`: begin with [`Auditor::forgive_older`].
+    ///
+    /// # Errors
+    /// The errno of making the thread.
+    pub fn start(
+        auditor: Auditor,
+        monitor: Monitor,
+        interval: Option<Duration>,
+        forgive_older: bool,
+    ) -> io::Result<Self> {
+        let (ask, asked) = bounded(QUEUE);
+        let worker = Worker { auditor, monitor };
+        let thread = thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || worker.run(&asked, interval, forgive_older))?;
+        Ok(Self { asker: Asker(ask), thread: Some(thread) })
+    }
+
+    /// What asks this thread.
+    #[must_use]
+    pub fn asker(&self) -> Asker {
+        self.asker.clone()
+    }
+}
+
+impl Drop for Service {
+    /// Waits for the audits that were asked for.
+    fn drop(&mut self) {
+        // An error means that the thread has ended already.
+        let _ = self.asker.0.send(Ask::End);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the audit thread panicked");
+        }
+    }
+}
+
+struct Worker {
+    auditor: Auditor,
+    monitor: Monitor,
+}
+
+impl Worker {
+    fn run(mut self, asked: &Receiver<Ask>, interval: Option<Duration>, forgive_older: bool) {
+        if forgive_older {
+            match self.auditor.forgive_older() {
+                Ok(older) => {
+                    tracing::info!(older, "connected sockets older than the hooks; they are not indexed")
+                }
+                Err(e) => tracing::error!("cannot look for older sockets, an audit will miss them: {e}"),
+            }
+        }
+        let mut next = interval.map(|interval| Instant::now() + interval);
+        loop {
+            let ask = match next {
+                Some(at) => asked.recv_deadline(at),
+                None => asked.recv().map_err(RecvTimeoutError::from),
+            };
+            match ask {
+                Ok(Ask::Audit(answer)) => answer(self.audit()),
+                Err(RecvTimeoutError::Timeout) => {
+                    // What it found is in the log and in the numbers.
+                    let _ = self.audit();
+                    next = interval.map(|interval| Instant::now() + interval);
+                }
+                Ok(Ask::End) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn audit(&mut self) -> Result<Audit, String> {
+        let audit = self.auditor.run().map_err(|e| {
+            tracing::error!("the audit failed: {e}");
+            e.to_string()
+        })?;
+        log(&audit);
+        let Audit { missed, stale, wrong_key, .. } = audit;
+        self.monitor.audited(AuditStatus { missed, stale, wrong_key, ..AuditStatus::default() });
+        Ok(audit)
+    }
+}
+
+fn log(audit: &Audit) {
+    let Audit { sockets, nodes, missed, wrong_key, stale, incomplete, ns, .. } = *audit;
+    if audit.agrees {
+        tracing::info!(sockets, nodes, incomplete, ns, "audit: the index agrees with the sockets");
+        return;
+    }
+    tracing::warn!(sockets, nodes, missed, wrong_key, stale, incomplete, ns, "audit: the index is not right");
+    for difference in audit.differences.iter().take(LOGGED_MAX) {
+        tracing::warn!(kind = %difference.kind, socket = %difference.socket, "audit: difference");
+    }
+}

@@ -1,0 +1,97 @@
+//! `skreap audit`
+
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
+use serde::Deserialize as _;
+use skreap::audit::{Audit, Kind};
+use skreap::core::Request;
+
+use super::{Failure, SocketArg, client, print_json};
+
+pub(super) const EXIT_CODES: &str = "\
+The index lives in the running `serve`, so there is nothing to audit without one. What was recorded and the sockets that \
+sock_diag shows are compared; a difference is one that holds in repeated looks, and not a socket that comes or goes \
+meanwhile. Sockets that the index had no room for are listed as incomplete: they are no difference, the reports say \
+so too.
+
+Exit codes: 0 done, 1 failed or the index is not right, 2 wrong use, 3 this kernel or these privileges cannot.";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    socket: SocketArg,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let request = Request::Audit { id: client::id("audit") };
+    let answer = client::ask(&args.socket.path(), &request)?;
+    let value = answer.get("audit").context("the answer has no audit")?;
+    let audit = Audit::deserialize(value).context("cannot read the audit")?;
+    if args.json {
+        print_json(value)?;
+    } else {
+        print(&audit)?;
+    }
+    if audit.agrees && audit.complete { Ok(()) } else { Err(Failure::Reported) }
+}
+
+fn print(audit: &Audit) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let verdict = if audit.agrees { "the index agrees with the sockets" } else { "the index is NOT RIGHT" };
+    writeln!(
+        out,
+        "{verdict}: {} client sockets of {} backends in {} netns, {} nodes ({:.1} ms, {} looks)",
+        audit.sockets,
+        audit.backends,
+        audit.netns,
+        audit.nodes,
+        audit.ns as f64 / 1e6,
+        audit.looks
+    )?;
+    for kind in Kind::ALL {
+        let (n, what) = (audit.count(kind), meaning(kind));
+        if n > 0 {
+            writeln!(out, "{n} {kind}: {what}")?;
+            for difference in audit.differences.iter().filter(|d| d.kind == kind) {
+                writeln!(out, "  {}", difference.socket)?;
+            }
+        }
+    }
+    if audit.left_out > 0 {
+        writeln!(out, "{} more are not listed", audit.left_out)?;
+    }
+    if !audit.complete {
+        writeln!(
+            out,
+            "{} netns could not be looked at; the log of the service says why",
+            audit.unreachable_netns
+        )?;
+    }
+    for (n, what) in [
+        (audit.accepted, "TCP sockets that a listener has made; no clients"),
+        (audit.older, "sockets older than the hooks"),
+        (audit.undecided, "sockets that cannot be told to belong to the index or not"),
+    ] {
+        if n > 0 {
+            writeln!(out, "not compared: {n} {what}")?;
+        }
+    }
+    Ok(())
+}
+
+fn meaning(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Missed => "not in the index; an event on their backend would not reach them",
+        Kind::WrongKey => {
+            "in the index under another backend only; does a load balancer run behind the hooks?"
+        }
+        Kind::Stale => "in the index without a socket",
+        Kind::Incomplete => {
+            "not in the index because it was full; events on their backend say that they are incomplete"
+        }
+    }
+}
