@@ -139,6 +139,23 @@ struct skreap_counters {
 	__u64 stale;		 /* nodes without their socket met by walks */
 };
 
+/* What became of the sockets that are older than the hooks; those not connected, or outside the cgroup, not counted. */
+struct skreap_bootstrap_counts {
+	__u64 indexed;
+	__u64 known;	/* a hook was first */
+	__u64 accepted; /* left out: the server's side */
+	__u64 closed;	/* left out: closed, or just being closed */
+	__u64 dropped;	/* no room; the backend is marked as incomplete */
+};
+
+struct skreap_bootstrap {
+	__u64 cgroup; /* in: id of the indexed cgroup; 0: the root */
+	struct skreap_bootstrap_counts tcp;
+	struct skreap_bootstrap_counts udp;
+	__u64 fence;
+};
+_Static_assert(sizeof(struct skreap_bootstrap) == 96, "no hidden padding");
+
 /* What a process that takes over a pinned index must know of it before it loads its programs. */
 struct skreap_cfg {
 	__u32 layout; /* SKREAP_LAYOUT_VERSION */

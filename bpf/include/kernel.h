@@ -23,8 +23,16 @@
 #define IPPROTO_UDP 17
 
 /* include/net/tcp_states.h */
+#define TCP_ESTABLISHED 1
+#define TCP_SYN_SENT 2
+#define TCP_SYN_RECV 3
+#define TCP_FIN_WAIT1 4
+#define TCP_FIN_WAIT2 5
 #define TCP_TIME_WAIT 6
 #define TCP_CLOSE 7
+#define TCP_CLOSE_WAIT 8
+#define TCP_LAST_ACK 9
+#define TCP_CLOSING 11
 
 #define ENOENT 2
 #define EINVAL 22
@@ -136,19 +144,40 @@ struct sock_cgroup_data {
 	struct cgroup *cgroup;
 };
 
-struct socket;
+typedef struct {
+	atomic64_t refcnt;
+} file_ref_t;
+
+struct file {
+	file_ref_t f_ref; /* since 6.13 */
+};
+
+struct file___6_12 {
+	atomic64_t f_count; /* atomic_long_t there */
+};
+
+struct socket {
+	struct file *file; /* null: a socket of the kernel's own, or one that was released */
+};
 
 struct sock {
 	struct sock_common __sk_common;
 	struct socket *sk_socket; /* null: closed by its owner, the kernel finishes the connection */
 	struct sock_cgroup_data sk_cgrp_data;
+	__u32 sk_max_ack_backlog;
 	__u8 sk_kern_sock : 1;
 	__u16 sk_type;
 	__u16 sk_protocol;
 };
 
+struct ipv6_pinfo {
+	int mcast_oif;
+};
+
 struct inet_sock {
 	struct sock sk;
+	struct ipv6_pinfo *pinet6;
+	int mc_index;
 };
 
 struct udp_sock {

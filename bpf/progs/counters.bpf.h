@@ -8,6 +8,8 @@
 /* On the path of every close in the cgroup, so a cache line for each CPU */
 struct skreap_cpu_counters cpu_counters[MAX_CPUS] SEC(".bss.counters");
 struct skreap_counters counters SEC(".bss.counters");
+/* What is left of the last page: room for what later versions count.  The last of its section. */
+__u64 counters_spare[1] SEC(".bss.counters");
 
 /* One bit per hash of a backend some socket of which could not be recorded.  Never cleared: two backends on
  * one bit cost a scan, a bit lost too early would cost a socket. */

@@ -307,11 +307,46 @@ static __always_inline bool sock_may_be_indexed(const struct sock *sk)
 	return false;
 }
 
+/* Records a membership, with nodes from the depot if the shard has none.  No lock held. */
+static __always_inline int record_membership(struct shard *s, struct membership *m)
+{
+	int result = record_first(s, m);
+	__u32 chunk = 0, attempt;
+
+	for (attempt = 0; result == RECORD_NO_NODE && attempt < 2; attempt++) {
+		result = record_apply(m, &chunk);
+		if (chunk) {
+			depot_give(chunk);
+			chunk = 0;
+		}
+		if (result != RECORD_NO_NODE)
+			break;
+		chunk = depot_take();
+		if (!chunk)
+			break;
+	}
+	return result;
+}
+
+/* Takes note of what could not be recorded, and of what has become wide. */
+static __always_inline void record_count(const struct membership *m, int result)
+{
+	if (result == RECORD_NEW) {
+		if (m->tag & NODE_WIDE)
+			__sync_fetch_and_add(&counters.wide, 1);
+	} else if (result == RECORD_NO_NODE) {
+		mark_incomplete(m->key);
+		__sync_fetch_and_add(&counters.dropped_full, 1);
+	} else if (result == RECORD_TOO_LONG) {
+		mark_incomplete(m->key);
+		__sync_fetch_and_add(&counters.dropped_chain, 1);
+	}
+}
+
 /* True if the membership is new. */
 static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 tag)
 {
 	struct bpf_sock *bsk = (struct bpf_sock *)ctx->sk;
-	__u32 chunk = 0, attempt;
 	struct membership m;
 	struct shard *s;
 	struct sock *sk;
@@ -346,32 +381,9 @@ static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 t
 	s = shard_at(shard_of(m.cookie));
 	if (!s)
 		return false;
-	result = record_first(s, &m);
-	for (attempt = 0; result == RECORD_NO_NODE && attempt < 2; attempt++) {
-		result = record_apply(&m, &chunk);
-		if (chunk) {
-			depot_give(chunk);
-			chunk = 0;
-		}
-		if (result != RECORD_NO_NODE)
-			break;
-		chunk = depot_take();
-		if (!chunk)
-			break;
-	}
-	if (result == RECORD_NEW) {
-		if (m.tag & NODE_WIDE)
-			__sync_fetch_and_add(&counters.wide, 1);
-		return true;
-	}
-	if (result == RECORD_NO_NODE) {
-		mark_incomplete(key);
-		__sync_fetch_and_add(&counters.dropped_full, 1);
-	} else if (result == RECORD_TOO_LONG) {
-		mark_incomplete(key);
-		__sync_fetch_and_add(&counters.dropped_chain, 1);
-	}
-	return false;
+	result = record_membership(s, &m);
+	record_count(&m, result);
+	return result == RECORD_NEW;
 }
 
 static __always_inline void count_release_without_node(void)

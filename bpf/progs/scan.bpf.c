@@ -17,9 +17,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 #include "peer.bpf.h"
 #include "socket.bpf.h"
-
-/* cgroup2 nests deeper than this only where somebody tries how deep it goes. */
-#define CGROUP_DEPTH_MAX 256
+#include "cgroup.bpf.h"
 
 /* The cgroup whose sockets, and those of the cgroups below, may be touched; 0: all. Set before load. */
 const volatile __u64 cfg_cgroup;
@@ -58,31 +56,6 @@ struct scan {
 
 struct scan scan;
 
-/* True if the socket belongs to cfg_cgroup or a cgroup below it, also when that was removed by now. */
-static __always_inline bool in_cgroup(const struct sock *sk)
-{
-	struct cgroup *cgroup, *ancestor;
-	__u64 id = 0;
-	int level = 0, i;
-
-	if (!cfg_cgroup || !bpf_core_field_exists(sk->sk_cgrp_data))
-		return true;
-	/* Read as plain numbers: ancestors is indexed with what the verifier cannot know. */
-	if (bpf_core_read(&cgroup, sizeof(cgroup), &sk->sk_cgrp_data.cgroup) || !cgroup)
-		return false;
-	BPF_CORE_READ_INTO(&level, cgroup, level);
-	bpf_for(i, 0, CGROUP_DEPTH_MAX) {
-		const void *at = (const void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors);
-
-		if (i > level || bpf_probe_read_kernel(&ancestor, sizeof(ancestor), at + i * sizeof(ancestor)))
-			return false;
-		BPF_CORE_READ_INTO(&id, ancestor, kn, id);
-		if (id == cfg_cgroup)
-			return true;
-	}
-	return false;
-}
-
 /* False if the output is full: the iterator then shows the same socket again. */
 static __always_inline bool output(struct seq_file *seq, const struct sock *sk, __u8 protocol, int error)
 {
@@ -110,7 +83,7 @@ static __always_inline bool matches(const struct sock *sk, __u8 protocol)
 		return false;
 	/* In-kernel sockets (MPTCP subflows) are their owner's matter, see record.bpf.h.  Those without a
 	 * struct socket were closed by their owner: nobody waits for them. */
-	return !BPF_CORE_READ_BITFIELD(sk, sk_kern_sock) && sk->sk_socket && in_cgroup(sk);
+	return !BPF_CORE_READ_BITFIELD(sk, sk_kern_sock) && sk->sk_socket && in_cgroup(sk, cfg_cgroup);
 }
 
 static __always_inline int visit(struct seq_file *seq, struct sock_common *c, __u8 protocol)

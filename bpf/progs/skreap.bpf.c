@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0 OR MIT)
-/* Entry points: the hooks that fill the index and the walk that empties a bucket of it. */
+/* Entry points: the hooks that fill the index, the iterators that put older sockets into it, and the walk that
+ * empties a bucket of it. */
 #include "../include/kernel.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -20,6 +21,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #include "record.bpf.h"
 #include "walk.bpf.h"
 #include "rekey.bpf.h"
+#include "bootstrap.bpf.h"
 
 /* The hooks only take note: 1 lets the call go on. */
 #define ALLOW 1
@@ -101,4 +103,24 @@ int skreap_rekey(struct skreap_rekey *ctx)
 
 	ctx->error = err;
 	return err;
+}
+
+SEC("iter/tcp")
+int skreap_bootstrap_tcp(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *c = ctx->sk_common;
+
+	if (c)
+		bootstrap_tcp(c);
+	return 0;
+}
+
+SEC("iter/udp")
+int skreap_bootstrap_udp(struct bpf_iter__udp *ctx)
+{
+	struct udp_sock *udp = ctx->udp_sk;
+
+	if (udp)
+		bootstrap_udp(udp);
+	return 0;
 }

@@ -16,8 +16,9 @@ use crate::skel::{OBJECT, types};
 use crate::walk::{Slots, Walker, run};
 use crate::{Config, Counters, Error, Rekeyer, log};
 
-/// `SKREAP_ABI_VERSION` this library was written for.
-const ABI_VERSION: u32 = 1;
+/// `SKREAP_ABI_VERSION` this library was written for: what a program in another language has to say to the pinned
+/// walk program.
+pub const ABI_VERSION: u32 = 1;
 /// `SKREAP_LAYOUT_VERSION` this library was written for.
 const LAYOUT_VERSION: u32 = 1;
 /// `CHUNK` of `index.bpf.h`.

@@ -15,6 +15,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod baseline;
+mod bootstrap;
 mod config;
 mod cost;
 mod counters;
@@ -34,11 +35,12 @@ mod victim;
 mod walk;
 
 pub use baseline::Baseline;
+pub use bootstrap::{Bootstrap, BootstrapCounts};
 pub use config::Config;
 pub use cost::HookCost;
 pub use counters::Counters;
 pub use error::Error;
-pub use index::Index;
+pub use index::{ABI_VERSION, Index};
 pub use rekey::{Rekeyed, Rekeyer};
 pub use scan::{Scan, ScanCounts, ScanHit};
 pub use victim::{Relation, Victim};

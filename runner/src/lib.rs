@@ -13,6 +13,7 @@
 
 pub mod audit;
 mod batch;
+pub mod bootstrap;
 pub mod cgroup;
 pub mod choice;
 pub mod daemon;

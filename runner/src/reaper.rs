@@ -16,6 +16,7 @@ use skreap_bpf::{Config, Counters, Index, Walker};
 use skreap_core::{EngineName, Unconnected};
 
 use crate::audit::{self, Audit, Auditor};
+use crate::bootstrap::{self, Bootstrapped};
 use crate::cgroup;
 use crate::choice::{self, Choice};
 use crate::engine::{Engine, EngineError, EngineOptions, Pace, Scope, StateMask};
@@ -75,6 +76,7 @@ pub struct Builder {
     scan_known: bool,
     max_victims: Option<u64>,
     max_rate: Option<NonZeroU64>,
+    no_bootstrap: bool,
 }
 
 impl Builder {
@@ -152,7 +154,14 @@ impl Builder {
         self
     }
 
-    /// Loads the programs, attaches the hooks and starts the engine.
+    /// Whether sockets that are older than the hooks are looked for, once, in every netns; they are by default.
+    #[must_use]
+    pub fn bootstrap(mut self, bootstrap: bool) -> Self {
+        self.no_bootstrap = !bootstrap;
+        self
+    }
+
+    /// Loads the programs, attaches the hooks, starts the engine, and indexes the sockets that are older.
     ///
     /// # Errors
     /// [`Error`]; nothing stays attached but what was pinned before.
@@ -186,6 +195,13 @@ impl Builder {
             None => Hooks::attach(&index, file.as_fd())?,
         };
         tracing::info!(cgroup = %path.display(), engine = %engine.name(), max_sockets = index.max_sockets(), "attached");
+        if !self.no_bootstrap && !index.is_bootstrapped()? {
+            let found = bootstrap::run(&index, &path)?;
+            tell_older(&found);
+            if found.unreachable == 0 {
+                index.set_bootstrapped()?;
+            }
+        }
         if let Some(pins) = &pins {
             pins.publish(&mut hooks)?;
             tell_origin(pins, &origin);
@@ -226,6 +242,25 @@ fn start_fallback(engine: EngineName, index: &Index, options: &EngineOptions) ->
             tracing::warn!("no full scan works here, so a full index makes events incomplete: {why}");
             None
         }
+    }
+}
+
+fn tell_older(found: &Bootstrapped) {
+    let Bootstrapped { tcp, udp, netns, unreachable, took } = found;
+    tracing::info!(
+        tcp = tcp.indexed,
+        udp = udp.indexed,
+        netns,
+        took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        "indexed the sockets that are older than the hooks"
+    );
+    tracing::debug!(?tcp, ?udp, "older sockets");
+    if *unreachable > 0 {
+        tracing::warn!(unreachable, "sockets older than the hooks may be missed there");
+    }
+    let dropped = tcp.dropped + udp.dropped;
+    if dropped > 0 {
+        tracing::warn!(dropped, "the index is full: give it more --max-sockets");
     }
 }
 

@@ -17,6 +17,7 @@ pub struct Case {
     run: fn(&mut World) -> Result<()>,
     options: WorldOptions,
     index_only: bool,
+    only: Option<EngineName>,
 }
 
 /// The row of the table for the function of that name.
@@ -29,7 +30,7 @@ pub(crate) use case;
 
 impl Case {
     pub fn new(name: &'static str, run: fn(&mut World) -> Result<()>) -> Self {
-        Self { name, run, options: WorldOptions::default(), index_only: false }
+        Self { name, run, options: WorldOptions::default(), index_only: false, only: None }
     }
 
     /// The world the test needs, if not the default one.
@@ -44,11 +45,18 @@ impl Case {
         self
     }
 
+    /// The subject is the same whatever destroys: it is shown once.
+    pub fn only(mut self, engine: EngineName) -> Self {
+        self.only = Some(engine);
+        self
+    }
+
     /// One test for each engine that fits.
     pub fn trials(self, engines: &[EngineName], missing: &Option<Arc<str>>) -> Vec<Trial> {
         engines
             .iter()
             .filter(|engine| !self.index_only || uses_index(**engine))
+            .filter(|engine| self.only.is_none_or(|only| only == **engine))
             .map(|&engine| {
                 let missing = missing.clone();
                 let name = format!("{}::{engine}", self.name);

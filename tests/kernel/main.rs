@@ -22,12 +22,14 @@ mod full;
 mod index;
 mod many;
 mod netns;
+mod older;
 mod order;
 mod peer;
 mod race;
 mod selection;
 mod sharing;
 mod sockets;
+mod takeover;
 mod tcp;
 mod udp;
 mod unconnected;
@@ -82,6 +84,8 @@ fn main() -> ExitCode {
         walk::cases(),
         race::cases(),
         churn::cases(),
+        older::cases(),
+        takeover::cases(),
     ];
     let trials = cases.into_iter().flatten().flat_map(|case| case.trials(selection.engines(), &missing));
     let trials = trials.filter(|trial| selection.takes(trial.name())).collect();

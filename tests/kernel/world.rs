@@ -114,6 +114,8 @@ impl World {
             .unconnected(options.unconnected)
             .max_victims(options.max_victims)
             .max_rate(options.max_rate.and_then(NonZeroU64::new))
+            // Nothing is older; and what is found elsewhere would be counted.
+            .bootstrap(false)
             .build()?;
         let mut world = Self {
             reaper,

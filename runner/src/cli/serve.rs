@@ -34,6 +34,10 @@ pub(super) struct Args {
     /// Seconds from one self-check of the index (see `skreap audit`) to the next; without it, only on request
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     audit_interval: Option<u64>,
+    /// Leave sockets alone that connected before the hooks were attached; otherwise every netns is searched
+    /// for them once
+    #[arg(long)]
+    no_bootstrap: bool,
     #[command(flatten)]
     reaper: ReaperArgs,
 }
@@ -105,7 +109,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if sources.is_empty() {
         sources.push(Source::Stdin);
     }
-    let mut builder = args.reaper.builder()?;
+    let mut builder = args.reaper.builder()?.bootstrap(!args.no_bootstrap);
     if let Some(directory) = &args.pin {
         builder = builder.pin(directory);
     }

@@ -143,6 +143,7 @@ pub fn run(options: &Options, stop: &Stop, tell: &mut dyn FnMut(Step)) -> anyhow
     }
     let mut world = World::build(options, stop, tell)?;
     let mut reaper = Reaper::builder()
+        .bootstrap(false)
         .cgroup(world.cgroup().path())
         .engine(options.engine)
         .config(Config { max_sockets: options.sockets.saturating_mul(2), ..Config::default() })

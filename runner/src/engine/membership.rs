@@ -38,7 +38,7 @@ pub(crate) enum Place {
 ///
 /// # Errors
 /// [`EngineError::Io`] if the directory cannot be looked at.
-pub(super) fn id_of(path: &Path) -> Result<Option<u64>, EngineError> {
+pub(crate) fn id_of(path: &Path) -> Result<Option<u64>, EngineError> {
     let metadata = fs::metadata(path)
         .map_err(|source| EngineError::Io { what: format!("cgroup {}", path.display()), source })?;
     Ok((metadata.ino() != ROOT).then(|| metadata.ino()))

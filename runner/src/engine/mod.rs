@@ -16,7 +16,7 @@ mod destroy;
 mod diag;
 mod index_scan;
 mod iter;
-mod membership;
+pub(crate) mod membership;
 mod netlink;
 mod pace;
 mod scope;

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
+/* Which cgroup a socket belongs to, for programs that see the sockets of all. */
+#ifndef SKREAP_CGROUP_BPF_H
+#define SKREAP_CGROUP_BPF_H
+
+/* cgroup2 nests deeper than this only where somebody tries how deep it goes. */
+#define CGROUP_DEPTH_MAX 256
+
+/* True if the socket belongs to the cgroup with this id or one below it, also when that was removed by now; 0: to
+ * the root, as all do. */
+static __always_inline bool in_cgroup(const struct sock *sk, __u64 wanted)
+{
+	struct cgroup *cgroup, *ancestor;
+	__u64 id = 0;
+	int level = 0, i;
+
+	if (!wanted || !bpf_core_field_exists(sk->sk_cgrp_data))
+		return true;
+	/* Read as plain numbers: ancestors is indexed with what the verifier cannot know. */
+	if (bpf_core_read(&cgroup, sizeof(cgroup), &sk->sk_cgrp_data.cgroup) || !cgroup)
+		return false;
+	BPF_CORE_READ_INTO(&level, cgroup, level);
+	bpf_for(i, 0, CGROUP_DEPTH_MAX) {
+		const void *at = (const void *)cgroup + bpf_core_field_offset(struct cgroup, ancestors);
+
+		if (i > level || bpf_probe_read_kernel(&ancestor, sizeof(ancestor), at + i * sizeof(ancestor)))
+			return false;
+		BPF_CORE_READ_INTO(&id, ancestor, kn, id);
+		if (id == wanted)
+			return true;
+	}
+	return false;
+}
+
+#endif
