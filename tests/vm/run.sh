@@ -11,6 +11,7 @@
 #
 # SKREAP_VM_TIMEOUT   seconds until the machine is killed
 # SKREAP_VM_APPEND    more words for the kernel's command line
+# SKREAP_VM_TESTS     these suites instead of those in the table, with commas
 # SKREAP_VM_FILTER    run only the kernel tests whose names contain this
 set -eu
 
@@ -51,7 +52,7 @@ prepare() {
 	# shellcheck disable=SC2086 # columns
 	set -- $row
 	[ $# -eq 6 ] || die "not six columns in $here/kernels: $row"
-	name=$1 suites=$(echo "$2" | tr , ' ') TESTS=$5 ENGINES=$6
+	name=$1 suites=$(echo "$2" | tr , ' ') TESTS=${SKREAP_VM_TESTS:-$5} ENGINES=$6
 	out=$target/vm/$name
 	mkdir -p "$out"
 	# shellcheck disable=SC2086 # a list
@@ -77,12 +78,12 @@ add_suites() {
 		kfunc)
 			[ -n "$MODULE" ] || die "$name: the tests of the kfuncs need the module"
 			cp "$target/vm/kfunc/kfunc" "$target/vm/kfunc/kfunc.bpf.o" "$here/kfunc-in-order" "$root/tests"
-			echo "suite kfunc 120 /tests/kfunc-in-order" ;;
+			echo "suite kfunc 600 /tests/kfunc-in-order" ;;
 		command)
 			add_program "$COMMAND" skreap
 			cp "$here/command.sh" "$root/tests"
 			[ -z "$MODULE" ] || spoil_module
-			echo "suite command 240 /tests/command.sh $ENGINES" ;;
+			echo "suite command 1200 /tests/command.sh $ENGINES" ;;
 		*) die "$name: no tests $suite: kernel, kfunc or command" ;;
 		esac >>"$root/suites"
 	done
@@ -156,7 +157,7 @@ if [ "${1:-}" = --quick ]; then
 	quick=yes
 	shift
 fi
-timeout=${SKREAP_VM_TIMEOUT:-${quick:+900}}
+timeout=${SKREAP_VM_TIMEOUT:-${quick:+1800}}
 timeout=${timeout:-7200}
 # shellcheck disable=SC2046 # a list
 [ $# -gt 0 ] || set -- $(sed '/^#/d' "$here/kernels" | cut -d ' ' -f 1)
