@@ -30,17 +30,16 @@ struct rekey_nodes {
 static __noinline int rekey_search(const __u32 *record, const struct membership *m, struct rekey_nodes *found,
 				   bool adding)
 {
-	__u32 i;
-	int step;
+	__u32 i, step;
 
 	if (!record || !m || !found)
 		return 0;
 	found->sk = 0;
-	found->count = 0;
+	found->count = loop_zero();
 	found->tags = 0;
 	found->known = false;
 	i = *record;
-	bpf_for(step, 0, CHAIN_MAX) {
+	locked_for(step, CHAIN_MAX) {
 		struct node *n = node_at(i);
 
 		if (!n)
