@@ -36,26 +36,54 @@ struct NsfsHandle {
     ns_inum: u32,
 }
 
-/// Opens the netns: by handle where the kernel can (6.18), else through a process or a name that shows it.
+/// A way to open a netns of which only cookie and inode number are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// By handle (Linux 6.18): every netns that lives.
+    Handle,
+    /// Through a process that is in it, or a name under `/run/netns`.
+    Shown,
+    /// Through a socket in it that some process has open: looks at every socket of every process, a few
+    /// microseconds each.
+    Socket,
+}
+
+impl Method {
+    /// Opens the netns this way. The descriptor keeps the netns alive: close it soon.
+    ///
+    /// # Errors
+    /// `ESTALE` if the netns is gone, and `EBADF`, `EINVAL`, `EOPNOTSUPP` or `ENOSYS` if the kernel has no such
+    /// handles ([`Handle`](Self::Handle)); `ESRCH` if nothing leads to it (the others).
+    pub fn open(self, id: NetnsId) -> io::Result<OwnedFd> {
+        match self {
+            Self::Handle => open_by_handle(id),
+            Self::Shown => open_by_inum(id.inum),
+            Self::Socket => open_by_socket(id.inum),
+        }
+    }
+}
+
+/// Opens the netns: by handle where the kernel can (6.18), else through a process or a name that shows it, else
+/// through a socket in it.
 ///
 /// The descriptor keeps the netns alive: close it soon.
 ///
 /// # Errors
-/// `ESTALE` if the netns is gone; `ESRCH` if the kernel has no handles and neither a process nor a mount
-/// under `/run/netns` shows it; otherwise the errno of the open.
+/// `ESTALE` if the netns is gone; `ESRCH` if the kernel has no handles and nothing in `/proc` or `/run/netns`
+/// leads to it; otherwise the errno of the open.
 pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
-    match open_by_handle(id) {
-        // An older kernel takes FD_NSFS_ROOT for a bad descriptor, or knows no such handle.
-        Err(e)
-            if matches!(
-                e.raw_os_error(),
-                Some(libc::EBADF | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS)
-            ) =>
-        {
-            open_by_inum(id.inum)
+    let fails_with = |result: &io::Result<OwnedFd>, errnos: &[i32]| {
+        result.as_ref().is_err_and(|e| e.raw_os_error().is_some_and(|errno| errnos.contains(&errno)))
+    };
+    let mut opened = Method::Handle.open(id);
+    // An older kernel takes FD_NSFS_ROOT for a bad descriptor, or knows no such handle.
+    if fails_with(&opened, &[libc::EBADF, libc::EINVAL, libc::EOPNOTSUPP, libc::ENOSYS]) {
+        opened = Method::Shown.open(id);
+        if fails_with(&opened, &[libc::ESRCH]) {
+            opened = Method::Socket.open(id);
         }
-        result => result,
     }
+    opened
 }
 
 fn open_by_handle(id: NetnsId) -> io::Result<OwnedFd> {
@@ -76,11 +104,7 @@ fn open_by_handle(id: NetnsId) -> io::Result<OwnedFd> {
             libc::O_RDONLY | libc::O_CLOEXEC,
         )
     };
-    match libc::c_int::try_from(fd) {
-        // SAFETY: a fresh descriptor that nobody else owns.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    }
+    owned(fd)
 }
 
 /// Looks at every process and every name for a netns with this inode number.
@@ -103,6 +127,61 @@ fn open_by_inum(inum: u32) -> io::Result<OwnedFd> {
         }
     }
     Err(io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+/// Looks at every socket of every process for one that is in a netns with this inode number.
+fn open_by_socket(inum: u32) -> io::Result<OwnedFd> {
+    for process in std::fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<libc::pid_t>().ok()) else {
+            continue;
+        };
+        // What ends, closes or is not ours to look at meanwhile leads nowhere.
+        let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else {
+            continue;
+        };
+        let mut pidfd = None;
+        for descriptor in descriptors.flatten() {
+            let is_socket = std::fs::read_link(descriptor.path())
+                .is_ok_and(|to| to.as_os_str().as_bytes().starts_with(b"socket:"));
+            let number = descriptor.file_name().to_str().and_then(|name| name.parse::<libc::c_int>().ok());
+            let (true, Some(number)) = (is_socket, number) else {
+                continue;
+            };
+            if pidfd.is_none() {
+                // SAFETY: pidfd_open takes no pointers.
+                pidfd = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).ok();
+            }
+            let Some(pidfd) = &pidfd else {
+                break;
+            };
+            if let Ok(netns) = netns_of(pidfd, number)
+                && netns.metadata().is_ok_and(|m| m.ino() == u64::from(inum))
+            {
+                return Ok(netns.into());
+            }
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+/// The netns of a socket that another process has open.
+fn netns_of(process: &OwnedFd, descriptor: libc::c_int) -> io::Result<File> {
+    /// `SIOCGSKNS` (linux/sockios.h).
+    const SIOCGSKNS: libc::Ioctl = 0x894c;
+    // SAFETY: pidfd_getfd takes no pointers.
+    let socket = owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) })?;
+    // SAFETY: SIOCGSKNS takes no argument and returns a new descriptor.
+    let netns = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
+    owned(netns.into()).map(File::from)
+}
+
+/// A descriptor that a system call has just returned.
+fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
+    match libc::c_int::try_from(fd) {
+        // SAFETY: the callers pass what a call that makes a descriptor has returned; nobody else owns it.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Every netns that a process is in (its first thread, that is) or that has a name in `/run/netns`.

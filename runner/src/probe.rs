@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use skreap_bpf::hooks::Hooks;
+use skreap_bpf::order::{Hook, Order};
 use skreap_bpf::{Config, Index};
 use skreap_core::{Target, Unconnected};
 
@@ -34,6 +35,9 @@ pub struct Findings {
     pub kernel: String,
     /// One for each feature, in the order in which they depend on each other.
     pub features: Vec<Finding>,
+    /// For each hook that an address can be translated at, the programs on the root cgroup in the order in which
+    /// they run, and the place that ours would have.
+    pub order: Vec<Order>,
     /// What `auto` takes.
     pub engine: Option<skreap_core::EngineName>,
     /// Why.
@@ -78,11 +82,12 @@ pub fn all() -> Findings {
         detail: result.unwrap_or_else(|m| m.detail),
     };
     let mut features = vec![finding("BTF", true, btf()), finding("cgroup2", true, cgroup2())];
+    let mut order = Vec::new();
     match Index::load(&Config { max_sockets: 16, buckets: 1, ..Config::default() }) {
         Ok(index) => {
             features.push(finding("BPF programs", true, Ok("loaded".to_owned())));
             for (feature, program) in HOOKS {
-                features.push(finding(feature, true, hook(&index, program)));
+                features.push(finding(feature, true, hook(&index, program, &mut order)));
             }
             features.push(finding("SYSCALL test_run", true, test_run(&index)));
         }
@@ -92,7 +97,7 @@ pub fn all() -> Findings {
     features.push(finding("SOCK_DESTROY", false, sock_destroy()));
     features.push(finding("lock-taking kfunc", false, lock_taking_kfunc()));
     let decision = choice::decide();
-    Findings { kernel: kernel_release(), features, engine: decision.engine, why: decision.why }
+    Findings { kernel: kernel_release(), features, order, engine: decision.engine, why: decision.why }
 }
 
 /// `uname -r`.
@@ -118,11 +123,19 @@ fn cgroup2() -> Result<String, Missing> {
     }
 }
 
-fn hook(index: &Index, program: &str) -> Result<String, Missing> {
+fn hook(index: &Index, program: &str, orders: &mut Vec<Order>) -> Result<String, Missing> {
     let path = cgroup::root().map_err(|e| Missing { detail: e.to_string() })?;
     let dir = cgroup::open(&path).map_err(|e| Missing { detail: format!("{}: {e}", path.display()) })?;
     match Hooks::attach_one(index, program, dir.as_fd()) {
-        Ok(_attached_for_a_moment) => Ok("attached to the root cgroup and detached".to_owned()),
+        Ok(attached_for_a_moment) => {
+            let hook = Hook::ALL.into_iter().find(|hook| hook.program() == program);
+            let ours = attached_for_a_moment.program_ids();
+            if let (Some(hook), Some(ours)) = (hook, ours.first()) {
+                let order = Order::read(dir.as_fd(), hook, *ours);
+                orders.push(order.map_err(|e| Missing { detail: format!("cannot read the order: {e}") })?);
+            }
+            Ok("attached to the root cgroup and detached".to_owned())
+        }
         Err(e) => missing(e.to_string()),
     }
 }

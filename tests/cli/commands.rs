@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use skreap::core::Protocol;
 use skreap::lab::{
-    Client, Echo, Echoed, Mode, Netns, Op, OpenMany, Reply, Selection, SocketState, SpawnOptions,
+    Cgroup, Client, Echo, Echoed, Mode, Netns, Op, OpenMany, Reply, Selection, SocketState, SpawnOptions,
 };
 
 use crate::process::run;
@@ -25,6 +25,11 @@ pub struct Ten {
 
 impl Ten {
     pub fn new(serve: &Serve) -> Result<Self> {
+        Self::inside(&serve.cgroup)
+    }
+
+    /// As [`Ten::new`], in a cgroup.
+    pub fn inside(cgroup: &Cgroup) -> Result<Self> {
         let netns = Netns::create("cli")?;
         let addr: std::net::SocketAddr = ADDR.parse()?;
         netns.add_address(addr.ip())?;
@@ -32,7 +37,7 @@ impl Ten {
         for protocol in [Protocol::Udp, Protocol::Tcp] {
             servers.push(Echo::start(protocol, addr, &[&netns], Mode::Echo)?);
         }
-        let options = SpawnOptions { label: "ten", cgroup: Some(&serve.cgroup), netns: Some(&netns) };
+        let options = SpawnOptions { label: "ten", cgroup: Some(cgroup), netns: Some(&netns) };
         let mut client = Client::spawn(&options)?;
         for (protocol, count, first) in [(Protocol::Udp, 6, 0), (Protocol::Tcp, 4, 6)] {
             let netns = skreap::lab::NetnsRef::Own;

@@ -11,6 +11,7 @@ mod events;
 mod help;
 mod hooks;
 mod missing;
+mod order;
 mod pin;
 mod process;
 mod serve;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         audit::tests(),
         demo::tests(),
         pin::tests(),
+        order::tests(),
     ];
     let trials = all.into_iter().flatten().map(|(name, run)| {
         let lacks = lacks.clone();

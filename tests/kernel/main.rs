@@ -26,6 +26,7 @@ mod older;
 mod order;
 mod peer;
 mod race;
+mod reach;
 mod selection;
 mod sharing;
 mod sockets;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         udp::cases(),
         tcp::cases(),
         netns::cases(),
+        reach::cases(),
         many::cases(),
         peer::cases(),
         sharing::cases(),

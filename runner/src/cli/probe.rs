@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 
 use super::{Failure, print_json};
+use skreap::bpf::order::Program;
 use skreap::probe;
 
 #[derive(Debug, clap::Args)]
@@ -26,6 +27,17 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
                 (false, false) => "no",
             };
             writeln!(out, "  {mark:<3}  {:<29}  {}", f.feature, f.detail)?;
+        }
+        if !findings.order.is_empty() {
+            writeln!(out, "order of the programs on the root cgroup (`here`: where ours would run)")?;
+        }
+        for o in &findings.order {
+            let list = |programs: &[Program]| programs.iter().map(Program::to_string).collect::<Vec<_>>();
+            let mut row = list(&o.before);
+            row.push("here".to_owned());
+            row.extend(list(&o.after));
+            row.extend(list(&o.above));
+            writeln!(out, "  {:<9} {}", o.hook, row.join(", "))?;
         }
         match findings.engine {
             Some(engine) => writeln!(out, "auto takes the engine {engine}: {}", findings.why)?,

@@ -91,6 +91,16 @@ impl Client {
         self.done(Op::Shutdown { socket, read: false, write: true })
     }
 
+    /// Sends a socket over a unix socket; no process has a descriptor of it until it lands.
+    pub fn start_flight(&mut self, socket: u32) -> Call<()> {
+        self.done(Op::StartFlight { socket })
+    }
+
+    /// Receives a socket in flight and returns its new handle.
+    pub fn land_flight(&mut self, socket: u32) -> Call<u32> {
+        expect!(self, Op::LandFlight { socket }, Reply::Opened { socket } => socket)
+    }
+
     /// Forks a process that holds all sockets, and returns its PID.
     pub fn fork(&mut self) -> Call<u32> {
         expect!(self, Op::Fork, Reply::Forked { pid } => pid)

@@ -156,6 +156,14 @@ impl Netns {
         })
     }
 
+    /// Brings `lo` up, in a netns that was not made here.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn bring_up(&self) -> Result<()> {
+        self.run(|| rtnetlink::set_up("lo"))?.with_context(|| self.about())
+    }
+
     /// Puts `ip` on `lo` (/32, or /128 without duplicate address detection): any process
     /// inside can then listen on it, and any other reach it.
     ///

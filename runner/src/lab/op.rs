@@ -242,6 +242,17 @@ pub enum Op {
         /// The socket.
         socket: u32,
     },
+    /// Send a socket over a unix socket (`SCM_RIGHTS`) and close it: no process has a descriptor of it any more.
+    /// → [`Reply::Done`]
+    StartFlight {
+        /// The socket.
+        socket: u32,
+    },
+    /// Receive what [`Op::StartFlight`] has sent. → [`Reply::Opened`]
+    LandFlight {
+        /// The handle it had.
+        socket: u32,
+    },
     /// Fork a process that holds all sockets and does nothing. → [`Reply::Forked`]
     Fork,
     /// Kill a process that [`Op::Fork`] made and wait for it. → [`Reply::Done`]

@@ -23,7 +23,7 @@ pub(super) fn check(result: c_int) -> io::Result<c_int> {
 }
 
 /// Like [`check`] for calls that return a size.
-fn check_size(result: isize) -> io::Result<usize> {
+pub(super) fn check_size(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 

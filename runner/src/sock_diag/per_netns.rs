@@ -37,13 +37,24 @@ impl DiagSockets {
     /// # Errors
     /// The errno of making the thread or the epoll set, or of opening the own netns.
     pub fn new(keep: Duration) -> io::Result<Self> {
+        Self::opened_by(keep, netns::open)
+    }
+
+    /// As [`new`](Self::new), with another way to open a netns.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn opened_by(
+        keep: Duration,
+        open: impl Fn(NetnsId) -> io::Result<OwnedFd> + Send + 'static,
+    ) -> io::Result<Self> {
         let (ask, asked) = bounded::<Vec<NetnsId>>(1);
         let (reply, answer) = bounded(1);
         let home = netns::current()?;
         // A thread of its own: setns() must never move a thread that others run on.
         let opener = thread::Builder::new().name("skreap-netns".to_owned()).spawn(move || {
             for ids in asked {
-                let opened = ids.into_iter().map(|id| (id, open_in(id))).collect();
+                let opened = ids.into_iter().map(|id| (id, open_in(id, &open))).collect();
                 // The thread's own place keeps a netns alive as well.
                 if let Err(e) = netns::enter(&home) {
                     tracing::error!("cannot go back to the own netns: {e}");
@@ -180,8 +191,8 @@ impl Drop for DiagSockets {
 }
 
 /// Opens a diag socket in the netns, and makes sure it is that one and not a successor with its number.
-fn open_in(id: NetnsId) -> io::Result<DiagSocket> {
-    let fd: OwnedFd = netns::open(id)?;
+fn open_in(id: NetnsId, open: impl Fn(NetnsId) -> io::Result<OwnedFd>) -> io::Result<DiagSocket> {
+    let fd = open(id)?;
     netns::enter(&fd)?;
     let diag = DiagSocket::open()?;
     match netns::cookie_of_socket(&diag.socket.as_raw_fd()) {

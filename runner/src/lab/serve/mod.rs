@@ -4,6 +4,7 @@
 //! socket ends the process at once, whatever the main thread is waiting for.
 
 mod bulk;
+mod flight;
 mod fork;
 mod race;
 mod roundtrip;
@@ -25,6 +26,7 @@ use super::backend::Echo;
 use super::netns::Netns;
 use super::op::{NetnsRef, Op, Reply, Selection};
 use super::{raise_nofile_limit, sys, wire};
+use flight::Flights;
 use fork::Forks;
 use table::Table;
 use trouble::{Answer, Context, from_lab, refused};
@@ -90,6 +92,7 @@ fn serve(control: UnixStream) -> io::Result<()> {
         table: Table::default(),
         echoes: Vec::new(),
         forks,
+        flights: Flights::default(),
     };
     for op in ops {
         let last = matches!(op, Op::Exit);
@@ -138,6 +141,7 @@ struct Server {
     table: Table,
     echoes: Vec<Option<Echo>>,
     forks: Forks,
+    flights: Flights,
 }
 
 impl Server {
@@ -179,6 +183,10 @@ impl Server {
                 let (protocol, family) = (entry.protocol, entry.family);
                 let copy = entry.fd.try_clone().at(|| format!("duplicate socket {socket}"))?;
                 Ok(Reply::Opened { socket: self.table.add(copy, protocol, family) })
+            }
+            Op::StartFlight { socket } => self.flights.start(&mut self.table, socket).map(|()| Reply::Done),
+            Op::LandFlight { socket } => {
+                self.flights.land(&mut self.table, socket).map(|socket| Reply::Opened { socket })
             }
             Op::Fork => self.forks.fork(self.control.as_raw_fd()).map(|pid| Reply::Forked { pid }),
             Op::ReapFork { pid } => self.forks.reap(pid).map(|()| Reply::Done),
