@@ -58,6 +58,10 @@ enum skreap_walk_flags {
 	SKREAP_WALK_UNCONNECTED = 1, /* sockets that only sent to the backend are victims too */
 	SKREAP_WALK_RESUME = 2,	     /* go on where the last call on this slot had to stop */
 	SKREAP_WALK_ALL = 4,	     /* no target: emit every node of the index */
+	/* Emit the sockets that may be connecting to the target at this moment, and nothing else */
+	SKREAP_WALK_IN_FLIGHT = 32,
+	SKREAP_WALK_WATCH = 64,	  /* with IN_FLIGHT: begin to watch them */
+	SKREAP_WALK_SETTLE = 128, /* with IN_FLIGHT: those that are watched are not emitted any more */
 };
 
 /* Why the index may not know all sockets of the target */

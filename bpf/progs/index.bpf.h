@@ -36,6 +36,8 @@
 #define NODE_CURSOR 0x04000000u
 #define NODE_MULTI 0x08000000u /* its socket has, or had, other nodes as well */
 #define NODE_REKEYED 0x10000000u /* recorded by a re-key, see rekey.bpf.h */
+#define NODE_WATCHED 0x40000000u /* see pending.bpf.h */
+#define NODE_SETTLED 0x80000000u
 #define NODE_SOCKET (NODE_CONNECT | NODE_SENDMSG | NODE_WIDE | NODE_REKEYED)
 
 struct node {

@@ -142,7 +142,10 @@ static __always_inline bool record_known(const struct membership *m)
 		return true;
 	if (n->key != m->key)
 		return false;
-	return m->tag & NODE_CONNECT ? claim(tag) == claim(m->tag) : !!(tag & NODE_SENDMSG);
+	/* A node that an event has watched must be told of another connect, under the lock. */
+	if (m->tag & NODE_CONNECT)
+		return (claim(tag) | (tag & (NODE_WATCHED | NODE_SETTLED))) == claim(m->tag);
+	return tag & NODE_SENDMSG;
 }
 
 /*
@@ -172,6 +175,8 @@ static __noinline int record_search(struct shard *s, __u32 *record, struct membe
 			if ((n->tag ^ m->tag) & NODE_TID && n->tag & m->tag & NODE_CONNECT)
 				n->tag &= ~NODE_TID;
 			n->tag |= m->tag & (NODE_CONNECT | NODE_SENDMSG);
+			if (m->tag & NODE_CONNECT)
+				n->tag &= ~(NODE_WATCHED | NODE_SETTLED);
 			return RECORD_KNOWN;
 		}
 		n->tag |= NODE_MULTI;

@@ -19,6 +19,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #include "index.bpf.h"
 #include "loop.bpf.h"
 #include "record.bpf.h"
+#include "pending.bpf.h"
 #include "walk.bpf.h"
 #include "rekey.bpf.h"
 #include "bootstrap.bpf.h"

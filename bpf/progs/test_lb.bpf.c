@@ -96,3 +96,24 @@ int lb_sendmsg6(struct bpf_sock_addr *ctx)
 {
 	return translate6(ctx);
 }
+
+/* Holds up a connect between the hooks before this one and its effect. */
+#define DELAY_NS 700000000ULL
+#define SPINS_MAX (1 << 23)
+
+static long spin(__u32 i, void *until)
+{
+	return bpf_ktime_get_ns() >= *(__u64 *)until;
+}
+
+SEC("cgroup/connect4")
+int lb_delay4(struct bpf_sock_addr *ctx)
+{
+	__u64 until = bpf_ktime_get_ns() + DELAY_NS;
+
+	bpf_loop(SPINS_MAX, spin, &until, 0);
+	bpf_loop(SPINS_MAX, spin, &until, 0);
+	bpf_loop(SPINS_MAX, spin, &until, 0);
+	bpf_loop(SPINS_MAX, spin, &until, 0);
+	return ALLOW;
+}

@@ -246,6 +246,15 @@ __noinline int walk_step(struct walk_slot *w, __u32 slot, struct node *cursor, c
 			w->n.incomplete |= SKREAP_INCOMPLETE_UNCONNECTED;
 		return WALK_GO_ON;
 	}
+	if (!all && w->n.flags & SKREAP_WALK_IN_FLIGHT) {
+		if (!may_be_in_flight(v, rel, tag))
+			return WALK_GO_ON;
+		pending_mark(s, xi, cookie, key, w->n.flags);
+		w->n.visited++;
+		v->relation = rel;
+		w->emitted++;
+		return WALK_GO_ON;
+	}
 	w->n.visited++;
 	if (!all) {
 		if (rel == SKREAP_MOVED_ON) {

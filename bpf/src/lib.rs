@@ -44,4 +44,4 @@ pub use index::{ABI_VERSION, Index};
 pub use rekey::{Rekeyed, Rekeyer};
 pub use scan::{Scan, ScanCounts, ScanHit};
 pub use victim::{Relation, Victim};
-pub use walk::{WalkCounts, Walker};
+pub use walk::{InFlight, WalkCounts, Walker};

@@ -113,6 +113,34 @@ impl LoadBalancer {
         }
         Ok(object)
     }
+
+    /// Puts other entries in the place of the first ones, one after the other.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn exchange(&self, entries: &[(Backend, Backend)]) -> Result<(), Error> {
+        (0_u32..)
+            .zip(entries)
+            .try_for_each(|(i, (vip, backend))| write(&self.object, i, &entry(*vip, *backend)?))
+    }
+}
+
+/// Holds up every `connect()` over IPv4 for 0.7 s, after all hooks that were attached before. Dropping it
+/// detaches it; what it holds up then is held up to the end.
+#[derive(Debug)]
+pub struct Delay {
+    _link: Link,
+}
+
+impl Delay {
+    /// Attaches it to the cgroup.
+    ///
+    /// # Errors
+    /// As [`LoadBalancer::attach`].
+    pub fn attach(cgroup: BorrowedFd<'_>) -> Result<Self, Error> {
+        let object = LoadBalancer::load(&[])?;
+        Ok(Self { _link: attach_program(&object, "lb_delay4", 0, cgroup)? })
+    }
 }
 
 fn entry(vip: Backend, backend: Backend) -> Result<test_lb_types::lb_entry, Error> {

@@ -37,6 +37,17 @@ pub struct WalkCounts {
     pub incomplete_unconnected: bool,
 }
 
+/// What is done with sockets that may be connecting to the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InFlight {
+    /// Begins to watch them.
+    Watch,
+    /// Only tells which they are.
+    Look,
+    /// Those that are watched are not told of any more, until they are connected anew.
+    Settle,
+}
+
 /// Which walk slots are taken.
 #[derive(Debug)]
 pub(crate) struct Slots {
@@ -98,27 +109,26 @@ impl Walker {
     /// # Errors
     /// [`Error::Walk`] with the kernel's errno. What was found until then is in `victims`.
     pub fn walk(&mut self, target: &Target, victims: &mut Vec<Victim>) -> Result<WalkCounts, Error> {
-        let mut ctx = skreap_walk {
-            dport: target.backend.port().to_be(),
-            protocol: target.backend.protocol().number(),
-            ..skreap_walk::default()
-        };
-        match target.backend.addr() {
-            IpAddr::V4(a) => {
-                ctx.family = libc::AF_INET as u8;
-                ctx.daddr[0] = u32::from_ne_bytes(a.octets());
-            }
-            IpAddr::V6(a) => {
-                ctx.family = libc::AF_INET6 as u8;
-                for (word, octets) in ctx.daddr.iter_mut().zip(a.octets().chunks_exact(4)) {
-                    *word = u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]);
-                }
-            }
-        }
-        if target.unconnected == Unconnected::Destroy {
-            ctx.flags |= flag(skreap_walk_flags::SKREAP_WALK_UNCONNECTED);
-        }
+        let mut ctx = context(target);
         self.pass(&mut ctx, &mut |batch| victims.extend_from_slice(batch))
+    }
+
+    /// Cookies of the sockets that `connect()` has recorded under the target and that are not connected to it,
+    /// as long as nobody has waited for them in vain.
+    ///
+    /// # Errors
+    /// [`Error::Walk`] with the kernel's errno.
+    pub fn in_flight(&mut self, target: &Target, what: InFlight) -> Result<Vec<u64>, Error> {
+        let mut ctx = context(target);
+        ctx.flags = flag(skreap_walk_flags::SKREAP_WALK_IN_FLIGHT);
+        ctx.flags |= match what {
+            InFlight::Watch => flag(skreap_walk_flags::SKREAP_WALK_WATCH),
+            InFlight::Look => 0,
+            InFlight::Settle => flag(skreap_walk_flags::SKREAP_WALK_SETTLE),
+        };
+        let mut cookies = Vec::new();
+        self.pass(&mut ctx, &mut |batch| cookies.extend(batch.iter().map(Victim::cookie)))?;
+        Ok(cookies)
     }
 
     /// Walks the whole index and hands over every node, 2048 at most at a time. The relation of each is to
@@ -169,6 +179,31 @@ impl Drop for Walker {
     fn drop(&mut self) {
         self.slots.give(self.slot);
     }
+}
+
+/// The context of a walk of the target's bucket.
+fn context(target: &Target) -> skreap_walk {
+    let mut ctx = skreap_walk {
+        dport: target.backend.port().to_be(),
+        protocol: target.backend.protocol().number(),
+        ..skreap_walk::default()
+    };
+    match target.backend.addr() {
+        IpAddr::V4(a) => {
+            ctx.family = libc::AF_INET as u8;
+            ctx.daddr[0] = u32::from_ne_bytes(a.octets());
+        }
+        IpAddr::V6(a) => {
+            ctx.family = libc::AF_INET6 as u8;
+            for (word, octets) in ctx.daddr.iter_mut().zip(a.octets().chunks_exact(4)) {
+                *word = u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]);
+            }
+        }
+    }
+    if target.unconnected == Unconnected::Destroy {
+        ctx.flags |= flag(skreap_walk_flags::SKREAP_WALK_UNCONNECTED);
+    }
+    ctx
 }
 
 fn flag(flag: skreap_walk_flags) -> u16 {

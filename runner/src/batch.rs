@@ -11,6 +11,8 @@ use skreap_core::Backend;
 #[derive(Debug, Default)]
 pub struct Batch {
     done: HashMap<Backend, String>,
+    /// An RCU grace period has passed since the last of the events was received.
+    pub(crate) grace: bool,
 }
 
 impl Batch {

@@ -25,7 +25,11 @@ use crate::listing::Listing;
 use crate::monitor::{Identity, Monitor};
 use crate::observer::Observer;
 use crate::order::OrderKeeper;
+use crate::recheck;
 use crate::status::OrderStatus;
+
+/// How long an event waits for connects under way, if nothing is said.
+pub const RECHECK: Duration = Duration::from_millis(20);
 
 /// Why a [`Reaper`] could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +67,16 @@ impl Error {
     }
 }
 
+/// How long an event waits for connects under way.
+#[derive(Clone, Copy, Debug)]
+struct RecheckBound(Duration);
+
+impl Default for RecheckBound {
+    fn default() -> Self {
+        Self(RECHECK)
+    }
+}
+
 /// Settings of a [`Reaper`].
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
@@ -77,6 +91,9 @@ pub struct Builder {
     max_victims: Option<u64>,
     max_rate: Option<NonZeroU64>,
     no_bootstrap: bool,
+    recheck: RecheckBound,
+    leave_order: bool,
+    grace: bool,
 }
 
 impl Builder {
@@ -161,6 +178,31 @@ impl Builder {
         self
     }
 
+    /// How long an event waits for sockets whose `connect()` to the backend is under way, at most; zero: not at
+    /// all. 20 ms by default. It waits only while there are any.
+    #[must_use]
+    pub fn recheck(mut self, bound: Duration) -> Self {
+        self.recheck = RecheckBound(bound);
+        self
+    }
+
+    /// Leaves the hooks where they were attached, also when another program comes to run after them: for who
+    /// arranges that otherwise. Off by default: they become last again.
+    #[must_use]
+    pub fn leave_order(mut self, leave: bool) -> Self {
+        self.leave_order = leave;
+        self
+    }
+
+    /// Lets an RCU grace period pass before the events that wait are handled, so that whoever reads the load
+    /// balancer's map in a hook has recorded what it read: for dataplanes that do not wait for one themselves
+    /// between the change of their map and the event. Costs some milliseconds each time. Off by default.
+    #[must_use]
+    pub fn grace(mut self, grace: bool) -> Self {
+        self.grace = grace;
+        self
+    }
+
     /// Loads the programs, attaches the hooks, starts the engine, and indexes the sockets that are older.
     ///
     /// # Errors
@@ -183,6 +225,10 @@ impl Builder {
         let (engine, engine_why) = choice::start_and_say(self.engine, &index, &options)?;
         let fallback = start_fallback(engine.name(), &index, &options);
         let walker = index.walker()?;
+        if self.grace {
+            // Better now than with the first event.
+            recheck::grace_period()?;
+        }
         let identity = Identity {
             engine: engine.name(),
             engine_why,
@@ -222,6 +268,9 @@ impl Builder {
             unconnected: self.unconnected,
             scan_known: self.scan_known,
             max_victims: self.max_victims,
+            recheck: self.recheck.0,
+            leave_order: self.leave_order,
+            grace: self.grace,
             pace,
             _pins: pins,
         })
@@ -320,6 +369,9 @@ pub struct Reaper {
     unconnected: Unconnected,
     scan_known: bool,
     max_victims: Option<u64>,
+    recheck: Duration,
+    leave_order: bool,
+    grace: bool,
     pace: Pace,
     _pins: Option<Pins>,
 }
@@ -414,8 +466,10 @@ impl Reaper {
         if let Some(fallback) = &mut self.fallback {
             fallback.tidy();
         }
-        self.order.tidy(&mut self.hooks, self.monitor.observer());
-        self.monitor.ordered(self.order.status());
+        if !self.leave_order {
+            self.order.tidy(&mut self.hooks, self.monitor.observer());
+            self.monitor.ordered(self.order.status());
+        }
     }
 
     /// How fast sockets are destroyed.

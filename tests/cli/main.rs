@@ -7,6 +7,7 @@
 mod audit;
 mod commands;
 mod demo;
+mod embedding;
 mod events;
 mod help;
 mod hooks;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         commands::tests(),
         events::tests(),
         audit::tests(),
+        embedding::tests(),
         demo::tests(),
         pin::tests(),
         order::tests(),

@@ -18,6 +18,7 @@ mod balancer;
 mod case;
 mod churn;
 mod events;
+mod flight;
 mod full;
 mod index;
 mod many;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         balancer::cases(),
         events::cases(),
         order::cases(),
+        flight::cases(),
         full::cases(),
         audit::cases(),
         walk::cases(),

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use skreap::bpf::testing::LoadBalancer;
+use skreap::bpf::testing::{Delay, LoadBalancer};
 use skreap::bpf::{Config, Counters, Victim, WalkCounts};
 use skreap::choice::Choice;
 use skreap::core::{Action, Backend, EngineName, Event, Outcome, Report, Target, Unconnected};
@@ -48,6 +48,12 @@ pub struct WorldOptions {
     pub max_victims: Option<u64>,
     /// Most destroys per second.
     pub max_rate: Option<u64>,
+    /// How long an event waits for connects under way.
+    pub recheck: Duration,
+    /// The hooks stay where they are, whatever is attached behind them.
+    pub leave_order: bool,
+    /// An RCU grace period before each event.
+    pub grace: bool,
 }
 
 impl Default for WorldOptions {
@@ -62,6 +68,9 @@ impl Default for WorldOptions {
             missed_releases: 0,
             max_victims: None,
             max_rate: None,
+            recheck: Duration::from_millis(1),
+            leave_order: false,
+            grace: false,
         }
     }
 }
@@ -70,7 +79,7 @@ impl Default for WorldOptions {
 pub struct World {
     // Dropped in this order: nothing may be inside a cgroup when its turn comes.
     reaper: Reaper,
-    _balancer: Option<LoadBalancer>,
+    balancer: Option<LoadBalancer>,
     echoes: Vec<Echo>,
     netns: Vec<Netns>,
     inside: Cgroup,
@@ -95,11 +104,7 @@ impl World {
         let balancer = if options.balancer.is_empty() {
             None
         } else {
-            let entries = options
-                .balancer
-                .iter()
-                .map(|(vip, backend)| Ok((vip.parse()?, backend.parse()?)))
-                .collect::<Result<Vec<(Backend, Backend)>>>()?;
+            let entries = parse_entries(options.balancer)?;
             Some(LoadBalancer::attach(&entries, inside.open()?.as_fd())?)
         };
         let config = Config {
@@ -113,13 +118,16 @@ impl World {
             .engine(Choice::Named(engine))
             .unconnected(options.unconnected)
             .max_victims(options.max_victims)
+            .recheck(options.recheck)
+            .leave_order(options.leave_order)
+            .grace(options.grace)
             .max_rate(options.max_rate.and_then(NonZeroU64::new))
             // Nothing is older; and what is found elsewhere would be counted.
             .bootstrap(false)
             .build()?;
         let mut world = Self {
             reaper,
-            _balancer: balancer,
+            balancer,
             echoes: Vec::new(),
             netns,
             inside,
@@ -318,6 +326,18 @@ impl World {
         Ok(())
     }
 
+    /// Gives the load balancer other backends for its virtual addresses.
+    pub fn exchange_balancer(&self, entries: &[(&str, &str)]) -> Result<()> {
+        let balancer = self.balancer.as_ref().context("no load balancer")?;
+        Ok(balancer.exchange(&parse_entries(entries)?)?)
+    }
+
+    /// From now on it takes a connect over IPv4 long to come from the hooks to its effect; those that have
+    /// begun by the end of what is returned are still held up.
+    pub fn delay_connects(&self) -> Result<Delay> {
+        Ok(Delay::attach(self.inside.open()?.as_fd())?)
+    }
+
     // ---- the end ----
 
     /// What must hold when all clients are gone.
@@ -345,6 +365,10 @@ impl World {
         ensure!(counters.dropped_chain == 0, "record chains were too long: {counters:?}");
         Ok(())
     }
+}
+
+fn parse_entries(entries: &[(&str, &str)]) -> Result<Vec<(Backend, Backend)>> {
+    entries.iter().map(|(vip, backend)| Ok((vip.parse()?, backend.parse()?))).collect()
 }
 
 /// Waits until a datagram to an address on `lo` arrives. The kernel puts the routes of an IPv6 address in place

@@ -42,6 +42,8 @@ pub(super) struct Args {
     reaper: ReaperArgs,
 }
 
+const RECHECK_MS: u64 = skreap::RECHECK.as_millis() as u64;
+
 /// Settings of the reaper, for every command that makes one.
 #[derive(Debug, clap::Args)]
 pub(super) struct ReaperArgs {
@@ -66,6 +68,13 @@ pub(super) struct ReaperArgs {
     /// Destroy at most N sockets per second, spread over the second [default: no limit]
     #[arg(long, value_name = "N")]
     max_rate: Option<NonZeroU64>,
+    /// How long an event waits for sockets whose connect() to the backend is under way, at most; 0: not at all
+    #[arg(long, value_name = "MS", default_value_t = RECHECK_MS, value_parser = clap::value_parser!(u64).range(..=10_000))]
+    recheck_ms: u64,
+    /// Let an RCU grace period pass before events are handled: for load balancers that do not between the change
+    /// of their map and the event
+    #[arg(long)]
+    grace: bool,
     /// Sockets that always find room in the index
     #[arg(long, value_name = "N", default_value_t = Config::default().max_sockets)]
     max_sockets: u32,
@@ -90,6 +99,8 @@ impl ReaperArgs {
             .scan_known(self.scope == ScopeArg::Known)
             .max_victims(self.max_victims)
             .max_rate(self.max_rate)
+            .recheck(Duration::from_millis(self.recheck_ms))
+            .grace(self.grace)
             .config(Config { max_sockets: self.max_sockets, buckets: self.buckets, ..Config::default() });
         if let Some(path) = &self.cgroup {
             // A wrong name is a mistake (1); only a system without any cgroup2 is one that cannot (3).

@@ -1,6 +1,7 @@
 //! From an event to its report.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::thread;
 use std::time::Instant;
 
 use skreap_core::{
@@ -10,6 +11,7 @@ use skreap_core::{
 use super::Reaper;
 use crate::batch::{Batch, distinct};
 use crate::engine::{EngineError, Scope, nanos};
+use crate::recheck::{self, FIRST_PAUSE, grace_period};
 use crate::reconcile;
 
 /// What came of an event so far.
@@ -19,6 +21,14 @@ struct Done {
     merged: BTreeMap<Backend, String>,
     guard: Guarded,
     error: Option<String>,
+}
+
+/// One backend of an event.
+struct One {
+    target: Target,
+    outcome: Outcome,
+    /// Sockets whose connect is waited for.
+    waiting: HashSet<u64>,
 }
 
 impl Done {
@@ -62,6 +72,12 @@ impl Reaper {
             },
             error: None,
         };
+        if self.grace && !batch.grace {
+            match grace_period() {
+                Ok(()) => batch.grace = true,
+                Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
+            }
+        }
         if !self.keep_order() {
             done.total.incomplete.insert(Incomplete::HookOrder);
         }
@@ -90,6 +106,9 @@ impl Reaper {
 
     /// Makes sure that every socket is recorded under the peer it has; false if that cannot be said.
     fn keep_order(&mut self) -> bool {
+        if self.leave_order {
+            return true;
+        }
         let kept = self.order.before_event(&mut self.hooks, self.monitor.observer());
         self.monitor.ordered(self.order.status());
         kept
@@ -158,20 +177,65 @@ impl Reaper {
         if event.dry_run {
             done.total.victims_listed = Some(Vec::new());
         }
+        let mut all = Vec::with_capacity(backends.len());
         for backend in backends {
-            match self.run(&self.target(backend, event.dry_run)) {
-                Ok(outcome) => {
-                    if !event.dry_run && outcome.is_clean() {
-                        batch.add(backend, &event.id);
-                    }
-                    if many {
-                        done.by_backend.extend(BackendReport::new(backend, &outcome));
-                    }
-                    done.total.add_backend(outcome);
-                }
+            let target = self.target(backend, event.dry_run);
+            // Before the walk: what that destroys looks like a connect under way afterwards.
+            let waiting = if event.dry_run || self.recheck.is_zero() {
+                HashSet::new()
+            } else {
+                recheck::watch(&mut self.walker, &target)
+            };
+            match self.run(&target) {
+                Ok(outcome) => all.push(One { target, outcome, waiting }),
                 Err(e) if many => done.fail(Incomplete::EngineFailed, format!("{backend}: {e}")),
                 Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
             }
+        }
+        self.look_again(&mut all);
+        for One { target, outcome, .. } in all {
+            if !event.dry_run && outcome.is_clean() {
+                batch.add(target.backend, &event.id);
+            }
+            if many {
+                done.by_backend.extend(BackendReport::new(target.backend, &outcome));
+            }
+            done.total.add_backend(outcome);
+        }
+    }
+
+    /// Waits for connects under way, of all backends together, and reaps what came of them.
+    fn look_again(&mut self, all: &mut [One]) {
+        let deadline = Instant::now() + self.recheck;
+        let mut open: Vec<&mut One> = all.iter_mut().filter(|one| !one.waiting.is_empty()).collect();
+        let mut pause = FIRST_PAUSE;
+        while !open.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            thread::sleep(pause.min(left));
+            pause *= 2;
+            for one in &mut open {
+                let waiting = recheck::look(&mut self.walker, &one.target, &one.waiting);
+                if waiting.len() == one.waiting.len() {
+                    continue;
+                }
+                one.waiting = waiting;
+                one.outcome.rechecks += 1;
+                match self.run(&one.target) {
+                    Ok(more) => one.outcome.add_victims(more),
+                    Err(e) => {
+                        tracing::warn!(backend = %one.target.backend, "cannot walk again: {e}");
+                        one.outcome.incomplete.insert(Incomplete::EngineFailed);
+                    }
+                }
+            }
+            open.retain(|one| !one.waiting.is_empty());
+        }
+        for one in open {
+            one.outcome.pending = one.waiting.len() as u64;
+            recheck::settle(&mut self.walker, &one.target);
         }
     }
 
