@@ -23,6 +23,7 @@ mod epoll;
 mod fallback;
 pub mod lab;
 pub mod listing;
+pub mod metrics;
 pub mod monitor;
 pub mod netns;
 mod observer;

@@ -6,10 +6,11 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
+use prometheus_client::metrics::histogram::{Histogram, NativeHistogramConfig, exponential_buckets};
 use skreap_core::{EngineName, Phases, Refusal, Report, Request, Summary, Timings, Unconnected};
 
 use crate::audit::{Answer, Asker};
@@ -32,6 +33,14 @@ pub const TOP_BACKENDS: usize = 100;
 /// many clients ask however often, looking takes a small part of one CPU.
 const LOOK_MIN: Duration = Duration::from_millis(500);
 const LOOK_SHARE: u32 = 20;
+
+/// Bounds of the classic histograms: 1 µs, 4 µs, 16 µs, … 4.2 s.
+const SHORTEST_S: f64 = 1e-6;
+const BUCKET_FACTOR: f64 = 4.0;
+const BUCKETS: u16 = 12;
+/// The native ones tell times apart that differ by this factor, with this many buckets at most.
+const NATIVE_FACTOR: f64 = 1.1;
+const NATIVE_BUCKETS: usize = 160;
 
 /// What does not change while a service runs.
 #[derive(Clone, Debug)]
@@ -57,6 +66,8 @@ struct Inner {
     observer: Observer,
     clients: Arc<Clients>,
     seen: Mutex<Seen>,
+    /// Seconds of each phase: queue, walk, destroy, total.
+    durations: [Histogram; 4],
     look: Mutex<Option<Look>>,
     /// The queue of events, for its length.
     queue: Mutex<Option<Receiver<Job>>>,
@@ -90,6 +101,11 @@ impl Monitor {
             observer,
             clients: Arc::default(),
             seen: Mutex::default(),
+            durations: std::array::from_fn(|_| {
+                let buckets = exponential_buckets(SHORTEST_S, BUCKET_FACTOR, BUCKETS);
+                let native = NativeHistogramConfig::new(NATIVE_FACTOR).max_buckets(NATIVE_BUCKETS);
+                Histogram::new_classic_and_native(buckets, native)
+            }),
             look: Mutex::default(),
             queue: Mutex::default(),
             audits: Mutex::default(),
@@ -115,6 +131,13 @@ impl Monitor {
         push(&mut seen.recent, RECENT_EVENTS, (Instant::now(), recent));
         if !report.dry_run && report.error.is_none() {
             push(&mut seen.phases, LATENCY_EVENTS, report.ns);
+            drop(seen);
+            let ns = &report.ns;
+            for (histogram, ns) in
+                self.0.durations.iter().zip([ns.queue_ns, ns.walk_ns, ns.destroy_ns, ns.total_ns])
+            {
+                histogram.observe(ns as f64 / 1e9);
+            }
         }
     }
 
@@ -247,6 +270,27 @@ impl Monitor {
             age_ns: nanos(look.at.elapsed()),
             took_ns: nanos(look.took),
         })
+    }
+
+    /// The index as it is now, or was a short while ago.
+    ///
+    /// # Errors
+    /// [`skreap_bpf::Error`] if the index cannot be walked.
+    pub(crate) fn listing(&self) -> Result<Arc<Listing>, skreap_bpf::Error> {
+        Ok(self.look()?.listing)
+    }
+
+    /// The duration of each phase of all events, by the name of the phase.
+    pub(crate) fn phase_histograms(&self) -> [(&'static str, &Histogram); 4] {
+        let [queue, walk, destroy, total] = &self.0.durations;
+        [("queue", queue), ("walk", walk), ("destroy", destroy), ("total", total)]
+    }
+
+    /// When the service started, in seconds since 1970.
+    pub(crate) fn started_unix(&self) -> f64 {
+        let started = SystemTime::now().checked_sub(self.0.started.elapsed());
+        let since = started.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        since.unwrap_or_default().as_secs_f64().round()
     }
 
     fn look(&self) -> Result<Look, skreap_bpf::Error> {

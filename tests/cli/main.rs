@@ -11,6 +11,7 @@ mod embedding;
 mod events;
 mod help;
 mod hooks;
+mod metrics;
 mod missing;
 mod order;
 mod pin;
@@ -20,6 +21,7 @@ mod serve_end;
 mod serve_stdin;
 mod serve_unix;
 mod status;
+mod top;
 mod uid;
 
 use std::env;
@@ -57,6 +59,8 @@ fn main() -> ExitCode {
         serve_unix::tests(),
         uid::tests(),
         status::tests(),
+        metrics::tests(),
+        top::tests(),
         commands::tests(),
         events::tests(),
         audit::tests(),

@@ -1,4 +1,4 @@
-//! One request to a running `serve`.
+//! Requests to a running `serve`.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -15,32 +15,50 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Sends the request and reads its answer.
 pub(super) fn ask(socket: &Path, request: &Request) -> anyhow::Result<Value> {
-    let mut stream = connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE)).context("cannot set a timeout")?;
-    let mut line = serde_json::to_vec(request).context("cannot write the request")?;
-    line.push(b'\n');
-    // A service that sends us away says why before it closes: that is worth more than the broken pipe.
-    if let Err(e) = stream.write_all(&line)
-        && e.kind() != io::ErrorKind::BrokenPipe
-    {
-        return Err(e).context("cannot send the request");
+    Session::connect(socket)?.ask(request)
+}
+
+/// A connection to a running `serve`, for one request after the other.
+pub(super) struct Session {
+    stream: UnixStream,
+    answers: BufReader<UnixStream>,
+}
+
+impl Session {
+    pub(super) fn connect(socket: &Path) -> anyhow::Result<Self> {
+        let stream = connect(socket)?;
+        stream.set_read_timeout(Some(PATIENCE)).context("cannot set a timeout")?;
+        let answers = BufReader::new(stream.try_clone().context("cannot keep the connection")?);
+        Ok(Self { stream, answers })
     }
-    let mut answer = String::new();
-    let read = BufReader::new(stream).read_line(&mut answer).context("no answer")?;
-    if read == 0 {
-        bail!("the service closed the connection without an answer; its log says why");
+
+    /// Sends a request and reads its answer.
+    pub(super) fn ask(&mut self, request: &Request) -> anyhow::Result<Value> {
+        let mut line = serde_json::to_vec(request).context("cannot write the request")?;
+        line.push(b'\n');
+        // A service that sends us away says why before it closes: that is worth more than the broken pipe.
+        if let Err(e) = self.stream.write_all(&line)
+            && e.kind() != io::ErrorKind::BrokenPipe
+        {
+            return Err(e).context("cannot send the request");
+        }
+        let mut answer = String::new();
+        let read = self.answers.read_line(&mut answer).context("no answer")?;
+        if read == 0 {
+            bail!("the service closed the connection without an answer; its log says why");
+        }
+        let value: Value = serde_json::from_str(&answer).context("cannot read the answer")?;
+        if value.get("error").is_some_and(Value::is_object) {
+            let refusal: Refusal = serde_json::from_value(value).context("cannot read the refusal")?;
+            // It is about our only line, or about none.
+            bail!("{}", refusal.message);
+        }
+        Ok(value)
     }
-    let value: Value = serde_json::from_str(&answer).context("cannot read the answer")?;
-    if value.get("error").is_some_and(Value::is_object) {
-        let refusal: Refusal = serde_json::from_value(value).context("cannot read the refusal")?;
-        // It is about our only line, or about none.
-        bail!("{}", refusal.message);
-    }
-    Ok(value)
 }
 
 /// Connects to a running `serve`.
-pub(super) fn connect(socket: &Path) -> anyhow::Result<UnixStream> {
+fn connect(socket: &Path) -> anyhow::Result<UnixStream> {
     UnixStream::connect(socket).map_err(|e| {
         let path = socket.display();
         let why = match e.kind() {

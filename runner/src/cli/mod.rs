@@ -11,6 +11,7 @@ mod serve;
 mod socket;
 mod status;
 mod text;
+mod top;
 mod unload;
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -67,6 +68,9 @@ enum Command {
     /// Hold the index of a running `serve` against an independent scan of all sockets
     #[command(after_help = audit::EXIT_CODES)]
     Audit(audit::Args),
+    /// Watch a running `serve`: largest backends, rates, latency, last events
+    #[command(after_help = EXIT_CODES)]
+    Top(top::Args),
     /// Tell a running `serve` that backends are gone
     #[command(after_help = EXIT_CODES)]
     Reap(reap::Args),
@@ -113,6 +117,7 @@ pub fn main() -> ExitCode {
         Command::Index(args) => index::run(args),
         Command::Status(args) => status::run(args),
         Command::Audit(args) => audit::run(args),
+        Command::Top(args) => top::run(args),
         Command::Reap(args) => reap::run(args),
         Command::Reconcile(args) => reconcile::run(args),
         Command::Demo(args) => demo::run(args),

@@ -13,6 +13,7 @@ use skreap::cgroup;
 use skreap::choice::Choice;
 use skreap::core::Unconnected;
 use skreap::engine::StateMask;
+use skreap::metrics::{self, DEFAULT_ADDRESS};
 use skreap::source::{Source, Stop};
 use skreap::{Builder, Reaper, daemon};
 
@@ -27,6 +28,10 @@ pub(super) struct Args {
     source: Vec<SourceArg>,
     #[command(flatten)]
     access: AccessArgs,
+    /// Serve metrics for Prometheus over HTTP, at /metrics of an address and port, a port of loopback, or unix:PATH
+    /// [default when given without: 127.0.0.1:9745]
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = DEFAULT_ADDRESS)]
+    metrics: Option<metrics::Address>,
     /// Let hooks and index outlive this process, pinned in a directory on a bpf filesystem; the next `serve
     /// --pin` with the same settings takes them over without a gap, `unload` removes them
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = PINS)]
@@ -128,7 +133,20 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     reaper
         .start_audits(args.audit_interval.map(Duration::from_secs), true)
         .context("cannot start the self-check")?;
-    daemon::serve(&mut reaper, &sources, &stop).context("cannot start a source")?;
+    let server = match &args.metrics {
+        Some(address) => Some(
+            metrics::Server::start(address, &access, reaper.monitor(), &stop)
+                .context("cannot serve metrics; name another address with --metrics")?,
+        ),
+        None => None,
+    };
+    let served = daemon::serve(&mut reaper, &sources, &stop).context("cannot start a source");
+    // At the end of input nobody has given it yet.
+    stop.give();
+    if let Some(server) = server {
+        server.wait();
+    }
+    served?;
     let counters = reaper.counters().context("cannot read the counters")?;
     tracing::info!(?counters, "done");
     Ok(())

@@ -15,6 +15,26 @@ pub(super) fn grouped(n: u64) -> String {
     text
 }
 
+/// A number in at most five characters: `9,999`, `12.3k`, `4.56M`.
+pub(super) fn short(n: u64) -> String {
+    match n {
+        0..10_000 => grouped(n),
+        10_000..1_000_000 => scaled(n, 1_000, "k"),
+        1_000_000..1_000_000_000 => scaled(n, 1_000_000, "M"),
+        _ => scaled(n, 1_000_000_000, "G"),
+    }
+}
+
+/// Three digits of `n / unit`, cut and not rounded, so that 999,999 is not shown as 1000k.
+fn scaled(n: u64, unit: u64, name: &str) -> String {
+    let (whole, hundredths) = (n / unit, n % unit * 100 / unit);
+    match whole {
+        0..10 => format!("{whole}.{hundredths:02}{name}"),
+        10..100 => format!("{whole}.{}{name}", hundredths / 10),
+        _ => format!("{whole}{name}"),
+    }
+}
+
 /// Nanoseconds with three digits and the unit that fits.
 pub(super) fn duration(ns: u64) -> String {
     let (value, unit) = match ns {
@@ -54,6 +74,23 @@ mod tests {
             [(0, "0"), (999, "999"), (1_000, "1,000"), (16_000, "16,000"), (1_234_567, "1,234,567")]
         {
             assert_eq!(grouped(n), text);
+        }
+    }
+
+    #[test]
+    fn short_is_short() {
+        for (n, text) in [
+            (0, "0"),
+            (9_999, "9,999"),
+            (10_000, "10.0k"),
+            (123_456, "123k"),
+            (999_999, "999k"),
+            (1_000_000, "1.00M"),
+            (45_678_901, "45.6M"),
+            (7_000_000_000, "7.00G"),
+        ] {
+            assert_eq!(short(n), text);
+            assert!(text.len() <= 5);
         }
     }
 

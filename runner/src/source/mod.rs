@@ -28,6 +28,8 @@ pub use access::Access;
 pub use clients::{ClientCounts, Clients};
 pub use lines::MAX_LINE_BYTES;
 pub use stop::Stop;
+pub(crate) use stop::Wake;
+pub(crate) use unix::Bound;
 
 /// A request on its way to the reaper.
 #[derive(Debug)]

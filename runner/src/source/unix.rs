@@ -31,7 +31,7 @@ pub(super) fn start(
     clients: &Arc<Clients>,
 ) -> io::Result<thread::JoinHandle<()>> {
     let clients = Arc::clone(clients);
-    let socket = Socket::bind(path, access.clone()).map_err(|e| {
+    let bound = Bound::bind(path, access).map_err(|e| {
         let why = match e.kind() {
             io::ErrorKind::AddrInUse => {
                 "another service listens there already, or it is no socket; stop that, or name another path"
@@ -41,22 +41,25 @@ pub(super) fn start(
         };
         io::Error::new(e.kind(), format!("unix:{}: {why}", path.display()))
     })?;
+    let socket = Socket { bound, access: access.clone() };
     tracing::info!(path = %path.display(), mode = format!("{:04o}", access.mode()), "listening");
     thread::Builder::new().name("unix".to_owned()).spawn(move || {
         if let Err(e) = socket.serve(&inbox, &stop, &clients) {
-            tracing::error!(path = %socket.path.display(), "cannot accept clients any more: {e}");
+            tracing::error!(path = %socket.bound.path.display(), "cannot accept clients any more: {e}");
         }
     })
 }
 
-struct Socket {
+/// A unix socket that is listened on; its file is removed on drop.
+#[derive(Debug)]
+pub(crate) struct Bound {
     listener: UnixListener,
     path: PathBuf,
-    access: Access,
 }
 
-impl Socket {
-    fn bind(path: &Path, access: Access) -> io::Result<Self> {
+impl Bound {
+    /// Listens at `path`, in the place of a socket that nobody listens on any more.
+    pub(crate) fn bind(path: &Path, access: &Access) -> io::Result<Self> {
         // What a killed process has left behind is in the way; a living one is not to be robbed.
         if fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
             && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
@@ -64,22 +67,41 @@ impl Socket {
             fs::remove_file(path)?;
         }
         let listener = UnixListener::bind(path)?;
-        let socket = Self { listener, path: path.to_owned(), access };
-        // Whoever connects before this is done is asked for its uid all the same.
-        socket.access.apply(path)?;
-        Ok(socket)
+        let bound = Self { listener, path: path.to_owned() };
+        access.apply(path)?;
+        Ok(bound)
     }
 
+    pub(crate) fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if let Err(e) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), "cannot remove the socket: {e}");
+        }
+    }
+}
+
+/// A socket whose clients send requests. Each is asked for its uid, also who connects before the file has its mode.
+struct Socket {
+    bound: Bound,
+    access: Access,
+}
+
+impl Socket {
     fn serve(&self, inbox: &Inbox, stop: &Stop, clients: &Arc<Clients>) -> io::Result<()> {
         let mut threads: Vec<thread::JoinHandle<()>> = Vec::new();
         let mut failures = 0_u64;
-        while stop.wait_readable(self.listener.as_fd())? == Wake::Readable {
-            let stream = match self.listener.accept() {
+        while stop.wait_readable(self.bound.listener.as_fd())? == Wake::Readable {
+            let stream = match self.bound.listener.accept() {
                 Ok((stream, _)) => stream,
                 // Out of descriptors or memory: it may pass, and those who are connected are served on.
                 Err(e) => {
                     if failures == 0 {
-                        tracing::warn!(path = %self.path.display(), "cannot accept a client, trying on: {e}");
+                        tracing::warn!(path = %self.bound.path.display(), "cannot accept a client, trying on: {e}");
                     }
                     failures += 1;
                     stop.pause(REST);
@@ -87,12 +109,12 @@ impl Socket {
                 }
             };
             if std::mem::take(&mut failures) > 0 {
-                tracing::info!(path = %self.path.display(), "accepting clients again");
+                tracing::info!(path = %self.bound.path.display(), "accepting clients again");
             }
             threads.retain(|thread| !thread.is_finished());
             if let Some((why, message)) = self.refuses(&stream, threads.len()) {
                 clients.sent_away(why);
-                tracing::warn!(path = %self.path.display(), "client sent away: {message}");
+                tracing::warn!(path = %self.bound.path.display(), "client sent away: {message}");
                 send_away(&stream, message);
                 continue;
             }
@@ -126,14 +148,6 @@ impl Socket {
                 format!("there are {CLIENTS_MAX} clients already; close some, and connect again"),
             )
         })
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if let Err(e) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), "cannot remove the socket: {e}");
-        }
     }
 }
 
