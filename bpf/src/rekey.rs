@@ -39,7 +39,7 @@ impl Rekeyer {
     }
 
     /// Records the socket with this cookie under its live peer, if it is in the index under others only. What it
-    /// was recorded under stays. Takes about half a microsecond.
+    /// was recorded under stays.
     ///
     /// # Errors
     /// [`Error::Rekey`] with the kernel's errno.
