@@ -26,7 +26,7 @@ fn connect(client: &mut Client, server: &UdpSocket, count: usize) -> Result<()> 
     Ok(())
 }
 
-/// Sockets older than the hooks are no difference, and neither are those a full index had no room for.
+/// Sockets older than the hooks that nobody has searched for are no difference, and neither are those a full index had no room for.
 fn older_and_full() -> Result<()> {
     let (cgroup, directory) = (Cgroup::create("cli-audit")?, TempDir::new()?);
     let server = UdpSocket::bind("127.0.0.1:0")?;
@@ -35,7 +35,7 @@ fn older_and_full() -> Result<()> {
     let path = directory.path().join("socket");
     let path = path.display().to_string();
     let mut serve = command(&cgroup, &[&format!("unix:{path}")]);
-    serve.args(["--max-sockets", "4", "--log", "skreap=info"]);
+    serve.args(["--max-sockets", "4", "--no-bootstrap", "--log", "skreap=info"]);
     let mut serve = serve.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let done = (|| {
         until("the service to answer", || {

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -14,6 +16,7 @@ use crate::serve::Serve;
 
 crate::tests![
     a_killed_service_is_taken_over,
+    killed_at_any_moment,
     sigterm_leaves_the_pins,
     other_sizes_replace_the_pins,
     a_map_that_is_missing_replaces_the_pins,
@@ -108,6 +111,30 @@ fn a_killed_service_is_taken_over() -> Result<()> {
     ensure!(index["nodes"] == 0 && index["counters"]["removals"] == 13, "{index}");
     ensure!(index["counters"]["free_nodes"] == index["counters"]["capacity"], "{index}");
     pinned.finish("taken over, with all sockets")
+}
+
+/// Killed sooner or later after its start, with the same size as before or with another: whoever comes next finds
+/// every socket, and nothing is left of those before.
+fn killed_at_any_moment() -> Result<()> {
+    const KILLS: u64 = 12;
+    let mut pinned = Pinned::start("cli-any-moment")?;
+    let ten = Ten::new(&pinned.serve)?;
+    pinned.serve.kill()?;
+    for i in 0..KILLS {
+        pinned.serve.args[3] = if i % 3 == 2 { "3000".to_owned() } else { "2000".to_owned() };
+        pinned.serve.begin()?;
+        thread::sleep(Duration::from_millis(40 * i));
+        pinned.serve.kill()?;
+    }
+    pinned.serve.args[3] = "2500".to_owned();
+    pinned.serve.restart()?;
+    let index = pinned.index()?;
+    ensure!(index["sockets"] == 10 && index["nodes"] == 10, "{index}");
+    ensure!(!pinned.at("building").exists(), "half an index is still there");
+    drop(ten);
+    let index = pinned.index()?;
+    ensure!(index["nodes"] == 0 && index["counters"]["free_nodes"] == 2500, "{index}");
+    pinned.finish("replaced: max_sockets is ")
 }
 
 fn sigterm_leaves_the_pins() -> Result<()> {

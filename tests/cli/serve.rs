@@ -95,8 +95,14 @@ impl Serve {
 
     /// Starts another in the place of one that has ended.
     pub fn restart(&mut self) -> Result<()> {
-        self.child = Self::spawn(&self.cgroup, &self.socket(), &self.args)?;
+        self.begin()?;
         self.ready()
+    }
+
+    /// As [`Serve::restart`], without waiting until it is ready.
+    pub fn begin(&mut self) -> Result<()> {
+        self.child = Self::spawn(&self.cgroup, &self.socket(), &self.args)?;
+        Ok(())
     }
 
     pub fn socket(&self) -> PathBuf {

@@ -130,8 +130,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         builder = builder.pin(directory);
     }
     let mut reaper = builder.build()?;
+    // What was searched for has to be in the index; what was not is nobody's mistake.
+    let forgive_older = !reaper.index().is_bootstrapped().context("cannot read the index")?;
     reaper
-        .start_audits(args.audit_interval.map(Duration::from_secs), true)
+        .start_audits(args.audit_interval.map(Duration::from_secs), forgive_older)
         .context("cannot start the self-check")?;
     let server = match &args.metrics {
         Some(address) => Some(
