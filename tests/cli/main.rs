@@ -11,6 +11,7 @@ mod embedding;
 mod events;
 mod help;
 mod hooks;
+mod logs;
 mod metrics;
 mod missing;
 mod order;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         uid::tests(),
         status::tests(),
         metrics::tests(),
+        logs::tests(),
         top::tests(),
         commands::tests(),
         events::tests(),
