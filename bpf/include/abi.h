@@ -9,7 +9,7 @@
 #ifndef SKREAP_ABI_H
 #define SKREAP_ABI_H
 
-#define SKREAP_ABI_VERSION 1
+#define SKREAP_ABI_VERSION 2
 
 /*
  * Version of everything that lives in pinned maps: raised whenever a program of this version could not go on
@@ -58,6 +58,8 @@ enum skreap_walk_flags {
 	SKREAP_WALK_UNCONNECTED = 1, /* sockets that only sent to the backend are victims too */
 	SKREAP_WALK_RESUME = 2,	     /* go on where the last call on this slot had to stop */
 	SKREAP_WALK_ALL = 4,	     /* no target: emit every node of the index */
+	SKREAP_WALK_DESTROY = 8,     /* destroy the victims; emit those that could not be */
+	SKREAP_WALK_LIST = 16,	     /* with DESTROY: emit all victims */
 	/* Emit the sockets that may be connecting to the target at this moment, and nothing else */
 	SKREAP_WALK_IN_FLIGHT = 32,
 	SKREAP_WALK_WATCH = 64,	  /* with IN_FLIGHT: begin to watch them */
@@ -72,8 +74,13 @@ enum skreap_incomplete {
 
 /*
  * Context of the `skreap_walk` program, BPF_PROG_TEST_RUN with ctx_in only; the kernel writes it back
- * in place.  The victims are in the map `.bss.emit`, at index slot * SKREAP_EMIT_MAX.  Counters are of
- * this call alone: add them up over resumed calls.
+ * in place.  The victims are in the map `.bss.emit`, at index slot * SKREAP_EMIT_MAX; what came of the
+ * destroy of each, 0 or a positive errno, is in `.bss.results` at the same index.  Counters are of this
+ * call alone: add them up over resumed calls.
+ *
+ * SKREAP_WALK_DESTROY needs the kernel module (docs/kfunc.md), sleeps for the lock of each socket, and
+ * compares the peer again under it.  An emitted victim with ENODATA has no reference to be destroyed by, one
+ * with EBUSY is being recorded or destroyed by somebody else at this moment: end these by their id.
  */
 struct skreap_walk {
 	/* in */
@@ -84,21 +91,23 @@ struct skreap_walk {
 	__be16 dport;
 	__u8 family;
 	__u8 protocol;
+	__u32 states; /* bit 1 << TCP_* of net/tcp_states.h: TCP sockets in these are victims; 0: as all bits */
 	/* out */
-	__s32 error;	  /* 0 or -errno: EPROTO version, EINVAL target, EBUSY slot in use */
+	__s32 error;	  /* 0 or -errno: EPROTO version, EINVAL target, EBUSY slot in use, EOPNOTSUPP no module */
 	__u32 emitted;	  /* victims in the emit buffer */
 	__u32 more;	  /* 1: not done yet, call again with SKREAP_WALK_RESUME */
 	__u32 incomplete; /* enum skreap_incomplete */
-	__u32 reserved;
 	__u64 visited;	   /* nodes of the target */
 	__u64 passed_over; /* nodes of other backends in the same bucket */
 	__u64 unconnected; /* skipped: has only sent to the target, and was not asked for */
 	__u64 moved_on;	   /* skipped: connected to another peer */
 	__u64 no_peer;	   /* skipped: recorded by connect(), has no peer */
-	__u64 state;	   /* skipped: TCP state that cannot be destroyed */
+	__u64 state;	   /* skipped: TCP state that cannot be destroyed, or was not asked for */
 	__u64 stale;	   /* skipped: the node's socket is gone; an alarm */
+	__u64 destroyed;   /* victims destroyed by this walk */
+	__u64 gone;	   /* victims that were closed before the destroy had their lock */
 };
-_Static_assert(sizeof(struct skreap_walk) == 104, "no hidden padding");
+_Static_assert(sizeof(struct skreap_walk) == 120, "no hidden padding");
 
 /* What became of one socket in a re-key */
 enum skreap_rekeyed {
@@ -141,6 +150,7 @@ struct skreap_counters {
 	__u64 ignored_protocol; /* not recorded: neither TCP nor UDP */
 	__u64 wide;		 /* sockets that came to have too many peers to list */
 	__u64 stale;		 /* nodes without their socket met by walks */
+	__u64 not_held;		 /* sockets the module gave no reference to */
 };
 
 /* What became of the sockets that are older than the hooks; those not connected, or outside the cgroup, not counted. */
@@ -160,6 +170,14 @@ struct skreap_bootstrap {
 };
 _Static_assert(sizeof(struct skreap_bootstrap) == 96, "no hidden padding");
 
+/* Context of the `skreap_functions` program: 1 where it was loaded with the function of the module. */
+struct skreap_functions {
+	__u32 acquire;
+	__u32 release;
+	__u32 destroy;
+};
+_Static_assert(sizeof(struct skreap_functions) == 12, "no hidden padding");
+
 /* What a process that takes over a pinned index must know of it before it loads its programs. */
 struct skreap_cfg {
 	__u32 layout; /* SKREAP_LAYOUT_VERSION */
@@ -171,8 +189,10 @@ struct skreap_cfg {
 	__u32 max_memberships;
 	__u32 max_sockets;
 	__u32 bootstrapped; /* 1: sockets older than the hooks have been looked for */
+	__u32 held;	    /* 1: a reference to each recorded socket is held */
+	__u32 padding;
 };
-_Static_assert(sizeof(struct skreap_cfg) == 40, "no hidden padding");
+_Static_assert(sizeof(struct skreap_cfg) == 48, "no hidden padding");
 
 /* The constants above, in the read-only data of the object: what user space checks and reads. */
 struct skreap_abi {

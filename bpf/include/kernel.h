@@ -35,10 +35,12 @@
 #define TCP_CLOSING 11
 
 #define ENOENT 2
-#define EINVAL 22
 #define EBUSY 16
+#define EINVAL 22
+#define ENODATA 61
 #define EPROTO 71
 #define EOPNOTSUPP 95
+#define ESTALE 116
 
 /* ---- UAPI, linux/bpf.h ---- */
 

@@ -97,7 +97,7 @@ static __always_inline void bootstrap_visit(void *trusted, const struct sock *sk
 	s = shard_at(shard_of(m.cookie));
 	if (!s)
 		return;
-	result = record_membership(s, &m);
+	result = record_membership(s, &m, trusted);
 	if (result == RECORD_NEW)
 		n->indexed++;
 	else if (result == RECORD_KNOWN)

@@ -36,6 +36,8 @@
 #define NODE_CURSOR 0x04000000u
 #define NODE_MULTI 0x08000000u /* its socket has, or had, other nodes as well */
 #define NODE_REKEYED 0x10000000u /* recorded by a re-key, see rekey.bpf.h */
+#define NODE_HELD 0x20000000u /* has a token, see held.bpf.h */
+#define NODE_DEAD NODE_HELD   /* nothing else: unlinked, becomes free with its token */
 #define NODE_WATCHED 0x40000000u /* see pending.bpf.h */
 #define NODE_SETTLED 0x80000000u
 #define NODE_SOCKET (NODE_CONNECT | NODE_SENDMSG | NODE_WIDE | NODE_REKEYED)
@@ -100,6 +102,11 @@ static __always_inline struct node *node_at(__u32 i)
 		return NULL;
 	barrier_var(i);
 	return &pool[i];
+}
+
+static __always_inline __u32 shard_of(__u64 cookie)
+{
+	return (__u32)(cookie >> 12) & (cfg_shards - 1);
 }
 
 static __always_inline struct shard *shard_at(__u32 shard)

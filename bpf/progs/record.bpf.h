@@ -28,17 +28,21 @@ struct membership {
 	__u64 key;
 	__u64 live_key; /* of the peer the socket has now; equal to key if it has none */
 	__u32 tag;
+	__u32 node; /* out: the new one */
+	__u32 dead; /* out: a node that was unlinked, and that the caller has to settle */
 };
 
 enum { RECORD_KNOWN, RECORD_NEW, RECORD_NO_NODE, RECORD_TOO_LONG };
 
+/* Which nodes of a cookie are dropped */
+enum {
+	DROP_OBSOLETE, /* those that a connect by the membership's thread makes obsolete */
+	DROP_LISTED,   /* all but the one of a wide socket */
+	DROP_ALL,
+};
+
 /* Longest record chain that is followed under the lock.  The seed keeps anyone from building one. */
 #define CHAIN_MAX 65536
-
-static __always_inline __u32 shard_of(__u64 cookie)
-{
-	return (__u32)(cookie >> 12) & (cfg_shards - 1);
-}
 
 /*
  * Neighbouring cookies share cache lines; where a whole run of them lands depends on the seed.  The bits
@@ -68,25 +72,39 @@ static __always_inline __u32 claim(__u32 tag)
 	return tag & (NODE_TID | NODE_CONNECT | NODE_SENDMSG | NODE_WIDE);
 }
 
-/* Takes a node out of its bucket and frees it.  The caller holds the lock and has taken it out of its record;
- * the chunk that comes back is for the depot. */
-static __always_inline __u32 node_drop(struct shard *s, __u32 shard, __u32 i, struct node *n)
+/* Takes a node out of its bucket.  The caller holds the lock and has taken it out of its record. */
+static __always_inline bool node_unlink(struct shard *s, __u32 shard, struct node *n)
 {
 	__u32 *first = bucket_at(shard, bucket_of_node(n));
 
 	if (!first)
-		return 0;
+		return false;
 	bucket_unlink(first, n);
 	s->n.removals++;
-	return node_free(s, i, n);
+	return true;
+}
+
+/* As node_unlink(), and frees it; the chunk that comes back is for the depot. */
+static __always_inline __u32 node_drop(struct shard *s, __u32 shard, __u32 i, struct node *n)
+{
+	return node_unlink(s, shard, n) ? node_free(s, i, n) : 0;
+}
+
+/* True if a node of the membership's cookie is one that is to be dropped. */
+static __always_inline bool node_goes(const struct node *n, const struct membership *m, int what)
+{
+	if (what == DROP_ALL)
+		return true;
+	if (what == DROP_LISTED)
+		return !(n->tag & NODE_WIDE);
+	return claim(n->tag) == claim(m->tag) && n->key != m->key && n->key != m->live_key;
 }
 
 /*
- * Drops the nodes of the cookie that a connect by the membership's thread makes obsolete, or all of them.  The
- * caller holds the lock.  Returns a chunk for the depot; one at most, because a record has less than CHUNK
- * nodes.
+ * Drops nodes of the cookie.  The caller holds the lock.  Returns a chunk for the depot; one at most, because a
+ * record has less than CHUNK nodes.  Stops after a node with a token, which it leaves to the caller as m->dead.
  */
-static __noinline __u32 record_drop(struct shard *s, __u32 *record, const struct membership *m, bool all)
+static __noinline __u32 record_drop(struct shard *s, __u32 *record, struct membership *m, int what)
 {
 	__u32 i, before = 0, surplus = 0, shard = shard_of(m->cookie), step;
 
@@ -100,8 +118,7 @@ static __noinline __u32 record_drop(struct shard *s, __u32 *record, const struct
 		if (!n)
 			break;
 		next = n->rnext;
-		if (n->cookie != m->cookie ||
-		    (!all && (claim(n->tag) != claim(m->tag) || n->key == m->key || n->key == m->live_key))) {
+		if (n->cookie != m->cookie || !node_goes(n, m, what)) {
 			before = i;
 			i = next;
 			continue;
@@ -114,12 +131,50 @@ static __noinline __u32 record_drop(struct shard *s, __u32 *record, const struct
 			*record = next;
 			barrier();
 		}
+		if (holding() && n->tag & NODE_HELD) {
+			node_unlink(s, shard, n);
+			n->tag = NODE_DEAD;
+			m->dead = i;
+			break;
+		}
 		chunk = node_drop(s, shard, i, n);
 		if (chunk)
 			surplus = chunk;
 		i = next;
 	}
 	return surplus;
+}
+
+/*
+ * Drops nodes of the cookie, those with a token too.  No lock held.  Each of these takes a lock of its own, so
+ * others see a part of the nodes gone.  Returns how many there were.
+ */
+__noinline __u64 record_forget(struct membership *m, int what)
+{
+	__u32 *record, surplus, step;
+	__u64 dropped = 0;
+	struct shard *s;
+
+	if (!m)
+		return 0;
+	s = shard_at(shard_of(m->cookie));
+	record = record_at(m->cookie);
+	if (!s || !record)
+		return 0;
+	bpf_for(step, 0, CHUNK + 1) {
+		m->dead = 0;
+		bpf_spin_lock(&s->lock);
+		dropped -= s->n.removals;
+		surplus = record_drop(s, record, m, what);
+		dropped += s->n.removals;
+		bpf_spin_unlock(&s->lock);
+		if (surplus)
+			depot_give(surplus);
+		if (!m->dead)
+			break;
+		held_settle(m->dead);
+	}
+	return dropped;
 }
 
 /*
@@ -187,20 +242,22 @@ not_found:
 	if (!own)
 		return RECORD_NEW;
 	m->tag |= NODE_MULTI;
-	if (m->tag & NODE_CONNECT) {
+	/* Nodes with a token are not dropped under this lock, see record_hold(). */
+	if (m->tag & NODE_CONNECT && !holding()) {
 		before = s->n.removals;
-		*surplus = record_drop(s, record, m, false);
+		*surplus = record_drop(s, record, m, DROP_OBSOLETE);
 		own -= (__u32)(s->n.removals - before);
 	}
 	if (own >= cfg_max_memberships) {
-		*surplus = record_drop(s, record, m, true);
-		m->tag = NODE_WIDE;
+		if (!holding())
+			*surplus = record_drop(s, record, m, DROP_ALL);
+		m->tag = NODE_WIDE | (m->tag & NODE_HELD);
 	}
 	return RECORD_NEW;
 }
 
 /* Adds the node of a new membership.  The caller holds the lock. */
-static __always_inline int record_insert(struct shard *s, __u32 *record, __u32 *first, const struct membership *m)
+static __always_inline int record_insert(struct shard *s, __u32 *record, __u32 *first, struct membership *m)
 {
 	__u32 fresh = node_alloc(s);
 	struct node *n = node_at(fresh);
@@ -213,6 +270,7 @@ static __always_inline int record_insert(struct shard *s, __u32 *record, __u32 *
 	n->tag = m->tag;
 	n->rnext = *record;
 	*record = fresh;
+	m->node = fresh;
 	if (m->tag & NODE_WIDE)
 		first = bucket_at(shard_of(m->cookie), bucket_wide());
 	if (first)
@@ -222,7 +280,7 @@ static __always_inline int record_insert(struct shard *s, __u32 *record, __u32 *
 }
 
 /* The common case: nothing is in the record, and the shard has a free node.  Anything else is for record_apply(). */
-static __always_inline int record_first(struct shard *s, const struct membership *m)
+static __always_inline int record_first(struct shard *s, struct membership *m)
 {
 	__u32 *first = bucket_at(shard_of(m->cookie), bucket_of(m->key)), *record = record_at(m->cookie);
 	int result = RECORD_NO_NODE;
@@ -312,12 +370,55 @@ static __always_inline bool sock_may_be_indexed(const struct sock *sk)
 	return false;
 }
 
-/* Records a membership, with nodes from the depot if the shard has none.  No lock held. */
-static __always_inline int record_membership(struct shard *s, struct membership *m)
+/*
+ * Takes the token for a membership that is about to be recorded; NULL: the node does without.  Makes room first,
+ * as record_search() does where nodes have none.  No lock held.
+ */
+static __always_inline struct skreap_sock *record_hold(struct membership *m, void *trusted)
 {
-	int result = record_first(s, m);
-	__u32 chunk = 0, attempt;
+	__u32 *record = record_at(m->cookie);
+	struct skreap_sock *sock;
 
+	if (m->tag & NODE_CONNECT && record && *(volatile __u32 *)record)
+		record_forget(m, DROP_OBSOLETE);
+	sock = skreap_sock_acquire_v1((struct sock_common *)trusted);
+	if (sock)
+		m->tag |= NODE_HELD;
+	else
+		__sync_fetch_and_add(&counters.not_held, 1);
+	return sock;
+}
+
+/* Puts the token to the new node, if there is one.  No lock held. */
+static __always_inline void record_held(struct membership *m, struct skreap_sock *sock, bool is_new)
+{
+	if (!is_new) {
+		if (sock)
+			skreap_sock_release_v1(sock);
+		return;
+	}
+	if (sock)
+		held_put(m->node, sock);
+	/* The node of a wide socket is there before the others go: a walk always finds one of them. */
+	if (m->tag & NODE_WIDE)
+		record_forget(m, DROP_LISTED);
+}
+
+/*
+ * Records a membership, with nodes from the depot if the shard has none.  No lock held.  trusted: the socket as the
+ * kernel gave it to the program, which is what a reference can be taken of.
+ */
+static __always_inline int record_membership(struct shard *s, struct membership *m, void *trusted)
+{
+	struct skreap_sock *held = NULL;
+	__u32 chunk = 0, attempt;
+	int result;
+
+	m->node = 0;
+	m->dead = 0;
+	if (holding())
+		held = record_hold(m, trusted);
+	result = record_first(s, m);
 	for (attempt = 0; result == RECORD_NO_NODE && attempt < 2; attempt++) {
 		result = record_apply(m, &chunk);
 		if (chunk) {
@@ -330,6 +431,8 @@ static __always_inline int record_membership(struct shard *s, struct membership 
 		if (!chunk)
 			break;
 	}
+	if (holding())
+		record_held(m, held, result == RECORD_NEW);
 	return result;
 }
 
@@ -386,7 +489,7 @@ static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 t
 	s = shard_at(shard_of(m.cookie));
 	if (!s)
 		return false;
-	result = record_membership(s, &m);
+	result = record_membership(s, &m, bsk);
 	record_count(&m, result);
 	return result == RECORD_NEW;
 }
@@ -394,6 +497,61 @@ static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 t
 static __always_inline void count_release_without_node(void)
 {
 	__sync_fetch_and_add(&cpu_counters[bpf_get_smp_processor_id() % MAX_CPUS].releases_without_node, 1);
+}
+
+/* The common case, a socket with one node: its token is taken first, so that one lock does for the rest. */
+static __always_inline bool release_held_single(struct shard *s, __u32 *record, __u64 cookie)
+{
+	__u32 i = *(volatile __u32 *)record, surplus = 0;
+	struct node *n = node_at(i);
+	struct skreap_sock *sock;
+	bool done = false;
+	struct held *h;
+
+	if (!n || n->cookie != cookie || (n->tag & (NODE_HELD | NODE_MULTI)) != NODE_HELD)
+		return false;
+	h = held_at(i);
+	if (!h)
+		return false;
+	sock = bpf_kptr_xchg(&h->sock, NULL);
+	if (!sock)
+		return false;
+	bpf_spin_lock(&s->lock);
+	if (*record == i && n->cookie == cookie) {
+		*record = n->rnext;
+		surplus = node_drop(s, shard_of(cookie), i, n);
+		s->n.releases++;
+		done = true;
+	}
+	bpf_spin_unlock(&s->lock);
+	if (surplus)
+		depot_give(surplus);
+	if (done)
+		skreap_sock_release_v1(sock);
+	else
+		held_put(i, sock);
+	return done;
+}
+
+/* record_release() where nodes have tokens */
+__noinline int release_held(__u64 cookie)
+{
+	struct membership m = {.cookie = cookie};
+	struct shard *s = shard_at(shard_of(cookie));
+	__u32 *record = record_at(cookie);
+
+	if (!s || !record)
+		return 0;
+	if (release_held_single(s, record, cookie))
+		return 0;
+	if (!record_forget(&m, DROP_ALL)) {
+		count_release_without_node();
+		return 0;
+	}
+	bpf_spin_lock(&s->lock);
+	s->n.releases++;
+	bpf_spin_unlock(&s->lock);
+	return 0;
 }
 
 static __always_inline void record_release(const struct sock *sk)
@@ -419,6 +577,10 @@ static __always_inline void record_release(const struct sock *sk)
 		count_release_without_node();
 		return;
 	}
+	if (holding()) {
+		release_held(m.cookie);
+		return;
+	}
 	bpf_spin_lock(&s->lock);
 	before = s->n.removals;
 	i = *record;
@@ -427,7 +589,7 @@ static __always_inline void record_release(const struct sock *sk)
 		*record = n->rnext;
 		surplus = node_drop(s, shard, i, n);
 	} else {
-		surplus = record_drop(s, record, &m, true);
+		surplus = record_drop(s, record, &m, DROP_ALL);
 	}
 	before = s->n.removals - before;
 	if (before)

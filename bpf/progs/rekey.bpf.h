@@ -84,7 +84,9 @@ static __always_inline __u32 rekey_apply(struct shard *s, struct membership *m, 
 		result = SKREAP_REKEY_KNOWN;
 	} else {
 		if (found.count >= cfg_max_memberships) {
-			surplus = record_drop(s, record, m, true);
+			/* Nodes with a token go when the lock is free again. */
+			if (!holding())
+				surplus = record_drop(s, record, m, DROP_ALL);
 			m->tag = NODE_WIDE;
 			first = bucket_at(shard, bucket_wide());
 		}
@@ -169,8 +171,11 @@ static __always_inline int rekey(struct skreap_rekey *ctx)
 		if (chunk)
 			result = SKREAP_REKEY_ADDED;
 	}
-	if (result == SKREAP_REKEY_ADDED && m.tag & NODE_WIDE)
+	if (result == SKREAP_REKEY_ADDED && m.tag & NODE_WIDE) {
+		if (holding())
+			record_forget(&m, DROP_LISTED);
 		__sync_fetch_and_add(&counters.wide, 1);
+	}
 	if (result == SKREAP_REKEY_NO_NODE) {
 		mark_incomplete(m.key);
 		__sync_fetch_and_add(&counters.dropped_full, 1);

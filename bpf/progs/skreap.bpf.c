@@ -6,6 +6,7 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include "../include/abi.h"
+#include "../include/kfunc.h"
 
 extern void bpf_rcu_read_lock(void) __ksym;
 extern void bpf_rcu_read_unlock(void) __ksym;
@@ -18,6 +19,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #include "socket.bpf.h"
 #include "index.bpf.h"
 #include "loop.bpf.h"
+#include "held.bpf.h"
 #include "record.bpf.h"
 #include "pending.bpf.h"
 #include "walk.bpf.h"
@@ -86,6 +88,15 @@ SEC("syscall")
 int skreap_init(void *ctx)
 {
 	return index_init();
+}
+
+SEC("syscall")
+int skreap_functions(struct skreap_functions *ctx)
+{
+	ctx->acquire = bpf_ksym_exists(skreap_sock_acquire_v1);
+	ctx->release = bpf_ksym_exists(skreap_sock_release_v1);
+	ctx->destroy = bpf_ksym_exists(skreap_sock_destroy_v1);
+	return 0;
 }
 
 SEC("syscall")

@@ -12,6 +12,8 @@
 /* Nodes passed in one call, a few milliseconds: on a kernel without preemption nothing else runs on this CPU
  * meanwhile.  A longer walk is resumed like one whose buffer is full. */
 #define WALK_STEPS_MAX (1 << 16)
+/* Sockets destroyed in one call, for the same reason. */
+#define WALK_DESTROY_MAX SKREAP_EMIT_MAX
 
 /* What a walk remembers between two nodes and between two calls.  In memory, so that the verifier does not
  * have to follow every count through the loop. */
@@ -22,14 +24,25 @@ struct walk_slot {
 	__u32 bucket;
 	__u32 position; /* next chain to visit */
 	__u32 emitted;
+	__u32 tried;	/* destroys of the call */
 	struct skreap_walk n; /* counters of the call */
 } __attribute__((aligned(64)));
 
 /* Outlives the process, as the cursors do: a walk that was never resumed is tidied up by the next on its slot. */
 struct walk_slot walk_slots[SKREAP_WALK_SLOTS] SEC(".bss.walks");
 struct skreap_victim emit[SKREAP_WALK_SLOTS * SKREAP_EMIT_MAX] SEC(".bss.emit");
+__s32 results[SKREAP_WALK_SLOTS * SKREAP_EMIT_MAX] SEC(".bss.results");
 
 enum { WALK_GO_ON, WALK_DONE, WALK_FULL };
+
+static __always_inline struct walk_slot *walk_slot_at(__u32 slot)
+{
+	barrier_var(slot);
+	if (slot >= SKREAP_WALK_SLOTS)
+		return NULL;
+	barrier_var(slot);
+	return &walk_slots[slot];
+}
 
 static __always_inline struct skreap_victim *emit_at(__u32 slot, __u32 i)
 {
@@ -39,6 +52,16 @@ static __always_inline struct skreap_victim *emit_at(__u32 slot, __u32 i)
 		return NULL;
 	barrier_var(i);
 	return &emit[i];
+}
+
+static __always_inline __s32 *result_at(__u32 slot, __u32 i)
+{
+	i += slot * SKREAP_EMIT_MAX;
+	barrier_var(i);
+	if (i >= SKREAP_WALK_SLOTS * SKREAP_EMIT_MAX)
+		return NULL;
+	barrier_var(i);
+	return &results[i];
 }
 
 /* Takes the cursor out of the chain in which a call that was never resumed has left it. */
@@ -101,6 +124,12 @@ static __always_inline bool is_closed(const struct skreap_victim *v)
 	return v->protocol == IPPROTO_TCP && (v->state == TCP_CLOSE || v->state == TCP_TIME_WAIT);
 }
 
+/* False: a TCP state that the caller does not want. */
+static __always_inline bool state_wanted(const struct walk_slot *w, const struct skreap_victim *v)
+{
+	return !w->n.states || v->protocol != IPPROTO_TCP || w->n.states >> (v->state & 31) & 1;
+}
+
 /*
  * What the socket of a node is to the target (or, without one, to the key it is recorded under).  A socket
  * without a local port takes part in nothing and cannot be named: a TCP connect that has not got that far, or
@@ -145,50 +174,84 @@ static __always_inline void name_unconnected(struct skreap_victim *v, __u64 key,
  * our look at the socket, and the node is gone by now.  If it is not, a release was missed: an alarm, and the
  * nodes of that socket are removed here, since nobody else will.  True if so.
  */
-__noinline bool remove_stale(__u32 i, __u64 cookie)
+__noinline int remove_stale(__u32 i, __u64 cookie)
 {
 	struct membership m = {.cookie = cookie};
 	struct shard *s = shard_at(shard_of(cookie));
 	__u32 *record = record_at(cookie), surplus = 0;
 	struct node *n = node_at(i);
-	bool stale = false;
+	int stale = 0;
 
 	if (!s || !record || !n)
-		return false;
+		return 0;
 	bpf_spin_lock(&s->lock);
 	if (n->cookie == cookie && n->tag & NODE_SOCKET) {
-		surplus = record_drop(s, record, &m, true);
-		stale = true;
+		surplus = record_drop(s, record, &m, DROP_ALL);
+		stale = 1;
 	}
 	bpf_spin_unlock(&s->lock);
 	if (surplus)
 		depot_give(surplus);
+	if (holding() && m.dead) {
+		held_settle(m.dead);
+		record_forget(&m, DROP_ALL);
+	}
 	if (stale)
 		__sync_fetch_and_add(&counters.stale, 1);
 	return stale;
 }
 
-__noinline int walk_step(struct walk_slot *w, __u32 slot, struct node *cursor, const struct peer *target, __u64 key)
+/* Destroys the victim and counts what came of it; true if user space has to know of it. */
+static __always_inline bool destroy(struct walk_slot *w, __u32 i, __u64 cookie, __u32 tag,
+				    const struct peer *target, __u32 rel, __s32 *result)
 {
+	struct peer peer = {.protocol = IPPROTO_UDP};
+	int err = -ENODATA;
+
+	if (rel == SKREAP_CONNECTED)
+		peer = *target;
+	w->tried++;
+	if (can_destroy() && tag & NODE_HELD)
+		err = held_destroy(i, cookie, &peer);
+	*result = -err;
+	if (err == -ESTALE) {
+		w->n.moved_on++;
+		return false;
+	}
+	if (err == -ENOENT)
+		w->n.gone++;
+	else if (!err)
+		w->n.destroyed++;
+	else
+		return true;
+	return w->n.flags & SKREAP_WALK_LIST;
+}
+
+/* Moves the cursor past one node, and does with its socket what is asked for.  Global: see held_settle(). */
+__noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
+{
+	struct walk_slot *w = walk_slot_at(slot);
+	__u32 ci = slot + 1, tag = 0, xi, rel, *first;
 	__u64 skp = 0, cookie = 0, node_key = 0;
-	__u32 *first, tag = 0, xi, rel;
+	struct node *x, *cursor = node_at(ci);
 	struct skreap_victim *v;
-	struct peer live;
 	bool all, closed;
+	struct peer live;
 	struct shard *s;
 	struct sock *sk;
-	struct node *x;
+	__s32 *result;
 
 	if (!w || !cursor || !target)
 		return WALK_DONE;
+	all = w->n.flags & SKREAP_WALK_ALL;
+	v = emit_at(slot, w->emitted);
+	result = result_at(slot, w->emitted);
 	s = shard_at(w->shard);
 	first = bucket_at(w->shard, w->bucket);
-	v = emit_at(slot, w->emitted);
-	all = w->n.flags & SKREAP_WALK_ALL;
 	if (!s || !first)
 		return WALK_DONE;
 	/* The buffer is looked at first: a node is passed only when there is room for it. */
-	if (!v || w->emitted >= SKREAP_EMIT_MAX)
+	if (!v || !result || w->emitted >= SKREAP_EMIT_MAX || w->tried >= WALK_DESTROY_MAX)
 		return WALK_FULL;
 
 	/* The RCU section is opened before the lock, see index.bpf.h */
@@ -269,7 +332,7 @@ __noinline int walk_step(struct walk_slot *w, __u32 slot, struct node *cursor, c
 			w->n.unconnected++;
 			return WALK_GO_ON;
 		}
-		if (is_closed(v)) {
+		if (is_closed(v) || !state_wanted(w, v)) {
 			w->n.state++;
 			return WALK_GO_ON;
 		}
@@ -277,7 +340,8 @@ __noinline int walk_step(struct walk_slot *w, __u32 slot, struct node *cursor, c
 		name_unconnected(v, node_key, tag);
 	}
 	v->relation = rel;
-	w->emitted++;
+	if (!(w->n.flags & SKREAP_WALK_DESTROY) || destroy(w, xi, cookie, tag, target, rel, result))
+		w->emitted++;
 	return WALK_GO_ON;
 }
 
@@ -306,14 +370,20 @@ static __always_inline int walk(struct skreap_walk *ctx)
 		if (target.family != AF_INET && target.family != AF_INET6)
 			return -EINVAL;
 		key = key_of(&target);
+	} else if (flags & SKREAP_WALK_DESTROY) {
+		return -EINVAL;
 	}
+	if (flags & SKREAP_WALK_DESTROY && !can_destroy())
+		return -EOPNOTSUPP;
 	w = &walk_slots[slot];
 	if (__sync_val_compare_and_swap(&w->busy, 0, 1))
 		return -EBUSY;
 
 	__builtin_memset(&w->n, 0, sizeof(w->n));
 	w->n.flags = flags;
+	w->n.states = ctx->states;
 	w->emitted = 0;
+	w->tried = 0;
 	cursor->tag = NODE_CURSOR;
 	if (!(flags & SKREAP_WALK_RESUME)) {
 		cursor_leave(w, cursor);
@@ -324,7 +394,7 @@ static __always_inline int walk(struct skreap_walk *ctx)
 			result = WALK_DONE;
 			break;
 		}
-		result = walk_step(w, slot, cursor, &target, key);
+		result = walk_step(slot, &target, key);
 		if (result != WALK_GO_ON)
 			break;
 	}
@@ -340,6 +410,8 @@ static __always_inline int walk(struct skreap_walk *ctx)
 	ctx->no_peer = w->n.no_peer;
 	ctx->state = w->n.state;
 	ctx->stale = w->n.stale;
+	ctx->destroyed = w->n.destroyed;
+	ctx->gone = w->n.gone;
 	__sync_lock_test_and_set(&w->busy, 0);
 	return 0;
 }

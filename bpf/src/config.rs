@@ -16,11 +16,14 @@ pub struct Config {
     pub buckets: u32,
     /// Peers of one socket that are listed before it is kept as *wide* (found by every walk); 1 ..= 63.
     pub max_memberships: u32,
+    /// Hold a reference to each recorded socket, without which a walk cannot destroy (8 more bytes for each of
+    /// `max_sockets`). Only done with the kernel module; see [`Index::can_destroy`](crate::Index::can_destroy).
+    pub hold: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_sockets: 262_144, buckets: 16_384, max_memberships: 63 }
+        Self { max_sockets: 262_144, buckets: 16_384, max_memberships: 63, hold: false }
     }
 }
 
@@ -111,7 +114,8 @@ mod tests {
     fn sizes_out_of_range_are_refused() {
         for (sockets, buckets, memberships) in [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 1, 64), (1 << 27, 1, 1)]
         {
-            let config = Config { max_sockets: sockets, buckets, max_memberships: memberships };
+            let config =
+                Config { max_sockets: sockets, buckets, max_memberships: memberships, ..Config::default() };
             assert!(matches!(Layout::new(&config, 1, 4), Err(Error::Config { .. })));
         }
     }

@@ -35,6 +35,8 @@ pub struct Counters {
     pub wide: u64,
     /// Nodes without their socket that walks have met: an alarm.
     pub stale: u64,
+    /// Sockets that were recorded without a reference, though references are held; 0 without the kernel module.
+    pub not_held: u64,
 }
 
 impl Counters {

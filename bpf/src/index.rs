@@ -11,14 +11,15 @@ use libbpf_rs::{AsRawLibbpf as _, MapCore as _, MapFlags, Object, ObjectBuilder,
 use crate::config::Layout;
 use crate::error::{io_error, load_error};
 use crate::mapping::Mapping;
+use crate::module::{self, ModuleError};
 use crate::pin::{self, Incompatible, Obstacle};
 use crate::skel::{OBJECT, types};
-use crate::walk::{Slots, Walker, run};
+use crate::walk::{Emit, Slots, Walker, run};
 use crate::{Config, Counters, Error, Rekeyer, log};
 
 /// `SKREAP_ABI_VERSION` this library was written for: what a program in another language has to say to the pinned
 /// walk program.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 /// `SKREAP_LAYOUT_VERSION` this library was written for.
 const LAYOUT_VERSION: u32 = 1;
 /// `CHUNK` of `index.bpf.h`.
@@ -36,7 +37,9 @@ pub struct Index {
     object: Object,
     shape: Shape,
     counters: Mapping,
-    emit: Arc<Mapping>,
+    emit: Arc<Emit>,
+    /// Whether walks can destroy.
+    destroys: Result<(), ModuleError>,
     slots: Arc<Slots>,
 }
 
@@ -47,8 +50,25 @@ impl Index {
     /// [`Error::Config`] for sizes out of range; [`Error::Unsupported`] and [`Error::Denied`] if this kernel
     /// or these privileges cannot; [`Error::Load`] with the verifier's words for anything else.
     pub fn load(config: &Config) -> Result<Self, Error> {
-        let (open, shape) = prepare(config, None)?;
-        let index = Self::of(open.load().map_err(load_error)?, shape)?;
+        if !config.hold {
+            return Self::load_with(config, Err(ModuleError::NotUsed));
+        }
+        if let Err(why) = module::look() {
+            return Self::load_with(config, Err(why));
+        }
+        match Self::load_with(config, Ok(())) {
+            Err(e) if !e.cannot() => {
+                tracing::warn!("loading without the kernel module, since with it: {e}");
+                Self::load_with(config, Err(ModuleError::Refused(e.to_string())))
+            }
+            loaded => loaded,
+        }
+    }
+
+    /// `destroys`: whether with references to the sockets, or why without.
+    fn load_with(config: &Config, destroys: Result<(), ModuleError>) -> Result<Self, Error> {
+        let (open, shape) = prepare(config, None, destroys.is_ok())?;
+        let index = Self::of(open.load().map_err(load_error)?, shape, destroys)?;
         run(index.program("skreap_init")?, &mut [])
             .map_err(|source| Error::Object { what: "program skreap_init".to_owned(), source })?;
         index.write_cfg(&index.shape.cfg())?;
@@ -62,20 +82,30 @@ impl Index {
     /// [`Obstacle::Incompatible`] if they are not; otherwise as [`load`](Self::load).
     pub(crate) fn take_over(config: &Config, maps: &Path) -> Result<Self, Obstacle> {
         let pinned = pinned_cfg(maps)?;
-        let (mut open, shape) = prepare(config, Some(pinned.seed))?;
+        // With or without references, as the maps were made: the module may have come or gone since.
+        let held = pinned.held != 0;
+        let destroys = if held { Ok(()) } else { Err(ModuleError::NotUsed) };
+        let (mut open, shape) = prepare(config, Some(pinned.seed), held)?;
         shape.same_as(&pinned)?;
         reuse_maps(&mut open, maps)?;
         let object = open.load().map_err(|e| Incompatible::Load(load_error(e).to_string()))?;
-        Ok(Self::of(object, shape)?)
+        Ok(Self::of(object, shape, destroys)?)
     }
 
-    fn of(object: Object, shape: Shape) -> Result<Self, Error> {
+    fn of(object: Object, shape: Shape, destroys: Result<(), ModuleError>) -> Result<Self, Error> {
         let abi = shape.abi;
         let counters = map_memory(&object, ".bss.counters", size_of::<types::bss_counters>())?;
-        let emit_bytes = (abi.walk_slots * abi.emit_max) as usize * size_of::<types::skreap_victim>();
-        let emit = map_memory(&object, ".bss.emit", emit_bytes)?;
+        let emitted = (abi.walk_slots * abi.emit_max) as usize;
+        let emit = Arc::new(Emit {
+            victims: map_memory(&object, ".bss.emit", emitted * size_of::<types::skreap_victim>())?,
+            results: map_memory(&object, ".bss.results", emitted * size_of::<i32>())?,
+        });
         let slots = Arc::new(Slots::new(abi.walk_slots));
-        Ok(Self { object, shape, counters, emit: Arc::new(emit), slots })
+        let mut index = Self { object, shape, counters, emit, destroys, slots };
+        if index.destroys.is_ok() {
+            index.destroys = index.functions()?;
+        }
+        Ok(index)
     }
 
     /// Pins every map with state into a directory.
@@ -91,6 +121,40 @@ impl Index {
     /// Pins the walk program.
     pub(crate) fn pin_walk(&self, path: &Path) -> Result<(), Error> {
         pin::pin(self.program("skreap_walk")?, path)
+    }
+
+    /// Whether walks of this index can destroy sockets ([`Walker::destroy`]).
+    ///
+    /// # Errors
+    /// [`ModuleError`]: why not.
+    pub fn can_destroy(&self) -> Result<(), ModuleError> {
+        self.destroys.clone()
+    }
+
+    /// What the programs found of the module's functions when they were loaded.
+    fn functions(&self) -> Result<Result<(), ModuleError>, Error> {
+        let mut found = types::skreap_functions::default();
+        // SAFETY: the struct is integers without padding (asserted in abi.h), and any bytes are a value of it.
+        let bytes = unsafe {
+            std::slice::from_raw_parts_mut(
+                std::ptr::from_mut(&mut found).cast::<u8>(),
+                size_of::<types::skreap_functions>(),
+            )
+        };
+        run(self.program("skreap_functions")?, bytes)
+            .map_err(|source| Error::Object { what: "program skreap_functions".to_owned(), source })?;
+        let functions = [found.acquire, found.release, found.destroy].into_iter().zip(module::FUNCTIONS);
+        Ok(match functions.into_iter().find(|(found, _)| *found == 0) {
+            None => Ok(()),
+            Some((_, missing)) => Err(ModuleError::OtherVersion { missing }),
+        })
+    }
+
+    fn globals(&self) -> Result<types::bss_counters, Error> {
+        let mut globals: Vec<types::bss_counters> = Vec::with_capacity(1);
+        // SAFETY: bss_counters is made of integers only.
+        unsafe { self.counters.copy_to(0, 1, &mut globals) }.map_err(|e| object_error(".bss.counters", e))?;
+        globals.pop().ok_or_else(|| object_error(".bss.counters", io::ErrorKind::UnexpectedEof.into()))
     }
 
     /// A walker with a slot of its own. At most eight exist at once.
@@ -116,25 +180,22 @@ impl Index {
     /// # Errors
     /// [`Error::Object`] if a map cannot be read.
     pub fn counters(&self) -> Result<Counters, Error> {
-        let mut globals: Vec<types::bss_counters> = Vec::new();
-        // SAFETY: bss_counters is made of integers only.
-        unsafe { self.counters.copy_to(0, 1, &mut globals) }.map_err(|e| object_error(".bss.counters", e))?;
+        let globals = self.globals()?;
         let mut c = Counters {
             capacity: self.shape.layout.usable_nodes(self.shape.abi.walk_slots),
             ..Counters::default()
         };
-        for g in &globals {
-            for cpu in &g.cpu_counters {
-                c.releases_without_node += cpu.releases_without_node;
-                c.releases_without_cookie += cpu.releases_without_cookie;
-            }
-            c.dropped_full = g.counters.dropped_full;
-            c.dropped_chain = g.counters.dropped_chain;
-            c.ignored_kernel = g.counters.ignored_kernel;
-            c.ignored_protocol = g.counters.ignored_protocol;
-            c.wide = g.counters.wide;
-            c.stale = g.counters.stale;
+        for cpu in &globals.cpu_counters {
+            c.releases_without_node += cpu.releases_without_node;
+            c.releases_without_cookie += cpu.releases_without_cookie;
         }
+        c.dropped_full = globals.counters.dropped_full;
+        c.dropped_chain = globals.counters.dropped_chain;
+        c.ignored_kernel = globals.counters.ignored_kernel;
+        c.ignored_protocol = globals.counters.ignored_protocol;
+        c.wide = globals.counters.wide;
+        c.stale = globals.counters.stale;
+        c.not_held = globals.counters.not_held;
         for i in 0..self.shape.layout.shards {
             let shard: types::shard = self.read_element("shards", i)?;
             c.inserts += shard.n.inserts;
@@ -233,6 +294,8 @@ struct Shape {
     layout: Layout,
     abi: types::skreap_abi,
     seed: u64,
+    /// References to sockets are held.
+    held: bool,
 }
 
 impl Shape {
@@ -247,6 +310,8 @@ impl Shape {
             max_memberships: self.layout.max_memberships,
             max_sockets: self.layout.max_sockets,
             bootstrapped: 0,
+            held: self.held.into(),
+            padding: 0,
         }
     }
 
@@ -280,7 +345,7 @@ fn pinned_cfg(maps: &Path) -> Result<types::skreap_cfg, Incompatible> {
 }
 
 /// Opens the object and sets all sizes; the seed of a pinned index must stay the same.
-fn prepare(config: &Config, seed: Option<u64>) -> Result<(OpenObject, Shape), Error> {
+fn prepare(config: &Config, seed: Option<u64>, held: bool) -> Result<(OpenObject, Shape), Error> {
     log::install();
     if !Path::new(BTF).exists() {
         return Err(Error::Unsupported {
@@ -310,9 +375,10 @@ fn prepare(config: &Config, seed: Option<u64>) -> Result<(OpenObject, Shape), Er
     rodata.cfg_shards = layout.shards;
     rodata.cfg_shard_bits = layout.shards.trailing_zeros();
     rodata.cfg_max_memberships = layout.max_memberships;
+    rodata.cfg_held = held.into();
     rodata.cfg_seed = seed;
-    resize(&mut open, &layout)?;
-    Ok((open, Shape { layout, abi, seed }))
+    resize(&mut open, &layout, held)?;
+    Ok((open, Shape { layout, abi, seed, held }))
 }
 
 /// Takes every map with state from the pins; a pin that has no map here is of a version that knows more.
@@ -353,7 +419,7 @@ fn open_rodata(open: &mut OpenObject) -> Result<&mut types::rodata, Error> {
     Ok(unsafe { &mut *data.cast::<types::rodata>() })
 }
 
-fn resize(open: &mut OpenObject, layout: &Layout) -> Result<(), Error> {
+fn resize(open: &mut OpenObject, layout: &Layout, hold: bool) -> Result<(), Error> {
     let words = |n: u32| n.checked_mul(4);
     for mut map in open.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
@@ -366,6 +432,10 @@ fn resize(open: &mut OpenObject, layout: &Layout) -> Result<(), Error> {
             }
             "shards" => {
                 map.set_max_entries(layout.shards).map_err(|e| object_error(&name, io_error(e)))?;
+                continue;
+            }
+            "held" if hold => {
+                map.set_max_entries(layout.nodes).map_err(|e| object_error(&name, io_error(e)))?;
                 continue;
             }
             _ => continue,

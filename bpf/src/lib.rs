@@ -5,6 +5,7 @@
 //!               │
 //!               ├─► Walker::walk(target)    one bucket: the victims, and why others were skipped
 //!               ├─► Walker::walk_all        every node, for listings
+//!               ├─► Walker::destroy         one bucket: the victims are destroyed (kernel module)
 //!               └─► Index::counters         what was inserted, removed, dropped
 //!  Pins::hold ─► Pins::load ─► Hooks::attach_pinned ─► Pins::publish
 //!                                            the same, outliving the process
@@ -24,6 +25,7 @@ pub mod hooks;
 mod index;
 mod log;
 mod mapping;
+pub mod module;
 pub mod order;
 pub mod pin;
 pub mod probe;
@@ -44,4 +46,4 @@ pub use index::{ABI_VERSION, Index};
 pub use rekey::{Rekeyed, Rekeyer};
 pub use scan::{Scan, ScanCounts, ScanHit};
 pub use victim::{Relation, Victim};
-pub use walk::{InFlight, WalkCounts, Walker};
+pub use walk::{InFlight, Left, WalkCounts, Walker};

@@ -1,7 +1,5 @@
 //! What this kernel and these privileges offer, found out by doing.
 
-use std::path::Path;
-
 use crate::Error;
 use crate::scan::Scan;
 
@@ -12,14 +10,6 @@ use crate::scan::Scan;
 /// [`Error`] naming what is missing.
 pub fn iterator_destroy(cookie: u64) -> Result<u64, Error> {
     Scan::load(None)?.destroy_udp(cookie)
-}
-
-/// Names the lock-taking destroy that BPF could call here, if there is one.
-#[must_use]
-pub fn lock_taking_kfunc() -> Option<String> {
-    // The module registers its kfuncs only with BTF of its own: loaded without it, it is of no use.
-    const MODULE: &str = "/sys/kernel/btf/skreap";
-    Path::new(MODULE).exists().then(|| format!("module skreap ({MODULE})"))
 }
 
 /// True if this process has the capabilities that loading takes.

@@ -31,6 +31,10 @@ pub struct WalkCounts {
     pub state: u64,
     /// Skipped: the node has lost its socket. An alarm.
     pub stale: u64,
+    /// Victims destroyed by the walk itself, see [`Walker::destroy`].
+    pub destroyed: u64,
+    /// Victims that were closed before such a walk had their lock.
+    pub gone: u64,
     /// Some membership of the target could not be recorded: the pool was full.
     pub incomplete_full: bool,
     /// Some unconnected socket has sent to too many peers to tell whether the target was one of them.
@@ -46,6 +50,23 @@ pub enum InFlight {
     Look,
     /// Those that are watched are not told of any more, until they are connected anew.
     Settle,
+}
+
+/// A victim of [`Walker::destroy`].
+#[derive(Clone, Copy, Debug)]
+pub struct Left {
+    /// The socket, as it was before.
+    pub victim: Victim,
+    /// Positive errno, 0 if it was destroyed. `ENODATA`: the index has no reference to it; `EBUSY`: it is being
+    /// recorded or destroyed by somebody else at this moment; `EOPNOTSUPP`: it cannot be aborted.
+    pub errno: i32,
+}
+
+/// Where the programs write victims and what became of them.
+#[derive(Debug)]
+pub(crate) struct Emit {
+    pub victims: Mapping,
+    pub results: Mapping,
 }
 
 /// Which walk slots are taken.
@@ -77,18 +98,19 @@ impl Slots {
 #[derive(Debug)]
 pub struct Walker {
     program: OwnedFd,
-    emit: Arc<Mapping>,
+    emit: Arc<Emit>,
     slots: Arc<Slots>,
     slot: u16,
     emit_max: u32,
     version: u32,
     batch: Vec<Victim>,
+    results: Vec<i32>,
 }
 
 impl Walker {
     pub(crate) fn new(
         program: OwnedFd,
-        emit: Arc<Mapping>,
+        emit: Arc<Emit>,
         slots: Arc<Slots>,
         abi: &skreap_abi,
     ) -> Result<Self, Error> {
@@ -101,6 +123,7 @@ impl Walker {
             emit_max: abi.emit_max,
             version: abi.version,
             batch: Vec::with_capacity(abi.emit_max as usize),
+            results: Vec::new(),
         })
     }
 
@@ -109,8 +132,50 @@ impl Walker {
     /// # Errors
     /// [`Error::Walk`] with the kernel's errno. What was found until then is in `victims`.
     pub fn walk(&mut self, target: &Target, victims: &mut Vec<Victim>) -> Result<WalkCounts, Error> {
+        self.walk_states(target, 0, victims)
+    }
+
+    /// As [`walk`](Self::walk); only TCP sockets in one of these states (bit `1 << TCP_*`, 0 for all that can be
+    /// destroyed) are victims.
+    ///
+    /// # Errors
+    /// As [`walk`](Self::walk).
+    pub fn walk_states(
+        &mut self,
+        target: &Target,
+        states: u32,
+        victims: &mut Vec<Victim>,
+    ) -> Result<WalkCounts, Error> {
         let mut ctx = context(target);
-        self.pass(&mut ctx, &mut |batch| victims.extend_from_slice(batch))
+        ctx.states = states;
+        self.pass(&mut ctx, &mut |batch, _| victims.extend_from_slice(batch))
+    }
+
+    /// Walks the bucket of the target and destroys its victims in place, each under its lock, if it is still
+    /// connected to the target then. Sleeps for as long as the owner of a socket holds its lock.
+    ///
+    /// `states` are the TCP states (bit `1 << TCP_*`) whose sockets are victims. Those that could not be
+    /// destroyed are appended to `left`; with `list`, all are.
+    ///
+    /// # Errors
+    /// [`Error::Walk`] with the kernel's errno: `EOPNOTSUPP` if the index
+    /// [cannot](crate::Index::can_destroy). What was done until then stays done.
+    pub fn destroy(
+        &mut self,
+        target: &Target,
+        states: u32,
+        list: bool,
+        left: &mut Vec<Left>,
+    ) -> Result<WalkCounts, Error> {
+        let mut ctx = context(target);
+        ctx.states = states;
+        ctx.flags |= flag(skreap_walk_flags::SKREAP_WALK_DESTROY);
+        if list {
+            ctx.flags |= flag(skreap_walk_flags::SKREAP_WALK_LIST);
+        }
+        self.pass(&mut ctx, &mut |batch, results| {
+            left.extend(batch.iter().zip(results).map(|(&victim, &errno)| Left { victim, errno }));
+        })
     }
 
     /// Cookies of the sockets that `connect()` has recorded under the target and that are not connected to it,
@@ -127,7 +192,7 @@ impl Walker {
             InFlight::Settle => flag(skreap_walk_flags::SKREAP_WALK_SETTLE),
         };
         let mut cookies = Vec::new();
-        self.pass(&mut ctx, &mut |batch| cookies.extend(batch.iter().map(Victim::cookie)))?;
+        self.pass(&mut ctx, &mut |batch, _| cookies.extend(batch.iter().map(Victim::cookie)))?;
         Ok(cookies)
     }
 
@@ -139,10 +204,15 @@ impl Walker {
     pub fn walk_all(&mut self, mut each: impl FnMut(&[Victim])) -> Result<WalkCounts, Error> {
         let mut ctx =
             skreap_walk { flags: flag(skreap_walk_flags::SKREAP_WALK_ALL), ..skreap_walk::default() };
-        self.pass(&mut ctx, &mut each)
+        self.pass(&mut ctx, &mut |batch, _| each(batch))
     }
 
-    fn pass(&mut self, ctx: &mut skreap_walk, each: &mut dyn FnMut(&[Victim])) -> Result<WalkCounts, Error> {
+    /// Calls the program until it is done; `each` is given what a call has emitted, and the results of destroys.
+    fn pass(
+        &mut self,
+        ctx: &mut skreap_walk,
+        each: &mut dyn FnMut(&[Victim], &[i32]),
+    ) -> Result<WalkCounts, Error> {
         let mut counts = WalkCounts::default();
         ctx.version = self.version;
         ctx.slot = self.slot;
@@ -156,16 +226,24 @@ impl Walker {
             counts.no_peer += ctx.no_peer;
             counts.state += ctx.state;
             counts.stale += ctx.stale;
+            counts.destroyed += ctx.destroyed;
+            counts.gone += ctx.gone;
             counts.incomplete_full |= ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_FULL.0 != 0;
             counts.incomplete_unconnected |=
                 ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_UNCONNECTED.0 != 0;
             if ctx.emitted > 0 {
                 self.batch.clear();
-                let first = u32::from(self.slot) * self.emit_max;
+                self.results.clear();
+                let first = (u32::from(self.slot) * self.emit_max) as usize;
+                let emitted = ctx.emitted as usize;
                 // SAFETY: Victim is a struct of integers.
-                unsafe { self.emit.copy_to(first as usize, ctx.emitted as usize, &mut self.batch) }
-                    .map_err(Error::Walk)?;
-                each(&self.batch);
+                unsafe { self.emit.victims.copy_to(first, emitted, &mut self.batch) }.map_err(Error::Walk)?;
+                if ctx.flags & flag(skreap_walk_flags::SKREAP_WALK_DESTROY) != 0 {
+                    // SAFETY: integers.
+                    unsafe { self.emit.results.copy_to(first, emitted, &mut self.results) }
+                        .map_err(Error::Walk)?;
+                }
+                each(&self.batch, &self.results);
             }
             if ctx.more == 0 {
                 return Ok(counts);

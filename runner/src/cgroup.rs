@@ -16,6 +16,18 @@ pub fn root() -> io::Result<PathBuf> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup2 hierarchy is mounted"))
 }
 
+/// The cgroup2 directory of this process.
+///
+/// # Errors
+/// As [`root`]; `NotFound` if `/proc/self/cgroup` does not tell.
+pub fn own() -> io::Result<PathBuf> {
+    let list = fs::read("/proc/self/cgroup")?;
+    let path = list.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"0::/"));
+    let path =
+        path.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "this process is in no cgroup2"))?;
+    Ok(root()?.join(OsString::from_vec(path.to_vec())))
+}
+
 /// Opens a cgroup directory, after a look that it is one.
 ///
 /// # Errors

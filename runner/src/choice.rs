@@ -6,7 +6,7 @@ use std::str::FromStr;
 use skreap_bpf::{Config, Index};
 use skreap_core::EngineName;
 
-use crate::engine::{Diag, Engine, EngineError, EngineOptions, IndexScan, Iter, Netlink, Scope};
+use crate::engine::{Diag, Engine, EngineError, EngineOptions, IndexScan, Iter, Kfunc, Netlink, Scope};
 use crate::probe;
 use crate::reaper::Error;
 
@@ -48,6 +48,14 @@ pub struct Refused {
     why: String,
 }
 
+impl Choice {
+    /// True if the index should hold references to sockets: the engine that needs them may be chosen.
+    #[must_use]
+    pub fn may_destroy_in_walk(self) -> bool {
+        matches!(self, Self::Auto | Self::Named(EngineName::Kfunc))
+    }
+}
+
 /// What `auto` takes, and why.
 #[derive(Clone, Debug)]
 pub struct Decision {
@@ -63,7 +71,7 @@ const AUTO: [EngineName; 4] = [EngineName::Kfunc, EngineName::Netlink, EngineNam
 /// Decides by trying, on a small index of its own.
 #[must_use]
 pub fn decide() -> Decision {
-    match Index::load(&Config { max_sockets: 16, buckets: 1, ..Config::default() }) {
+    match Index::load(&Config { max_sockets: 16, buckets: 1, hold: true, ..Config::default() }) {
         Ok(index) => decide_on(&index),
         Err(e) => Decision { engine: None, why: e.to_string() },
     }
@@ -95,8 +103,10 @@ fn trial(engine: EngineName, index: &Index) -> Result<String, String> {
         || tried(probe::sock_destroy()).map(|_| "SOCK_DESTROY of a private socket works".to_owned());
     match engine {
         EngineName::Kfunc => {
-            tried(probe::lock_taking_kfunc())?;
-            Err("the kfunc engine is not built in".to_owned())
+            // First whether the module is there; last, whether this very index was loaded with it.
+            let seen = tried(probe::lock_taking_kfunc())?;
+            index.can_destroy().map_err(|e| e.to_string())?;
+            Ok(seen)
         }
         EngineName::Netlink | EngineName::IndexScan => {
             tried(probe::test_run(index))?;
@@ -174,6 +184,7 @@ fn make(
 ) -> Result<Option<Box<dyn Engine>>, EngineError> {
     let walker = || index.walker().map_err(EngineError::from);
     Ok(Some(match engine {
+        EngineName::Kfunc => Box::new(Kfunc::new(walker()?, options)?),
         EngineName::Netlink => Box::new(Netlink::new(walker()?, options)?),
         EngineName::Iter => Box::new(Iter::new(walker()?, options)?),
         EngineName::Diag => Box::new(Diag::new(walker()?, options)?),

@@ -206,10 +206,32 @@ pub(crate) fn iterator_destroy() -> Result<String, Missing> {
     }
 }
 
-/// The kfunc that takes the socket lock, of this project's module or of a later kernel.
+/// Destroys a private socket in the walk of an index of its own, whose hooks see this process's cgroup for a
+/// moment.
 pub(crate) fn lock_taking_kfunc() -> Result<String, Missing> {
-    match skreap_bpf::probe::lock_taking_kfunc() {
-        Some(found) => Ok(found),
-        None => missing("no lock-taking bpf_sock_destroy in this kernel and no module skreap loaded"),
+    let failed = |e: &dyn std::fmt::Display| Missing { detail: format!("trial destroy in a walk: {e}") };
+    let found = skreap_bpf::module::look().map_err(|e| Missing { detail: e.to_string() })?;
+    let config = Config { max_sockets: 64, buckets: 1, hold: true, ..Config::default() };
+    let index = Index::load(&config).map_err(|e| failed(&e))?;
+    index.can_destroy().map_err(|e| Missing { detail: e.to_string() })?;
+    let cgroup = cgroup::own().and_then(|path| cgroup::open(&path)).map_err(|e| failed(&e))?;
+    let hooks = Hooks::attach(&index, cgroup.as_fd()).map_err(|e| failed(&e))?;
+    let socket = private_socket().map_err(|e| failed(&e))?;
+    let peer = socket.local_addr().map_err(|e| failed(&e))?;
+    let backend = skreap_core::Backend::new(skreap_core::Protocol::Udp, peer.ip(), peer.port());
+    let target = Target {
+        backend: backend.map_err(|e| failed(&e))?,
+        unconnected: Unconnected::Preserve,
+        dry_run: false,
+    };
+    let counts = index
+        .walker()
+        .and_then(|mut walker| walker.destroy(&target, 0, false, &mut Vec::new()))
+        .map_err(|e| failed(&e))?;
+    drop(hooks);
+    if counts.destroyed == 1 && was_destroyed(&socket) {
+        Ok(format!("{found}: a walk destroyed a private UDP socket"))
+    } else {
+        missing(format!("{found} is there, but a walk did not destroy a private UDP socket: {counts:?}"))
     }
 }

@@ -209,10 +209,13 @@ impl Builder {
     /// [`Error`]; nothing stays attached but what was pinned before.
     pub fn build(self) -> Result<Reaper, Error> {
         let (path, file) = open_cgroup(self.cgroup)?;
+        // What only one engine needs costs nothing with the others.
+        let hold = self.config.hold || self.engine.may_destroy_in_walk();
+        let config = Config { hold, ..self.config };
         let pins = self.pin.as_deref().map(Pins::hold).transpose()?;
         let (index, origin) = match &pins {
-            Some(pins) => pins.load(&self.config, file.as_fd())?,
-            None => (Index::load(&self.config)?, Origin::New),
+            Some(pins) => pins.load(&config, file.as_fd())?,
+            None => (Index::load(&config)?, Origin::New),
         };
         let index = Arc::new(index);
         let pace = self.max_rate.map(Pace::per_second).unwrap_or_default();

@@ -52,7 +52,7 @@ impl Case {
     }
 
     /// One test for each engine that fits.
-    pub fn trials(self, engines: &[EngineName], missing: &Option<Arc<str>>) -> Vec<Trial> {
+    pub fn trials(self, engines: &[EngineName], missing: &Missing) -> Vec<Trial> {
         engines
             .iter()
             .filter(|engine| !self.index_only || uses_index(**engine))
@@ -60,10 +60,17 @@ impl Case {
             .map(|&engine| {
                 let missing = missing.clone();
                 let name = format!("{}::{engine}", self.name);
-                Trial::ignorable_test(name, move || match missing {
-                    Some(missing) if required() => Err(Failed::from(missing)),
-                    Some(missing) => Ok(Completion::ignored_with(missing)),
-                    None => self.run(engine),
+                Trial::ignorable_test(name, move || match (missing.all, missing.kfunc) {
+                    (Some(missing), _) if required("SKREAP_TESTS") => Err(Failed::from(missing)),
+                    (Some(missing), _) => Ok(Completion::ignored_with(missing)),
+                    (None, Some(missing)) if engine == EngineName::Kfunc => {
+                        if required("SKREAP_KFUNC") {
+                            Err(Failed::from(missing))
+                        } else {
+                            Ok(Completion::ignored_with(missing))
+                        }
+                    }
+                    (None, _) => self.run(engine),
                 })
             })
             .collect()
@@ -85,8 +92,18 @@ impl Case {
     }
 }
 
-fn required() -> bool {
-    env::var_os("SKREAP_TESTS").is_some_and(|value| value == "required")
+/// What a machine lacks.
+#[derive(Clone)]
+pub struct Missing {
+    /// For any test.
+    pub all: Option<Arc<str>>,
+    /// For those of engine `kfunc`, which needs the kernel module.
+    pub kfunc: Option<Arc<str>>,
+}
+
+/// True if what is missing is to be a failure.
+fn required(variable: &str) -> bool {
+    env::var_os(variable).is_some_and(|value| value == "required")
 }
 
 /// Engines that find sockets through the index.

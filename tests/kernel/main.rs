@@ -9,7 +9,8 @@
 //! itself run only with engines that use it.
 //!
 //! Needs root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN), BTF and cgroup2. Without them the tests are ignored, with
-//! the reason; with `SKREAP_TESTS=required` in the environment they fail instead.
+//! the reason; with `SKREAP_TESTS=required` in the environment they fail instead. The engine `kfunc` needs the
+//! kernel module besides, and `SKREAP_KFUNC=required` makes its absence a failure.
 //!
 //! The binary needs nothing but itself: it may be copied to another machine and run there.
 
@@ -20,7 +21,9 @@ mod churn;
 mod events;
 mod flight;
 mod full;
+mod holder;
 mod index;
+mod kfunc;
 mod many;
 mod netns;
 mod older;
@@ -42,14 +45,21 @@ mod world;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use case::Missing;
 use libtest_mimic::Arguments;
 use skreap::core::EngineName;
 
 use selection::Selection;
 
 /// The engines that are tested, if [`selection`] does not say otherwise. One more is one more name here.
-const ENGINES: &[EngineName] =
-    &[EngineName::Netlink, EngineName::Iter, EngineName::Diag, EngineName::DiagFilter, EngineName::IndexScan];
+const ENGINES: &[EngineName] = &[
+    EngineName::Kfunc,
+    EngineName::Netlink,
+    EngineName::Iter,
+    EngineName::Diag,
+    EngineName::DiagFilter,
+    EngineName::IndexScan,
+];
 
 fn main() -> ExitCode {
     skreap::lab::become_client_if_asked();
@@ -67,7 +77,11 @@ fn main() -> ExitCode {
     if let Some(missing) = &missing {
         eprintln!("kernel tests cannot run here: {missing}");
     }
-    let missing = missing.map(Arc::<str>::from);
+    let kfunc = match skreap::bpf::module::look() {
+        Err(error) if !arguments.list => Some(Arc::from(error.to_string())),
+        _ => None,
+    };
+    let missing = Missing { all: missing.map(Arc::from), kfunc };
     let cases = [
         udp::cases(),
         tcp::cases(),
@@ -90,6 +104,7 @@ fn main() -> ExitCode {
         churn::cases(),
         older::cases(),
         takeover::cases(),
+        kfunc::cases(),
     ];
     let trials = cases.into_iter().flatten().flat_map(|case| case.trials(selection.engines(), &missing));
     let trials = trials.filter(|trial| selection.takes(trial.name())).collect();

@@ -112,8 +112,8 @@ fn netns_that_dies_meanwhile(world: &mut World) -> Result<()> {
         gone += report.skipped.gone;
         // Too early destroys all, too late finds none: the moment between is looked for.
         delay = if report.victims == 0 { Duration::ZERO } else { delay + STEP };
-        // An iterator destroys in the step that finds: there is no moment between.
-        let met = gone > 0 || world.reaper().engine() == EngineName::Iter;
+        // An iterator, or a walk that destroys, does so in the step that finds: there is no moment between.
+        let met = gone > 0 || matches!(world.reaper().engine(), EngineName::Iter | EngineName::Kfunc);
         if destroyed > 0 && met && round >= 20 {
             return Ok(());
         }

@@ -111,6 +111,7 @@ impl World {
             max_sockets: options.max_sockets,
             buckets: options.buckets,
             max_memberships: options.max_memberships,
+            ..Config::default()
         };
         let reaper = Reaper::builder()
             .cgroup(inside.path())

@@ -32,6 +32,8 @@ NF != 6 {
 	for (i = 1; i in all; i++) {
 		if ($6 == "none")
 			says = "refused"
+		else if (all[i] == "kfunc" && $4 != "none")
+			says = "**with the module**"
 		else
 			says = index("," $6 ",", "," all[i] ",") ? ($6 ~ "^" all[i] "(,|$)" ? "**yes**" : "yes") : "no"
 		row = row " | " says
@@ -42,7 +44,7 @@ NF != 6 {
 
 END {
 	print ""
-	print "- **yes** in bold: what `auto` takes."
+	print "- in bold: what `auto` takes, with the module and without."
 	print "- refused: `skreap probe`, `serve` and `demo` say in one line what the kernel lacks, and end with exit code 3."
 	print "- tests: `command` is the command from outside, with the module missing, useless, loaded and removed; `kernel` are"
 	print "  the kernel tests with real sockets, processes and namespaces, once for each engine; `kfunc` are the module's own."

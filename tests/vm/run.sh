@@ -73,8 +73,11 @@ add_suites() {
 		kernel)
 			add_program "$KERNEL_TESTS" kernel
 			[ -z "$quick" ] || cp "$here/quick" "$root/tests/quick"
-			echo "export SKREAP_TEST_ENGINES=$ENGINES${quick:+ SKREAP_TEST_NAMES=/tests/quick}"
-			echo "suite kernel $((timeout - 60)) /tests/kernel $(printf '%s' "${SKREAP_VM_FILTER:-}")" ;;
+			echo "export SKREAP_TEST_ENGINES=${MODULE:+kfunc,}$ENGINES${quick:+ SKREAP_TEST_NAMES=/tests/quick}"
+			[ -z "$MODULE" ] || echo "export SKREAP_KFUNC=required; insmod /tests/skreap.ko"
+			echo "suite kernel $((timeout - 60)) /tests/kernel $(printf '%s' "${SKREAP_VM_FILTER:-}")"
+			# Maps are freed a moment after the last process that had them; what comes next wants it gone.
+			[ -z "$MODULE" ] || echo "for _ in 1 2 3 4 5 6 7 8 9; do rmmod skreap 2>/dev/null && break; sleep 1; done" ;;
 		kfunc)
 			[ -n "$MODULE" ] || die "$name: the tests of the kfuncs need the module"
 			cp "$target/vm/kfunc/kfunc" "$target/vm/kfunc/kfunc.bpf.o" "$here/kfunc-in-order" "$root/tests"

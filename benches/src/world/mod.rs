@@ -70,7 +70,8 @@ impl World {
         let space = Space::make(spec, per_netns)?;
         let backends = Backends::start(spec.proto, space.netns())?;
         let cgroup = Cgroup::create("world")?;
-        let config = Config { max_sockets, ..Config::default() };
+        // Held where the module is there, so that engine kfunc can be measured beside the others.
+        let config = Config { max_sockets, hold: true, ..Config::default() };
         let index = Index::load(&config).context("load the index")?;
         let hooks = Hooks::attach(&index, cgroup.open()?.as_fd()).context("attach the hooks")?;
         let bulk = Bulk::new(spec.proto, u32::try_from(nofile).unwrap_or(u32::MAX));

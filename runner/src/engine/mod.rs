@@ -2,6 +2,7 @@
 //!
 //! | engine | finds | destroys |
 //! |---|---|---|
+//! | [`Kfunc`] | walk of one bucket of the index | in the same step, with the kernel module |
 //! | [`Netlink`] | walk of one bucket of the index | by exact id, in batches |
 //! | [`Iter`] | BPF iterator over every socket, netns by netns | in the same step |
 //! | [`Diag`] | sock_diag dump of every socket, netns by netns; with or without a filter in the kernel | as netlink |
@@ -16,6 +17,7 @@ mod destroy;
 mod diag;
 mod index_scan;
 mod iter;
+mod kfunc;
 pub(crate) mod membership;
 mod netlink;
 mod pace;
@@ -31,6 +33,7 @@ pub(crate) use destroy::{netns_id, tuple};
 pub use diag::Diag;
 pub use index_scan::IndexScan;
 pub use iter::Iter;
+pub use kfunc::Kfunc;
 pub(crate) use membership::{Membership, Place};
 pub use netlink::Netlink;
 pub use pace::Pace;

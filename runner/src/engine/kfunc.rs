@@ -1,0 +1,117 @@
+//! The walk destroys each victim itself, under the lock of the socket, with the function of the kernel module.
+
+use std::time::Instant;
+
+use skreap_bpf::{Left, Victim, Walker};
+use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected};
+
+use super::destroy::{Destroyer, tuple};
+use super::{Engine, EngineError, EngineOptions, StateMask, nanos};
+
+/// Engine `kfunc`: targeted walk that destroys in place.
+///
+/// The few victims that the walk cannot destroy, because it has no reference to them or somebody else has it in
+/// hand at this moment, are finished by their exact id, as engine `netlink` does with all. So are all of them if
+/// there is a limit to how many may be destroyed per second: a walk does not wait.
+#[derive(Debug)]
+pub struct Kfunc {
+    walker: Walker,
+    destroyer: Destroyer,
+    left: Vec<Left>,
+    victims: Vec<Victim>,
+    states: StateMask,
+    /// There is a limit to how many may be destroyed per second.
+    paced: bool,
+}
+
+impl Kfunc {
+    /// # Errors
+    /// [`EngineError::Io`] if the thread that visits namespaces cannot be made.
+    pub fn new(walker: Walker, options: &EngineOptions) -> Result<Self, EngineError> {
+        Ok(Self {
+            walker,
+            destroyer: Destroyer::new(options.pace.clone())?,
+            left: Vec::new(),
+            victims: Vec::new(),
+            states: options.states,
+            paced: options.pace.rate().is_some(),
+        })
+    }
+
+    /// Lists the victims first, and destroys them by their id unless it is a dry run.
+    fn run_by_id(&mut self, target: &Target) -> Result<Outcome, EngineError> {
+        let start = Instant::now();
+        let mut outcome = Outcome::new(EngineName::Kfunc);
+        self.victims.clear();
+        let counts = self.walker.walk_states(target, self.states.bits(), &mut self.victims)?;
+        let walked = Instant::now();
+        note(&counts, target, &mut outcome);
+        outcome.victims = self.victims.len() as u64;
+        self.finish(target, &mut outcome);
+        outcome.walk_ns = nanos(walked.duration_since(start));
+        outcome.destroy_ns = nanos(walked.elapsed());
+        Ok(outcome)
+    }
+
+    fn finish(&mut self, target: &Target, outcome: &mut Outcome) {
+        let (walker, states) = (&mut self.walker, self.states.bits());
+        self.destroyer.finish(target.dry_run, &mut self.victims, outcome, |_, victims| {
+            walker.walk_states(target, states, victims)?;
+            Ok(())
+        });
+    }
+}
+
+impl Engine for Kfunc {
+    fn name(&self) -> EngineName {
+        EngineName::Kfunc
+    }
+
+    fn run(&mut self, target: &Target) -> Result<Outcome, EngineError> {
+        if target.dry_run || self.paced {
+            return self.run_by_id(target);
+        }
+        let start = Instant::now();
+        let mut outcome = Outcome::new(EngineName::Kfunc);
+        self.left.clear();
+        let counts = self.walker.destroy(target, self.states.bits(), false, &mut self.left)?;
+        let walked = Instant::now();
+        note(&counts, target, &mut outcome);
+        outcome.destroyed = counts.destroyed;
+        outcome.skipped.gone = counts.gone;
+        outcome.victims = counts.destroyed + counts.gone + self.left.len() as u64;
+        if !self.left.is_empty() {
+            self.victims.clear();
+            for left in &self.left {
+                match left.errno {
+                    libc::ENODATA | libc::EBUSY => self.victims.push(left.victim),
+                    errno => outcome.add_failure(tuple(&left.victim), errno),
+                }
+            }
+            self.finish(target, &mut outcome);
+            outcome.destroy_ns = nanos(walked.elapsed());
+        }
+        outcome.walk_ns = nanos(walked.duration_since(start));
+        Ok(outcome)
+    }
+
+    fn tidy(&mut self) {
+        self.destroyer.diag.expire();
+    }
+}
+
+/// What a walk met, in the words of an outcome.
+fn note(counts: &skreap_bpf::WalkCounts, target: &Target, outcome: &mut Outcome) {
+    outcome.visited = counts.visited;
+    outcome.skipped.unconnected = counts.unconnected;
+    outcome.skipped.moved_on = counts.moved_on;
+    outcome.skipped.no_peer = counts.no_peer;
+    outcome.skipped.state = counts.state;
+    outcome.skipped.stale = counts.stale;
+    if counts.incomplete_full {
+        outcome.incomplete.insert(Incomplete::IndexFull);
+    }
+    if counts.incomplete_unconnected && target.unconnected == Unconnected::Destroy {
+        outcome.incomplete.insert(Incomplete::WideUnconnected);
+    }
+}

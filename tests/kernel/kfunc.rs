@@ -1,0 +1,323 @@
+//! Destroying in the walk: what only an engine that takes the socket's lock, and holds references, can get wrong.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::panic::resume_unwind;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use skreap::bpf::{Left, Walker};
+use skreap::core::{Backend, EngineName, Target, Unconnected};
+use skreap::lab::{Client, Selection};
+
+use crate::case::{Case, case};
+use crate::holder::{LockHolder, descriptor_of};
+use crate::sockets::*;
+use crate::world::{World, WorldOptions};
+
+pub fn cases() -> Vec<Case> {
+    let two_netns = WorldOptions { netns: 2, missed_releases: 2, ..WorldOptions::default() };
+    vec![
+        case!(reap_waits_for_the_socket_lock).only(EngineName::Kfunc),
+        case!(socket_that_moves_before_its_lock_is_had_survives).only(EngineName::Kfunc),
+        case!(walk_lists_whom_it_destroyed).only(EngineName::Kfunc),
+        case!(two_walks_destroy_one_backend).only(EngineName::Kfunc),
+        case!(every_recorded_socket_is_held).only(EngineName::Kfunc),
+        case!(closed_sockets_and_dead_netns_are_not_held).only(EngineName::Kfunc),
+        case!(churn_with_six_workers_and_two_reapers).only(EngineName::Kfunc).with(two_netns),
+        case!(module_stays_while_in_use).only(EngineName::Kfunc),
+    ]
+}
+
+/// How long the lock of a socket is held in these tests.
+const HELD: Duration = Duration::from_millis(400);
+
+fn target(backend: Backend) -> Target {
+    Target { backend, unconnected: Unconnected::Preserve, dry_run: false }
+}
+
+fn reap_waits_for_the_socket_lock(world: &mut World) -> Result<()> {
+    world.serve(&[tcp(1), tcp(2)])?;
+    let mut client = world.client("client")?;
+    let socket = connect(&mut client, tcp(1))?;
+    connect(&mut client, tcp(2))?;
+    let holder = LockHolder::take(descriptor_of(client.pid(), socket.cookie)?, HELD)?;
+    let start = Instant::now();
+    let report = world.reap(tcp(1))?;
+    let waited = start.elapsed();
+    holder.finish()?;
+    expect_exactly(&report, &mut [&mut client], &[socket.cookie])?;
+    // The lock had been taken a moment before the clock was started.
+    ensure!(waited >= HELD * 3 / 4, "waited {waited:?} only");
+    ensure!(report.ns.walk_ns >= (HELD * 3 / 4).as_nanos() as u64, "{report:?}");
+    Ok(())
+}
+
+/// The connect has the lock before the reap: what was a victim when the walk looked is none any more.
+fn socket_that_moves_before_its_lock_is_had_survives(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2)])?;
+    let mut client = world.client("client")?;
+    let socket = connect(&mut client, udp(1))?;
+    let holder = LockHolder::take(descriptor_of(client.pid(), socket.cookie)?, HELD)?;
+    let (moved, report) = thread::scope(|scope| {
+        let moved = scope.spawn(|| client.connect(socket.handle, udp(2).socket_addr()));
+        // Long enough for it to wait in the queue of the lock, which is first come, first served.
+        thread::sleep(HELD / 4);
+        let report = world.reap(udp(1));
+        (moved.join().unwrap_or_else(|panic| resume_unwind(panic)), report)
+    });
+    moved?;
+    holder.finish()?;
+    let report = report?;
+    ensure!(report.victims == 0 && report.destroyed == 0 && report.skipped.moved_on == 1, "{report:?}");
+    ensure!(report.ns.walk_ns >= (HELD / 2).as_nanos() as u64, "did not wait: {report:?}");
+    let state = client.state(socket.handle)?;
+    ensure!(state.errno == 0 && state.peer == Some(udp(2).socket_addr()), "{state:?}");
+    Ok(())
+}
+
+fn walk_lists_whom_it_destroyed(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2)])?;
+    let mut client = world.client("client")?;
+    // More than are destroyed in one call.
+    let victims = connect_many(&mut client, Default::default(), udp(1), 2500)?;
+    connect_many(&mut client, Default::default(), udp(2), 7)?;
+    let mut walker = world.reaper().index().walker()?;
+    let mut listed = Vec::new();
+    let counts = walker.destroy(&target(udp(1)), 0, true, &mut listed)?;
+    ensure!(counts.destroyed == 2500 && counts.gone == 0 && counts.calls == 2, "{counts:?}");
+    let mut cookies: Vec<u64> = listed.iter().map(|left| left.victim.cookie()).collect();
+    cookies.sort_unstable();
+    let mut expected = victims.cookies.clone();
+    expected.sort_unstable();
+    ensure!(cookies == expected && listed.iter().all(|left| left.errno == 0));
+    // Without the list, only what went wrong is told of: nothing.
+    listed.clear();
+    let counts = walker.destroy(&target(udp(2)), 0, false, &mut listed)?;
+    ensure!(counts.destroyed == 7 && listed.is_empty(), "{counts:?} {listed:?}");
+    let mut died = client.destroyed(Selection::All)?;
+    died.sort_unstable();
+    ensure!(died.len() == 2507 && expected.iter().all(|cookie| died.binary_search(cookie).is_ok()));
+    Ok(())
+}
+
+/// Two reaps of one backend at once: each socket is destroyed by one of them, and the other says so.
+fn two_walks_destroy_one_backend(world: &mut World) -> Result<()> {
+    const SOCKETS: u32 = 2000;
+    world.serve(&[tcp(1), udp(1), udp(2)])?;
+    let mut client = world.client("client")?;
+    connect_many(&mut client, Default::default(), udp(2), 10)?;
+    for backend in [udp(1), tcp(1)] {
+        let victims = connect_many(&mut client, Default::default(), backend, SOCKETS)?;
+        let walkers = [world.reaper().index().walker()?, world.reaper().index().walker()?];
+        let results = thread::scope(|scope| {
+            walkers
+                .map(|mut walker| {
+                    scope.spawn(move || {
+                        let mut left: Vec<Left> = Vec::new();
+                        walker.destroy(&target(backend), 0, false, &mut left).map(|counts| (counts, left))
+                    })
+                })
+                .map(|walk| walk.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        let mut destroyed = 0;
+        for result in results {
+            let (counts, left) = result?;
+            // Only what the other one has in hand at this moment is left.
+            ensure!(left.iter().all(|left| left.errno == libc::EBUSY), "{left:?}");
+            destroyed += counts.destroyed;
+        }
+        ensure!(destroyed == u64::from(SOCKETS), "{destroyed} destroyed");
+        let mut died = client.destroyed(Selection::All)?;
+        died.sort_unstable();
+        let mut expected = victims.cookies.clone();
+        expected.sort_unstable();
+        ensure!(died == expected);
+    }
+    ensure!(expect_answers(&mut client)? == 10);
+    Ok(())
+}
+
+/// None is left to be finished by its id: not those that moved, are wide, or are known under many backends.
+fn every_recorded_socket_is_held(world: &mut World) -> Result<()> {
+    let backends: Vec<Backend> = (1..=5).map(udp).collect();
+    world.serve(&backends)?;
+    let mut client = world.client("client")?;
+    let mut expected = Vec::new();
+    for round in 0..3_usize {
+        let socket = connect(&mut client, backends[round])?;
+        // There and back again, and to where the reap looks.
+        for &backend in backends.iter().skip(round).rev() {
+            client.connect(socket.handle, backend.socket_addr())?;
+        }
+        client.connect(socket.handle, udp(1).socket_addr())?;
+        expected.push(socket.cookie);
+    }
+    let many: Vec<Backend> = (1..=70).map(udp).collect();
+    for backend in &many[5..] {
+        world.add_address(backend.addr())?;
+    }
+    let wide = open(&mut client, spec_for(udp(1)))?;
+    crate::unconnected::send_to_all(&mut client, wide, &many)?;
+    client.connect(wide.handle, udp(1).socket_addr())?;
+    expected.push(wide.cookie);
+    ensure!(world.counters()?.wide == 1 && world.counters()?.not_held == 0, "{:?}", world.counters()?);
+
+    let mut left = Vec::new();
+    let counts = world.reaper().index().walker()?.destroy(&target(udp(1)), 0, true, &mut left)?;
+    ensure!(counts.destroyed == 4, "{counts:?} {left:?}");
+    let mut died = client.destroyed(Selection::All)?;
+    died.sort_unstable();
+    expected.sort_unstable();
+    ensure!(died == expected, "{died:?} instead of {expected:?}");
+    Ok(())
+}
+
+/// The kernel's own counts are back where they were: of sockets, and of network namespaces.
+fn closed_sockets_and_dead_netns_are_not_held(world: &mut World) -> Result<()> {
+    let slabs = Slabs::now()?;
+    for round in 0..3 {
+        let netns = world.fresh_netns(&format!("dying{round}"), udp(1).addr())?;
+        let mut client = world.client_at("dying", &netns)?;
+        connect_many(&mut client, Default::default(), udp(1), 100)?;
+        let sender = open(&mut client, spec_for(udp(1)))?;
+        crate::unconnected::send_to_all(&mut client, sender, &[udp(1)])?;
+        if round > 0 {
+            let report = world.reap(udp(1))?;
+            ensure!(report.destroyed == 100 && report.skipped.unconnected == 1, "{report:?}");
+        }
+        // Killed with its sockets open, or after they were destroyed.
+        client.kill()?;
+        world.wait_for_nodes(0)?;
+    }
+    slabs.wait_until_back()
+}
+
+/// Everything at once, for ten seconds.
+fn churn_with_six_workers_and_two_reapers(world: &mut World) -> Result<()> {
+    const TIME: Duration = Duration::from_secs(10);
+    const BATCH: u32 = 24;
+    for netns in [0, 1] {
+        world.netns(netns).set_sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;
+    }
+    world.serve(&[udp(1), udp(2), tcp(1), tcp(2)])?;
+    let slabs = Slabs::now()?;
+    let mut clients = Vec::new();
+    for worker in 0..6 {
+        clients.push(world.client_in(&format!("worker{worker}"), worker % 2)?);
+    }
+    let (stop, destroyed, opened) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let walkers = [world.reaper().index().walker()?, world.reaper().index().walker()?];
+    thread::scope(|scope| -> Result<()> {
+        let (stop, destroyed, opened) = (&stop, &destroyed, &opened);
+        let mut threads = Vec::new();
+        for (worker, client) in clients.iter_mut().enumerate() {
+            let (gone, stays) = if worker % 3 == 2 { (tcp(1), tcp(2)) } else { (udp(1), udp(2)) };
+            threads.push(scope.spawn(move || work(client, gone, stays, BATCH, stop, opened)));
+        }
+        for walker in walkers {
+            threads.push(scope.spawn(move || reap_on_and_on(walker, stop, destroyed)));
+        }
+        thread::sleep(TIME);
+        stop.store(true, Ordering::Relaxed);
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })?;
+    let (destroyed, opened) = (destroyed.into_inner(), opened.into_inner());
+    ensure!(destroyed > 100 && opened > 1000, "{destroyed} of {opened} sockets destroyed: no churn");
+    ensure!(world.counters()?.not_held == 0, "{:?}", world.counters()?);
+    drop(clients);
+    // A release that the kernel kept from us leaves a node, and a reference, to the next walk.
+    world.wait_for_nodes(0).or_else(|_| world.listing().map(drop))?;
+    slabs.wait_until_back()
+}
+
+fn work(
+    client: &mut Client,
+    gone: Backend,
+    stays: Backend,
+    batch: u32,
+    stop: &AtomicBool,
+    opened: &AtomicU64,
+) -> Result<()> {
+    while !stop.load(Ordering::Relaxed) {
+        let victims = client.open_many(many(Default::default(), gone, batch))?;
+        let others = connect_many(client, Default::default(), stays, batch)?;
+        opened.fetch_add(victims.cookies.len() as u64 + u64::from(batch), Ordering::Relaxed);
+        if gone.protocol() == skreap::core::Protocol::Udp {
+            // Between the backend that is gone and the one that stays.
+            for handle in others.first..others.first + batch / 4 {
+                client.connect(handle, gone.socket_addr())?;
+                client.connect(handle, stays.socket_addr())?;
+            }
+        } else {
+            for state in client.states(others.selection())? {
+                ensure!(
+                    state.errno == 0 && state.peer == Some(stays.socket_addr()),
+                    "wrongly destroyed: {state:?}"
+                );
+            }
+        }
+        client.close_all()?;
+    }
+    Ok(())
+}
+
+fn reap_on_and_on(mut walker: Walker, stop: &AtomicBool, destroyed: &AtomicU64) -> Result<()> {
+    let mut left = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        for backend in [udp(1), tcp(1)] {
+            left.clear();
+            let counts = walker.destroy(&target(backend), 0, false, &mut left)?;
+            ensure!(left.iter().all(|left| left.errno == libc::EBUSY), "{left:?}");
+            destroyed.fetch_add(counts.destroyed, Ordering::Relaxed);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn module_stays_while_in_use(_: &mut World) -> Result<()> {
+    // SAFETY: the name is a C string; nothing is written.
+    let ret = unsafe { libc::syscall(libc::SYS_delete_module, c"skreap".as_ptr(), libc::O_NONBLOCK) };
+    let error = std::io::Error::last_os_error();
+    ensure!(ret == -1 && error.raw_os_error() == Some(libc::EAGAIN), "rmmod: {ret}, {error}");
+    Ok(())
+}
+
+/// How many objects of each kind the kernel has allocated.
+struct Slabs(BTreeMap<&'static str, u64>);
+
+impl Slabs {
+    const NAMES: [&str; 5] = ["TCP", "TCPv6", "UDP", "UDPv6", "net_namespace"];
+
+    fn now() -> Result<Self> {
+        let mut counts = BTreeMap::new();
+        for name in Self::NAMES {
+            let slab = Path::new("/sys/kernel/slab").join(name);
+            // What each CPU keeps for itself counts as in use; this gives it back.
+            fs::write(slab.join("shrink"), "1").with_context(|| slab.display().to_string())?;
+            let objects = fs::read_to_string(slab.join("objects"))?;
+            let count = objects.split_whitespace().next().context("no count of objects")?;
+            counts.insert(name, count.parse()?);
+        }
+        Ok(Self(counts))
+    }
+
+    /// No more than there were; sockets and namespaces go some time after the last one has let go of them.
+    fn wait_until_back(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let now = Self::now()?;
+            let more: Vec<_> =
+                now.0.iter().filter(|(name, count)| self.0.get(*name) < Some(*count)).collect();
+            if more.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "still allocated: {more:?}, before: {:?}", self.0);
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
