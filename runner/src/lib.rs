@@ -28,6 +28,7 @@ pub mod monitor;
 pub mod netns;
 mod observer;
 pub mod order;
+pub mod privileges;
 pub mod probe;
 mod reaper;
 mod recheck;

@@ -12,6 +12,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::thread;
 
+use crate::privileges;
+
 /// Identity of a netns, as the walk reads it from a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NetnsId {
@@ -72,6 +74,7 @@ impl Method {
 /// `ESTALE` if the netns is gone; `ESRCH` if the kernel has no handles and nothing in `/proc` or `/run/netns`
 /// leads to it; otherwise the errno of the open.
 pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
+    let _raised = privileges::raise();
     let fails_with = |result: &io::Result<OwnedFd>, errnos: &[i32]| {
         result.as_ref().is_err_and(|e| e.raw_os_error().is_some_and(|errno| errnos.contains(&errno)))
     };
@@ -191,6 +194,7 @@ fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
 /// # Errors
 /// The errno of reading `/proc`. What disappears meanwhile is left out.
 pub fn shown() -> io::Result<Vec<NetnsId>> {
+    let _raised = privileges::raise();
     let nsfs = std::fs::metadata("/proc/self/ns/net")?.dev();
     let processes = std::fs::read_dir("/proc")?
         .flatten()
@@ -224,6 +228,7 @@ pub fn shown() -> io::Result<Vec<NetnsId>> {
 /// # Errors
 /// The errno of the look at the path; `EINVAL` if it is no netns.
 pub fn identify(path: &Path) -> io::Result<NetnsId> {
+    let _raised = privileges::raise();
     match identify_by_handle(path) {
         // An older kernel has no handles, or none with a cookie.
         Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EOVERFLOW | libc::EINVAL)) => {
@@ -277,6 +282,7 @@ fn identify_by_visit(path: &Path) -> io::Result<NetnsId> {
 /// # Errors
 /// The errno of setns(2).
 pub fn enter(netns: &OwnedFd) -> io::Result<()> {
+    let _raised = privileges::raise();
     // SAFETY: setns has no memory arguments; the descriptor is open.
     match unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) } {
         0 => Ok(()),

@@ -17,6 +17,7 @@ use skreap_bpf::order::{Hook, Mark, Order, Program};
 use skreap_bpf::{Index, Rekeyed, Rekeyer, Relation};
 
 use crate::observer::Observer;
+use crate::privileges;
 use crate::status::OrderStatus;
 
 /// How often the hooks are moved at most: this many times in [`WINDOW`]. Another agent may want to be last too,
@@ -245,6 +246,8 @@ impl OrderKeeper {
 }
 
 fn read(hooks: &Hooks, cgroup: &File, hook: Hook) -> io::Result<Order> {
+    // The names of programs are asked for by their ids.
+    let _raised = privileges::raise();
     Order::read(cgroup.as_fd(), hook, hooks.program_id(hook)?)
 }
 

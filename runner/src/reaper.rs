@@ -25,6 +25,7 @@ use crate::listing::Listing;
 use crate::monitor::{Identity, Monitor};
 use crate::observer::Observer;
 use crate::order::OrderKeeper;
+use crate::privileges;
 use crate::recheck;
 use crate::status::OrderStatus;
 
@@ -212,10 +213,18 @@ impl Builder {
         // What only one engine needs costs nothing with the others.
         let hold = self.config.hold || self.engine.may_destroy_in_walk();
         let config = Config { hold, ..self.config };
-        let pins = self.pin.as_deref().map(Pins::hold).transpose()?;
-        let (index, origin) = match &pins {
-            Some(pins) => pins.load(&config, file.as_fd())?,
-            None => (Index::load(&config)?, Origin::New),
+        let pins = {
+            // The directory may be reached through /proc/PID/fd of another process.
+            let _raised = privileges::raise();
+            self.pin.as_deref().map(Pins::hold).transpose()?
+        };
+        let (index, origin) = {
+            // The types of modules are asked for by their ids.
+            let _raised = privileges::raise();
+            match &pins {
+                Some(pins) => pins.load(&config, file.as_fd())?,
+                None => (Index::load(&config)?, Origin::New),
+            }
         };
         let index = Arc::new(index);
         let pace = self.max_rate.map(Pace::per_second).unwrap_or_default();
@@ -239,9 +248,12 @@ impl Builder {
             unconnected: self.unconnected,
         };
         let monitor = Monitor::new(identity, Observer::new(&index)?);
-        let mut hooks = match &pins {
-            Some(pins) => Hooks::attach_pinned(&index, file.as_fd(), pins, &origin)?,
-            None => Hooks::attach(&index, file.as_fd())?,
+        let mut hooks = {
+            let _raised = privileges::raise();
+            match &pins {
+                Some(pins) => Hooks::attach_pinned(&index, file.as_fd(), pins, &origin)?,
+                None => Hooks::attach(&index, file.as_fd())?,
+            }
         };
         tracing::info!(cgroup = %path.display(), engine = %engine.name(), max_sockets = index.max_sockets(), "attached");
         if !self.no_bootstrap && !index.is_bootstrapped()? {
@@ -252,6 +264,7 @@ impl Builder {
             }
         }
         if let Some(pins) = &pins {
+            let _raised = privileges::raise();
             pins.publish(&mut hooks)?;
             tell_origin(pins, &origin);
         }

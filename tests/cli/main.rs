@@ -16,6 +16,7 @@ mod metrics;
 mod missing;
 mod order;
 mod pin;
+mod privileges;
 mod process;
 mod serve;
 mod serve_end;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         events::tests(),
         audit::tests(),
         embedding::tests(),
+        privileges::tests(),
         demo::tests(),
         pin::tests(),
         order::tests(),

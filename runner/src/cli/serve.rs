@@ -14,6 +14,7 @@ use skreap::choice::Choice;
 use skreap::core::Unconnected;
 use skreap::engine::StateMask;
 use skreap::metrics::{self, DEFAULT_ADDRESS};
+use skreap::privileges;
 use skreap::source::{Source, Stop};
 use skreap::{Builder, Reaper, daemon};
 
@@ -117,9 +118,14 @@ impl ReaperArgs {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let access = args.access.access();
+    // Before there is any other thread: capabilities belong to threads.
+    match privileges::lower(access.owner.is_some() || access.group.is_some()) {
+        Err(e @ privileges::Error::Missing(_)) => return Err(Failure::Cannot(e.into())),
+        lowered => lowered?,
+    }
     let stop = Stop::new().context("cannot make a pipe")?;
     stop_on_signal(&stop)?;
-    let access = args.access.access();
     let mut sources: Vec<Source> =
         args.source.iter().map(|source| source.source(&access)).collect::<anyhow::Result<_>>()?;
     if sources.is_empty() {

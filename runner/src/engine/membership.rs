@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::EngineError;
 use crate::cgroup;
+use crate::privileges;
 
 /// Inode number, and so cgroup id, of the root of the hierarchy.
 const ROOT: u64 = 1;
@@ -86,6 +87,7 @@ impl Membership {
 
     /// Goes from the cgroup up to the root and looks whether it meets the indexed one.
     fn is_below(&self, cgroup: u64) -> io::Result<bool> {
+        let _raised = privileges::raise();
         let directory = self.open(cgroup)?;
         let mut path = format!("/proc/self/fd/{}", directory.as_raw_fd());
         loop {

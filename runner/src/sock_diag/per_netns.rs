@@ -13,6 +13,7 @@ use skreap_bpf::Victim;
 use super::{DiagSocket, Verdict};
 use crate::epoll::Epoll;
 use crate::netns::{self, NetnsId};
+use crate::privileges;
 
 type Opened = Vec<(NetnsId, io::Result<DiagSocket>)>;
 
@@ -54,6 +55,8 @@ impl DiagSockets {
         // A thread of its own: setns() must never move a thread that others run on.
         let opener = thread::Builder::new().name("skreap-netns".to_owned()).spawn(move || {
             for ids in asked {
+                // Once for all of them.
+                let _raised = privileges::raise();
                 let opened = ids.into_iter().map(|id| (id, open_in(id, &open))).collect();
                 // The thread's own place keeps a netns alive as well.
                 if let Err(e) = netns::enter(&home) {

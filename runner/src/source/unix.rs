@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use skreap_core::Refusal;
 
+use crate::privileges;
+
 use super::access::{Access, peer_uid};
 use super::clients::{Clients, Connected, SentAway};
 use super::stop::{Stop, Wake};
@@ -68,6 +70,7 @@ impl Bound {
         }
         let listener = UnixListener::bind(path)?;
         let bound = Self { listener, path: path.to_owned() };
+        let _raised = privileges::raise();
         access.apply(path)?;
         Ok(bound)
     }

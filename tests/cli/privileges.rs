@@ -1,0 +1,94 @@
+//! What `serve` may do once it runs: the kernel's own account of every thread, and that it is enough.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use skreap::core::Protocol;
+use skreap::lab::{Client, Echo, Family, Mode, Netns, OpenSpec, SpawnOptions};
+
+use crate::process::{run, run_with};
+use crate::serve::Serve;
+
+crate::tests![only_what_is_needed_on_every_thread, what_is_missing_is_named];
+
+// linux/capability.h
+const DAC_READ_SEARCH: u64 = 1 << 2;
+const NET_ADMIN: u64 = 1 << 12;
+const SYS_PTRACE: u64 = 1 << 19;
+const SYS_ADMIN: u64 = 1 << 21;
+const PERFMON: u64 = 1 << 38;
+const BPF: u64 = 1 << 39;
+const ALWAYS: u64 = BPF | NET_ADMIN | PERFMON;
+
+/// A line of `/proc/PID/task/TID/status` for every thread.
+fn of_threads(pid: u32, field: &str) -> Result<BTreeSet<String>> {
+    fs::read_dir(format!("/proc/{pid}/task"))?
+        .map(|thread| {
+            let status = fs::read_to_string(thread?.path().join("status"))?;
+            let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
+            Ok(line.trim().to_owned())
+        })
+        .collect()
+}
+
+fn expect_lowered(pid: u32) -> Result<()> {
+    let capabilities = |bits: u64| BTreeSet::from([format!("{bits:016x}")]);
+    let kept = ALWAYS | SYS_ADMIN | SYS_PTRACE | DAC_READ_SEARCH;
+    for (field, expected) in [
+        ("CapEff:", capabilities(ALWAYS)),
+        ("CapPrm:", capabilities(kept)),
+        ("CapBnd:", capabilities(kept)),
+        ("CapInh:", capabilities(0)),
+        ("CapAmb:", capabilities(0)),
+        ("NoNewPrivs:", BTreeSet::from(["1".to_owned()])),
+    ] {
+        let found = of_threads(pid, field)?;
+        ensure!(found == expected, "{field} {found:?} and not {expected:?}");
+    }
+    Ok(())
+}
+
+fn only_what_is_needed_on_every_thread() -> Result<()> {
+    let serve = Serve::start("cli-caps")?;
+    expect_lowered(serve.pid())?;
+    // A netns that is made only now.
+    let netns = Netns::create("caps")?;
+    let addr: SocketAddr = "10.96.8.1:53".parse()?;
+    netns.add_address(addr.ip())?;
+    let _server = Echo::start(Protocol::Udp, addr, &[&netns], Mode::Echo)?;
+    let mut client =
+        Client::spawn(&SpawnOptions { label: "caps", cgroup: Some(&serve.cgroup), netns: Some(&netns) })?;
+    for _ in 0..3 {
+        let socket = client.open(OpenSpec::new(Protocol::Udp, Family::V4))?;
+        client.connect(socket, addr)?;
+    }
+    let socket = serve.socket_arg()?;
+    let audit = run(&["audit", "--socket", &socket, "--json"])?.json()?.pop().unwrap_or_default();
+    ensure!(audit["agrees"] == true && audit["complete"] == true && audit["sockets"] == 3, "{audit}");
+    let ended = run(&["reap", "udp://10.96.8.1:53", "--socket", &socket, "--json"])?;
+    let report = ended.json()?.pop().unwrap_or_default();
+    ensure!(report["destroyed"] == 3 && report["complete"] == true, "{ended:?}");
+    expect_lowered(serve.pid())?;
+    serve.finish()
+}
+
+/// As root, but without one of the three.
+fn what_is_missing_is_named() -> Result<()> {
+    if Command::new("setpriv").arg("--version").stdout(Stdio::null()).status().is_err() {
+        eprintln!("setpriv is not installed (util-linux)");
+        return Ok(());
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-perfmon,-bpf", env!("CARGO_BIN_EXE_skreap"), "serve"]);
+    let ended = run_with(command, Vec::new())?;
+    ensure!(ended.code == Some(3), "{ended:?}");
+    ensure!(
+        ended.err.starts_with("skreap: this process lacks CAP_BPF, CAP_PERFMON: run as root"),
+        "{ended:?}"
+    );
+    ensure!(ended.err.lines().count() == 1, "{ended:?}");
+    Ok(())
+}
