@@ -134,7 +134,12 @@ impl OrderKeeper {
                 && seen.foreign_after().next().is_some()
             {
                 tried = true;
-                match hooks.become_last(observer.index(), hook, self.cgroup.as_fd()) {
+                let done = {
+                    // As Pins::hold(): the directory may be reached through /proc/PID/fd of another process.
+                    let _raised = privileges::raise();
+                    hooks.become_last(observer.index(), hook, self.cgroup.as_fd())
+                };
+                match done {
                     Ok(()) => {
                         moved = true;
                         tracing::warn!(%hook, after = %listed(seen.foreign_after()),
