@@ -210,7 +210,7 @@ impl View {
             Constraint::Length(13),
             Constraint::Fill(1),
             Constraint::Length(10),
-            Constraint::Length(11),
+            Constraint::Length(14),
             Constraint::Length(8),
         ];
         ratatui::widgets::Widget::render(Table::new(rows, widths).header(head), area, buffer);
