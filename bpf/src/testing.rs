@@ -41,7 +41,7 @@ impl LoadBalancer {
     ///
     /// # Errors
     /// [`Error::Config`] for more than two entries, [`Error::Object`] for a pair that does not fit together;
-    /// otherwise as [`Index::load`](crate::Index::load) and [`Hooks::attach`].
+    /// otherwise as [`Index::load`](crate::Index::load) and [`Hooks::attach`](crate::hooks::Hooks::attach).
     pub fn attach(entries: &[(Backend, Backend)], cgroup: BorrowedFd<'_>) -> Result<Self, Error> {
         Self::attach_placed(entries, cgroup, Placing::Last)
     }

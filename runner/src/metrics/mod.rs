@@ -1,6 +1,6 @@
 //! Metrics for Prometheus, over HTTP.
 //!
-//! A scrape is answered on a thread of its own from what the [`Monitor`](crate::Monitor) knows: it costs the reaper
+//! A scrape is answered on a thread of its own from what the [`Monitor`] knows: it costs the reaper
 //! nothing, and a scraper that is slow, or that never ends its request, holds up nobody for longer than
 //! [`DEADLINE`]. What each metric means is in `docs/metrics.md`.
 
