@@ -45,6 +45,9 @@ macro_rules! tests {
 pub(crate) use tests;
 
 fn main() -> ExitCode {
+    // Whoever runs the tests may ignore hangups (nohup, some CI), and all children would inherit that.
+    // SAFETY: the default action is no function, and nothing else runs yet.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
     skreap::lab::become_client_if_asked();
     let mut arguments = Arguments::from_args();
     // The demo alone keeps a machine busy; what is timed out there would be so for no fault of the program.
