@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
@@ -25,13 +26,19 @@ const ALWAYS: u64 = BPF | NET_ADMIN | PERFMON;
 
 /// A line of `/proc/PID/task/TID/status` for every thread.
 fn of_threads(pid: u32, field: &str) -> Result<BTreeSet<String>> {
-    fs::read_dir(format!("/proc/{pid}/task"))?
-        .map(|thread| {
-            let status = fs::read_to_string(thread?.path().join("status"))?;
-            let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
-            Ok(line.trim().to_owned())
-        })
-        .collect()
+    let mut found = BTreeSet::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = match fs::read_to_string(thread?.path().join("status")) {
+            // It has ended since it was listed.
+            Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => {
+                continue;
+            }
+            status => status?,
+        };
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
+        found.insert(line.trim().to_owned());
+    }
+    Ok(found)
 }
 
 fn expect_lowered(pid: u32) -> Result<()> {
