@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::panic::resume_unwind;
 use std::ptr::NonNull;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -41,39 +42,75 @@ pub fn descriptor_of(pid: u32, cookie: u64) -> Result<OwnedFd> {
     anyhow::bail!("process {pid} has no socket with cookie {cookie}")
 }
 
-/// A send that holds the lock of its socket while it waits for the page that it sends, which comes late.
+/// A send that holds the lock of its socket while it waits for the page that it sends.
 pub struct LockHolder {
-    sender: JoinHandle<io::Result<()>>,
-    provider: JoinHandle<io::Result<()>>,
+    faults: OwnedFd,
+    address: u64,
+    sender: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl LockHolder {
-    /// Returns once the lock is held, and lets go of it `time` later.
-    pub fn take(socket: OwnedFd, time: Duration) -> Result<Self> {
+    /// Returns once the lock is held.
+    pub fn take(socket: OwnedFd) -> Result<Self> {
         let (page, faults) = Page::new().context("userfaultfd")?;
         let address = page.0.as_ptr() as u64;
-        let sender = thread::spawn(move || page.send(&socket));
+        let sender = Some(thread::spawn(move || page.send(&socket)));
+        let holder = Self { faults, address, sender };
         // The kernel tells when somebody waits for the page.
-        let mut poll = libc::pollfd { fd: faults.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut poll = libc::pollfd { fd: holder.faults.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one entry, as is said.
         let ready = unsafe { libc::poll(&mut poll, 1, 5000) };
         ensure!(ready == 1, "the send never waited for its page");
-        let until = Instant::now() + time;
-        let provider = thread::spawn(move || {
-            thread::sleep(until.saturating_duration_since(Instant::now()));
-            let mut zero = ZeroPage { start: address, length: PAGE as u64, ..ZeroPage::default() };
-            ioctl(&faults, UFFDIO_ZEROPAGE, &mut zero)
-        });
-        Ok(Self { sender, provider })
+        Ok(holder)
     }
 
-    /// Waits until the send is done.
-    pub fn finish(self) -> Result<()> {
-        for thread in [self.provider, self.sender] {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        }
-        Ok(())
+    /// Lets go of the lock, and waits until the send is done.
+    pub fn release(mut self) -> Result<()> {
+        self.end().context("the send that held the lock")
     }
+
+    fn end(&mut self) -> io::Result<()> {
+        let Some(sender) = self.sender.take() else {
+            return Ok(());
+        };
+        let mut zero = ZeroPage { start: self.address, length: PAGE as u64, ..ZeroPage::default() };
+        ioctl(&self.faults, UFFDIO_ZEROPAGE, &mut zero)?;
+        sender.join().unwrap_or_else(|panic| resume_unwind(panic))
+    }
+}
+
+impl Drop for LockHolder {
+    /// Nobody may wait for ever, also after a failure.
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("the send that held the lock: {error}");
+        }
+    }
+}
+
+/// Waits until the thread sleeps in this system call without heeding signals, as those do that wait for a socket's lock.
+pub fn wait_until_asleep_in(pid: u32, thread: i32, syscall: libc::c_long) -> Result<()> {
+    let task = format!("/proc/{pid}/task/{thread}");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // One look may meet a short wait for something else.
+    let mut looks = 0;
+    while looks < 5 {
+        let status = fs::read_to_string(format!("{task}/status"))?;
+        let sleeps = status.lines().any(|line| line.starts_with("State:\tD"));
+        // "running", or the number first.
+        let call = fs::read_to_string(format!("{task}/syscall"))?;
+        if sleeps && call.split_whitespace().next() == Some(&syscall.to_string()) {
+            looks += 1;
+        } else {
+            looks = 0;
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "thread {thread} does not wait in system call {syscall}: {call}{status}"
+        );
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// A page of memory that nobody has filled.

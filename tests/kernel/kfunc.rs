@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use skreap::bpf::{Left, Walker};
-use skreap::core::{Backend, EngineName, Target, Unconnected};
+use skreap::core::{Backend, EngineName, Report, Target, Unconnected};
 use skreap::lab::{Client, Selection};
 
 use crate::case::{Case, case};
-use crate::holder::{LockHolder, descriptor_of};
+use crate::holder::{LockHolder, descriptor_of, wait_until_asleep_in};
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
 
@@ -44,36 +44,51 @@ fn reap_waits_for_the_socket_lock(world: &mut World) -> Result<()> {
     let mut client = world.client("client")?;
     let socket = connect(&mut client, tcp(1))?;
     connect(&mut client, tcp(2))?;
-    let holder = LockHolder::take(descriptor_of(client.pid(), socket.cookie)?, HELD)?;
-    let start = Instant::now();
-    let report = world.reap(tcp(1))?;
-    let waited = start.elapsed();
-    holder.finish()?;
+    let holder = LockHolder::take(descriptor_of(client.pid(), socket.cookie)?)?;
+    let report = reap_meanwhile(world, tcp(1), || {
+        thread::sleep(HELD);
+        holder.release()
+    })?;
     expect_exactly(&report, &mut [&mut client], &[socket.cookie])?;
-    // The lock had been taken a moment before the clock was started.
-    ensure!(waited >= HELD * 3 / 4, "waited {waited:?} only");
-    ensure!(report.ns.walk_ns >= (HELD * 3 / 4).as_nanos() as u64, "{report:?}");
+    ensure!(report.ns.walk_ns >= HELD.as_nanos() as u64, "{report:?}");
     Ok(())
+}
+
+/// Reaps, and calls `meanwhile` once the walk waits for the lock of a socket.
+fn reap_meanwhile(
+    world: &mut World,
+    backend: Backend,
+    meanwhile: impl FnOnce() -> Result<()> + Send,
+) -> Result<Report> {
+    // SAFETY: no pointers.
+    let reaping = unsafe { libc::gettid() };
+    thread::scope(|scope| {
+        let other = scope.spawn(move || {
+            wait_until_asleep_in(std::process::id(), reaping, libc::SYS_bpf)?;
+            meanwhile()
+        });
+        let report = world.reap(backend);
+        other.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        report
+    })
 }
 
 /// The connect has the lock before the reap: what was a victim when the walk looked is none any more.
 fn socket_that_moves_before_its_lock_is_had_survives(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp(2)])?;
     let mut client = world.client("client")?;
+    let pid = client.pid();
     let socket = connect(&mut client, udp(1))?;
-    let holder = LockHolder::take(descriptor_of(client.pid(), socket.cookie)?, HELD)?;
-    let (moved, report) = thread::scope(|scope| {
+    let holder = LockHolder::take(descriptor_of(pid, socket.cookie)?)?;
+    let report = thread::scope(|scope| {
         let moved = scope.spawn(|| client.connect(socket.handle, udp(2).socket_addr()));
-        // Long enough for it to wait in the queue of the lock, which is first come, first served.
-        thread::sleep(HELD / 4);
-        let report = world.reap(udp(1));
-        (moved.join().unwrap_or_else(|panic| resume_unwind(panic)), report)
-    });
-    moved?;
-    holder.finish()?;
-    let report = report?;
+        // The queue of the lock is first come, first served: this one, then the walk.
+        wait_until_asleep_in(pid, pid as i32, libc::SYS_connect)?;
+        let report = reap_meanwhile(world, udp(1), || holder.release());
+        moved.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        report
+    })?;
     ensure!(report.victims == 0 && report.destroyed == 0 && report.skipped.moved_on == 1, "{report:?}");
-    ensure!(report.ns.walk_ns >= (HELD / 2).as_nanos() as u64, "did not wait: {report:?}");
     let state = client.state(socket.handle)?;
     ensure!(state.errno == 0 && state.peer == Some(udp(2).socket_addr()), "{state:?}");
     Ok(())
