@@ -8,7 +8,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use skreap::bpf::{Config, Index};
+use skreap::bpf::{Config, Index, module};
 
 use crate::machine::Machine;
 use crate::ratio::grouped;
@@ -25,6 +25,9 @@ pub struct Row {
     pub bytes: u64,
     /// What the kernel says that the same maps take (`memlock` in fdinfo), rounded up to pages.
     pub kernel_bytes: u64,
+    /// `bytes` of an index that holds a reference to each socket; none without the kernel module.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_bytes: Option<u64>,
 }
 
 /// What `--json` prints.
@@ -52,9 +55,15 @@ pub fn run(json: bool) -> Result<()> {
 }
 
 fn measure(sockets: u32) -> Result<Row> {
-    let index = Index::load(&Config { max_sockets: sockets, ..Config::default() })
-        .with_context(|| format!("load an index for {sockets} sockets"))?;
-    Ok(Row { sockets, bytes: index.map_bytes()?, kernel_bytes: charged()? })
+    let load = |hold| {
+        Index::load(&Config { max_sockets: sockets, hold, ..Config::default() })
+            .with_context(|| format!("load an index for {sockets} sockets"))
+    };
+    let index = load(false)?;
+    let (bytes, kernel_bytes) = (index.map_bytes()?, charged()?);
+    let held_bytes =
+        module::look().ok().map(|_| Ok::<_, anyhow::Error>(load(true)?.map_bytes()?)).transpose()?;
+    Ok(Row { sockets, bytes, kernel_bytes, held_bytes })
 }
 
 /// Bytes of all maps that this process has a descriptor of, as the kernel counts them.
@@ -80,17 +89,18 @@ fn map_and_memlock(fdinfo: &str) -> Option<(u32, u64)> {
 
 fn text(report: &Report) -> String {
     let mut text = format!(
-        "{:>10} {:>14} {:>9} {:>16} {:>13}\n",
-        "sockets", "bytes", "MiB", "kernel's count", "bytes/socket"
+        "{:>10} {:>14} {:>9} {:>16} {:>13} {:>14}\n",
+        "sockets", "bytes", "MiB", "kernel's count", "bytes/socket", "bytes if held"
     );
     for row in &report.cases {
         let each = row.bytes as f64 / f64::from(row.sockets);
         let mib = row.bytes as f64 / f64::from(1 << 20);
         text.push_str(&format!(
-            "{:>10} {:>14} {mib:>9.1} {:>16} {each:>13.1}\n",
+            "{:>10} {:>14} {mib:>9.1} {:>16} {each:>13.1} {:>14}\n",
             grouped(row.sockets.into()),
             grouped(row.bytes),
             grouped(row.kernel_bytes),
+            row.held_bytes.map_or_else(|| "-".to_owned(), grouped),
         ));
     }
     text
@@ -109,7 +119,7 @@ mod tests {
 
     #[test]
     fn shape_of_the_json() {
-        let row = Row { sockets: 10_000, bytes: 5, kernel_bytes: 4096 };
+        let row = Row { sockets: 10_000, bytes: 5, kernel_bytes: 4096, held_bytes: None };
         assert_eq!(
             serde_json::to_string(&row).unwrap(),
             r#"{"sockets":10000,"bytes":5,"kernel_bytes":4096}"#

@@ -24,6 +24,11 @@ impl Progress {
         Self(bar)
     }
 
+    /// So many samples are still to be taken.
+    pub fn expect(&self, steps: u64) {
+        self.0.set_length(self.0.position() + steps);
+    }
+
     /// What is measured from now on.
     pub fn case(&self, case: &str) {
         self.0.set_prefix(case.to_owned());

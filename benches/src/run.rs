@@ -48,7 +48,8 @@ pub fn run(plan: &Plan, out: &Path, stop: &Stop) -> Result<Results> {
     let mut results = Results { machine: Machine::here(), ..Results::default() };
     results.write(out)?;
     let max_sockets = index_size(&plan.worlds);
-    let progress = Progress::new(steps(plan));
+    let progress = Progress::new(0);
+    let mut cases: usize = plan.worlds.iter().map(|spec| spec.victims.len()).sum();
     for spec in &plan.worlds {
         progress.case(&format!("{spec}: opening sockets"));
         let built = Instant::now();
@@ -63,6 +64,9 @@ pub fn run(plan: &Plan, out: &Path, stop: &Stop) -> Result<Results> {
                 results.refuse(&kind.to_string(), format!("{why:#}"));
             }
             let mut bench = Bench { world: &mut world, spec, victims, columns: columns(measures) };
+            // The cases to come as if they were like this one: which engines they have is not known before.
+            progress.expect((cases * bench.samples(plan.rounds)) as u64);
+            cases -= 1;
             progress.case(&format!("{spec}, {victims} victims"));
             bench.measure(plan.rounds, &progress, stop).with_context(|| format!("measure {spec}"))?;
             results.cases.extend(bench.finish());
@@ -92,13 +96,26 @@ struct Bench<'a> {
     columns: Vec<Column>,
 }
 
+/// Round 0 warms up; every measure runs once in it.
+fn repeats(round: usize) -> usize {
+    if round == 0 { 1 } else { REPEATS }
+}
+
 impl Bench<'_> {
+    fn paces(&self) -> Vec<Pace> {
+        self.columns.iter().map(|column| column.measure.pace()).collect()
+    }
+
+    /// How many samples [`measure`](Self::measure) takes.
+    fn samples(&self, rounds: usize) -> usize {
+        let paces = self.paces();
+        (0..=rounds).map(|round| order::of_round(&paces, round, repeats(round)).len()).sum()
+    }
+
     fn measure(&mut self, rounds: usize, progress: &Progress, stop: &Stop) -> Result<()> {
-        let paces: Vec<Pace> = self.columns.iter().map(|column| column.measure.pace()).collect();
-        // Round 0 warms up; every measure runs once in it.
+        let paces = self.paces();
         for round in 0..=rounds {
-            let repeats = if round == 0 { 1 } else { REPEATS };
-            for index in order::of_round(&paces, round, repeats) {
+            for index in order::of_round(&paces, round, repeats(round)) {
                 stop.check()?;
                 self.sample(index, round > 0, progress)?;
                 progress.step();
@@ -176,12 +193,6 @@ impl Raw {
         self.walk_ns.push(sample.walk_ns);
         self.destroy_ns.push(sample.destroy_ns);
     }
-}
-
-/// How many samples there will be, for the progress line: engines may be refused, so it is an upper bound.
-fn steps(plan: &Plan) -> u64 {
-    let worlds: usize = plan.worlds.iter().map(|spec| spec.victims.len()).sum();
-    (worlds * plan.kinds.len() * (1 + plan.rounds * REPEATS.div_ceil(2))) as u64
 }
 
 /// One `.hgrm` for each case, and all of them in `histograms.hlog`.

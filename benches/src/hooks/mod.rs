@@ -1,7 +1,7 @@
 //! `skreap-bench hooks`: what the hooks cost the applications.
 //!
 //! The same work is timed without any program, with programs that do nothing, with a baseline that records
-//! as Cilium does, and with the hooks of skreap: all four in each round, each round beginning with another.
+//! as Cilium does, and with the hooks of skreap: all of them in each round, each round beginning with another.
 
 mod case;
 mod cpu;
@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use skreap::bpf::{Config, Index};
 use skreap::lab::{Cgroup, Netns};
 
 use crate::machine::Machine;
@@ -28,7 +27,7 @@ use crate::stop::Stop;
 use case::Case;
 use load::Site;
 use member::Member;
-use variant::Variant;
+use variant::{Indexes, Variant};
 
 /// After a detach: lets the kernel free programs and maps before the next one is timed.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -90,10 +89,10 @@ pub fn run(options: &Options, stop: &Stop) -> Result<()> {
     let cases = if options.cases.is_empty() { Case::ALL.to_vec() } else { options.cases.clone() };
     let netns = Netns::create("hooks")?;
     let cgroup = Cgroup::create("hooks")?;
-    let index = Index::load(&Config::default()).context("load the index")?;
+    let indexes = Indexes::load()?;
     // Before the cgroup in the order of drops: it cannot be removed while this process is a member.
     let _member = Member::of(&cgroup)?;
-    let bench = Bench { cgroup: cgroup.open()?, index, rounds: options.rounds };
+    let bench = Bench { cgroup: cgroup.open()?, indexes, rounds: options.rounds };
     let steps = cases.len() * options.threads.len() * (options.rounds as usize + 2);
     let progress = Progress::new(steps as u64);
     // A thread inside: every socket is of this netns, and its lo has no filter rules.
@@ -120,7 +119,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<()> {
 
 struct Bench {
     cgroup: OwnedFd,
-    index: Index,
+    indexes: Indexes,
     rounds: u32,
 }
 
@@ -133,14 +132,15 @@ impl Bench {
         progress: &Progress,
         stop: &Stop,
     ) -> Result<Vec<Row>> {
-        let count = Variant::ALL.len();
+        let variants = self.indexes.variants();
+        let count = variants.len();
         let mut times = vec![Vec::new(); count];
         // Round 0 does not count.
         for round in 0..=self.rounds as usize {
             for turn in 0..count {
                 stop.check()?;
                 let index = (turn + round) % count;
-                let (Some(&variant), Some(times)) = (Variant::ALL.get(index), times.get_mut(index)) else {
+                let (Some(&variant), Some(times)) = (variants.get(index), times.get_mut(index)) else {
                     continue;
                 };
                 let ns = self.time(variant, case, threads, site)?;
@@ -152,12 +152,12 @@ impl Bench {
         }
         let programs = self.program_times(case, threads, site)?;
         progress.step();
-        Ok(rows(case, threads, &times, &programs))
+        Ok(rows(case, threads, variants, &times, &programs))
     }
 
     /// Nanoseconds of one operation with this variant attached.
     fn time(&self, variant: Variant, case: Case, threads: u32, site: &Site) -> Result<f64> {
-        let hooks = variant.attach(&self.index, self.cgroup.as_fd())?;
+        let hooks = self.indexes.attach(variant, self.cgroup.as_fd())?;
         let elapsed = load::batch(case, site, threads, case.operations() / WARM_UP, case.operations())?;
         drop(hooks);
         thread::sleep(SETTLE);
@@ -168,10 +168,10 @@ impl Bench {
     fn program_times(&self, case: Case, threads: u32, site: &Site) -> Result<Vec<f64>> {
         // On as long as the descriptor is open; they cost time themselves, so no other time is taken.
         let _statistics = programs::enable_statistics()?;
-        Variant::ALL
-            .iter()
-            .map(|variant| {
-                let Some(hooks) = variant.attach(&self.index, self.cgroup.as_fd())? else { return Ok(0.0) };
+        let variants = self.indexes.variants().iter();
+        variants
+            .map(|&variant| {
+                let Some(hooks) = self.indexes.attach(variant, self.cgroup.as_fd())? else { return Ok(0.0) };
                 load::batch(case, site, threads, 0, case.operations() / WARM_UP)?;
                 let before = programs::run_time_ns(&hooks)?;
                 load::batch(case, site, threads, 0, case.operations())?;
@@ -182,10 +182,10 @@ impl Bench {
     }
 }
 
-/// `times`: for each variant, in the order of [`Variant::ALL`], the nanoseconds of each round.
-fn rows(case: Case, threads: u32, times: &[Vec<f64>], programs: &[f64]) -> Vec<Row> {
+/// `times`: for each variant the nanoseconds of each round.
+fn rows(case: Case, threads: u32, variants: &[Variant], times: &[Vec<f64>], programs: &[f64]) -> Vec<Row> {
     let Some(off) = times.first() else { return Vec::new() };
-    Variant::ALL
+    variants
         .iter()
         .zip(times)
         .zip(programs)
@@ -213,7 +213,7 @@ mod tests {
     fn ratios_are_taken_round_by_round() {
         // The machine was twice as slow in the second round.
         let times = [vec![100.0, 200.0], vec![110.0, 220.0], vec![150.0, 300.0], vec![105.0, 210.0]];
-        let rows = rows(Case::UdpConnectClose, 1, &times, &[0.0, 10.0, 50.0, 20.0]);
+        let rows = rows(Case::UdpConnectClose, 1, &Variant::ALL, &times, &[0.0, 10.0, 50.0, 20.0]);
         let medians: Vec<f64> = rows.iter().map(|row| row.ratio_to_off.p50).collect();
         assert_eq!(medians, [1.0, 1.1, 1.5, 1.05]);
         assert_eq!(rows[2].program_ns, 50.0);
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn shape_of_the_json() {
         let times = [vec![100.0], vec![125.0], vec![200.0], vec![100.0]];
-        let rows = rows(Case::UdpSendto, 2, &times, &[0.0, 1.5, 2.0, 3.0]);
+        let rows = rows(Case::UdpSendto, 2, &Variant::ALL, &times, &[0.0, 1.5, 2.0, 3.0]);
         assert_eq!(
             serde_json::to_string(&rows[1]).unwrap(),
             concat!(

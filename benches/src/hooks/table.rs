@@ -8,7 +8,7 @@ use super::Report;
 pub fn text(report: &Report) -> String {
     let mut text = format!(
         "{}\n{} rounds; ratios to off of the same round, above 1 is slower\n\n\
-         {:<18} {:>7} {:<6} {:>7} {:>17} {:>12} {:>13} {:>11}\n",
+         {:<18} {:>7} {:<9} {:>7} {:>17} {:>12} {:>13} {:>11}\n",
         report.machine.kernel,
         report.rounds,
         "case",
@@ -26,7 +26,7 @@ pub fn text(report: &Report) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{:<18} {:>7} {:<6} {:>7.3} {spread:>17} {:>12.0} {:>14.1} {:>11.3}",
+            "{:<18} {:>7} {:<9} {:>7.3} {spread:>17} {:>12.0} {:>14.1} {:>11.3}",
             row.case.name(),
             row.threads,
             row.variant.name(),

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use skreap::bpf::hooks::Hooks;
-use skreap::bpf::{Baseline, Index};
+use skreap::bpf::{Baseline, Config, Index, module};
 
 /// Which programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,11 +19,13 @@ pub enum Variant {
     Lru,
     /// Those of skreap.
     Ours,
+    /// Those of skreap, which hold a reference to each socket; needs the kernel module.
+    OursHeld,
 }
 
 impl Variant {
-    /// Every variant; the one that others are relative to comes first.
-    pub const ALL: [Self; 4] = [Self::Off, Self::Empty, Self::Lru, Self::Ours];
+    /// Every variant; the one that others are relative to comes first, the one that needs the module last.
+    pub const ALL: [Self; 5] = [Self::Off, Self::Empty, Self::Lru, Self::Ours, Self::OursHeld];
 
     /// As in the JSON.
     pub const fn name(self) -> &'static str {
@@ -32,20 +34,56 @@ impl Variant {
             Self::Empty => "empty",
             Self::Lru => "lru",
             Self::Ours => "ours",
+            Self::OursHeld => "ours-held",
+        }
+    }
+}
+
+/// What the variants attach.
+#[derive(Debug)]
+pub struct Indexes {
+    plain: Index,
+    /// Holds references; the kernel module is there.
+    held: Option<Index>,
+}
+
+impl Indexes {
+    /// Loads what this kernel can.
+    ///
+    /// # Errors
+    /// When an index cannot be loaded.
+    pub fn load() -> Result<Self> {
+        let plain = Index::load(&Config::default()).context("load the index")?;
+        let held = match module::look() {
+            Ok(_) => {
+                let config = Config { hold: true, ..Config::default() };
+                Some(Index::load(&config).context("load the index that holds references")?)
+            }
+            Err(_) => None,
+        };
+        Ok(Self { plain, held })
+    }
+
+    /// The variants that can be attached.
+    pub fn variants(&self) -> &'static [Variant] {
+        match self.held {
+            Some(_) => &Variant::ALL,
+            None => Variant::ALL.split_last().map_or(&[], |(_, without)| without),
         }
     }
 
-    /// Attaches the programs; they go when the hooks are dropped.
+    /// Attaches the programs of a variant; they go when the hooks are dropped.
     ///
     /// # Errors
     /// When the kernel refuses them.
-    pub fn attach(self, index: &Index, cgroup: BorrowedFd<'_>) -> Result<Option<Hooks>> {
-        match self {
-            Self::Off => Ok(None),
-            Self::Empty => Baseline::Empty.attach(cgroup).map(Some),
-            Self::Lru => Baseline::Lru.attach(cgroup).map(Some),
-            Self::Ours => Hooks::attach(index, cgroup).map(Some),
+    pub fn attach(&self, variant: Variant, cgroup: BorrowedFd<'_>) -> Result<Option<Hooks>> {
+        match variant {
+            Variant::Off => Ok(None),
+            Variant::Empty => Baseline::Empty.attach(cgroup).map(Some),
+            Variant::Lru => Baseline::Lru.attach(cgroup).map(Some),
+            Variant::Ours => Hooks::attach(&self.plain, cgroup).map(Some),
+            Variant::OursHeld => self.held.as_ref().map(|held| Hooks::attach(held, cgroup)).transpose(),
         }
-        .with_context(|| format!("attach the programs of variant {}", self.name()))
+        .with_context(|| format!("attach the programs of variant {}", variant.name()))
     }
 }
