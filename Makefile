@@ -10,7 +10,7 @@ BUILD  = target/release
 # What the build needs beyond git, make and a Rust toolchain
 PACKAGES = clang-19 gcc libc6-dev libelf-dev make pkg-config zlib1g-dev
 
-.PHONY: all bench build deps deps-vm demo kmod kmod-install kmod-source test test-matrix test-vm check-matrix checkpatch shellcheck support-matrix fmt clippy unit kernel-tests docs clean help
+.PHONY: all bench build deps deps-vm demo kmod kmod-install kmod-source test test-debug-kernel test-matrix test-vm check-matrix checkpatch shellcheck support-matrix fmt clippy unit kernel-tests docs clean help
 
 all: build
 
@@ -94,6 +94,11 @@ test-vm: deps-vm
 test-matrix: deps-vm
 	@$(MAKE) --no-print-directory deps PACKAGES=mmdebstrap
 	$(SUDO) env PATH="$$PATH" HOME="$$HOME" tests/vm/run.sh
+
+# The tests on a kernel with KASAN, lockdep and the like, built once from Debian's source; hours without KVM.
+test-debug-kernel: deps-vm
+	@$(MAKE) --no-print-directory deps PACKAGES='$(shell sed '/^\#/d' tests/vm/debug/packages)'
+	tests/vm/run.sh --debug
 
 support-matrix:
 	awk -f tests/vm/matrix.awk tests/vm/kernels >docs/support-matrix.md

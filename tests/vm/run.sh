@@ -1,5 +1,6 @@
 #!/bin/sh
 # tests/vm/run.sh [--quick] [KERNEL...]          boots Debian kernels in QEMU and runs the tests in them
+# tests/vm/run.sh [--quick] --debug              the same on a kernel built here, with all that looks for mistakes
 # tests/vm/run.sh --bench KERNEL [ARGUMENT...]   runs skreap-bench in one of them, with these arguments
 #
 # KERNEL is a name from the table `kernels`; without any, all of it. --quick: of the kernel tests only those in the
@@ -23,13 +24,18 @@ target=${CARGO_TARGET_DIR:-$top/target}
 MODULES="tcp_diag udp_diag veth"
 MEMORY=1G
 
+# How many times as long the tests may take
+slowness=1
+
 # What no kernel may say. Taint alone ("loading out-of-tree module") is no complaint.
 complaints='WARNING:|BUG:|BUG |Oops|Kernel panic|Call Trace|general protection|refcount_t:|rcu:.*(stall|detected)'
 complaints="$complaints|INFO: .*(lock|RCU|rcu|hung|blocked|suspicious)|possible (circular|recursive)|soft lockup"
 complaints="$complaints|unregister_netdevice|missing module BTF|Attempt to release alive"
+complaints="$complaints|new suspected memory leaks|locking correctness validator|lockdep is turned off|ODEBUG:"
 
 . "$here/apt.sh"
 . "$here/kernel.sh"
+. "$here/debug.sh"
 . "$here/root.sh"
 . "$here/build.sh"
 . "$here/machine.sh"
@@ -60,6 +66,18 @@ prepare() {
 	use_machine
 }
 
+# prepare_debug: the same for the debug kernel, which has all drivers within and takes its time
+prepare_debug() {
+	name=debug TESTS=${SKREAP_VM_TESTS:-command,kernel,kfunc} MODULES="" MEMORY=4G slowness=8
+	ENGINES=netlink,iter,diag,diag-filter,index-scan
+	out=$target/vm/$name
+	mkdir -p "$out"
+	# shellcheck disable=SC2046 # a list
+	use_suites $(sed -n "s/^$DEBUG_OF  *\([^ ]*\) .*/\1/p" "$here/kernels" | tr , ' ') &&
+		fetch_debug_kernel && build_module make || return 1
+	use_machine
+}
+
 # The module as it must not be: without BTF, and built for a kernel of another kind
 spoil_module() {
 	objcopy --remove-section=.BTF "$MODULE" "$root/tests/no-btf.ko"
@@ -81,12 +99,12 @@ add_suites() {
 		kfunc)
 			[ -n "$MODULE" ] || die "$name: the tests of the kfuncs need the module"
 			cp "$target/vm/kfunc/kfunc" "$target/vm/kfunc/kfunc.bpf.o" "$here/kfunc-in-order" "$root/tests"
-			echo "suite kfunc 600 /tests/kfunc-in-order" ;;
+			echo "suite kfunc $((600 * slowness)) /tests/kfunc-in-order" ;;
 		command)
 			add_program "$COMMAND" skreap
 			cp "$here/command.sh" "$root/tests"
 			[ -z "$MODULE" ] || spoil_module
-			echo "suite command 1200 /tests/command.sh $ENGINES" ;;
+			echo "suite command $((1200 * slowness)) /tests/command.sh $ENGINES" ;;
 		*) die "$name: no tests $suite: kernel, kfunc or command" ;;
 		esac >>"$root/suites"
 	done
@@ -116,7 +134,7 @@ judge() {
 
 # test_kernel NAME
 test_kernel() {
-	prepare "$1" || return 1
+	if [ "$1" = debug ]; then prepare_debug; else prepare "$1"; fi || return 1
 	start_image
 	add_suites
 	finish_image
@@ -160,7 +178,15 @@ if [ "${1:-}" = --quick ]; then
 	quick=yes
 	shift
 fi
-timeout=${SKREAP_VM_TIMEOUT:-${quick:+1800}}
+debug=
+if [ "${1:-}" = --debug ]; then
+	debug=yes
+	shift
+	[ $# -eq 0 ] || die "usage: tests/vm/run.sh [--quick] --debug"
+	set -- debug
+fi
+timeout=${SKREAP_VM_TIMEOUT:-${debug:+28800}}
+timeout=${timeout:-${quick:+1800}}
 timeout=${timeout:-7200}
 # shellcheck disable=SC2046 # a list
 [ $# -gt 0 ] || set -- $(sed '/^#/d' "$here/kernels" | cut -d ' ' -f 1)
