@@ -50,8 +50,12 @@ unit:
 docs:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --quiet
 
+# Beyond PACKAGES, for what the command brings to a machine: its unit, its manual pages
+TEST_PACKAGES = man-db systemd
+
 # Real sockets, processes and namespaces on the running kernel.
 kernel-tests:
+	@$(MAKE) --no-print-directory deps PACKAGES='$(TEST_PACKAGES)'
 	$(CARGO) test --locked --release --package skreap --test kernel --test cli --no-run
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --test cli
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --test kernel

@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
 use skreap_core::{Refusal, Request};
 
 use crate::source::{Inbox, Job, Reply, Running, Source, Stop};
+use crate::supervisor::{Beat, Supervisor, Telling};
 use crate::{Batch, Monitor, Reaper};
 
 /// Requests that may wait; a full queue blocks the sources, and nothing is dropped.
@@ -17,11 +18,17 @@ const BATCH: usize = 256;
 /// How often the reaper lets go of what is only kept for speed.
 const TIDY: Duration = Duration::from_secs(1);
 
-/// Serves until every source has ended (end of input, or `stop`), and every accepted request is answered.
+/// Serves until every source has ended (end of input, or `stop`), and every accepted request is answered. The
+/// supervisor is told when all sources are there, and when it ends; `stop` is given then, whoever ended it.
 ///
 /// # Errors
-/// The error of starting a source. Those already started are stopped first.
-pub fn serve(reaper: &mut Reaper, sources: &[Source], stop: &Stop) -> io::Result<()> {
+/// The error of starting a source, or of telling the supervisor. What was started is stopped first.
+pub fn serve(
+    reaper: &mut Reaper,
+    sources: &[Source],
+    stop: &Stop,
+    supervisor: &Supervisor,
+) -> io::Result<()> {
     let (events, jobs) = bounded(QUEUE);
     // Holds one question of each connection at most.
     let (questions, asked) = unbounded();
@@ -35,22 +42,31 @@ pub fn serve(reaper: &mut Reaper, sources: &[Source], stop: &Stop) -> io::Result
         match source.start(inbox.clone(), stop, monitor.clients()) {
             Ok(source) => running.push(source),
             Err(e) => {
-                stop.give();
                 failed = Err(e);
                 break;
             }
         }
     }
     drop(inbox);
-    let ending = stop.clone();
-    reaper.pace().give_up_when(move || ending.given());
-    work(reaper, &jobs);
+    let telling = failed.and_then(|()| supervisor.ready(&monitor, stop));
+    if telling.is_err() {
+        stop.give();
+    }
+    let (ending, beat) = (stop.clone(), supervisor.beat().clone());
+    // Asked again and again while the reaper waits.
+    reaper.pace().give_up_when(move || {
+        beat.beat();
+        ending.given()
+    });
+    work_beating(reaper, &jobs, supervisor.beat());
     running.into_iter().for_each(Running::wait);
+    // At the end of input nobody has given it yet.
+    stop.give();
     monitor.watch_queue(None);
     if answering.join().is_err() {
         tracing::error!("the thread that answers questions panicked");
     }
-    failed
+    telling.map(Telling::end)
 }
 
 /// Answers questions about the service beside the reaper, until all senders are gone.
@@ -86,9 +102,14 @@ fn ask_audit(monitor: &Monitor, id: &str, job: &Job) -> Result<(), Refusal> {
 
 /// Answers jobs until all senders are gone: what [`serve`] does, for a program with sources of its own.
 pub fn work(reaper: &mut Reaper, jobs: &Receiver<Job>) {
+    work_beating(reaper, jobs, &Beat::default());
+}
+
+fn work_beating(reaper: &mut Reaper, jobs: &Receiver<Job>, beat: &Beat) {
     let mut tidied = Instant::now();
     loop {
-        match jobs.recv_timeout(TIDY) {
+        beat.beat();
+        match jobs.recv_timeout(TIDY.min(beat.rest())) {
             Ok(job) => {
                 // Whatever waits by now was received before the first walk begins, and may share it.
                 let waiting: Vec<Job> = std::iter::once(job).chain(jobs.try_iter().take(BATCH - 1)).collect();
@@ -97,6 +118,7 @@ pub fn work(reaper: &mut Reaper, jobs: &Receiver<Job>) {
                     let reply = answer(reaper, &mut batch, &job);
                     // A client that has gone away has its work done, and nobody to tell.
                     let _ = job.reply.send(reply);
+                    beat.beat();
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}

@@ -36,6 +36,7 @@ mod reconcile;
 pub mod sock_diag;
 pub mod source;
 pub mod status;
+pub mod supervisor;
 
 pub use batch::Batch;
 pub use monitor::Monitor;

@@ -38,6 +38,11 @@ const AT_TIMES: [(Capability, &str); 3] = [
 /// For a unix socket that gets another owner.
 const OWNER: [Capability; 2] = [Capability::CAP_CHOWN, Capability::CAP_FOWNER];
 
+/// All that [`lower`] keeps of what the process has, but for what the owner of a unix socket needs.
+pub fn needed() -> impl Iterator<Item = Capability> {
+    ALWAYS.into_iter().chain(AT_TIMES.map(|(cap, _)| cap))
+}
+
 static LOWERED: AtomicBool = AtomicBool::new(false);
 
 /// Why privileges could not be lowered.

@@ -9,6 +9,7 @@ mod commands;
 mod demo;
 mod embedding;
 mod events;
+mod generate;
 mod help;
 mod hooks;
 mod logs;
@@ -23,8 +24,10 @@ mod serve_end;
 mod serve_stdin;
 mod serve_unix;
 mod status;
+mod supervisor;
 mod top;
 mod uid;
+mod unit;
 
 use std::env;
 use std::process::ExitCode;
@@ -58,12 +61,15 @@ fn main() -> ExitCode {
     }
     let all = [
         help::tests(),
+        generate::tests(),
+        unit::tests(),
         missing::tests(),
         serve_stdin::tests(),
         serve_end::tests(),
         serve_unix::tests(),
         uid::tests(),
         status::tests(),
+        supervisor::tests(),
         metrics::tests(),
         logs::tests(),
         top::tests(),

@@ -14,7 +14,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The command under test, deaf to the environment of who runs the tests.
 pub fn skreap(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_skreap"));
-    command.args(args).env_remove("SKREAP_LOG").stdin(Stdio::null());
+    command.args(args).env_remove("SKREAP_LOG").env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
     command
 }
 

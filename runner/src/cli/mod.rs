@@ -3,6 +3,7 @@
 mod audit;
 mod client;
 mod demo;
+mod generate;
 mod index;
 mod probe;
 mod reap;
@@ -80,6 +81,9 @@ enum Command {
     /// Show all of it: namespaces, servers, clients; delete a server, see exactly its sockets destroyed
     #[command(after_help = EXIT_CODES)]
     Demo(demo::Args),
+    /// Write manual pages or shell completions, for packages
+    #[command(hide = true, after_help = EXIT_CODES)]
+    Generate(generate::Args),
 }
 
 /// How a command ended, other than well.
@@ -121,6 +125,7 @@ pub fn main() -> ExitCode {
         Command::Reap(args) => reap::run(args),
         Command::Reconcile(args) => reconcile::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Generate(args) => generate::run(args),
     };
     let (code, error) = match result {
         Ok(()) => return ExitCode::SUCCESS,

@@ -16,6 +16,7 @@ use skreap::engine::StateMask;
 use skreap::metrics::{self, DEFAULT_ADDRESS};
 use skreap::privileges;
 use skreap::source::{Source, Stop};
+use skreap::supervisor::Supervisor;
 use skreap::{Builder, Reaper, daemon};
 
 use super::socket::{AccessArgs, SourceArg};
@@ -124,6 +125,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Err(e @ privileges::Error::Missing(_)) => return Err(Failure::Cannot(e.into())),
         lowered => lowered?,
     }
+    let supervisor = Supervisor::of_this_process();
     let stop = Stop::new().context("cannot make a pipe")?;
     stop_on_signal(&stop)?;
     let mut sources: Vec<Source> =
@@ -148,9 +150,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         ),
         None => None,
     };
-    let served = daemon::serve(&mut reaper, &sources, &stop).context("cannot start a source");
-    // At the end of input nobody has given it yet.
-    stop.give();
+    let served = daemon::serve(&mut reaper, &sources, &stop, &supervisor).context("cannot serve");
     if let Some(server) = server {
         server.wait();
     }

@@ -1,0 +1,86 @@
+//! `skreap generate`: manual pages and shell completions, made from the definition of the command line, for packages.
+
+mod man;
+mod pages;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{CommandFactory as _, ValueEnum};
+use clap_complete::Shell;
+
+use super::{Cli, Failure};
+
+/// Shells of which Debian has a directory for completions.
+const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// What is written
+    what: What,
+    /// Directory in which the files are made; it is made if it is not there
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum What {
+    /// A manual page for each command
+    Man,
+    /// Completions for bash, zsh and fish
+    Completions,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let directory = &args.directory;
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let mut command = Cli::command().disable_help_subcommand(true);
+    match args.what {
+        What::Man => {
+            command.build();
+            for command in std::iter::once(&command).chain(man::shown(&command)) {
+                let path = directory.join(man::file_name(command));
+                fs::write(&path, man::page(command))
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+            }
+        }
+        What::Completions => {
+            for shell in SHELLS {
+                clap_complete::generate_to(shell, &mut command, "skreap", directory)
+                    .with_context(|| format!("cannot write completions to {}", directory.display()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_a_page_of_its_own() {
+        let mut command = Cli::command().disable_help_subcommand(true);
+        command.build();
+        let names: Vec<&str> = man::shown(&command).map(clap::Command::get_name).collect();
+        let written: Vec<&str> = pages::PAGES.iter().map(|page| page.command).collect();
+        assert_eq!(written[0], "skreap");
+        assert_eq!(written[1..], names);
+        for page in &pages::PAGES {
+            assert!(!page.more.is_empty() && !page.examples.is_empty(), "{}", page.command);
+        }
+    }
+
+    /// What is written in pages is checked against the definition: no option that is not there.
+    #[test]
+    fn examples_are_commands() {
+        for (page, example) in pages::PAGES.iter().flat_map(|p| p.examples.iter().map(move |e| (p, e))) {
+            let command = example.1.rsplit('|').next().unwrap_or_default().trim();
+            let Some(command) = command.strip_prefix("skreap ") else { continue };
+            let words = command.split_whitespace().map(|word| word.trim_matches('\''));
+            let parsed = Cli::command().try_get_matches_from(std::iter::once("skreap").chain(words));
+            assert!(parsed.is_ok(), "{}: {command}: {:?}", page.command, parsed.err());
+        }
+    }
+}
