@@ -95,13 +95,27 @@ struct bpf_sock_addr {
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
+struct list_head {
+	struct list_head *next;
+};
+
 struct ns_common {
+	const void *ops; /* the same in all netns */
 	__u32 inum;
 };
 
 struct net {
+	struct list_head list; /* in net_namespace_list */
 	__u64 net_cookie;
 	struct ns_common ns;
+};
+
+struct nsproxy {
+	struct net *net_ns;
+};
+
+struct task_struct {
+	struct nsproxy *nsproxy;
 };
 
 typedef struct {

@@ -22,11 +22,17 @@ mod scan {
     include!(concat!(env!("OUT_DIR"), "/scan.skel.rs"));
 }
 
+/// The list of all netns.
+mod netns {
+    include!(concat!(env!("OUT_DIR"), "/netns.skel.rs"));
+}
+
 /// The load balancer of the tests.
 mod test_lb {
     include!(concat!(env!("OUT_DIR"), "/test_lb.skel.rs"));
 }
 
+pub(crate) use netns::types as netns_types;
 pub(crate) use scan::types as scan_types;
 pub(crate) use skreap::types;
 pub(crate) use test_lb::types as test_lb_types;
@@ -36,6 +42,9 @@ pub(crate) static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/skre
 
 /// The compiled programs of the full scan.
 pub(crate) static SCAN_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/scan.bpf.o"));
+
+/// The compiled program that lists all netns.
+pub(crate) static NETNS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/netns.bpf.o"));
 
 /// The compiled programs that the hooks are compared with.
 pub(crate) static BASELINE_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/baseline.bpf.o"));

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd as _;
 
 use skreap_core::{Backend, Protocol};
 
 use crate::skel::types::{skreap_relation, skreap_victim};
+use crate::socket_option;
 
 /// What an emitted socket is to the backend it is recorded under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,21 +38,7 @@ impl Victim {
         else {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         };
-        let mut cookie = 0_u64;
-        let mut length = size_of::<u64>() as libc::socklen_t;
-        // SAFETY: the kernel writes at most `length` bytes into `cookie`.
-        let ret = unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_COOKIE,
-                std::ptr::from_mut(&mut cookie).cast(),
-                &mut length,
-            )
-        };
-        if ret != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let cookie = socket_option(socket, libc::SO_COOKIE)?;
         let mut raw = skreap_victim {
             family: libc::AF_INET as u8,
             protocol: Protocol::Udp.number(),

@@ -8,7 +8,7 @@ use skreap_bpf::{Bootstrap, BootstrapCounts, Index};
 use skreap_core::Protocol;
 
 use crate::engine::{EngineError, membership};
-use crate::netns::{self, NetnsId};
+use crate::netns::{self, Everywhere, NetnsId};
 
 /// A connect that passed the hook's place just before the hook was attached needs some microseconds until an
 /// iterator can see it.
@@ -25,8 +25,18 @@ pub struct Bootstrapped {
     pub netns: usize,
     /// Netns that could not be entered or not be read to the end, other than those that are gone.
     pub unreachable: usize,
+    /// There may be netns that are not known of.
+    pub unlisted: bool,
     /// How long it took.
     pub took: Duration,
+}
+
+impl Bootstrapped {
+    /// True if every netns was looked at to the end.
+    #[must_use]
+    pub fn whole(&self) -> bool {
+        self.unreachable == 0 && !self.unlisted
+    }
 }
 
 /// Puts the sockets of a cgroup that are connected into an index whose hooks have just been attached to it.
@@ -42,8 +52,8 @@ pub fn run(index: &Index, cgroup: &Path) -> Result<Bootstrapped, EngineError> {
     };
     let mut bootstrap = Bootstrap::new(index, membership::id_of(cgroup)?)?;
     thread::sleep(SETTLE);
-    let netns = netns::shown().map_err(error("cannot list the netns in /proc"))?;
-    let mut done = Bootstrapped { netns: netns.len(), ..Bootstrapped::default() };
+    let Everywhere { netns, whole } = netns::everywhere().map_err(error("cannot list the netns in /proc"))?;
+    let mut done = Bootstrapped { netns: netns.len(), unlisted: !whole, ..Bootstrapped::default() };
     // A thread of its own: an iterator covers the netns of the thread that makes it, and setns() must never move a
     // thread that others run on.
     thread::scope(|scope| {
@@ -67,7 +77,7 @@ fn pass(bootstrap: &mut Bootstrap, id: NetnsId) -> bool {
     match netns::open(id).and_then(|fd| netns::enter(&fd)) {
         Ok(()) => {}
         // The netns is gone, and its sockets with it.
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ESTALE | libc::ESRCH)) => return true,
+        Err(e) if e.raw_os_error() == Some(libc::ESTALE) => return true,
         Err(e) => {
             tracing::warn!(cookie = id.cookie, inum = id.inum, "cannot enter netns: {e}");
             return false;

@@ -1,8 +1,10 @@
 //! Network namespaces: which there are, and how to reach one known by cookie and inode number only.
 
+mod all;
+
 use std::collections::HashSet;
-use std::ffi::CString;
-use std::fs::File;
+use std::ffi::{CString, OsStr};
+use std::fs::{File, Metadata};
 use std::io;
 use std::mem::size_of;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -12,7 +14,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::thread;
 
+use skreap_bpf::socket_option;
+
 use crate::privileges;
+
+pub use all::{Everywhere, everywhere};
 
 /// Identity of a netns, as the walk reads it from a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,9 +51,9 @@ pub enum Method {
     Handle,
     /// Through a process that is in it, or a name under `/run/netns`.
     Shown,
-    /// Through a socket in it that some process has open: looks at every socket of every process, a few
-    /// microseconds each.
-    Socket,
+    /// Through a socket in it, or a descriptor of it, that some process has open: looks at every descriptor of
+    /// every process, a few microseconds each.
+    Descriptor,
 }
 
 impl Method {
@@ -57,36 +63,52 @@ impl Method {
     /// `ESTALE` if the netns is gone, and `EBADF`, `EINVAL`, `EOPNOTSUPP` or `ENOSYS` if the kernel has no such
     /// handles ([`Handle`](Self::Handle)); `ESRCH` if nothing leads to it (the others).
     pub fn open(self, id: NetnsId) -> io::Result<OwnedFd> {
+        let _raised = privileges::raise();
         match self {
             Self::Handle => open_by_handle(id),
             Self::Shown => open_by_inum(id.inum),
-            Self::Socket => open_by_socket(id.inum),
+            Self::Descriptor => open_by_descriptor(id.inum),
         }
     }
 }
 
 /// Opens the netns: by handle where the kernel can (6.18), else through a process or a name that shows it, else
-/// through a socket in it.
+/// through a socket in it or a descriptor of it.
 ///
 /// The descriptor keeps the netns alive: close it soon.
 ///
 /// # Errors
-/// `ESTALE` if the netns is gone; `ESRCH` if the kernel has no handles and nothing in `/proc` or `/run/netns`
-/// leads to it; otherwise the errno of the open.
+/// `ESTALE` if the netns is gone; `ESRCH` if it is there, the kernel has no handles, and nothing in `/proc` or
+/// `/run/netns` leads to it; otherwise the errno of the open.
 pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
-    let _raised = privileges::raise();
-    let fails_with = |result: &io::Result<OwnedFd>, errnos: &[i32]| {
-        result.as_ref().is_err_and(|e| e.raw_os_error().is_some_and(|errno| errnos.contains(&errno)))
-    };
-    let mut opened = Method::Handle.open(id);
-    // An older kernel takes FD_NSFS_ROOT for a bad descriptor, or knows no such handle.
-    if fails_with(&opened, &[libc::EBADF, libc::EINVAL, libc::EOPNOTSUPP, libc::ENOSYS]) {
-        opened = Method::Shown.open(id);
-        if fails_with(&opened, &[libc::ESRCH]) {
-            opened = Method::Socket.open(id);
+    match Method::Handle.open(id) {
+        // An older kernel takes FD_NSFS_ROOT for a bad descriptor, or knows no such handle.
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                Some(libc::EBADF | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS)
+            ) =>
+        {
+            open_without_handle(id)
+        }
+        opened => opened,
+    }
+}
+
+/// As [`open`], on a kernel that opens no netns by handle.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_without_handle(id: NetnsId) -> io::Result<OwnedFd> {
+    for method in [Method::Shown, Method::Descriptor] {
+        match method.open(id) {
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
+            opened => return opened,
         }
     }
-    opened
+    // What nothing leads to is mostly gone, and its sockets with it; but it may be there and out of reach.
+    let errno = if all::is_there(id) == Some(false) { libc::ESTALE } else { libc::ESRCH };
+    Err(io::Error::from_raw_os_error(errno))
 }
 
 fn open_by_handle(id: NetnsId) -> io::Result<OwnedFd> {
@@ -132,8 +154,10 @@ fn open_by_inum(inum: u32) -> io::Result<OwnedFd> {
     Err(io::Error::from_raw_os_error(libc::ESRCH))
 }
 
-/// Looks at every socket of every process for one that is in a netns with this inode number.
-fn open_by_socket(inum: u32) -> io::Result<OwnedFd> {
+/// Looks at every descriptor of every process for a netns with this inode number, or a socket in it.
+fn open_by_descriptor(inum: u32) -> io::Result<OwnedFd> {
+    let nsfs = std::fs::metadata("/proc/self/ns/net")?.dev();
+    let is_wanted = |m: &Metadata| m.dev() == nsfs && m.ino() == u64::from(inum);
     for process in std::fs::read_dir("/proc")?.flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<libc::pid_t>().ok()) else {
             continue;
@@ -144,21 +168,22 @@ fn open_by_socket(inum: u32) -> io::Result<OwnedFd> {
         };
         let mut pidfd = None;
         for descriptor in descriptors.flatten() {
-            let is_socket = std::fs::read_link(descriptor.path())
-                .is_ok_and(|to| to.as_os_str().as_bytes().starts_with(b"socket:"));
-            let number = descriptor.file_name().to_str().and_then(|name| name.parse::<libc::c_int>().ok());
-            let (true, Some(number)) = (is_socket, number) else {
+            let Ok(to) = std::fs::read_link(descriptor.path()) else {
                 continue;
             };
-            if pidfd.is_none() {
-                // SAFETY: pidfd_open takes no pointers.
-                pidfd = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).ok();
-            }
-            let Some(pidfd) = &pidfd else {
-                break;
+            let (to, name) = (to.as_os_str().as_bytes(), descriptor.file_name());
+            let netns = if to.starts_with(b"socket:") {
+                netns_of(pid, &mut pidfd, &name)
+            } else if (to.starts_with(b"net:") || to.starts_with(b"/"))
+                && inode_of(&process.path(), &name) == Some(inum.into())
+                && std::fs::metadata(descriptor.path()).is_ok_and(|m| is_wanted(&m))
+            {
+                File::open(descriptor.path())
+            } else {
+                continue;
             };
-            if let Ok(netns) = netns_of(pidfd, number)
-                && netns.metadata().is_ok_and(|m| m.ino() == u64::from(inum))
+            if let Ok(netns) = netns
+                && netns.metadata().is_ok_and(|m| is_wanted(&m))
             {
                 return Ok(netns.into());
             }
@@ -167,10 +192,24 @@ fn open_by_socket(inum: u32) -> io::Result<OwnedFd> {
     Err(io::Error::from_raw_os_error(libc::ESRCH))
 }
 
-/// The netns of a socket that another process has open.
-fn netns_of(process: &OwnedFd, descriptor: libc::c_int) -> io::Result<File> {
+/// The inode number of an open file (`fdinfo`, since 5.14), without touching the file system that it is on. A
+/// descriptor of a netns that was opened by name shows the path of that name, and no number.
+fn inode_of(process: &Path, descriptor: &OsStr) -> Option<u64> {
+    let info = std::fs::read_to_string(process.join("fdinfo").join(descriptor)).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("ino:"))?.trim().parse().ok()
+}
+
+/// The netns of a socket that another process has open. `pidfd`: of that process, once it was needed.
+fn netns_of(pid: libc::pid_t, pidfd: &mut Option<OwnedFd>, descriptor: &OsStr) -> io::Result<File> {
     /// `SIOCGSKNS` (linux/sockios.h).
     const SIOCGSKNS: libc::Ioctl = 0x894c;
+    let descriptor: libc::c_int =
+        descriptor.to_str().and_then(|name| name.parse().ok()).ok_or(io::ErrorKind::InvalidInput)?;
+    let process = match pidfd {
+        Some(process) => process,
+        // SAFETY: pidfd_open takes no pointers.
+        None => pidfd.insert(owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?),
+    };
     // SAFETY: pidfd_getfd takes no pointers.
     let socket = owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) })?;
     // SAFETY: SIOCGSKNS takes no argument and returns a new descriptor.
@@ -189,7 +228,7 @@ fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
 
 /// Every netns that a process is in (its first thread, that is) or that has a name in `/run/netns`.
 ///
-/// Not shown are those that live by an open descriptor or a socket alone.
+/// Not shown are those that live by an open descriptor or a socket alone: [`everywhere`] has them too.
 ///
 /// # Errors
 /// The errno of reading `/proc`. What disappears meanwhile is left out.
@@ -303,17 +342,5 @@ pub fn current() -> io::Result<OwnedFd> {
 /// # Errors
 /// The errno of getsockopt(2); `ENOPROTOOPT` before 5.14.
 pub fn cookie_of_socket(socket: &impl std::os::fd::AsRawFd) -> io::Result<u64> {
-    let mut cookie = 0_u64;
-    let mut length = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes into `cookie`.
-    let ret = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            std::ptr::from_mut(&mut cookie).cast(),
-            &mut length,
-        )
-    };
-    if ret == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+    socket_option(socket, libc::SO_NETNS_COOKIE)
 }

@@ -259,7 +259,7 @@ impl Builder {
         if !self.no_bootstrap && !index.is_bootstrapped()? {
             let found = bootstrap::run(&index, &path)?;
             tell_older(&found);
-            if found.unreachable == 0 {
+            if found.whole() {
                 index.set_bootstrapped()?;
             }
         }
@@ -311,7 +311,7 @@ fn start_fallback(engine: EngineName, index: &Index, options: &EngineOptions) ->
 }
 
 fn tell_older(found: &Bootstrapped) {
-    let Bootstrapped { tcp, udp, netns, unreachable, took } = found;
+    let Bootstrapped { tcp, udp, netns, unreachable, took, .. } = found;
     tracing::info!(
         tcp = tcp.indexed,
         udp = udp.indexed,

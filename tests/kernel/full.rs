@@ -51,7 +51,7 @@ fn full_index_says_which_backends_are_incomplete(world: &mut World) -> Result<()
 }
 
 /// Says that a scan had to finish the event, and that it destroyed that many.
-fn expect_scanned(report: &Report, destroyed: u64) -> Result<()> {
+pub fn expect_scanned(report: &Report, destroyed: u64) -> Result<()> {
     let [finished] = report.finished[..] else {
         anyhow::bail!("not finished by one scan: {report:?}");
     };

@@ -21,6 +21,7 @@ mod churn;
 mod events;
 mod flight;
 mod full;
+mod hidden;
 mod holder;
 mod index;
 mod kfunc;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
         tcp::cases(),
         netns::cases(),
         reach::cases(),
+        hidden::cases(),
         many::cases(),
         peer::cases(),
         sharing::cases(),

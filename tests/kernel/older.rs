@@ -34,7 +34,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// A second reaper on the cgroup of the world, that looks for older sockets.
-fn second(world: &World, config: Config) -> Result<Reaper> {
+pub fn second(world: &World, config: Config) -> Result<Reaper> {
     let reaper = Reaper::builder()
         .cgroup(world.cgroup().path())
         .config(config)

@@ -44,7 +44,7 @@ fn socket_in_flight(world: &mut World) -> Result<()> {
     let away = open_to(&mut client, spec, udp(1).socket_addr())?;
     client.start_flight(away.handle)?;
     netns.forget_name()?;
-    for method in [Method::Shown, Method::Socket] {
+    for method in [Method::Shown, Method::Descriptor] {
         ensure!(gave_up(&method.open(id)), "{method:?} leads to it");
     }
 
@@ -129,7 +129,7 @@ fn reached_through_a_socket(world: &mut World) -> Result<()> {
     connect_many(&mut client, place, udp(2), 2)?;
     world.forget_netns(1)?;
     ensure!(gave_up(&Method::Shown.open(id)), "something shows it");
-    kill_by(world, Method::Socket, &mut [client], &cookies)
+    kill_by(world, Method::Descriptor, &mut [client], &cookies)
 }
 
 /// Destroys what a walk finds, in netns that are opened by this method only.

@@ -1,7 +1,6 @@
 //! What every test starts from, and what must hold at its end.
 
-use std::io;
-use std::net::{IpAddr, UdpSocket};
+use std::net::IpAddr;
 use std::num::NonZeroU64;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,9 +20,6 @@ use crate::case::uses_index;
 
 /// How long a killed process may take until its last socket is released.
 const RELEASE: Duration = Duration::from_secs(5);
-
-/// How long the kernel may take to put the routes of an address in place.
-const USABLE: Duration = Duration::from_secs(10);
 
 /// What a test wants to start from.
 #[derive(Clone, Copy, Debug)]
@@ -163,7 +159,6 @@ impl World {
         if !self.addresses.contains(&addr) {
             for netns in &self.netns {
                 netns.add_address(addr)?;
-                wait_until_usable(netns, addr)?;
             }
             self.addresses.push(addr);
         }
@@ -205,7 +200,6 @@ impl World {
     pub fn fresh_netns(&self, label: &str, addr: IpAddr) -> Result<Netns> {
         let netns = Netns::create(label)?;
         netns.add_address(addr)?;
-        wait_until_usable(&netns, addr)?;
         Ok(netns)
     }
 
@@ -370,32 +364,6 @@ impl World {
 
 fn parse_entries(entries: &[(&str, &str)]) -> Result<Vec<(Backend, Backend)>> {
     entries.iter().map(|(vip, backend)| Ok((vip.parse()?, backend.parse()?))).collect()
-}
-
-/// Waits until a datagram to an address on `lo` arrives. The kernel puts the routes of an IPv6 address in place
-/// from a work queue, one after the other: for a moment a connect fails, or finds a route that leads nowhere and
-/// keeps it.
-fn wait_until_usable(netns: &Netns, addr: IpAddr) -> Result<()> {
-    let arrives = || -> io::Result<()> {
-        let receiver = UdpSocket::bind((addr, 0))?;
-        receiver.set_read_timeout(Some(Duration::from_millis(20)))?;
-        let sender = UdpSocket::bind((addr, 0))?;
-        sender.connect(receiver.local_addr()?)?;
-        sender.send(b"there?")?;
-        receiver.recv(&mut [0; 8]).map(drop)
-    };
-    netns.run(|| {
-        let deadline = Instant::now() + USABLE;
-        while let Err(error) = arrives() {
-            ensure!(
-                Instant::now() < deadline,
-                "nothing arrives at {addr} in netns {}: {error}",
-                netns.name()
-            );
-            thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
-    })?
 }
 
 /// The outcome a report was made of.

@@ -32,7 +32,7 @@ pub use report::{Audit, Difference, Kind, LISTED_MAX};
 pub use service::{Answer, Asker, Service};
 
 use crate::engine::{EngineError, nanos, netns_id, tuple};
-use crate::netns::{self, NetnsId};
+use crate::netns::{self, Everywhere, NetnsId};
 use scan::{Census, Scan};
 
 /// The pauses before the second look and those that follow: longer and longer, so that a socket whose owner
@@ -65,6 +65,8 @@ struct Look {
     census: Census,
     nodes: u64,
     older: u64,
+    /// Every netns could be looked at.
+    whole: bool,
 }
 
 /// The nodes of one socket.
@@ -109,7 +111,7 @@ impl Auditor {
         let start = Instant::now();
         let first = self.look(None)?;
         let mut audit = Audit {
-            complete: first.census.unreachable == 0,
+            complete: first.whole,
             netns: first.census.netns.len() as u64,
             unreachable_netns: first.census.unreachable,
             sockets: first.census.clients.values().map(|sockets| sockets.len() as u64).sum(),
@@ -145,11 +147,13 @@ impl Auditor {
     fn look(&mut self, only: Option<&BTreeMap<Suspect, Victim>>) -> Result<Look, EngineError> {
         let mut look = Look::default();
         let recorded = self.recorded(&mut look)?;
-        let netns = match only {
-            Some(suspects) => suspects.values().map(netns_id).collect(),
-            None => everywhere(&recorded)?,
+        let suspected = |suspects: &BTreeMap<Suspect, Victim>| {
+            let netns: BTreeSet<NetnsId> = suspects.values().map(netns_id).collect();
+            Everywhere { netns: netns.into_iter().collect(), whole: true }
         };
-        look.census = self.scan.take(&netns.into_iter().collect::<Vec<_>>());
+        let netns = only.map_or_else(|| everywhere(&recorded), |suspects| Ok(suspected(suspects)))?;
+        look.census = self.scan.take(&netns.netns);
+        look.whole = netns.whole && look.census.unreachable == 0;
 
         for (&cookie, Recorded { victim, shown }) in &recorded {
             if *shown && look.census.netns.contains(&victim.netns()) && !look.census.alive.contains(&cookie) {
@@ -227,9 +231,12 @@ impl Auditor {
     }
 }
 
-/// Every netns that this machine shows, and those that only the index knows of.
-fn everywhere(recorded: &HashMap<u64, Recorded>) -> Result<BTreeSet<NetnsId>, EngineError> {
-    let shown = netns::shown()
+/// Every netns there is. Where the kernel's list cannot be read: those that are shown, and those that only the index
+/// knows of.
+fn everywhere(recorded: &HashMap<u64, Recorded>) -> Result<Everywhere, EngineError> {
+    let Everywhere { netns, whole } = netns::everywhere()
         .map_err(|source| EngineError::Io { what: "cannot list the netns in /proc".to_owned(), source })?;
-    Ok(shown.into_iter().chain(recorded.values().map(|r| netns_id(&r.victim))).collect())
+    let all: BTreeSet<NetnsId> =
+        netns.into_iter().chain(recorded.values().map(|r| netns_id(&r.victim))).collect();
+    Ok(Everywhere { netns: all.into_iter().collect(), whole })
 }

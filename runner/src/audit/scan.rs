@@ -77,7 +77,7 @@ impl Scan {
                         census.netns.insert(id.cookie);
                     }
                     // It is gone, and its sockets with it.
-                    Err(e) if matches!(e.raw_os_error(), Some(libc::ESTALE | libc::ESRCH)) => {}
+                    Err(e) if e.raw_os_error() == Some(libc::ESTALE) => {}
                     Err(e) => {
                         tracing::warn!(cookie = id.cookie, inum = id.inum, "cannot audit netns: {e}");
                         census.unreachable += 1;

@@ -44,9 +44,12 @@ fn passes(victims: &[Victim]) -> Vec<ByCookie> {
                 return Err(libc::ENOENT);
             }
             if here != Some(victim.netns()) {
-                let entered = netns::open(netns_id(victim)).and_then(|fd| netns::enter(&fd));
-                entered.map_err(|e| e.raw_os_error().unwrap_or(libc::EIO))?;
-                here = Some(victim.netns());
+                match netns::open(netns_id(victim)).and_then(|fd| netns::enter(&fd)) {
+                    Ok(()) => here = Some(victim.netns()),
+                    // The netns is gone, and its sockets with it.
+                    Err(e) if e.raw_os_error() == Some(libc::ESTALE) => return Ok(false),
+                    Err(e) => return Err(e.raw_os_error().unwrap_or(libc::EIO)),
+                }
             }
             scan.destroy_udp(victim.cookie()).map(|found| found > 0).map_err(|e| {
                 tracing::warn!(cookie = victim.cookie(), "cannot destroy by cookie: {e}");

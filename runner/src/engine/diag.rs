@@ -11,7 +11,7 @@ use super::destroy::{Destroyer, tuple};
 use super::membership::{Membership, Place};
 use super::scope::Finder;
 use super::{Engine, EngineError, EngineOptions, Scope, StateMask, nanos};
-use crate::netns::NetnsId;
+use crate::netns::{Everywhere, NetnsId};
 use crate::sock_diag::{DiagSockets, Dump, DumpEnd, Filter, InetDiag};
 
 /// Netns that are opened in one go.
@@ -88,7 +88,10 @@ impl Engine for Diag {
             // Nothing but the index remembers where an unconnected socket has sent to.
             outcome.incomplete.insert(Incomplete::WideUnconnected);
         }
-        let netns = self.finder.find(target)?;
+        let Everywhere { netns, whole } = self.finder.find(target)?;
+        if !whole {
+            outcome.incomplete.insert(Incomplete::NetnsUnreachable);
+        }
         self.victims.clear();
         let mut undecided = Vec::new();
         let (diag, scan) = (&mut self.destroyer.diag, &mut self.scan);
@@ -155,8 +158,7 @@ impl Scan {
         for chunk in netns.chunks(CHUNK) {
             let unreachable = diag.prepare(chunk.iter().copied());
             // The netns is gone, and its sockets with it.
-            let gone = |errno: i32| matches!(errno, libc::ESTALE | libc::ESRCH);
-            for (cookie, &errno) in unreachable.iter().filter(|&(_, &errno)| !gone(errno)) {
+            for (cookie, &errno) in unreachable.iter().filter(|&(_, &errno)| errno != libc::ESTALE) {
                 tracing::warn!(cookie, errno, "cannot open a diag socket in netns");
                 missed.push(Incomplete::NetnsUnreachable);
             }

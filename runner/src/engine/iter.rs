@@ -10,7 +10,7 @@ use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected};
 use super::destroy::tuple;
 use super::scope::Finder;
 use super::{Engine, EngineError, EngineOptions, Scope, StateMask, membership, nanos};
-use crate::netns::{self, NetnsId};
+use crate::netns::{self, Everywhere, NetnsId};
 
 /// Engine `iter`: one pass of iter/tcp or iter/udp in each netns.
 #[derive(Debug)]
@@ -47,9 +47,9 @@ impl Engine for Iter {
             // Nothing but the index remembers where an unconnected socket has sent to.
             outcome.incomplete.insert(Incomplete::WideUnconnected);
         }
-        let netns = self.finder.find(target)?;
+        let Everywhere { netns, whole } = self.finder.find(target)?;
         let done = self.scanner.scan(Job { target: *target, states: self.states, netns })?;
-        if done.unreachable > 0 {
+        if done.unreachable > 0 || !whole {
             outcome.incomplete.insert(Incomplete::NetnsUnreachable);
         }
         tracing::debug!(counts = ?done.counts, "scanned");
@@ -148,7 +148,7 @@ fn passes(scan: &mut Scan, job: &Job) -> Result<Done, EngineError> {
         match netns::open(id).and_then(|fd| netns::enter(&fd)) {
             Ok(()) => {}
             // The netns is gone, and its sockets with it.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ESTALE | libc::ESRCH)) => continue,
+            Err(e) if e.raw_os_error() == Some(libc::ESTALE) => continue,
             Err(e) => {
                 tracing::warn!(cookie = id.cookie, inum = id.inum, "cannot enter netns: {e}");
                 unreachable += 1;

@@ -7,14 +7,14 @@ use skreap_core::{Target, Unconnected};
 
 use super::EngineError;
 use super::destroy::netns_id;
-use crate::netns::{self, NetnsId};
+use crate::netns::{self, Everywhere, NetnsId};
 
 /// Which network namespaces a scan visits. Engines that walk the index need none: it covers all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Scope {
-    /// Every netns that this machine shows (`/proc/PID/ns/net`, `/run/netns`), and those that nothing shows
-    /// but the index knows to hold sockets of the target (such as a netns that lives by a socket alone).
-    /// Listing them is part of the time of each scan.
+    /// Every netns that the kernel has, whatever keeps it alive. Where its list cannot be read: those that this
+    /// machine shows (`/proc/PID/ns/net`, `/run/netns`) and those that the index knows to hold sockets of the
+    /// target; the scan is incomplete then. Listing them is part of the time of each scan.
     #[default]
     All,
     /// These only: what a scan costs to someone who knows where to look. [`Scope::known`] finds them with the
@@ -68,19 +68,22 @@ impl Finder {
         Ok(self.victims.iter().map(Victim::cookie).collect())
     }
 
-    /// The netns to visit for this target.
+    /// The netns to visit for this target, and whether these are all of the scope.
     ///
     /// # Errors
     /// [`EngineError`] if `/proc` cannot be read or the index cannot be walked.
-    pub(super) fn find(&mut self, target: &Target) -> Result<Vec<NetnsId>, EngineError> {
+    pub(super) fn find(&mut self, target: &Target) -> Result<Everywhere, EngineError> {
         if let Scope::Known(known) = &self.scope {
-            return Ok(known.clone());
+            return Ok(Everywhere { netns: known.clone(), whole: true });
         }
-        let shown = netns::shown().map_err(|source| EngineError::Io {
+        let listed = netns::everywhere().map_err(|source| EngineError::Io {
             what: "cannot list the netns in /proc".to_owned(),
             source,
         })?;
-        let mut all: BTreeMap<u64, NetnsId> = shown.into_iter().map(|id| (id.cookie, id)).collect();
+        if listed.whole {
+            return Ok(listed);
+        }
+        let mut all: BTreeMap<u64, NetnsId> = listed.netns.into_iter().map(|id| (id.cookie, id)).collect();
         self.victims.clear();
         let counts = self.walker.walk(&everything(target), &mut self.victims)?;
         let mut add = |victims: &[Victim]| all.extend(victims.iter().map(|v| (v.netns(), netns_id(v))));
@@ -89,6 +92,6 @@ impl Finder {
             // The index lacks sockets of this target. Where, nobody knows: all it has heard of is looked at.
             self.walker.walk_all(|victims| add(victims))?;
         }
-        Ok(all.into_values().collect())
+        Ok(Everywhere { netns: all.into_values().collect(), whole: false })
     }
 }

@@ -2,11 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use parking_lot::Mutex;
@@ -18,6 +19,9 @@ use super::{name, rtnetlink, sys};
 pub(super) const NAMES: &str = "/run/netns";
 /// The netns of the calling thread.
 const OF_THIS_THREAD: &str = "/proc/thread-self/ns/net";
+
+/// How long the kernel may take to put the routes of an address in place.
+const USABLE: Duration = Duration::from_secs(10);
 
 /// A network namespace.
 ///
@@ -165,12 +169,18 @@ impl Netns {
     }
 
     /// Puts `ip` on `lo` (/32, or /128 without duplicate address detection): any process
-    /// inside can then listen on it, and any other reach it.
+    /// inside can then listen on it, and any other reach it. Returns when that is so.
     ///
     /// # Errors
-    /// When the kernel refuses, for example because the address is there.
+    /// When the kernel refuses, for example because the address is there, or takes more
+    /// than ten seconds until it can be used.
     pub fn add_address(&self, ip: IpAddr) -> Result<()> {
-        self.run(|| rtnetlink::add_address("lo", ip))?.with_context(|| self.about())
+        self.run(|| {
+            rtnetlink::add_address("lo", ip)?;
+            // The routes of an IPv4 address are there when the kernel answers.
+            if ip.is_ipv6() { wait_until_usable(ip) } else { Ok(()) }
+        })?
+        .with_context(|| self.about())
     }
 
     /// Makes two veth devices that lead to each other, both up and both inside, and puts
@@ -225,6 +235,28 @@ impl Drop for Netns {
             tracing::warn!("left behind: {error:#}");
         }
     }
+}
+
+/// Waits until a datagram to an address of this netns arrives. The kernel puts the routes of
+/// an IPv6 address in place from a work queue, one after the other: for a moment a connect
+/// fails, or finds a route that leads nowhere and keeps it.
+fn wait_until_usable(ip: IpAddr) -> Result<()> {
+    let arrives = || -> io::Result<()> {
+        let receiver = UdpSocket::bind((ip, 0))?;
+        receiver.set_read_timeout(Some(Duration::from_millis(20)))?;
+        let sender = UdpSocket::bind((ip, 0))?;
+        sender.connect(receiver.local_addr()?)?;
+        sender.send(b"there?")?;
+        receiver.recv(&mut [0; 8]).map(drop)
+    };
+    let deadline = Instant::now() + USABLE;
+    while let Err(error) = arrives() {
+        if Instant::now() >= deadline {
+            return Err(error).with_context(|| format!("nothing arrives at {ip}"));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// Unmounts and unlinks a name in [`NAMES`].

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: (GPL-2.0 OR MIT)
+/*
+ * Every network namespace there is, whatever keeps it alive: a process, a name, a descriptor, or no more than a
+ * socket that is on its way between two ends of a unix socket.
+ *
+ * The kernel keeps them in one list under RCU (net_namespace_list), which runs through the netns of the calling
+ * process.  It is a ring with a head that is no netns; the head is told by what all netns point to and it does not.
+ */
+#include "../include/kernel.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+
+extern void bpf_rcu_read_lock(void) __ksym;
+extern void bpf_rcu_read_unlock(void) __ksym;
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+/* Netns listed in one call.  With more, user space asks for them in parts. */
+#define LISTED_MAX 4096
+/* Netns passed in one call: some ten milliseconds. */
+#define STEPS_MAX (1 << 20)
+
+struct netns_entry {
+	__u64 cookie;
+	__u32 inum;
+	__u32 padding;
+};
+
+struct netns_entry entries[LISTED_MAX] SEC(".bss.entries");
+
+struct netns_list {
+	__u32 parts;  /* in: list those with cookie % parts == part */
+	__u32 part;   /* in */
+	__u32 listed; /* out */
+	__u32 whole;  /* out: 1 if all of the part were listed */
+};
+
+/* Where the walk is.  In memory, as in walk.bpf.h; user space makes one call at a time. */
+struct {
+	__u64 at, end, ops;
+	__u32 parts, part, listed;
+} state;
+
+/* Never read: puts the type, and so its Rust twin, into the BTF of the object. */
+const volatile struct netns_list list_type;
+
+static __always_inline const struct net *net_of(__u64 list)
+{
+	return bpf_core_cast((void *)(list - bpf_core_field_offset(struct net, list)), struct net);
+}
+
+static __always_inline struct netns_entry *entry_at(__u32 i)
+{
+	barrier_var(i);
+	if (i >= LISTED_MAX)
+		return NULL;
+	barrier_var(i);
+	return &entries[i];
+}
+
+/* False: there is no room for it. */
+static __always_inline bool put(const struct net *net)
+{
+	__u64 cookie = net->net_cookie;
+	struct netns_entry *entry;
+
+	if (cookie % state.parts != state.part)
+		return true;
+	entry = entry_at(state.listed);
+	if (!entry)
+		return false;
+	entry->cookie = cookie;
+	entry->inum = net->ns.inum;
+	state.listed++;
+	return true;
+}
+
+/* True if the walk has come round. */
+static __always_inline bool walk_list(void)
+{
+	__u32 step;
+
+	bpf_for(step, 0, STEPS_MAX) {
+		const struct net *net = net_of(state.at);
+
+		if ((__u64)net->ns.ops == state.ops && !put(net))
+			return false;
+		state.at = (__u64)net->list.next;
+		if (!state.at)
+			return false;
+		if (state.at == state.end)
+			return true;
+	}
+	return false;
+}
+
+SEC("syscall")
+int skreap_netns(struct netns_list *ctx)
+{
+	const struct task_struct *task = bpf_core_cast((void *)bpf_get_current_task(), struct task_struct);
+	const struct net *own;
+
+	if (!ctx->parts)
+		return -EINVAL;
+	state.parts = ctx->parts;
+	state.part = ctx->part;
+	state.listed = 0;
+	/* What is met inside the section stays a netns until its end; the own one stays anyway. */
+	bpf_rcu_read_lock();
+	own = task->nsproxy->net_ns;
+	state.ops = (__u64)own->ns.ops;
+	state.end = (__u64)own + bpf_core_field_offset(struct net, list);
+	state.at = state.end;
+	ctx->whole = walk_list();
+	bpf_rcu_read_unlock();
+	ctx->listed = state.listed;
+	return 0;
+}

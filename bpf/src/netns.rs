@@ -1,0 +1,105 @@
+//! Every network namespace there is, from the kernel's own list.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsFd as _;
+
+use libbpf_rs::{MapCore as _, Object, ObjectBuilder};
+
+use crate::error::load_error;
+use crate::mapping::Mapping;
+use crate::skel::{NETNS_OBJECT, netns_types};
+use crate::walk::run;
+use crate::{Error, log};
+
+const PROGRAM: &str = "skreap_netns";
+const ENTRIES: &str = ".bss.entries";
+/// More parts than any machine has netns for.
+const PARTS_MAX: u32 = 1 << 12;
+
+/// A netns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetnsEntry {
+    /// Netns cookie (`SO_NETNS_COOKIE`).
+    pub cookie: u64,
+    /// Inode number in nsfs.
+    pub inum: u32,
+}
+
+/// Lists the netns that the kernel has, whatever keeps them alive: also those that no process is in and no name
+/// leads to.
+#[derive(Debug)]
+pub struct NetnsList {
+    object: Object,
+    entries: Mapping,
+}
+
+impl NetnsList {
+    /// Loads the program.
+    ///
+    /// # Errors
+    /// As [`Index::load`](crate::Index::load).
+    pub fn load() -> Result<Self, Error> {
+        log::install();
+        drop(log::take_warnings());
+        let open = ObjectBuilder::default().open_memory(NETNS_OBJECT).map_err(load_error)?;
+        let object = open.load().map_err(load_error)?;
+        let map = object.maps().find(|m| m.name() == OsStr::new(ENTRIES));
+        let map = map.ok_or_else(|| object_error(ENTRIES, io::ErrorKind::NotFound.into()))?;
+        let length = size_of::<netns_types::bss_entries>();
+        let entries = Mapping::new(map.as_fd(), length).map_err(|e| object_error(ENTRIES, e))?;
+        Ok(Self { object, entries })
+    }
+
+    /// Every netns that is there from the beginning of the call to its end, and maybe some that come or go
+    /// meanwhile. A few nanoseconds for each, and again for every 4096.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if the list cannot be read to its end.
+    pub fn read(&mut self) -> Result<Vec<NetnsEntry>, Error> {
+        self.read_in_parts(1)
+    }
+
+    /// As [`read`](Self::read), in this many calls or more: what it does by itself where there are more than 4096.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_in_parts(&mut self, mut parts: u32) -> Result<Vec<NetnsEntry>, Error> {
+        'whole: while (1..=PARTS_MAX).contains(&parts) {
+            let mut all = Vec::new();
+            for part in 0..parts {
+                if !self.read_part(parts, part, &mut all)? {
+                    parts *= 2;
+                    continue 'whole;
+                }
+            }
+            return Ok(all);
+        }
+        Err(object_error("list of all netns", io::ErrorKind::QuotaExceeded.into()))
+    }
+
+    /// Those with `cookie % parts == part`; false if there are too many.
+    fn read_part(&mut self, parts: u32, part: u32, all: &mut Vec<NetnsEntry>) -> Result<bool, Error> {
+        let error = |source| object_error("program skreap_netns", source);
+        let program = self.object.progs().find(|p| p.name() == OsStr::new(PROGRAM));
+        let program = program.ok_or_else(|| error(io::ErrorKind::NotFound.into()))?;
+        let mut ctx = netns_types::netns_list { parts, part, ..netns_types::netns_list::default() };
+        // SAFETY: the struct is four integers of 32 bits, and any bytes are a value of it.
+        let bytes = unsafe {
+            std::slice::from_raw_parts_mut(
+                std::ptr::from_mut(&mut ctx).cast::<u8>(),
+                size_of::<netns_types::netns_list>(),
+            )
+        };
+        run(program.as_fd(), bytes).map_err(error)?;
+        let mut entries: Vec<netns_types::netns_entry> = Vec::new();
+        // SAFETY: an entry is made of integers.
+        unsafe { self.entries.copy_to(0, ctx.listed as usize, &mut entries) }.map_err(error)?;
+        all.extend(entries.iter().map(|e| NetnsEntry { cookie: e.cookie, inum: e.inum }));
+        Ok(ctx.whole != 0)
+    }
+}
+
+fn object_error(what: &str, source: io::Error) -> Error {
+    Error::Object { what: what.to_owned(), source }
+}
