@@ -65,15 +65,16 @@ impl NetnsList {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn read_in_parts(&mut self, mut parts: u32) -> Result<Vec<NetnsEntry>, Error> {
-        'whole: while (1..=PARTS_MAX).contains(&parts) {
+        while (1..=PARTS_MAX).contains(&parts) {
             let mut all = Vec::new();
+            let mut whole = true;
             for part in 0..parts {
-                if !self.read_part(parts, part, &mut all)? {
-                    parts *= 2;
-                    continue 'whole;
-                }
+                whole = whole && self.read_part(parts, part, &mut all)?;
             }
-            return Ok(all);
+            if whole {
+                return Ok(all);
+            }
+            parts *= 2;
         }
         Err(object_error("list of all netns", io::ErrorKind::QuotaExceeded.into()))
     }
