@@ -1,6 +1,7 @@
 //! Destroying victims by exact id over netlink, for every engine that lists them first.
 
 use std::collections::HashSet;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use skreap_bpf::Victim;
@@ -14,6 +15,11 @@ use crate::sock_diag::{DiagSockets, Verdict};
 
 /// How long the diag socket of a netns is kept after its last use.
 const KEEP: Duration = Duration::from_secs(10);
+/// What [`netns::open`](crate::netns::open) says of a netns that it finds no way to, dead or alive.
+const NOTHING_LEADS_THERE: i32 = libc::ESRCH;
+/// How long such a netns may go on without losing a socket until it counts as one that lives.
+const DYING: Duration = Duration::from_millis(50);
+const DYING_STEP: Duration = Duration::from_millis(2);
 
 /// Diag sockets, and what is used again from one target to the next.
 #[derive(Debug)]
@@ -87,6 +93,8 @@ impl Destroyer {
                     match unreachable.get(&netns).copied().unwrap_or(libc::EIO) {
                         // The netns is gone, and its sockets with it.
                         libc::ESTALE => outcome.skipped.gone += group.len() as u64,
+                        // Before 6.18 nobody says whether it is gone: nothing leads to it, or not any more.
+                        NOTHING_LEADS_THERE => unsettled.extend(group.iter().map(Unsettled::unreached)),
                         errno => {
                             outcome.incomplete.insert(Incomplete::NetnsUnreachable);
                             fail(outcome, group, errno);
@@ -111,6 +119,9 @@ impl Destroyer {
     /// "Not found" has two meanings: the owner has closed the socket, or another socket with the same tuple
     /// was found first and has another cookie. A second look tells which; as long as that makes progress,
     /// those that are still there are tried again.
+    ///
+    /// So has "nothing leads to the netns": nothing that we know to look for does, or its last process is ending,
+    /// which closes the sockets after it has left the netns. Those are waited for a moment.
     fn settle(
         &mut self,
         victims: &mut Vec<Victim>,
@@ -118,14 +129,16 @@ impl Destroyer {
         mut unsettled: Vec<Unsettled>,
         mut again: impl FnMut(&mut DiagSockets, &mut Vec<Victim>) -> Result<(), EngineError>,
     ) {
+        let mut progress = Instant::now();
         while !unsettled.is_empty() {
+            if unsettled.iter().any(Unsettled::is_unreached) {
+                thread::sleep(DYING_STEP);
+            }
             victims.clear();
             if let Err(e) = again(&mut self.diag, victims) {
                 tracing::warn!("cannot look again for {} sockets: {e}", unsettled.len());
                 outcome.incomplete.insert(Incomplete::EngineFailed);
-                for u in &unsettled {
-                    outcome.add_failure(tuple(&u.victim), u.errno);
-                }
+                unsettled.iter().for_each(|u| u.fail(outcome));
                 return;
             }
             let asked: HashSet<u64> = unsettled.iter().map(|u| u.victim.cookie()).collect();
@@ -140,11 +153,21 @@ impl Destroyer {
                     outcome.skipped.gone += 1;
                 }
             }
+            if there.len() < asked.len() {
+                progress = Instant::now();
+            }
             unsettled = self.destroy(victims, outcome);
-            if unsettled.len() == there.len() {
-                settle_by_cookie(outcome, &unsettled);
+            if unsettled.len() < there.len() {
+                continue;
+            }
+            let (unreached, unnamed): (Vec<_>, Vec<_>) =
+                unsettled.into_iter().partition(Unsettled::is_unreached);
+            settle_by_cookie(outcome, &unnamed);
+            if progress.elapsed() >= DYING {
+                unreached.iter().for_each(|u| u.fail(outcome));
                 return;
             }
+            unsettled = unreached;
         }
     }
 }
@@ -182,6 +205,21 @@ struct Unsettled {
 impl Unsettled {
     fn not_found(victim: &Victim) -> Self {
         Self { victim: *victim, errno: libc::ENOENT }
+    }
+
+    fn unreached(victim: &Victim) -> Self {
+        Self { victim: *victim, errno: NOTHING_LEADS_THERE }
+    }
+
+    fn is_unreached(&self) -> bool {
+        self.errno == NOTHING_LEADS_THERE
+    }
+
+    fn fail(&self, outcome: &mut Outcome) {
+        if self.is_unreached() {
+            outcome.incomplete.insert(Incomplete::NetnsUnreachable);
+        }
+        outcome.add_failure(tuple(&self.victim), self.errno);
     }
 
     fn unanswered(victim: &Victim) -> Self {
