@@ -10,7 +10,7 @@ BUILD  = target/release
 # What the build needs beyond git, make and a Rust toolchain
 PACKAGES = clang-19 gcc libc6-dev libelf-dev make pkg-config zlib1g-dev
 
-.PHONY: all bench build deps deps-vm demo kmod kmod-install kmod-source test test-debug-kernel test-matrix test-vm check-matrix checkpatch shellcheck support-matrix fmt clippy unit kernel-tests docs clean help
+.PHONY: all bench build deps deps-vm demo kmod kmod-install kmod-source test test-debug-kernel test-matrix test-vm check-matrix checkpatch shellcheck support-matrix verifier-record fmt clippy unit kernel-tests docs clean help
 
 all: build
 
@@ -70,14 +70,15 @@ VM_PACKAGES = $(shell sed '/^\#/d' tests/vm/packages)
 VERSION     = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 DKMS_SOURCE = /usr/src/skreap-$(VERSION)
 
-# The kfunc module for the running kernel, or KDIR=/path/to/headers; fails if the module has no BTF.
+# The kfunc module for the running kernel, or KDIR=/path/to/headers; fails if the module has no BTF. SELFTEST=1 builds
+# one for debugging, which tests itself when it is loaded.
 kmod:
-	$(MAKE) -C bpf/kmod $(if $(KDIR),KDIR=$(KDIR)) OUT=$(CURDIR)/target/kmod
+	$(MAKE) -C bpf/kmod $(if $(KDIR),KDIR=$(KDIR)) $(if $(SELFTEST),SELFTEST=1) OUT=$(CURDIR)/target/kmod
 
 # The module's sources where DKMS looks for them, below DESTDIR
 kmod-source:
 	$(SUDO) install -d $(DESTDIR)$(DKMS_SOURCE)
-	$(SUDO) install -m 644 bpf/kmod/Kbuild bpf/kmod/Makefile bpf/kmod/skreap.c bpf/kmod/compat.h bpf/include/kfunc.h \
+	$(SUDO) install -m 644 bpf/kmod/Kbuild bpf/kmod/Makefile bpf/kmod/skreap.c bpf/kmod/selftest.c bpf/kmod/compat.h bpf/include/kfunc.h \
 		$(DESTDIR)$(DKMS_SOURCE)
 	sed 's/#MODULE_VERSION#/$(VERSION)/' bpf/kmod/dkms.conf | $(SUDO) tee $(DESTDIR)$(DKMS_SOURCE)/dkms.conf >/dev/null
 
@@ -104,6 +105,15 @@ test-debug-kernel: deps-vm
 	@$(MAKE) --no-print-directory deps PACKAGES='$(shell sed '/^\#/d' tests/vm/debug/packages)'
 	tests/vm/run.sh --debug
 
+# Writes down how much work our programs are for the verifier of this kernel, and of those in tests/vm/kernels.
+verifier-record: deps-vm
+	@mkdir -p target tests/vm/verifier
+	$(CARGO) test --locked --release --package skreap --test kernel --no-run
+	$(SUDO) env SKREAP_VERIFIER=print $(CARGO) test --locked --release --package skreap --test kernel -- \
+		cost_the_verifier 2>target/verifier.log
+	tests/vm/verifier.sh "$$(uname -r | cut -d - -f 1)" <target/verifier.log >"tests/vm/verifier/$$(uname -r | cut -d . -f 1,2)"
+	$(SUDO) env PATH="$$PATH" HOME="$$HOME" tests/vm/run.sh --record
+
 support-matrix:
 	awk -f tests/vm/matrix.awk tests/vm/kernels >docs/support-matrix.md
 
@@ -114,7 +124,7 @@ check-matrix:
 shellcheck:
 	@$(MAKE) --no-print-directory deps PACKAGES=shellcheck
 	shellcheck --external-sources --check-sourced --source-path=SCRIPTDIR .ci/run tests/vm/run.sh \
-		tests/vm/checkpatch.sh tests/vm/command.sh tests/vm/kfunc-in-order
+		tests/vm/checkpatch.sh tests/vm/command.sh tests/vm/verifier.sh tests/vm/kfunc-in-order
 	shellcheck --shell=sh tests/vm/init
 
 # The kernel's own style check, from Debian's package of the kernel's source

@@ -10,6 +10,8 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include "compat.h"
+
 #include <linux/bpf.h>
 #include <linux/btf.h>
 #include <linux/btf_ids.h>
@@ -18,7 +20,6 @@
 #include <net/sock.h>
 #include <net/tcp_states.h>
 
-#include "compat.h"
 #include "kfunc.h"
 
 /*
@@ -217,6 +218,15 @@ static const struct btf_kfunc_id_set skreap_walk_set = {
 	.set = &skreap_walk_ids,
 };
 
+#ifdef SKREAP_SELFTEST
+#include "selftest.c"
+#else
+static int __init skreap_selftest(void)
+{
+	return 0;
+}
+#endif
+
 /*
  * There is nothing to undo after a failure, and nothing to do at exit: what is
  * registered belongs to the BTF of the module, which goes when the module goes.
@@ -238,6 +248,9 @@ static int __init skreap_init(void)
 		return -ENOEXEC;
 	}
 
+	err = skreap_selftest();
+	if (err)
+		return err;
 	err = register_btf_kfunc_id_set(BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
 					&skreap_cgroup_set);
 	if (err)

@@ -33,23 +33,34 @@ build_bench() {
 	BENCH=$target/$TRIPLE/release/skreap-bench
 }
 
-# build_module make|dkms|none SUITE...: sets MODULE, a file in $out; empty if there is none
+# build_module make|dkms|none SUITE...: sets MODULE, a file in $out, empty if there is none; SELFTEST, one that tests
+# itself; INSTALLED, where it was installed, if it was
 build_module() {
 	how=$1
 	shift
-	MODULE=
+	MODULE= SELFTEST= INSTALLED=
 	case $how in
 	none) return 0 ;;
 	make)
-		make --silent -C "$top/bpf/kmod" KDIR="$KERNEL/usr/src/linux-headers-$RELEASE" OUT="$out/kmod" \
-			>"$out/kmod.log" 2>&1 || { cat "$out/kmod.log" >&2; die "the module does not build"; } ;;
+		{ make_module "$out/kmod" && make_module "$out/selftest" SELFTEST=1; } >"$out/kmod.log" 2>&1 || {
+			cat "$out/kmod.log" >&2
+			die "the module does not build"
+		} ;;
 	dkms)
 		make_root "$@" || return 1
-		mkdir -p "$out/kmod"
+		mkdir -p "$out/kmod" "$out/selftest"
 		dkms_module >"$out/kmod.log" 2>&1 || { cat "$out/kmod.log" >&2; die "DKMS does not build the module"; } ;;
 	*) die "no way $how to build the module: make, dkms or none" ;;
 	esac
 	MODULE=$out/kmod/skreap.ko
+	SELFTEST=$out/selftest/skreap.ko
+}
+
+# make_module DIRECTORY VARIABLE...: with the tools of this machine
+make_module() {
+	directory=$1
+	shift
+	make --silent -C "$top/bpf/kmod" KDIR="$KERNEL/usr/src/linux-headers-$RELEASE" OUT="$directory" "$@"
 }
 
 # As `make kmod-install` does, in $ROOT and without loading it
@@ -62,9 +73,13 @@ dkms_module() {
 		return 1
 	}
 	in_root depmod "$RELEASE"
-	installed=$(in_root modinfo -k "$RELEASE" -n skreap)
-	case $installed in
-	*.xz) xz -dc "$ROOT$installed" >"$out/kmod/skreap.ko" ;;
-	*) cp "$ROOT$installed" "$out/kmod/skreap.ko" ;;
+	INSTALLED=$(in_root modinfo -k "$RELEASE" -n skreap)
+	case $INSTALLED in
+	*.xz) xz -dc "$ROOT$INSTALLED" >"$out/kmod/skreap.ko" ;;
+	*) cp "$ROOT$INSTALLED" "$out/kmod/skreap.ko" ;;
 	esac
+	INSTALLED=${INSTALLED%.xz} INSTALLED=${INSTALLED#/usr}
+	rm -rf "$ROOT/tmp/selftest"
+	in_root make --silent -C "/usr/src/$version" KDIR="/lib/modules/$RELEASE/build" OUT=/tmp/selftest SELFTEST=1
+	cp "$ROOT/tmp/selftest/skreap.ko" "$out/selftest/skreap.ko"
 }

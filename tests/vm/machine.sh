@@ -26,6 +26,20 @@ start_image() {
 	done
 	touch "$root/modules/order" "$root/suites"
 	[ -z "$MODULE" ] || cp "$MODULE" "$root/tests/skreap.ko"
+	[ -z "$SELFTEST" ] || add_self_test
+	[ -z "$INSTALLED" ] || install_module
+}
+
+# Its debug information, which no other has a use for, would be most of the image.
+add_self_test() {
+	strip --strip-debug -o "$root/tests/selftest.ko" "$SELFTEST"
+}
+
+# Where DKMS has put it, with what modprobe wants to know
+install_module() {
+	mkdir -p "$root${INSTALLED%/*}"
+	cp "$MODULE" "$root$INSTALLED"
+	depmod -b "$root" "$RELEASE" 2>>"$out/kmod.log"
 }
 
 finish_image() {

@@ -21,6 +21,8 @@ int table_open(struct table *table, const char *path, const char *cgroup)
 	int directory, err;
 
 	memset(table, 0, sizeof(*table));
+	table->path = path;
+	table->cgroup = cgroup;
 	table->object = bpf_object__open_file(path, NULL);
 	if (!table->object)
 		return -errno;
@@ -64,6 +66,14 @@ void table_close(struct table *table)
 		munmap(table->stats, STATS_SIZE);
 	bpf_object__close(table->object);
 	memset(table, 0, sizeof(*table));
+}
+
+int table_open_again(struct table *table)
+{
+	const char *path = table->path, *cgroup = table->cgroup;
+
+	table_close(table);
+	return table_open(table, path, cgroup);
 }
 
 int table_run(const struct table *table, const char *program, void *context, unsigned int size)

@@ -20,12 +20,17 @@ struct table {
 	struct bpf_link *links[MAX_LINKS];
 	int link_count;
 	struct stats *stats; /* mapped */
+	/* what table_open() was given; not owned */
+	const char *path;
+	const char *cgroup;
 };
 
 /* Loads the object and attaches the hooks to the cgroup; 0 or -errno. */
 int table_open(struct table *table, const char *path, const char *cgroup);
 /* Detaches and unloads; twice is once. */
 void table_close(struct table *table);
+/* Closes it and opens another one like it. */
+int table_open_again(struct table *table);
 /* Runs a syscall program; 0 or -errno of the run, not of the program. */
 int table_run(const struct table *table, const char *program, void *context, unsigned int size);
 /* Reads an iterator to its end. */
