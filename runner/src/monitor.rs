@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 use prometheus_client::metrics::histogram::{Histogram, NativeHistogramConfig, exponential_buckets};
+use skreap_bpf::module;
 use skreap_core::{EngineName, Phases, Refusal, Report, Request, Summary, Timings, Unconnected};
 
 use crate::audit::{Answer, Asker};
@@ -53,6 +54,20 @@ pub struct Identity {
     pub cgroup: PathBuf,
     /// What is done with UDP sockets that only ever sent to the backend.
     pub unconnected: Unconnected,
+    /// What makes use of the kernel module if it is loaded from now on; `None` if it is used, or not wanted.
+    pub late_module: Option<&'static str>,
+}
+
+impl Identity {
+    /// Why this engine, and what has come since that would make it another.
+    fn engine_why(&self) -> String {
+        match self.late_module {
+            Some(step) if module::look().is_ok() => {
+                format!("{}; but the module skreap is loaded by now: {step}", self.engine_why)
+            }
+            _ => self.engine_why.clone(),
+        }
+    }
 }
 
 /// What a service is seen to do. Clones are the same monitor.
@@ -222,7 +237,7 @@ impl Monitor {
             pid: std::process::id(),
             uptime_ns: nanos(self.0.started.elapsed()),
             engine: identity.engine,
-            engine_why: identity.engine_why.clone(),
+            engine_why: identity.engine_why(),
             cgroup: identity.cgroup.display().to_string(),
             unconnected: identity.unconnected,
             index,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skreap_bpf::hooks::Hooks;
+use skreap_bpf::module::ModuleError;
 use skreap_bpf::pin::{Origin, Pins};
 use skreap_bpf::{Config, Counters, Index, Walker};
 use skreap_core::{EngineName, Unconnected};
@@ -241,7 +242,9 @@ impl Builder {
             // Better now than with the first event.
             recheck::grace_period()?;
         }
+        let late_module = late_module(self.engine, &index, pins.is_some());
         let identity = Identity {
+            late_module,
             engine: engine.name(),
             engine_why,
             cgroup: path.clone(),
@@ -290,6 +293,16 @@ impl Builder {
             pace,
             _pins: pins,
         })
+    }
+}
+
+/// Programs that are loaded do not get the functions of a module that comes later.
+fn late_module(engine: Choice, index: &Index, pinned: bool) -> Option<&'static str> {
+    match index.can_destroy() {
+        Ok(()) | Err(ModuleError::Refused(_)) => None,
+        Err(_) if !engine.may_destroy_in_walk() => None,
+        Err(_) if pinned => Some("stop the service, `skreap unload` and start it again to use it"),
+        Err(_) => Some("restart the service to use it"),
     }
 }
 

@@ -96,6 +96,21 @@ module_without_btf_is_not_taken_for_one() {
 	rmmod skreap && return $result
 }
 
+# What `make kmod-install` leaves behind, and what comes next
+installed_module_is_loaded_by_name() {
+	found=$(module_finding) && says "$found" "is not loaded: \`modprobe skreap\`" && modprobe skreap && [ -e $btf ] &&
+		found=$(module_finding) && says "$found" "yes  lock-taking kfunc"
+	result=$?
+	module_goes && return $result
+}
+
+self_test_passes() {
+	insmod /tests/selftest.ko && dmesg | grep 'skreap: self-test: all [1-9][0-9]* checks passed' >&2
+	result=$?
+	rmmod skreap
+	return $result
+}
+
 module_loads() {
 	insmod $module && [ -e $btf ]
 }
@@ -106,6 +121,88 @@ loaded_module_is_found() {
 
 auto_takes_the_module() {
 	expect 0 $skreap probe && says "$out" "auto takes the engine kfunc: " && expect 0 $skreap serve --engine kfunc
+}
+
+# start_serve ARGUMENT...: in the background, until it answers; sets $serving
+start_serve() {
+	$skreap serve --source unix:/run/skreap.sock "$@" </dev/null >/tmp/served 2>&1 &
+	serving=$!
+	for _ in $(seq 60); do
+		expect 0 $skreap status --socket /run/skreap.sock 2>/dev/null && return 0
+		sleep 1
+	done
+	echo "serve does not answer: $(cat /tmp/served)" >&2
+	return 1
+}
+
+stop_serve() {
+	kill $serving 2>/dev/null
+	wait $serving
+}
+
+# What the running service says about its engine
+engine_row() {
+	expect 0 $skreap status --socket /run/skreap.sock && echo "$out" | grep '^engine'
+}
+
+# With the engine it has, and it can be told of an event.
+goes_on() {
+	row=$(engine_row) && says "$row" "engine    $1: " &&
+		expect 0 $skreap reap --json --socket /run/skreap.sock udp://192.0.2.1:53 && says "$out" "\"engine\":\"$1\""
+}
+
+# serve that runs without the module: says when it could be used, does not hold it, and has its engine to the end.
+module_that_comes_and_goes_while_serving() {
+	start_serve && goes_on "${engines%%,*}" && insmod $module &&
+		row=$(engine_row) && says "$row" "the module skreap is loaded by now: restart the service" &&
+		goes_on "${engines%%,*}" && rmmod skreap && ! engine_row | grep -q "loaded by now" &&
+		goes_on "${engines%%,*}"
+	result=$?
+	stop_serve
+	rmmod skreap 2>/dev/null
+	return $result
+}
+
+# serve that runs with it: it stays.
+module_in_use_stays() {
+	insmod $module && start_serve && goes_on kfunc && ! rmmod skreap && [ -e $btf ] && goes_on kfunc
+	result=$?
+	stop_serve
+	module_goes && return $result
+}
+
+# What is pinned holds it without a process.
+module_of_pinned_index_stays() {
+	pins=/sys/fs/bpf/skreap-test
+	insmod $module && start_serve --pin $pins && goes_on kfunc && stop_serve && ! rmmod skreap &&
+		start_serve --pin $pins && goes_on kfunc
+	result=$?
+	stop_serve
+	expect 0 $skreap unload --pin $pins && module_goes && return $result
+}
+
+# A pin that was made without is taken over without, and says so.
+index_pinned_without_module_goes_on_without() {
+	pins=/sys/fs/bpf/skreap-test
+	start_serve --pin $pins && stop_serve && insmod $module && start_serve --pin $pins &&
+		goes_on "${engines%%,*}" && row=$(engine_row) && says "$row" "loaded by now: stop the service, \`skreap unload\`"
+	result=$?
+	stop_serve
+	expect 0 $skreap unload --pin $pins && module_goes && return $result
+}
+
+# One function has another name there.
+module_of_another_version_is_not_taken() {
+	insmod /tests/other-version.ko && [ -e $btf ] && found=$(module_finding) &&
+		says "$found" "no   lock-taking kfunc" && says "$found" "has no skreap_sock_destroy_v1, it is of another version" &&
+		expect 3 $skreap serve --engine kfunc && one_line "$err" && says "$err" "another version" &&
+		start_serve && goes_on "${engines%%,*}"
+	result=$?
+	stop_serve
+	module_goes && [ $result = 0 ] && insmod $module && start_serve && goes_on kfunc
+	result=$?
+	stop_serve
+	module_goes && return $result
 }
 
 # Maps that hold references are freed by a worker of the kernel, a moment after the last process that had them.
@@ -120,8 +217,11 @@ module_goes() {
 tests="probe_finds_everything_needed all_engines_start demo_destroys_exactly_the_clients_of_the_backend"
 [ "$engines" != none ] || tests="probe_names_what_is_missing serve_is_refused demo_is_refused"
 [ ! -e $module ] || tests="$tests missing_module_is_named kfunc_engine_without_module_is_refused
-	module_for_another_kernel_does_not_load module_without_btf_is_not_taken_for_one module_loads loaded_module_is_found
-	auto_takes_the_module module_goes"
+	module_for_another_kernel_does_not_load module_without_btf_is_not_taken_for_one self_test_passes module_loads loaded_module_is_found
+	auto_takes_the_module module_goes module_that_comes_and_goes_while_serving module_in_use_stays
+	module_of_pinned_index_stays index_pinned_without_module_goes_on_without module_of_another_version_is_not_taken"
+
+[ ! -e "/lib/modules/$(uname -r)/updates" ] || tests="$tests installed_module_is_loaded_by_name"
 
 failed=0
 for test in $tests; do
