@@ -1,11 +1,10 @@
 //! What the hooks cost, by the kernel's own statistics.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Index, hooks};
+use crate::{Error, Index, hooks, verified};
 
 /// Runs of one hook since its program was loaded. All 0 unless the kernel keeps run time statistics
 /// (`sysctl kernel.bpf_stats_enabled=1`, or `BPF_ENABLE_STATS`).
@@ -32,15 +31,7 @@ impl Index {
         let failed = |source| Error::Object { what: format!("program {name}"), source };
         let program = self.object().progs().find(|p| p.name() == name);
         let program = program.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-        let fd = program.as_fd().as_raw_fd();
-        let mut info = libbpf_sys::bpf_prog_info::default();
-        let mut length = size_of::<libbpf_sys::bpf_prog_info>() as u32;
-        // SAFETY: the kernel writes at most `length` bytes into `info`; its array pointers are null with length
-        // 0, so nothing else is written.
-        let ret = unsafe { libbpf_sys::bpf_prog_get_info_by_fd(fd, &raw mut info, &raw mut length) };
-        if ret < 0 {
-            return Err(failed(io::Error::from_raw_os_error(-ret)));
-        }
+        let info = verified::info(&program).map_err(failed)?;
         let hook = name.strip_prefix("skreap_").unwrap_or(name).to_owned();
         Ok(HookCost { hook, runs: info.run_cnt, run_time_ns: info.run_time_ns })
     }

@@ -35,6 +35,7 @@ mod scan;
 mod skel;
 mod sockopt;
 pub mod testing;
+pub mod verified;
 mod victim;
 mod walk;
 

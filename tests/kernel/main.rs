@@ -39,6 +39,7 @@ mod takeover;
 mod tcp;
 mod udp;
 mod unconnected;
+mod verifier;
 mod walk;
 mod wide;
 mod world;
@@ -107,6 +108,7 @@ fn main() -> ExitCode {
         older::cases(),
         takeover::cases(),
         kfunc::cases(),
+        verifier::cases(),
     ];
     let trials = cases.into_iter().flatten().flat_map(|case| case.trials(selection.engines(), &missing));
     let trials = trials.filter(|trial| selection.takes(trial.name())).collect();

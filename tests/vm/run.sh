@@ -1,6 +1,7 @@
 #!/bin/sh
 # tests/vm/run.sh [--quick] [KERNEL...]          boots Debian kernels in QEMU and runs the tests in them
 # tests/vm/run.sh [--quick] --debug              the same on a kernel built here, with all that looks for mistakes
+# tests/vm/run.sh --record [KERNEL...]         writes what their verifiers need for our programs to verifier/KERNEL
 # tests/vm/run.sh --bench KERNEL [ARGUMENT...]   runs skreap-bench in one of them, with these arguments
 #
 # KERNEL is a name from the table `kernels`; without any, all of it. --quick: of the kernel tests only those in the
@@ -9,6 +10,8 @@
 #   console   what the kernel said          verdicts   what the test programs said
 #   stderr    what else they said           result     a verdict for each test
 #   bench/    what skreap-bench wrote
+#
+# The kernel tests hold what the verifier needs against verifier/KERNEL, if there is one.
 #
 # SKREAP_VM_TIMEOUT   seconds until the machine is killed
 # SKREAP_VM_APPEND    more words for the kernel's command line
@@ -78,9 +81,10 @@ prepare_debug() {
 	use_machine
 }
 
-# The module as it must not be: without BTF, and built for a kernel of another kind
+# The module as it must not be: without BTF, with another function, and built for a kernel of another kind
 spoil_module() {
 	objcopy --remove-section=.BTF "$MODULE" "$root/tests/no-btf.ko"
+	LC_ALL=C sed 's/skreap_sock_destroy_v1/skreap_sock_destroy_v0/g' "$MODULE" >"$root/tests/other-version.ko"
 	LC_ALL=C sed 's/\(vermagic=[^ ]*\) SMP/\1 UP?/' "$MODULE" >"$root/tests/other-kernel.ko"
 }
 
@@ -91,6 +95,11 @@ add_suites() {
 		kernel)
 			add_program "$KERNEL_TESTS" kernel
 			[ -z "$quick" ] || cp "$here/quick" "$root/tests/quick"
+			[ ! -e "$here/verifier/$name" ] || {
+				cp "$here/verifier/$name" "$root/tests/verifier"
+				echo "export SKREAP_VERIFIER_RECORD=/tests/verifier"
+			}
+			[ -z "$record" ] || echo "export SKREAP_VERIFIER=print"
 			echo "export SKREAP_TEST_ENGINES=${MODULE:+kfunc,}$ENGINES${quick:+ SKREAP_TEST_NAMES=/tests/quick}"
 			[ -z "$MODULE" ] || echo "export SKREAP_KFUNC=required; insmod /tests/skreap.ko"
 			echo "suite kernel $((timeout - 60)) /tests/kernel $(printf '%s' "${SKREAP_VM_FILTER:-}")"
@@ -145,6 +154,17 @@ test_kernel() {
 	judge && $ended
 }
 
+# record_kernel NAME: keeps what the test has printed
+record_kernel() {
+	SKREAP_VM_FILTER=cost_the_verifier
+	# A row without the kernel tests has no use for a record.
+	sed '/^#/d' "$here/kernels" | grep "^$1 " | awk '{ print $5 }' | tr , '\n' | grep -qx kernel || return 0
+	SKREAP_VM_TESTS=kernel
+	test_kernel "$1" || return 1
+	mkdir -p "$here/verifier"
+	"$here/verifier.sh" "$RELEASE" <"$out/stderr" >"$here/verifier/$name"
+}
+
 # bench_kernel NAME ARGUMENT...
 bench_kernel() {
 	prepare "$1" || return 1
@@ -173,7 +193,11 @@ if [ "${1:-}" = --bench ]; then
 	bench_kernel "$@"
 	exit
 fi
-quick=
+quick='' record=''
+if [ "${1:-}" = --record ]; then
+	record=yes
+	shift
+fi
 if [ "${1:-}" = --quick ]; then
 	quick=yes
 	shift
@@ -194,6 +218,10 @@ build_tests
 failed=
 for kernel; do
 	# In a shell of its own, so that one that cannot be had does not hide the others. `set -e` is without force there.
-	(test_kernel "$kernel") || failed="$failed $kernel"
+	if [ -n "$record" ]; then
+		(record_kernel "$kernel")
+	else
+		(test_kernel "$kernel")
+	fi || failed="$failed $kernel"
 done
 [ -z "$failed" ] || die "failed:$failed"
