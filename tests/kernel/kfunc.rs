@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,13 +10,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use skreap::bpf::testing::LoadBalancer;
 use skreap::bpf::{Left, Walker};
 use skreap::core::{Backend, EngineName, Report, Target, Unconnected};
-use skreap::lab::{Client, Selection};
+use skreap::lab::{Bpffs, Client, Selection};
 
 use crate::case::{Case, case};
 use crate::holder::{LockHolder, descriptor_of, wait_until_asleep_in};
 use crate::sockets::*;
+use crate::{older, takeover};
 use crate::world::{World, WorldOptions};
 
 pub fn cases() -> Vec<Case> {
@@ -28,6 +31,9 @@ pub fn cases() -> Vec<Case> {
         case!(every_recorded_socket_is_held).only(EngineName::Kfunc),
         case!(closed_sockets_and_dead_netns_are_not_held).only(EngineName::Kfunc),
         case!(churn_with_six_workers_and_two_reapers).only(EngineName::Kfunc).with(two_netns),
+        case!(rekeyed_sockets_are_finished_by_their_id).only(EngineName::Kfunc),
+        case!(older_sockets_are_held).only(EngineName::Kfunc),
+        case!(references_outlive_the_process).only(EngineName::Kfunc),
         case!(module_stays_while_in_use).only(EngineName::Kfunc),
     ]
 }
@@ -189,6 +195,101 @@ fn every_recorded_socket_is_held(world: &mut World) -> Result<()> {
     expected.sort_unstable();
     ensure!(died == expected, "{died:?} instead of {expected:?}");
     Ok(())
+}
+
+fn cookies_of(left: &[Left]) -> Vec<u64> {
+    let mut cookies: Vec<u64> = left.iter().map(|left| left.victim.cookie()).collect();
+    cookies.sort_unstable();
+    cookies
+}
+
+/// What was recorded under a virtual address and put right later has a node without a reference: the walk leaves it, and
+/// says why; the engine ends it by its id.
+fn rekeyed_sockets_are_finished_by_their_id(world: &mut World) -> Result<()> {
+    let vips: [Backend; 2] = ["udp://10.177.9.9:5353".parse()?, "tcp://10.177.9.9:8080".parse()?];
+    world.serve(&[udp(1), tcp(1), udp(2)])?;
+    let mut client = world.client("client")?;
+    let mut held = connect_many(&mut client, Default::default(), udp(1), 4)?.cookies;
+    let entries = [(vips[0], udp(1)), (vips[1], tcp(1))];
+    let _balancer = LoadBalancer::attach(&entries, world.cgroup().open()?.as_fd())?;
+    let mut rekeyed = connect_many(&mut client, Default::default(), vips[0], 6)?.cookies;
+    let rekeyed_tcp = connect_many(&mut client, Default::default(), vips[1], 5)?.cookies;
+    connect_many(&mut client, Default::default(), udp(2), 3)?;
+    world.tidy();
+    ensure!(world.reaper().order().rekeyed == 11, "{:?}", world.reaper().order());
+
+    let mut left = Vec::new();
+    let counts = world.reaper().index().walker()?.destroy(&target(udp(1)), 0, false, &mut left)?;
+    ensure!(counts.destroyed == 4 && counts.gone == 0, "{counts:?}");
+    ensure!(left.iter().all(|left| left.errno == libc::ENODATA), "{left:?}");
+    rekeyed.sort_unstable();
+    ensure!(cookies_of(&left) == rekeyed, "{left:?}, not {rekeyed:?}");
+    let mut died = client.destroyed(Selection::All)?;
+    died.sort_unstable();
+    held.sort_unstable();
+    ensure!(died == held, "{died:?}, not {held:?}");
+
+    let report = world.reap(udp(1))?;
+    ensure!(report.victims == 6 && report.finished.is_empty(), "{report:?}");
+    expect_exactly(&report, &mut [&mut client], &rekeyed)?;
+    let report = world.reap(tcp(1))?;
+    ensure!(report.victims == 5, "{report:?}");
+    expect_exactly(&report, &mut [&mut client], &rekeyed_tcp)?;
+    ensure!(expect_answers(&mut client)? == 3);
+    Ok(())
+}
+
+/// The iterators that look for older sockets take references too.
+fn older_sockets_are_held(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp6(1), tcp(1)])?;
+    let mut client = world.client("client")?;
+    let mut expected = Vec::new();
+    for (backend, count) in [(udp(1), 5), (udp6(1), 6), (tcp(1), 7)] {
+        expected.push((backend, connect_many(&mut client, Default::default(), backend, count)?.cookies));
+    }
+    let second = older::second(world, older::small())?;
+    ensure!(second.counters()?.inserts == 18 && second.counters()?.not_held == 0, "{:?}", second.counters()?);
+    let mut walker = second.index().walker()?;
+    for (backend, mut cookies) in expected {
+        let mut listed = Vec::new();
+        let counts = walker.destroy(&target(backend), 0, true, &mut listed)?;
+        ensure!(counts.destroyed == cookies.len() as u64, "{backend}: {counts:?} {listed:?}");
+        cookies.sort_unstable();
+        ensure!(cookies_of(&listed) == cookies && listed.iter().all(|left| left.errno == 0), "{listed:?}");
+        let mut died = client.destroyed(Selection::All)?;
+        died.sort_unstable();
+        ensure!(died == cookies, "{backend}: {died:?}, not {cookies:?}");
+    }
+    drop(client);
+    world.wait_for_nodes(0)?;
+    older::expect_empty(second.index())
+}
+
+/// Pinned references are those of the next process, with what the hooks have recorded while there was none.
+fn references_outlive_the_process(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), tcp(1)])?;
+    let bpffs = Bpffs::create()?;
+    let directory = bpffs.path("pins");
+    let mut client = world.client("client")?;
+    let first = takeover::pinned(world, &directory, 4096)?;
+    let mut cookies = connect_many(&mut client, Default::default(), udp(1), 5)?.cookies;
+    drop(first);
+    cookies.extend(connect_many(&mut client, Default::default(), udp(1), 6)?.cookies);
+    connect_many(&mut client, Default::default(), tcp(1), 3)?;
+    let second = takeover::pinned(world, &directory, 4096)?;
+    cookies.extend(connect_many(&mut client, Default::default(), udp(1), 7)?.cookies);
+    let mut listed = Vec::new();
+    let counts = second.index().walker()?.destroy(&target(udp(1)), 0, true, &mut listed)?;
+    ensure!(counts.destroyed == 18 && second.counters()?.not_held == 0, "{counts:?} {listed:?}");
+    cookies.sort_unstable();
+    ensure!(cookies_of(&listed) == cookies && listed.iter().all(|left| left.errno == 0), "{listed:?}");
+    let mut died = client.destroyed(Selection::All)?;
+    died.sort_unstable();
+    ensure!(died == cookies, "{died:?}, not {cookies:?}");
+    ensure!(expect_answers(&mut client)? == 3);
+    drop(client);
+    world.wait_for_nodes(0)?;
+    older::expect_empty(second.index())
 }
 
 /// The kernel's own counts are back where they were: of sockets, and of network namespaces.

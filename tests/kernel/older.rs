@@ -43,7 +43,7 @@ pub fn second(world: &World, config: Config) -> Result<Reaper> {
     Ok(reaper)
 }
 
-fn small() -> Config {
+pub fn small() -> Config {
     Config { max_sockets: 8192, buckets: 1024, ..Config::default() }
 }
 

@@ -29,7 +29,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-fn pinned(world: &World, directory: &Path, max_sockets: u32) -> Result<Reaper> {
+pub fn pinned(world: &World, directory: &Path, max_sockets: u32) -> Result<Reaper> {
     let reaper = Reaper::builder()
         .cgroup(world.cgroup().path())
         .config(Config { max_sockets, buckets: 1024, ..Config::default() })
