@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use libbpf_rs::{Object, ObjectBuilder, ProgramImpl};
 
 use crate::error::load_error;
-use crate::skel::{BASELINE_OBJECT, SCAN_OBJECT, TEST_LB_OBJECT};
+use crate::skel::{BASELINE_OBJECT, NETNS_OBJECT, SCAN_OBJECT, TEST_LB_OBJECT};
 use crate::{Error, Index, log};
 
 /// What the verifier had to do for one program.
@@ -31,7 +31,7 @@ impl Index {
     }
 }
 
-/// Loads all programs besides those of the index (full scan, baselines of the benchmark, load balancer of the tests), and
+/// Loads all programs besides those of the index (full scan, list of netns, baselines, load balancer of the tests), and
 /// answers what the verifier had to do for them, by name.
 ///
 /// # Errors
@@ -40,7 +40,7 @@ pub fn others() -> Result<Vec<Verified>, Error> {
     log::install();
     drop(log::take_warnings());
     let mut all = Vec::new();
-    for object in [SCAN_OBJECT, BASELINE_OBJECT, TEST_LB_OBJECT] {
+    for object in [SCAN_OBJECT, NETNS_OBJECT, BASELINE_OBJECT, TEST_LB_OBJECT] {
         let open = ObjectBuilder::default().open_memory(object).map_err(load_error)?;
         all.extend(of(&open.load().map_err(load_error)?)?);
     }
@@ -52,8 +52,8 @@ fn of(object: &Object) -> Result<Vec<Verified>, Error> {
     let mut all = Vec::new();
     for program in object.progs() {
         let name = program.name().to_string_lossy().into_owned();
-        let info = info(&program)
-            .map_err(|source| Error::Object { what: format!("program {name}"), source })?;
+        let info =
+            info(&program).map_err(|source| Error::Object { what: format!("program {name}"), source })?;
         all.push(Verified { program: name, insns: info.verified_insns });
     }
     all.sort_unstable_by(|a, b| a.program.cmp(&b.program));

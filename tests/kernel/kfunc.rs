@@ -18,8 +18,8 @@ use skreap::lab::{Bpffs, Client, Selection};
 use crate::case::{Case, case};
 use crate::holder::{LockHolder, descriptor_of, wait_until_asleep_in};
 use crate::sockets::*;
-use crate::{older, takeover};
 use crate::world::{World, WorldOptions};
+use crate::{older, takeover};
 
 pub fn cases() -> Vec<Case> {
     let two_netns = WorldOptions { netns: 2, missed_releases: 2, ..WorldOptions::default() };

@@ -1,7 +1,7 @@
 #!/bin/sh
 # tests/vm/run.sh [--quick] [KERNEL...]          boots Debian kernels in QEMU and runs the tests in them
 # tests/vm/run.sh [--quick] --debug              the same on a kernel built here, with all that looks for mistakes
-# tests/vm/run.sh --record [KERNEL...]         writes what their verifiers need for our programs to verifier/KERNEL
+# tests/vm/run.sh --record [KERNEL...]           writes what their verifiers need for our programs to verifier/KERNEL
 # tests/vm/run.sh --bench KERNEL [ARGUMENT...]   runs skreap-bench in one of them, with these arguments
 #
 # KERNEL is a name from the table `kernels`; without any, all of it. --quick: of the kernel tests only those in the

@@ -15,7 +15,7 @@ use crate::sock_diag::{DiagSockets, Verdict};
 
 /// How long the diag socket of a netns is kept after its last use.
 const KEEP: Duration = Duration::from_secs(10);
-/// What [`netns::open`](crate::netns::open) says of a netns that it finds no way to, dead or alive.
+/// What [`netns::open`](crate::netns::open) says of a netns that is there and that it finds no way to.
 const NOTHING_LEADS_THERE: i32 = libc::ESRCH;
 /// How long such a netns may go on without losing a socket until it counts as one that lives.
 const DYING: Duration = Duration::from_millis(50);
@@ -93,7 +93,7 @@ impl Destroyer {
                     match unreachable.get(&netns).copied().unwrap_or(libc::EIO) {
                         // The netns is gone, and its sockets with it.
                         libc::ESTALE => outcome.skipped.gone += group.len() as u64,
-                        // Before 6.18 nobody says whether it is gone: nothing leads to it, or not any more.
+                        // Before 6.18: nothing leads to it, or not any more, as it is about to go.
                         NOTHING_LEADS_THERE => unsettled.extend(group.iter().map(Unsettled::unreached)),
                         errno => {
                             outcome.incomplete.insert(Incomplete::NetnsUnreachable);
