@@ -1,6 +1,7 @@
 # make demo    what skreap does, shown on this machine's kernel (root or sudo)
 # make test    everything that must hold: format, lints, unit and kernel tests, a stock kernel in QEMU (root or sudo)
 # make test-matrix   the tests on all kernels of docs/support-matrix.md in QEMU (root or sudo)
+# make deb     the Debian package, in target/debian
 # make bench   a quick run of the benchmark kit (root or sudo)
 
 CARGO ?= cargo
@@ -10,7 +11,7 @@ BUILD  = target/release
 # What the build needs beyond git, make and a Rust toolchain
 PACKAGES = clang-19 gcc libc6-dev libelf-dev make pkg-config zlib1g-dev
 
-.PHONY: all bench build deps deps-vm demo kmod kmod-install kmod-source test test-debug-kernel test-matrix test-vm check-matrix checkpatch shellcheck support-matrix verifier-record fmt clippy unit kernel-tests docs clean help
+.PHONY: all bench build deb deps deps-vm demo kmod kmod-install kmod-source test test-deb test-debug-kernel test-matrix test-vm check-matrix checkpatch shellcheck support-matrix verifier-record fmt clippy unit kernel-tests docs clean help
 
 all: build
 
@@ -34,7 +35,7 @@ build: deps
 demo: build
 	$(SUDO) $(BUILD)/skreap demo
 
-test: deps fmt clippy shellcheck check-matrix unit docs kernel-tests test-vm
+test: deps fmt clippy shellcheck check-matrix unit docs kernel-tests test-deb test-vm
 
 fmt:
 	$(CARGO) fmt --all --check
@@ -59,6 +60,26 @@ kernel-tests:
 	$(CARGO) test --locked --release --package skreap --test kernel --test cli --no-run
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --test cli
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --test kernel
+
+CARGO_DEB = 3.8.0
+DEB       = target/debian/skreap_$(VERSION)-1_amd64.deb
+
+target/tools/cargo-deb-$(CARGO_DEB):
+	$(CARGO) install --locked --quiet --root target/tools/install --version $(CARGO_DEB) cargo-deb
+	cp target/tools/install/bin/cargo-deb $@
+
+# Binary, unit, manual pages, completions, documents
+deb: build target/tools/cargo-deb-$(CARGO_DEB)
+	@$(MAKE) --no-print-directory deps PACKAGES=dpkg-dev
+	rm -rf target/deb
+	$(BUILD)/skreap generate man target/deb/man
+	$(BUILD)/skreap generate completions target/deb/completions
+	target/tools/cargo-deb-$(CARGO_DEB) --package skreap --no-build --strip --locked --quiet --output $(DEB)
+
+# Installs the package on a throw-away machine with systemd, uses it, removes it.
+test-deb: deb
+	@$(MAKE) --no-print-directory deps PACKAGES='iproute2 $(TEST_PACKAGES)'
+	$(SUDO) tests/deb/run.sh $(DEB)
 
 # A quick run of the benchmark kit; tables and plots in target/bench.
 bench: build
@@ -124,7 +145,8 @@ check-matrix:
 shellcheck:
 	@$(MAKE) --no-print-directory deps PACKAGES=shellcheck
 	shellcheck --external-sources --check-sourced --source-path=SCRIPTDIR .ci/run tests/vm/run.sh \
-		tests/vm/checkpatch.sh tests/vm/command.sh tests/vm/verifier.sh tests/vm/kfunc-in-order
+		tests/vm/checkpatch.sh tests/vm/command.sh tests/vm/verifier.sh tests/vm/kfunc-in-order \
+		tests/deb/run.sh tests/deb/inside.sh
 	shellcheck --shell=sh tests/vm/init
 
 # The kernel's own style check, from Debian's package of the kernel's source

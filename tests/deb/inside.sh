@@ -1,0 +1,83 @@
+#!/bin/bash
+# What tests/deb/run.sh has the throw-away machine do. Any command that fails is a failed test.
+set -eEu
+trap 'echo "FAILED at line $LINENO: $BASH_COMMAND"; journalctl --no-pager -o short-monotonic | tail -60' ERR
+export DEBIAN_FRONTEND=noninteractive
+
+fails() { if "$@" >/dev/null 2>&1; then echo "succeeded: $*"; return 1; fi; }
+said() { echo "$1"; }
+expect() { # expect WHAT IS SHOULD
+	[ "$2" = "$3" ] || { echo "$1 is \"$2\" and not \"$3\""; return 1; }
+}
+# How many sockets the index knows, and programs of ours the root cgroup has
+sockets() { skreap index | sed -n 's/^sockets \([0-9]*\), .*/\1/p'; }
+hooks() { /tmp/skreap probe | grep -o 'skreap_[a-z]*' | wc -l; }
+
+ip link set lo up
+# One socket that is older than the service, and after it one more, and one in a netns of its own.
+exec 3<>/dev/udp/127.0.0.1/5353
+dpkg -x /mnt/shared/skreap.deb /tmp/content
+cp /tmp/content/usr/bin/skreap /tmp/skreap
+before=$(hooks)
+
+dpkg -i /mnt/shared/skreap.deb
+expect "the service" "$(systemctl is-active skreap)" active
+expect "at boot it" "$(systemctl is-enabled skreap)" enabled
+systemctl show -P StatusText skreap | grep -q '^engine netlink; '
+said "installed and ready: $(systemctl show -P StatusText skreap)"
+for page in skreap skreap-serve skreap-reap; do man -w "$page" >/dev/null; done
+for file in bash-completion/completions/skreap zsh/vendor-completions/_skreap fish/vendor_completions.d/skreap.fish \
+	doc/skreap/operating.md doc/skreap/copyright; do
+	test -s "/usr/share/$file" || test -s "/usr/share/$file.gz"
+done
+
+exec 4<>/dev/udp/127.0.0.1/5353
+exec 5<>/dev/udp/127.0.0.1/5354
+ip netns add other
+ip -n other link set lo up
+ip netns exec other bash -c 'exec 6<>/dev/udp/127.0.0.1/5353; exec sleep 1000' &
+other=$!
+until [ -e "/proc/$other/fd/6" ]; do sleep 0.05; done
+expect "the index" "$(sockets)" 4
+skreap audit
+
+# Another process takes over, after a restart and after a kill.
+pid=$(systemctl show -P MainPID skreap)
+systemctl restart skreap
+expect "the index after a restart" "$(sockets)" 4
+second=$(systemctl show -P MainPID skreap)
+[ "$pid" != "$second" ]
+kill -9 "$second"
+until [ "$(systemctl show -P NRestarts skreap)" = 1 ] && [ "$(systemctl is-active skreap)" = active ]; do sleep 0.1; done
+expect "the index after a kill" "$(sockets)" 4
+
+reaped=$(skreap reap udp://127.0.0.1:5353)
+said "$reaped"
+[[ $reaped = "udp://127.0.0.1:5353: 3 of 3 sockets destroyed "* ]]
+fails sh -c 'echo x >&3'
+fails sh -c 'echo x >&4'
+expect "the other backend" "$(skreap index | awk '$1 ~ /^udp:/ { print $1, $2 }')" "udp://127.0.0.1:5354 1"
+
+# The same version once more is an update: hooks and index stay.
+dpkg -i /mnt/shared/skreap.deb
+expect "the service after an update" "$(systemctl is-active skreap)" active
+expect "the index after an update" "$(sockets)" 4
+journalctl -u skreap -o cat >/tmp/log
+expect "first starts" "$(grep -c ' pinned pins=' /tmp/log)" 1
+expect "starts that took over" "$(grep -c 'taken over, with all sockets' /tmp/log)" 3
+if grep -E ' (WARN|ERROR) ' /tmp/log; then
+	echo "the service has complained"
+	exit 1
+fi
+said "used: 3 of 4 sockets destroyed; taken over after a restart, a kill, an update"
+
+dpkg -r skreap
+[ ! -e /sys/fs/bpf/skreap ]
+expect "hooks left" "$(hooks)" "$before"
+[ -e /etc/default/skreap ]
+dpkg -P skreap
+[ ! -e /etc/default/skreap ] && [ ! -e /usr/bin/skreap ] && [ ! -e /run/skreap ]
+fails systemctl cat skreap
+kill "$other"
+said "removed: no hooks, no pins, no files"
+echo passed >/mnt/shared/verdict
