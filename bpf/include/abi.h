@@ -15,7 +15,7 @@
  * Version of everything that lives in pinned maps: raised whenever a program of this version could not go on
  * with what one of the version before has left in them.  A size that changes is told apart without it.
  */
-#define SKREAP_LAYOUT_VERSION 1
+#define SKREAP_LAYOUT_VERSION 2
 
 /* Walks that may be under way at once; each has a slot, a cursor node and an emit buffer of its own. */
 #define SKREAP_WALK_SLOTS 8
@@ -64,12 +64,17 @@ enum skreap_walk_flags {
 	SKREAP_WALK_IN_FLIGHT = 32,
 	SKREAP_WALK_WATCH = 64,	  /* with IN_FLIGHT: begin to watch them */
 	SKREAP_WALK_SETTLE = 128, /* with IN_FLIGHT: those that are watched are not emitted any more */
+	/* With ALL: id.daddr, id.dport and family of MOVED_ON are of the backend it is recorded under (dport 0: not
+	 * known), not of its peer */
+	SKREAP_WALK_RECORDED = 256,
 };
 
 /* Why the index may not know all sockets of the target */
 enum skreap_incomplete {
 	SKREAP_INCOMPLETE_FULL = 1,	   /* a record failed: no free node */
-	SKREAP_INCOMPLETE_UNCONNECTED = 2, /* an unconnected socket sent to too many peers to list */
+	/* an unconnected socket sent to too many peers to list, or one that sent to the target had no node */
+	SKREAP_INCOMPLETE_UNCONNECTED = 2,
+	SKREAP_INCOMPLETE_EVERYTHING = 4, /* sockets of any backend may be missing */
 };
 
 /*
@@ -128,6 +133,21 @@ struct skreap_rekey {
 	__u32 nodes;		    /* out: memberships the socket had before */
 };
 _Static_assert(sizeof(struct skreap_rekey) == 24, "no hidden padding");
+
+/* Context of the `skreap_mark` program, BPF_PROG_TEST_RUN as for `skreap_walk`: the marks of what the index does not
+ * know completely. */
+enum skreap_marks_what {
+	SKREAP_MARKS_TURN = 1,	     /* what is marked from now on is of another generation */
+	SKREAP_MARKS_CLEAR = 2,	     /* forget the marks that are older than the last turn */
+	SKREAP_MARKS_EVERYTHING = 3, /* mark everything */
+};
+
+struct skreap_marks {
+	__u32 version; /* in: SKREAP_ABI_VERSION */
+	__s32 error;   /* out: 0 or -errno: EPROTO version, EINVAL what */
+	enum skreap_marks_what what; /* in */
+};
+_Static_assert(sizeof(struct skreap_marks) == 12, "no hidden padding");
 
 /* Counters kept by the index; sums over the shards are exact when no hook is running. */
 struct skreap_shard_counters {

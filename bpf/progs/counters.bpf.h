@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
-/* What is counted outside the shards' locks, and what the index could not record. */
+/* What is counted outside the shards' locks. */
 #ifndef SKREAP_COUNTERS_BPF_H
 #define SKREAP_COUNTERS_BPF_H
 
@@ -10,9 +10,5 @@ struct skreap_cpu_counters cpu_counters[MAX_CPUS] SEC(".bss.counters");
 struct skreap_counters counters SEC(".bss.counters");
 /* What is left of the last page: room for what later versions count.  The last of its section. */
 __u64 counters_spare[1] SEC(".bss.counters");
-
-/* One bit per hash of a backend some socket of which could not be recorded.  Never cleared: two backends on
- * one bit cost a scan, a bit lost too early would cost a socket. */
-__u32 incomplete[2048] SEC(".bss.incomplete");
 
 #endif

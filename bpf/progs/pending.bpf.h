@@ -8,6 +8,9 @@
  * again for a while, and settles it if nothing has come of it.  The next connect() to that backend takes both
  * marks away again, so a settled node is one whose connect began before the watch did and had no effect in the
  * time of the wait.
+ *
+ * The node of a wide socket stands for all its peers: if the socket has ever called connect(), it may be connecting
+ * to any target.  It is watched and settled once for all of them, and every connect() takes the marks away.
  */
 #ifndef SKREAP_PENDING_BPF_H
 #define SKREAP_PENDING_BPF_H
@@ -32,7 +35,7 @@ static __always_inline void pending_mark(struct shard *s, __u32 i, __u64 cookie,
 	if (!n || !(flags & (SKREAP_WALK_WATCH | SKREAP_WALK_SETTLE)))
 		return;
 	bpf_spin_lock(&s->lock);
-	if (n->cookie == cookie && n->key == key && n->tag & NODE_CONNECT) {
+	if (n->cookie == cookie && (n->key == key || n->tag & NODE_WIDE) && n->tag & NODE_CONNECT) {
 		if (flags & SKREAP_WALK_WATCH)
 			n->tag |= NODE_WATCHED;
 		else if (n->tag & NODE_WATCHED)

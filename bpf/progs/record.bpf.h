@@ -16,7 +16,8 @@
  * When does a record stop to grow?
  *   At cfg_max_memberships nodes the socket becomes wide: one node in a bucket that every walk visits.  The
  *   live peer decides there as everywhere, so a connected wide socket is never missed; for an unconnected
- *   one it is no longer known whom it sent to, and a walk that asks for those says so.
+ *   one it is no longer known whom it sent to, and a walk that asks for those says so.  Whether it has ever called
+ *   connect() its node still tells, see pending.bpf.h.
  */
 #ifndef SKREAP_RECORD_BPF_H
 #define SKREAP_RECORD_BPF_H
@@ -193,11 +194,12 @@ static __always_inline bool record_known(const struct membership *m)
 	if (!n || n->cookie != m->cookie)
 		return false;
 	tag = *(volatile __u32 *)&n->tag;
+	/* A node that an event has watched must be told of another connect, under the lock. */
 	if (tag & NODE_WIDE)
-		return true;
+		return !(m->tag & NODE_CONNECT) ||
+		       (tag & (NODE_CONNECT | NODE_WATCHED | NODE_SETTLED)) == NODE_CONNECT;
 	if (n->key != m->key)
 		return false;
-	/* A node that an event has watched must be told of another connect, under the lock. */
 	if (m->tag & NODE_CONNECT)
 		return (claim(tag) | (tag & (NODE_WATCHED | NODE_SETTLED))) == claim(m->tag);
 	return tag & NODE_SENDMSG;
@@ -209,7 +211,7 @@ static __always_inline bool record_known(const struct membership *m)
  */
 static __noinline int record_search(struct shard *s, __u32 *record, struct membership *m, __u32 *surplus)
 {
-	__u32 own = loop_zero(), i, step;
+	__u32 own = loop_zero(), connects = 0, i, step;
 	__u64 before;
 
 	if (!s || !record || !m || !surplus)
@@ -223,8 +225,11 @@ static __noinline int record_search(struct shard *s, __u32 *record, struct membe
 		i = n->rnext;
 		if (n->cookie != m->cookie)
 			continue;
-		if (n->tag & NODE_WIDE)
+		if (n->tag & NODE_WIDE) {
+			if (m->tag & NODE_CONNECT)
+				n->tag = (n->tag | NODE_CONNECT) & ~(NODE_WATCHED | NODE_SETTLED);
 			return RECORD_KNOWN;
+		}
 		if (n->key == m->key) {
 			/* Only a node with one claimant may be dropped by connect(). */
 			if ((n->tag ^ m->tag) & NODE_TID && n->tag & m->tag & NODE_CONNECT)
@@ -235,6 +240,7 @@ static __noinline int record_search(struct shard *s, __u32 *record, struct membe
 			return RECORD_KNOWN;
 		}
 		n->tag |= NODE_MULTI;
+		connects |= n->tag & NODE_CONNECT;
 		own++;
 	}
 	return RECORD_TOO_LONG;
@@ -251,7 +257,7 @@ not_found:
 	if (own >= cfg_max_memberships) {
 		if (!holding())
 			*surplus = record_drop(s, record, m, DROP_ALL);
-		m->tag = NODE_WIDE | (m->tag & NODE_HELD);
+		m->tag = NODE_WIDE | connects | (m->tag & (NODE_HELD | NODE_CONNECT));
 	}
 	return RECORD_NEW;
 }
@@ -336,21 +342,6 @@ __noinline int record_apply(struct membership *m, __u32 *chunk)
 	if (given && surplus)
 		depot_give(surplus);
 	return result;
-}
-
-/* Marks the backend as one whose sockets the index does not know completely. */
-static __always_inline void mark_incomplete(__u64 key)
-{
-	__u32 bit = (key >> 32) % (sizeof(incomplete) * 8);
-
-	__sync_fetch_and_or(&incomplete[bit / 32 % (sizeof(incomplete) / 4)], 1u << bit % 32);
-}
-
-static __always_inline bool is_incomplete(__u64 key)
-{
-	__u32 bit = (key >> 32) % (sizeof(incomplete) * 8);
-
-	return incomplete[bit / 32 % (sizeof(incomplete) / 4)] & 1u << bit % 32;
 }
 
 /*
@@ -443,10 +434,10 @@ static __always_inline void record_count(const struct membership *m, int result)
 		if (m->tag & NODE_WIDE)
 			__sync_fetch_and_add(&counters.wide, 1);
 	} else if (result == RECORD_NO_NODE) {
-		mark_incomplete(m->key);
+		mark_incomplete(m->key, m->tag);
 		__sync_fetch_and_add(&counters.dropped_full, 1);
 	} else if (result == RECORD_TOO_LONG) {
-		mark_incomplete(m->key);
+		mark_incomplete(m->key, m->tag);
 		__sync_fetch_and_add(&counters.dropped_chain, 1);
 	}
 }
@@ -487,8 +478,10 @@ static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 t
 	}
 
 	s = shard_at(shard_of(m.cookie));
-	if (!s)
+	if (!s) {
+		mark_everything();
 		return false;
+	}
 	result = record_membership(s, &m, bsk);
 	record_count(&m, result);
 	return result == RECORD_NEW;

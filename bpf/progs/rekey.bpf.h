@@ -87,7 +87,7 @@ static __always_inline __u32 rekey_apply(struct shard *s, struct membership *m, 
 			/* Nodes with a token go when the lock is free again. */
 			if (!holding())
 				surplus = record_drop(s, record, m, DROP_ALL);
-			m->tag = NODE_WIDE;
+			m->tag = NODE_WIDE | (found.tags & NODE_CONNECT);
 			first = bucket_at(shard, bucket_wide());
 		}
 		fresh = node_alloc(s);
@@ -177,7 +177,10 @@ static __always_inline int rekey(struct skreap_rekey *ctx)
 		__sync_fetch_and_add(&counters.wide, 1);
 	}
 	if (result == SKREAP_REKEY_NO_NODE) {
-		mark_incomplete(m.key);
+		/* This program may sleep, hooks may not; see marks.bpf.h. */
+		bpf_rcu_read_lock();
+		mark_incomplete(m.key, m.tag);
+		bpf_rcu_read_unlock();
 		__sync_fetch_and_add(&counters.dropped_full, 1);
 	}
 	ctx->result = result;

@@ -20,6 +20,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #include "index.bpf.h"
 #include "loop.bpf.h"
 #include "held.bpf.h"
+#include "marks.bpf.h"
 #include "record.bpf.h"
 #include "pending.bpf.h"
 #include "walk.bpf.h"
@@ -112,6 +113,15 @@ SEC("syscall")
 int skreap_rekey(struct skreap_rekey *ctx)
 {
 	int err = rekey(ctx);
+
+	ctx->error = err;
+	return err;
+}
+
+SEC("syscall")
+int skreap_mark(struct skreap_marks *ctx)
+{
+	int err = marks_do(ctx);
 
 	ctx->error = err;
 	return err;

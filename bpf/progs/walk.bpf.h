@@ -149,8 +149,9 @@ static __always_inline __u32 relation(const struct walk_slot *w, const struct pe
 	return tag & NODE_WIDE || key_of(live) == key ? SKREAP_CONNECTED : SKREAP_MOVED_ON;
 }
 
-/* For a socket without a peer: the backend it has sent to takes the place of the destination. */
-static __always_inline void name_unconnected(struct skreap_victim *v, __u64 key, __u32 tag)
+/* The backend that a socket is recorded under takes the place of its destination.  Not known for IPv6 if the socket
+ * has never sent to it without being connected. */
+static __always_inline void name_recorded(struct skreap_victim *v, __u64 key, __u32 tag)
 {
 	struct peer p, *known;
 
@@ -303,7 +304,7 @@ __noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
 	}
 
 	rel = relation(w, target, &live, v, node_key, tag);
-	if (!all && tag & NODE_WIDE && rel != SKREAP_CONNECTED) {
+	if (!all && tag & NODE_WIDE && rel != SKREAP_CONNECTED && !(w->n.flags & SKREAP_WALK_IN_FLIGHT)) {
 		/* recorded under every backend, so it tells nothing about this one */
 		if (!live.dport)
 			w->n.incomplete |= SKREAP_INCOMPLETE_UNCONNECTED;
@@ -337,7 +338,12 @@ __noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
 			return WALK_GO_ON;
 		}
 	} else if (rel == SKREAP_UNCONNECTED) {
-		name_unconnected(v, node_key, tag);
+		name_recorded(v, node_key, tag);
+	} else if (w->n.flags & SKREAP_WALK_RECORDED && rel == SKREAP_MOVED_ON) {
+		v->family = tag & NODE_IPV6 ? AF_INET6 : AF_INET;
+		v->id.daddr[0] = v->id.daddr[1] = v->id.daddr[2] = v->id.daddr[3] = 0;
+		v->id.dport = 0;
+		name_recorded(v, node_key, tag);
 	}
 	v->relation = rel;
 	if (!(w->n.flags & SKREAP_WALK_DESTROY) || destroy(w, xi, cookie, tag, target, rel, result))
@@ -401,8 +407,8 @@ static __always_inline int walk(struct skreap_walk *ctx)
 	ctx->emitted = w->emitted;
 	ctx->more = result != WALK_DONE;
 	ctx->incomplete = w->n.incomplete;
-	if (!(flags & SKREAP_WALK_ALL) && is_incomplete(key))
-		ctx->incomplete |= SKREAP_INCOMPLETE_FULL;
+	if (!(flags & SKREAP_WALK_ALL))
+		ctx->incomplete |= marked(key, flags & SKREAP_WALK_UNCONNECTED);
 	ctx->visited = w->n.visited;
 	ctx->passed_over = w->n.passed_over;
 	ctx->unconnected = w->n.unconnected;

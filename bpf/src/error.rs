@@ -90,6 +90,9 @@ pub enum Error {
     /// The re-key program refused or could not run.
     #[error("the re-key failed: {0}")]
     Rekey(io::Error),
+    /// The program that sets and clears marks refused or could not run.
+    #[error("cannot mark what the index does not know: {0}")]
+    Mark(io::Error),
 }
 
 impl Error {

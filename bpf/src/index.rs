@@ -15,13 +15,13 @@ use crate::module::{self, ModuleError};
 use crate::pin::{self, Incompatible, Obstacle};
 use crate::skel::{OBJECT, types};
 use crate::walk::{Emit, Slots, Walker, run};
-use crate::{Config, Counters, Error, Rekeyer, log};
+use crate::{Config, Counters, Error, Marker, Marks, Rekeyer, log};
 
 /// `SKREAP_ABI_VERSION` this library was written for: what a program in another language has to say to the pinned
 /// walk program.
 pub const ABI_VERSION: u32 = 2;
 /// `SKREAP_LAYOUT_VERSION` this library was written for.
-const LAYOUT_VERSION: u32 = 1;
+const LAYOUT_VERSION: u32 = 2;
 /// `CHUNK` of `index.bpf.h`.
 const CHUNK: u64 = 64;
 /// The counters are given whole pages, so that a later version can count more in the same memory.
@@ -208,13 +208,28 @@ impl Index {
         Ok(c)
     }
 
-    /// Marks of backends some membership of which could not be recorded. Backends with the same hash share one.
+    /// What is not known completely.
     ///
     /// # Errors
     /// [`Error::Object`] if the map cannot be read.
-    pub fn incomplete_marks(&self) -> Result<u64, Error> {
-        let marks: types::bss_incomplete = self.read_element(".bss.incomplete", 0)?;
-        Ok(marks.incomplete.iter().map(|word| u64::from(word.count_ones())).sum())
+    pub fn marks(&self) -> Result<Marks, Error> {
+        let state: types::skreap_marks_state = self.read_element(".bss.incomplete", 0)?;
+        let count = |words: &mut dyn Iterator<Item = u32>| words.map(|w| u64::from(w.count_ones())).sum();
+        let (first, second) = state.backends.split_at(state.backends.len() / 2);
+        Ok(Marks {
+            backends: count(&mut first.iter().zip(second).map(|(a, b)| a | b)),
+            everything: state.everything != [0; 2],
+            sent: count(&mut state.sent.iter().copied()),
+        })
+    }
+
+    /// Sets and takes back marks.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if the program is missing.
+    pub fn marker(&self) -> Result<Marker, Error> {
+        let fd = self.program("skreap_mark")?.try_clone_to_owned().map_err(Error::Mark)?;
+        Ok(Marker::new(fd, self.shape.abi.version))
     }
 
     /// Memberships that always find room.

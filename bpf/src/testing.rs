@@ -3,7 +3,8 @@
 use std::ffi::OsStr;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 
 use libbpf_rs::{Link, MapCore as _, MapFlags, Object, ObjectBuilder};
 use skreap_core::Backend;
@@ -141,6 +142,45 @@ impl Delay {
         let object = LoadBalancer::load(&[])?;
         Ok(Self { _link: attach_program(&object, "lb_delay4", 0, cgroup)? })
     }
+}
+
+/// Detaches whatever is attached by links to `connect()` over IPv4 on this cgroup, as `bpftool link detach` does: the
+/// owners keep links that do nothing. Answers how many there were.
+///
+/// # Errors
+/// The errno of looking at the cgroup or of a detach.
+pub fn detach_connect4(cgroup: BorrowedFd<'_>) -> io::Result<u32> {
+    let cgroup_id = std::fs::metadata(format!("/proc/self/fd/{}", cgroup.as_raw_fd()))?.ino();
+    let (mut id, mut detached) = (0, 0);
+    // SAFETY: the id is written to and outlives the call.
+    while unsafe { libbpf_sys::bpf_link_get_next_id(id, &mut id) } == 0 {
+        // SAFETY: takes no pointers.
+        let fd = unsafe { libbpf_sys::bpf_link_get_fd_by_id(id) };
+        if fd < 0 {
+            // Gone meanwhile.
+            continue;
+        }
+        // SAFETY: a fresh descriptor that nobody else owns.
+        let link = unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut info = libbpf_sys::bpf_link_info::default();
+        let mut length = size_of::<libbpf_sys::bpf_link_info>() as u32;
+        // SAFETY: the struct has the length that is said, and outlives the call.
+        let ret = unsafe { libbpf_sys::bpf_link_get_info_by_fd(link.as_raw_fd(), &mut info, &mut length) };
+        if ret != 0 || info.type_ != libbpf_sys::BPF_LINK_TYPE_CGROUP {
+            continue;
+        }
+        // SAFETY: of links of this type the kernel fills in this member.
+        let at = unsafe { info.__bindgen_anon_1.cgroup };
+        if at.cgroup_id != cgroup_id || at.attach_type != libbpf_sys::BPF_CGROUP_INET4_CONNECT {
+            continue;
+        }
+        // SAFETY: takes an open descriptor and no pointers.
+        match unsafe { libbpf_sys::bpf_link_detach(link.as_raw_fd()) } {
+            0 => detached += 1,
+            error => return Err(io::Error::from_raw_os_error(-error)),
+        }
+    }
+    Ok(detached)
 }
 
 fn entry(vip: Backend, backend: Backend) -> Result<test_lb_types::lb_entry, Error> {

@@ -37,8 +37,11 @@ pub struct WalkCounts {
     pub gone: u64,
     /// Some membership of the target could not be recorded: the pool was full.
     pub incomplete_full: bool,
-    /// Some unconnected socket has sent to too many peers to tell whether the target was one of them.
+    /// Some unconnected socket has sent to too many peers to tell whether the target was one of them, or was not
+    /// recorded when it sent to the target.
     pub incomplete_unconnected: bool,
+    /// Sockets of any backend may be missing.
+    pub incomplete_everything: bool,
 }
 
 /// What is done with sockets that may be connecting to the target.
@@ -207,6 +210,17 @@ impl Walker {
         self.pass(&mut ctx, &mut |batch, _| each(batch))
     }
 
+    /// As [`walk_all`](Self::walk_all), but a socket that has [moved on](crate::Relation::MovedOn) is shown with the
+    /// backend it is recorded under in place of its peer, if that is known: [`Victim::backend`] tells.
+    ///
+    /// # Errors
+    /// [`Error::Walk`] with the kernel's errno.
+    pub fn walk_recorded(&mut self, mut each: impl FnMut(&[Victim])) -> Result<WalkCounts, Error> {
+        let flags = flag(skreap_walk_flags::SKREAP_WALK_ALL) | flag(skreap_walk_flags::SKREAP_WALK_RECORDED);
+        let mut ctx = skreap_walk { flags, ..skreap_walk::default() };
+        self.pass(&mut ctx, &mut |batch, _| each(batch))
+    }
+
     /// Calls the program until it is done; `each` is given what a call has emitted, and the results of destroys.
     fn pass(
         &mut self,
@@ -229,6 +243,8 @@ impl Walker {
             counts.destroyed += ctx.destroyed;
             counts.gone += ctx.gone;
             counts.incomplete_full |= ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_FULL.0 != 0;
+            counts.incomplete_everything |=
+                ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_EVERYTHING.0 != 0;
             counts.incomplete_unconnected |=
                 ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_UNCONNECTED.0 != 0;
             if ctx.emitted > 0 {

@@ -48,8 +48,8 @@ impl Skipped {
 pub enum Incomplete {
     /// The index was full when a socket should have been added, and no scan has finished the work.
     IndexFull,
-    /// An unconnected socket sent to more peers than its record holds; a scan cannot find it
-    /// either, since the kernel does not remember where it sent.
+    /// An unconnected socket sent to more peers than its record holds, or found no room in the index; a scan
+    /// cannot find it either, since the kernel does not remember where it sent.
     WideUnconnected,
     /// A network namespace could not be entered or asked; its sockets were not looked at.
     NetnsUnreachable,
@@ -62,14 +62,17 @@ pub enum Incomplete {
     Refused,
     /// The engine could not do the work at all; the report's `error` says why.
     EngineFailed,
-    /// Whether the hooks see translated addresses could not be found out; sockets may be recorded under a
-    /// virtual address.
+    /// Whether the hooks see translated addresses could not be found out, and no scan has finished the work;
+    /// sockets may be recorded under a virtual address.
     HookOrder,
+    /// The index may lack sockets of any backend, and no scan has finished the work: those that are older than the
+    /// hooks could not all be looked for, or a hook was gone for a while.
+    IndexUnsure,
 }
 
 impl Incomplete {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::IndexFull,
         Self::WideUnconnected,
         Self::NetnsUnreachable,
@@ -78,6 +81,7 @@ impl Incomplete {
         Self::Refused,
         Self::EngineFailed,
         Self::HookOrder,
+        Self::IndexUnsure,
     ];
 
     /// Name in kebab case, such as `index-full`.
@@ -91,6 +95,7 @@ impl Incomplete {
             Self::Refused => "refused",
             Self::EngineFailed => "engine-failed",
             Self::HookOrder => "hook-order",
+            Self::IndexUnsure => "index-unsure",
         }
     }
 }
@@ -108,6 +113,10 @@ impl fmt::Display for Incomplete {
 pub enum FinishReason {
     /// The index does not hold every socket of the backend: a full scan looks for the rest.
     IndexFull,
+    /// The index may lack sockets of any backend, likewise.
+    IndexUnsure,
+    /// Sockets may be recorded under a virtual address: a full scan looks for them by their peer.
+    HookOrder,
     /// Sockets that differ in nothing but their cookie (SO_REUSEPORT groups): sock_diag cannot name them, an
     /// iterator can.
     NoExactId,

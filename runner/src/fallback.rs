@@ -1,8 +1,8 @@
 //! Finishing with a full scan what the index does not know completely.
 //!
-//! A membership that could not be recorded (the pool was full) marks its backend in the index. A mark is never
-//! taken back: it stands for every backend with the same hash, and the socket that made it may still be on its
-//! way to its peer when a scan has passed. So a full index costs time on later events, and never a socket.
+//! A membership that could not be recorded (the pool was full) marks its backend in the index, or all backends if
+//! that is not known. Sockets may also be recorded under a virtual address. So what the index lacks costs time, and
+//! never a socket. Marks are taken back by a [`Healer`](crate::Healer).
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -10,6 +10,13 @@ use std::time::Instant;
 use skreap_core::{FinishReason, Finished, Incomplete, Outcome, Target};
 
 use crate::engine::{Engine, nanos};
+
+/// What a scan can make good, the weightier reason first.
+const REASONS: [(Incomplete, FinishReason); 3] = [
+    (Incomplete::IndexFull, FinishReason::IndexFull),
+    (Incomplete::HookOrder, FinishReason::HookOrder),
+    (Incomplete::IndexUnsure, FinishReason::IndexUnsure),
+];
 
 /// The scan that finishes.
 pub(crate) struct Fallback {
@@ -24,9 +31,9 @@ impl Fallback {
     /// Scans for the rest of the target's sockets, if the index does not know them all. If the scan fails, the
     /// outcome stays incomplete.
     pub(crate) fn finish(&mut self, target: &Target, outcome: &mut Outcome) {
-        if !outcome.incomplete.contains(&Incomplete::IndexFull) {
+        let Some((_, because)) = REASONS.into_iter().find(|(why, _)| outcome.incomplete.contains(why)) else {
             return;
-        }
+        };
         let start = Instant::now();
         let mut scan = match self.engine.run(target) {
             Ok(scan) => scan,
@@ -36,7 +43,9 @@ impl Fallback {
             }
         };
         // What the scan itself could not see is a reason of its own.
-        outcome.incomplete.remove(&Incomplete::IndexFull);
+        for (why, _) in &REASONS {
+            outcome.incomplete.remove(why);
+        }
         if let Some(listed) = &mut scan.victims_listed {
             // A dry run leaves the victims of the walk where they are, and the scan sees them too.
             let known: HashSet<u64> = outcome.victims_listed.iter().flatten().map(|s| s.cookie).collect();
@@ -45,7 +54,7 @@ impl Fallback {
         }
         outcome.add_finished(Finished {
             engine: scan.engine,
-            because: FinishReason::IndexFull,
+            because,
             victims: scan.victims,
             destroyed: scan.destroyed,
             ns: nanos(start.elapsed()),

@@ -21,6 +21,7 @@ pub mod demo;
 pub mod engine;
 mod epoll;
 mod fallback;
+mod heal;
 pub mod lab;
 pub mod listing;
 pub mod metrics;
@@ -39,6 +40,8 @@ pub mod status;
 pub mod supervisor;
 
 pub use batch::Batch;
+pub use bootstrap::Bootstrapped;
+pub use heal::{Healed, Healer, SETTLE};
 pub use monitor::Monitor;
 pub use observer::Observer;
 pub use reaper::{Builder, Error, RECHECK, Reaper};

@@ -48,14 +48,6 @@ impl Observer {
         self.index.counters()
     }
 
-    /// How many marks there are for backends some socket of which could not be recorded.
-    ///
-    /// # Errors
-    /// [`Error`] if they cannot be read.
-    pub fn incomplete_marks(&self) -> Result<u64, Error> {
-        self.index.incomplete_marks()
-    }
-
     /// How often each hook ran and for how long, where the kernel keeps that statistic.
     ///
     /// # Errors

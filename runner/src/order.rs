@@ -154,6 +154,10 @@ impl OrderKeeper {
             match order {
                 Ok(order) if order.ours.is_none() => {
                     blind = true;
+                    // What has connected since it went is in nobody's books.
+                    if let Err(e) = observer.index().marker().and_then(|marker| marker.everything()) {
+                        tracing::error!("events do not know that they are incomplete: {e}");
+                    }
                     tracing::error!(%hook, "our program was detached: sockets are no longer recorded; start again");
                 }
                 Ok(order) => {
@@ -283,7 +287,7 @@ fn report(done: Result<(), skreap_bpf::Error>) -> bool {
 
 /// Returns when every hook that was running when it was called has ended: the kernel runs them in RCU sections, and
 /// this waits for a grace period (some milliseconds).
-fn wait_for_hooks() {
+pub(crate) fn wait_for_hooks() {
     /// `MEMBARRIER_CMD_GLOBAL` (linux/membarrier.h).
     const GLOBAL: libc::c_int = 1;
     /// Longer than a hook can run.

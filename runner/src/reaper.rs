@@ -22,6 +22,7 @@ use crate::cgroup;
 use crate::choice::{self, Choice};
 use crate::engine::{Engine, EngineError, EngineOptions, Pace, Scope, StateMask};
 use crate::fallback::Fallback;
+use crate::heal::Healer;
 use crate::listing::Listing;
 use crate::monitor::{Identity, Monitor};
 use crate::observer::Observer;
@@ -264,6 +265,8 @@ impl Builder {
             tell_older(&found);
             if found.whole() {
                 index.set_bootstrapped()?;
+            } else {
+                index.marker()?.everything()?;
             }
         }
         if let Some(pins) = &pins {
@@ -289,6 +292,7 @@ impl Builder {
             max_victims: self.max_victims,
             recheck: self.recheck.0,
             leave_order: self.leave_order,
+            order_unknown: false,
             grace: self.grace,
             pace,
             _pins: pins,
@@ -400,6 +404,8 @@ pub struct Reaper {
     max_victims: Option<u64>,
     recheck: Duration,
     leave_order: bool,
+    /// Sockets may be recorded under a virtual address.
+    order_unknown: bool,
     grace: bool,
     pace: Pace,
     _pins: Option<Pins>,
@@ -468,9 +474,18 @@ impl Reaper {
         Auditor::new(self.index.walker()?, &self.cgroup)
     }
 
+    /// What puts into the index what it had to leave out, to be used from any thread.
+    ///
+    /// # Errors
+    /// [`skreap_bpf::Error::Object`] if the program that clears marks is missing.
+    pub fn healer(&self) -> Result<Healer, skreap_bpf::Error> {
+        Healer::new(Arc::clone(&self.index), &self.cgroup)
+    }
+
     /// Starts a thread that audits when the monitor is asked to ([`Monitor::ask_audit`]), and by itself `interval`
     /// after the last audit. Connected sockets that are not in the index now are taken to be older than the hooks:
-    /// they are forgiven, if `forgive_older`. What audits find is in the status.
+    /// they are forgiven, if `forgive_older`. What audits find is in the status. The same thread heals the index
+    /// when it has marks ([`Healer`]): after a minute, and then after longer and longer if that is no use.
     ///
     /// # Errors
     /// As [`auditor`](Self::auditor), and the errno of making the thread.
@@ -479,10 +494,14 @@ impl Reaper {
         interval: Option<Duration>,
         forgive_older: bool,
     ) -> Result<(), EngineError> {
-        let service =
-            audit::Service::start(self.auditor()?, self.monitor.clone(), interval, forgive_older).map_err(
-                |source| EngineError::Io { what: "cannot start the audit thread".to_owned(), source },
-            )?;
+        let service = audit::Service::start(
+            self.auditor()?,
+            self.healer()?,
+            self.monitor.clone(),
+            interval,
+            forgive_older,
+        )
+        .map_err(|source| EngineError::Io { what: "cannot start the audit thread".to_owned(), source })?;
         self.monitor.answer_audits(service.asker());
         self.audits = Some(service);
         Ok(())

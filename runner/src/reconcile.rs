@@ -1,4 +1,8 @@
 //! Which backends the index has sockets of, and which of those are not among the living.
+//!
+//! One pass over the index finds the backends, and each is then reaped by a walk of its own. Those walks visit no node
+//! twice, so all of them together are one more pass at most; what they do besides (waiting for connects, a scan where the
+//! index lacks sockets, a line of its own in the report) is per backend anyway.
 
 use std::collections::{BTreeSet, HashSet};
 

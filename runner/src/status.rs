@@ -58,6 +58,9 @@ pub struct IndexStatus {
     pub map_bytes: u64,
     /// Marks of backends some membership of which could not be recorded.
     pub incomplete_marks: u64,
+    /// Sockets of any backend may be missing: every event is finished by a scan.
+    #[serde(default)]
+    pub incomplete_everything: bool,
     /// Everything that was counted.
     pub counters: Counters,
 }
@@ -274,6 +277,15 @@ pub struct AuditStatus {
     pub stale: u64,
     /// Sockets recorded under another peer than theirs.
     pub wrong_key: u64,
+    /// Sockets that the index had no room for, and says so: no difference.
+    #[serde(default)]
+    pub incomplete: u64,
+    /// Sockets older than the hooks that are, rightly, not in the index: not compared.
+    #[serde(default)]
+    pub older: u64,
+    /// Sockets of which it cannot be said whether they should be in the index: not compared.
+    #[serde(default)]
+    pub undecided: u64,
 }
 
 impl AuditStatus {

@@ -301,6 +301,7 @@ fn audit_finds_wrong_keys(world: &mut World) -> Result<()> {
     expect_found(&audit, Kind::WrongKey, &[wrong.cookie])?;
     let tuple = &audit.differences[0].socket;
     ensure!((tuple.daddr, tuple.dport) == (backend.addr(), backend.port()), "{audit:?}");
+    ensure!(audit.differences[0].recorded == [vip], "{audit:?}");
     // A connect to its peer puts it right, and drops what that thread had recorded before.
     client.connect(wrong.handle, backend.socket_addr())?;
     let audit = beside.auditor.run()?;

@@ -5,13 +5,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use skreap::bpf::InFlight;
 use skreap::bpf::testing::Delay;
-use skreap::core::{Backend, Report};
+use skreap::core::{Backend, Report, Target, Unconnected};
 use skreap::lab::{Client, Op, OpenedMany, Reply, Selection};
 
 use crate::case::{Case, case};
 use crate::sockets::*;
-use crate::unconnected::send_to_all;
+use crate::unconnected::{send_to_all, sender};
 use crate::world::{World, WorldOptions};
 
 const VIP_UDP: &str = "udp://10.177.9.9:5353";
@@ -26,6 +27,8 @@ pub fn cases() -> Vec<Case> {
     let held_up = WorldOptions { leave_order: true, ..WorldOptions::default() };
     let patient = WorldOptions { recheck: Duration::from_secs(5), ..held_up };
     let waits = WorldOptions { recheck: Duration::from_millis(150), ..WorldOptions::default() };
+    let wide = WorldOptions { max_memberships: 4, ..patient };
+    let wide_waits = WorldOptions { max_memberships: 4, ..waits };
     let never = WorldOptions { recheck: Duration::ZERO, ..held_up };
     let storm = |balancer| WorldOptions { balancer, grace: true, ..WorldOptions::default() };
     vec![
@@ -35,6 +38,8 @@ pub fn cases() -> Vec<Case> {
         case!(connect_under_way_without_waiting).index_only().with(never),
         case!(leftovers_are_waited_for_once).with(waits),
         case!(leftovers_that_connect_again).index_only().with(waits),
+        case!(wide_socket_under_way_is_waited_for).index_only().with(wide),
+        case!(wide_sockets_are_waited_for_once).index_only().with(wide_waits),
         case!(storm_on_a_switched_balancer_udp).with(storm(TO_UDP[0])),
         case!(storm_on_a_switched_balancer_tcp).with(storm(TO_TCP[0])),
     ]
@@ -146,6 +151,65 @@ fn leftovers_that_connect_again(world: &mut World) -> Result<()> {
     ensure!(world.counters()?.inserts == inserts);
     expect_exactly(&world.reap(udp(1))?, &mut [&mut client], &[socket.cookie])?;
     ensure!(world.reap(udp(1))?.pending == 1 && world.reap(udp(1))?.pending == 0);
+    Ok(())
+}
+
+/// A socket with more peers than are listed for one, which has never called connect().
+fn wide_sender(world: &mut World, client: &mut Client) -> Result<Socket> {
+    let backends: Vec<Backend> = (1..=5).map(udp).collect();
+    for backend in &backends {
+        world.add_address(backend.addr())?;
+    }
+    let socket = sender(client, &backends)?;
+    let counters = world.counters()?;
+    ensure!(counters.wide == 1 && counters.live() == 1, "{counters:?}");
+    Ok(socket)
+}
+
+/// The cookies of who may be connecting to the backend now.
+fn in_flight(world: &World, backend: Backend) -> Result<Vec<u64>> {
+    let target = Target { backend, unconnected: Unconnected::Preserve, dry_run: false };
+    Ok(world.reaper().index().walker()?.in_flight(&target, InFlight::Look)?)
+}
+
+fn wide_socket_under_way_is_waited_for(world: &mut World) -> Result<()> {
+    world.serve(&[udp(9)])?;
+    let mut client = world.client("client")?;
+    let socket = wide_sender(world, &mut client)?;
+    ensure!(in_flight(world, udp(9))?.is_empty());
+    let delay = world.delay_connects()?;
+    client.send(&Op::Connect { socket: socket.handle, addr: udp(9).socket_addr() })?;
+    let deadline = Instant::now() + Duration::from_millis(PATIENCE_MS);
+    while in_flight(world, udp(9))? != [socket.cookie] {
+        ensure!(Instant::now() < deadline, "the connect was never noticed");
+        thread::sleep(Duration::from_micros(200));
+    }
+    let report = world.reap(udp(9))?;
+    end_connect(&mut client, delay)?;
+    expect_waited(&report)?;
+    expect_exactly(&report, &mut [&mut client], &[socket.cookie])
+}
+
+/// One that never connects is not waited for; one that has, once, whatever the event is about, and again after it has
+/// connected anew.
+fn wide_sockets_are_waited_for_once(world: &mut World) -> Result<()> {
+    world.serve(&[udp(8), udp(9)])?;
+    let mut client = world.client("client")?;
+    let socket = wide_sender(world, &mut client)?;
+    let report = world.reap(udp(9))?;
+    ensure!(report.pending == 0 && report.complete, "{report:?}");
+    for _ in 0..2 {
+        client.connect(socket.handle, udp(9).socket_addr())?;
+        // Connected to another peer: it might be on its way here.
+        let report = world.reap(udp(8))?;
+        ensure!(report.pending == 1 && report.ns.total_ns >= 150_000_000, "{report:?}");
+        expect_complete(&report, 0)?;
+        for backend in [udp(8), udp(7)] {
+            ensure!(world.reap(backend)?.pending == 0);
+        }
+        ensure!(expect_answers(&mut client)? == 1);
+        expect_exactly(&world.reap(udp(9))?, &mut [&mut client], &[socket.cookie])?;
+    }
     Ok(())
 }
 

@@ -21,6 +21,7 @@ mod churn;
 mod events;
 mod flight;
 mod full;
+mod heal;
 mod hidden;
 mod holder;
 mod index;
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
         order::cases(),
         flight::cases(),
         full::cases(),
+        heal::cases(),
         audit::cases(),
         walk::cases(),
         race::cases(),

@@ -135,12 +135,39 @@ impl Auditor {
             removed.extend(again.removed);
         }
         let removed = removed.into_iter().map(|victim| (Kind::Stale, victim));
+        let mut wrong = self.wrong_keys(&suspects)?;
         for (kind, victim) in suspects.into_iter().map(|((kind, ..), victim)| (kind, victim)).chain(removed) {
-            audit.add(Difference { kind, socket: tuple(&victim) });
+            let recorded = match kind {
+                Kind::WrongKey => wrong.remove(&victim.cookie()).unwrap_or_default(),
+                _ => BTreeSet::new(),
+            };
+            audit.add(Difference { kind, socket: tuple(&victim), recorded: recorded.into_iter().collect() });
         }
         audit.agrees = audit.missed + audit.wrong_key + audit.stale == 0;
         audit.ns = nanos(start.elapsed());
         Ok(audit)
+    }
+
+    /// Under which backends the sockets with a wrong key are recorded, by cookie.
+    fn wrong_keys(
+        &mut self,
+        suspects: &BTreeMap<Suspect, Victim>,
+    ) -> Result<HashMap<u64, BTreeSet<Backend>>, EngineError> {
+        let mut wrong: HashMap<u64, BTreeSet<Backend>> = suspects
+            .keys()
+            .filter(|(kind, ..)| *kind == Kind::WrongKey)
+            .map(|(_, cookie, _)| (*cookie, BTreeSet::new()))
+            .collect();
+        if !wrong.is_empty() {
+            self.walker.walk_recorded(|batch| {
+                for victim in batch.iter().filter(|victim| victim.relation() == Relation::MovedOn) {
+                    if let Some(recorded) = wrong.get_mut(&victim.cookie()) {
+                        recorded.extend(victim.backend());
+                    }
+                }
+            })?;
+        }
+        Ok(wrong)
     }
 
     /// Looks at everything, or once more at what is suspected.
@@ -208,7 +235,7 @@ impl Auditor {
                 if self.older.contains(&(socket.cookie(), backend)) {
                     look.older += 1;
                 } else if asked(socket.cookie()) {
-                    absent.push((backend, *socket, counts.incomplete_full));
+                    absent.push((backend, *socket, counts.incomplete_full || counts.incomplete_everything));
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use skreap_core::SocketTuple;
+use skreap_core::{Backend, SocketTuple};
 
 /// Differences that are listed one by one; all are counted.
 pub const LISTED_MAX: usize = 1000;
@@ -53,6 +53,21 @@ pub struct Difference {
     pub kind: Kind,
     /// The socket. Of a stale one only what the index knows; that may be no more than the cookie.
     pub socket: SocketTuple,
+    /// Of a wrong key: the backends it is recorded under. Empty if these are not known, as for most of IPv6, of which
+    /// the index keeps no more than a hash.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recorded: Vec<Backend>,
+}
+
+impl Difference {
+    /// The backends it is recorded under, for people; `-` if there is nothing to say.
+    #[must_use]
+    pub fn recorded_list(&self) -> String {
+        match &self.recorded[..] {
+            [] => "-".to_owned(),
+            recorded => recorded.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        }
+    }
 }
 
 /// The index held against an independent scan of the sockets.

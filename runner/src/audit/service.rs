@@ -8,11 +8,16 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::{Audit, Auditor};
+use crate::heal::Healer;
 use crate::monitor::Monitor;
 use crate::status::AuditStatus;
 
 /// Audits that may be asked for and not begun.
 const QUEUE: usize = 8;
+/// How soon an index that has marks is healed, at first; each time that leaves marks the wait is twice as long.
+const HEAL_FIRST: Duration = Duration::from_secs(60);
+/// The longest such wait.
+const HEAL_LAST: Duration = Duration::from_secs(3600);
 /// Differences that one audit writes to the log.
 const LOGGED_MAX: usize = 10;
 
@@ -43,7 +48,7 @@ impl fmt::Debug for Asker {
     }
 }
 
-/// A thread that audits when it is asked to, and by itself.
+/// A thread that audits when it is asked to, and by itself, and that heals the index.
 #[derive(Debug)]
 pub struct Service {
     asker: Asker,
@@ -58,12 +63,13 @@ impl Service {
     /// The errno of making the thread.
     pub fn start(
         auditor: Auditor,
+        healer: Healer,
         monitor: Monitor,
         interval: Option<Duration>,
         forgive_older: bool,
     ) -> io::Result<Self> {
         let (ask, asked) = bounded(QUEUE);
-        let worker = Worker { auditor, monitor };
+        let worker = Worker { auditor, healer, heal_after: HEAL_FIRST, monitor };
         let thread = thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || worker.run(&asked, interval, forgive_older))?;
@@ -92,6 +98,9 @@ impl Drop for Service {
 
 struct Worker {
     auditor: Auditor,
+    healer: Healer,
+    /// How long marks wait for the next healing.
+    heal_after: Duration,
     monitor: Monitor,
 }
 
@@ -106,21 +115,61 @@ impl Worker {
             }
         }
         let mut next = interval.map(|interval| Instant::now() + interval);
+        let mut heal = Instant::now() + self.heal_after;
         loop {
-            let ask = match next {
-                Some(at) => asked.recv_deadline(at),
-                None => asked.recv().map_err(RecvTimeoutError::from),
-            };
-            match ask {
+            match asked.recv_deadline(next.map_or(heal, |next| next.min(heal))) {
                 Ok(Ask::Audit(answer)) => answer(self.audit()),
                 Err(RecvTimeoutError::Timeout) => {
-                    // What it found is in the log and in the numbers.
-                    let _ = self.audit();
-                    next = interval.map(|interval| Instant::now() + interval);
+                    let now = Instant::now();
+                    if next.is_some_and(|next| next <= now) {
+                        // What it found is in the log and in the numbers.
+                        let _ = self.audit();
+                        next = interval.map(|interval| Instant::now() + interval);
+                    }
+                    if heal <= now {
+                        self.heal();
+                        heal = Instant::now() + self.heal_after;
+                    }
                 }
                 Ok(Ask::End) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+
+    /// Heals the index, if it has marks.
+    fn heal(&mut self) {
+        let healed = match self.healer.marks() {
+            Ok(marks) if !marks.any() => {
+                self.heal_after = HEAL_FIRST;
+                return;
+            }
+            Ok(_) => self.healer.run(),
+            Err(e) => Err(e.into()),
+        };
+        let whole = match healed {
+            Ok(healed) => {
+                let (before, after) = (healed.before, healed.after);
+                let (tcp, udp) = (healed.found.tcp, healed.found.udp);
+                let (indexed, no_room) = (tcp.indexed + udp.indexed, tcp.dropped + udp.dropped);
+                if after.any() {
+                    tracing::warn!(
+                        marks = after.backends,
+                        everything = after.everything,
+                        indexed,
+                        no_room,
+                        "the index still lacks sockets: give it more --max-sockets"
+                    );
+                } else {
+                    tracing::info!(marks = before.backends, indexed, "the index knows all sockets again");
+                }
+                !after.any()
+            }
+            Err(e) => {
+                tracing::error!("cannot heal the index: {e}");
+                false
+            }
+        };
+        self.heal_after = if whole { HEAL_FIRST } else { (self.heal_after * 2).min(HEAL_LAST) };
     }
 
     fn audit(&mut self) -> Result<Audit, String> {
@@ -129,8 +178,16 @@ impl Worker {
             e.to_string()
         })?;
         log(&audit);
-        let Audit { missed, stale, wrong_key, .. } = audit;
-        self.monitor.audited(AuditStatus { missed, stale, wrong_key, ..AuditStatus::default() });
+        let Audit { missed, stale, wrong_key, incomplete, older, undecided, .. } = audit;
+        self.monitor.audited(AuditStatus {
+            missed,
+            stale,
+            wrong_key,
+            incomplete,
+            older,
+            undecided,
+            ..AuditStatus::default()
+        });
         Ok(audit)
     }
 }
@@ -143,6 +200,7 @@ fn log(audit: &Audit) {
     }
     tracing::warn!(sockets, nodes, missed, wrong_key, stale, incomplete, ns, "audit: the index is not right");
     for difference in audit.differences.iter().take(LOGGED_MAX) {
-        tracing::warn!(kind = %difference.kind, socket = %difference.socket, "audit: difference");
+        tracing::warn!(kind = %difference.kind, socket = %difference.socket,
+            recorded = %difference.recorded_list(), "audit: difference");
     }
 }

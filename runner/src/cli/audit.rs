@@ -57,7 +57,11 @@ fn print(audit: &Audit) -> io::Result<()> {
         if n > 0 {
             writeln!(out, "{n} {kind}: {what}")?;
             for difference in audit.differences.iter().filter(|d| d.kind == kind) {
-                writeln!(out, "  {}", difference.socket)?;
+                write!(out, "  {}", difference.socket)?;
+                if kind == Kind::WrongKey {
+                    write!(out, ", recorded under {}", difference.recorded_list())?;
+                }
+                writeln!(out)?;
             }
         }
     }

@@ -78,6 +78,8 @@ fn print(subject: &str, report: &Report) -> io::Result<()> {
     for f in &report.finished {
         let why = match f.because {
             FinishReason::IndexFull => "the index had no room for them",
+            FinishReason::IndexUnsure => "the index may lack sockets of any backend",
+            FinishReason::HookOrder => "they may be recorded under a virtual address",
             FinishReason::NoExactId => "they have no exact id",
             _ => "the first engine could not",
         };

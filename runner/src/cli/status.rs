@@ -44,9 +44,10 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
     row(
         "",
         format!(
-            "dropped {}, incomplete marks {}, stale {}",
+            "dropped {}, incomplete marks {}{}, stale {}",
             grouped(c.dropped_full + c.dropped_chain),
             grouped(s.index.incomplete_marks),
+            if s.index.incomplete_everything { " and EVERYTHING" } else { "" },
             grouped(c.stale)
         ),
     )?;
@@ -113,11 +114,15 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
         row(
             "audit",
             format!(
-                "{} differences {ago} ago (missed {}, stale {}, wrong key {}); {} runs",
+                "{} differences {ago} ago (missed {}, stale {}, wrong key {}; no room {}, older {}, undecided {}); \
+                 {} runs",
                 audit.differences(),
                 audit.missed,
                 audit.stale,
                 audit.wrong_key,
+                audit.incomplete,
+                audit.older,
+                audit.undecided,
                 audit.runs
             ),
         )?;

@@ -56,6 +56,9 @@ impl Engine for IndexScan {
         if counts.incomplete_full {
             outcome.incomplete.insert(Incomplete::IndexFull);
         }
+        if counts.incomplete_everything {
+            outcome.incomplete.insert(Incomplete::IndexUnsure);
+        }
         if target.unconnected == Unconnected::Destroy && (counts.incomplete_unconnected || left.unnamed > 0) {
             outcome.incomplete.insert(Incomplete::WideUnconnected);
         }

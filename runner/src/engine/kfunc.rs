@@ -111,6 +111,9 @@ fn note(counts: &skreap_bpf::WalkCounts, target: &Target, outcome: &mut Outcome)
     if counts.incomplete_full {
         outcome.incomplete.insert(Incomplete::IndexFull);
     }
+    if counts.incomplete_everything {
+        outcome.incomplete.insert(Incomplete::IndexUnsure);
+    }
     if counts.incomplete_unconnected && target.unconnected == Unconnected::Destroy {
         outcome.incomplete.insert(Incomplete::WideUnconnected);
     }

@@ -53,6 +53,9 @@ impl Engine for Netlink {
         if counts.incomplete_full {
             outcome.incomplete.insert(Incomplete::IndexFull);
         }
+        if counts.incomplete_everything {
+            outcome.incomplete.insert(Incomplete::IndexUnsure);
+        }
         if counts.incomplete_unconnected && target.unconnected == Unconnected::Destroy {
             outcome.incomplete.insert(Incomplete::WideUnconnected);
         }

@@ -117,6 +117,13 @@ fn events(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
             "Differences between the index and an independent scan in the last audit, by kind",
             by("kind", [("missed", audit.missed), ("stale", audit.stale), ("wrong-key", audit.wrong_key)]),
         )?;
+        let not_compared =
+            [("no-room", audit.incomplete), ("older", audit.older), ("undecided", audit.undecided)];
+        to.gauges(
+            "audit_not_compared",
+            "Connected sockets that the last audit did not expect in the index, by reason",
+            by("reason", not_compared),
+        )?;
     }
     Ok(())
 }
@@ -133,6 +140,11 @@ fn index(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
         "index_incomplete_marks",
         "Marks of backends some socket of which could not be recorded; backends may share one",
         s.index.incomplete_marks,
+    )?;
+    to.gauge(
+        "index_incomplete_everything",
+        "1 if the index may lack sockets of any backend",
+        u64::from(s.index.incomplete_everything),
     )?;
     to.counter("index_inserts", "Nodes linked into the index", one(c.inserts))?;
     to.counter("index_removals", "Nodes unlinked from the index", one(c.removals))?;

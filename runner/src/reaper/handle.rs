@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Instant;
 
 use skreap_core::{
-    Action, Backend, BackendReport, Event, Guarded, Incomplete, Outcome, Phases, Report, Target,
+    Action, Backend, BackendReport, Event, Guarded, Incomplete, Outcome, Phases, Report, Target, Unconnected,
 };
 
 use super::Reaper;
@@ -78,9 +78,7 @@ impl Reaper {
                 Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
             }
         }
-        if !self.keep_order() {
-            done.total.incomplete.insert(Incomplete::HookOrder);
-        }
+        self.order_unknown = !self.keep_order();
         let mut backends = self.gone(event, &mut done);
         if !event.dry_run {
             (backends, done.merged) = batch.split(backends);
@@ -122,6 +120,10 @@ impl Reaper {
         match self.not_among(living) {
             Ok((gone, incomplete)) => {
                 done.total.incomplete.extend(incomplete);
+                if self.order_unknown {
+                    // The sockets of some backend may all be recorded under a virtual address.
+                    done.total.incomplete.insert(Incomplete::HookOrder);
+                }
                 gone
             }
             Err(e) => {
@@ -136,10 +138,16 @@ impl Reaper {
         living: &[Backend],
     ) -> Result<(Vec<Backend>, BTreeSet<Incomplete>), skreap_bpf::Error> {
         let (gone, mut incomplete) = reconcile::gone(&mut self.walker, living, self.unconnected)?;
-        let counters = self.index.counters()?;
-        if counters.dropped_full + counters.dropped_chain > 0 {
-            // A backend all of whose sockets could not be recorded is not known to the index at all.
+        // A backend none of whose sockets was recorded is not known to the index at all.
+        let marks = self.index.marks()?;
+        if marks.backends > 0 {
             incomplete.insert(Incomplete::IndexFull);
+        }
+        if marks.everything {
+            incomplete.insert(Incomplete::IndexUnsure);
+        }
+        if marks.sent > 0 && self.unconnected == Unconnected::Destroy {
+            incomplete.insert(Incomplete::WideUnconnected);
         }
         Ok((gone, incomplete))
     }
@@ -253,6 +261,9 @@ impl Reaper {
         }
         let (before, _) = self.pace.totals();
         let mut outcome = self.engine.run(target)?;
+        if self.order_unknown && !self.engine.name().scans() {
+            outcome.incomplete.insert(Incomplete::HookOrder);
+        }
         if let Some(fallback) = &mut self.fallback {
             fallback.finish(target, &mut outcome);
         }

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
+/*
+ * Marks: what the index does not know completely.
+ *
+ * A socket that could not be recorded sets a bit that stands for its backend (and for one in 65,536 others); where
+ * even the backend is not known, `everything` stands for all.  A walk says so, and its event is finished by a scan.
+ *
+ * Marks are healed by a search that puts every socket there is into the index, or finds that none is missing.  It
+ * takes a while, and hooks go on setting marks, so there are two generations of them.  A turn makes the other one the
+ * younger, which hooks set from then on; when every hook that saw the old one has ended (a grace period), what is
+ * marked in the older one was there before the search began, and can be cleared after it.  Readers look at both, so
+ * a mark is never out of sight in between.
+ *
+ * No search can find out whom an unconnected socket has sent to: those bits are kept apart and stay.
+ */
+#ifndef SKREAP_MARKS_BPF_H
+#define SKREAP_MARKS_BPF_H
+
+#define MARK_WORDS 2048u /* 32 marks each */
+
+struct skreap_marks_state {
+	__u32 backends[2 * MARK_WORDS]; /* one generation after the other */
+	__u32 sent[MARK_WORDS];		/* some of the sockets had only sent */
+	__u32 everything[2];
+	__u32 young;			/* the generation that hooks set: 0 or 1 */
+	__u32 padding;
+};
+
+struct skreap_marks_state marks SEC(".bss.incomplete");
+
+/* Never read: puts the type, and so its Rust twin, into the BTF of the object. */
+const volatile struct skreap_marks marks_type;
+
+static __always_inline __u32 *mark_word(__u32 generation, __u32 word)
+{
+	__u32 i = (generation & 1) * MARK_WORDS + word;
+
+	barrier_var(i);
+	if (i >= 2 * MARK_WORDS)
+		return NULL;
+	barrier_var(i);
+	return &marks.backends[i];
+}
+
+static __always_inline __u32 mark_young(void)
+{
+	return *(volatile __u32 *)&marks.young & 1;
+}
+
+/*
+ * Marks the backend as one whose sockets the index does not know completely.  In an RCU read section, as every hook
+ * and iterator is.  tag: of the membership that was lost.
+ */
+static __always_inline void mark_incomplete(__u64 key, __u32 tag)
+{
+	__u32 bit = (__u32)(key >> 32) % (MARK_WORDS * 32), word = bit / 32 % MARK_WORDS;
+	__u32 *at = mark_word(mark_young(), word);
+
+	if (at)
+		__sync_fetch_and_or(at, 1u << bit % 32);
+	if (tag & (NODE_SENDMSG | NODE_WIDE))
+		__sync_fetch_and_or(&marks.sent[word], 1u << bit % 32);
+}
+
+/* As mark_incomplete(), where not even the backend is known. */
+static __always_inline void mark_everything(void)
+{
+	__sync_lock_test_and_set(&marks.everything[mark_young()], 1);
+}
+
+/* enum skreap_incomplete, as far as marks tell.  unconnected: whether those that only sent are asked for. */
+static __always_inline __u32 marked(__u64 key, bool unconnected)
+{
+	__u32 bit = (__u32)(key >> 32) % (MARK_WORDS * 32), word = bit / 32 % MARK_WORDS, mask = 1u << bit % 32;
+	__u32 *first = mark_word(0, word), *second = mark_word(1, word), found = 0;
+
+	if (first && second && (*(volatile __u32 *)first | *(volatile __u32 *)second) & mask)
+		found |= SKREAP_INCOMPLETE_FULL;
+	if (unconnected && marks.sent[word] & mask)
+		found |= SKREAP_INCOMPLETE_UNCONNECTED;
+	if (*(volatile __u32 *)&marks.everything[0] | *(volatile __u32 *)&marks.everything[1])
+		found |= SKREAP_INCOMPLETE_EVERYTHING;
+	return found;
+}
+
+/* What a healing that did not come to its end has left in the older generation goes to the younger, which becomes the
+ * older: a mark is in the one before it leaves the other. */
+static __always_inline void marks_turn(void)
+{
+	__u32 young = mark_young(), old = young ^ 1, i;
+
+	bpf_for(i, 0, MARK_WORDS) {
+		__u32 *older = mark_word(old, i), *younger = mark_word(young, i);
+
+		if (!older || !younger || !*older)
+			continue;
+		__sync_fetch_and_or(younger, *older);
+		__sync_lock_test_and_set(older, 0);
+	}
+	if (marks.everything[old]) {
+		__sync_lock_test_and_set(&marks.everything[young], 1);
+		__sync_lock_test_and_set(&marks.everything[old], 0);
+	}
+	__sync_lock_test_and_set(&marks.young, old);
+}
+
+static __always_inline void marks_clear(void)
+{
+	__u32 older = mark_young() ^ 1, i;
+
+	bpf_for(i, 0, MARK_WORDS) {
+		__u32 *word = mark_word(older, i);
+
+		if (word && *word)
+			__sync_lock_test_and_set(word, 0);
+	}
+	__sync_lock_test_and_set(&marks.everything[older], 0);
+}
+
+/* User space makes one call at a time. */
+static __always_inline int marks_do(const struct skreap_marks *ctx)
+{
+	if (ctx->version != SKREAP_ABI_VERSION)
+		return -EPROTO;
+	switch (ctx->what) {
+	case SKREAP_MARKS_TURN:
+		marks_turn();
+		return 0;
+	case SKREAP_MARKS_CLEAR:
+		marks_clear();
+		return 0;
+	case SKREAP_MARKS_EVERYTHING:
+		bpf_rcu_read_lock();
+		mark_everything();
+		bpf_rcu_read_unlock();
+		return 0;
+	}
+	return -EINVAL;
+}
+
+#endif

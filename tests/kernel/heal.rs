@@ -1,0 +1,213 @@
+//! An index that lacks sockets, and gets to know them again. What may be missing is said until that is so.
+
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use skreap::Healed;
+use skreap::bpf::testing::detach_connect4;
+use skreap::bpf::{Marker, Marks};
+use skreap::core::{Action, FinishReason, Incomplete, Report, Unconnected};
+
+use crate::case::{Case, case};
+use crate::full::expect_scanned;
+use crate::sockets::*;
+use crate::unconnected::sender;
+use crate::world::{World, WorldOptions};
+
+pub fn cases() -> Vec<Case> {
+    let tiny = WorldOptions { max_sockets: 16, buckets: 4, netns: 2, ..WorldOptions::default() };
+    let destroy = WorldOptions { unconnected: Unconnected::Destroy, ..tiny };
+    vec![
+        case!(healed_when_there_is_room).index_only().with(tiny),
+        case!(not_healed_without_room).index_only().with(tiny),
+        case!(lost_while_it_heals).index_only().with(tiny),
+        case!(senders_are_not_healed).index_only().with(destroy),
+        case!(everything_is_unsure).index_only(),
+        case!(hook_that_was_detached).index_only(),
+        case!(hook_that_was_detached_and_a_scan).only(skreap::core::EngineName::Iter),
+    ]
+}
+
+/// Heals without the time that a connect may be under way: here none is.
+fn heal(world: &World) -> Result<Healed> {
+    Ok(world.reaper().healer()?.settle(Duration::ZERO).run()?)
+}
+
+fn marks(world: &World) -> Result<Marks> {
+    Ok(world.reaper().index().marks()?)
+}
+
+fn marker(world: &World) -> Result<Marker> {
+    Ok(world.reaper().index().marker()?)
+}
+
+fn healed_when_there_is_room(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2), tcp(1)])?;
+    let mut client = world.client("client")?;
+    let first = connect_many(&mut client, Default::default(), udp(1), 16)?;
+    let place = world.place(1)?;
+    let lost_udp = connect_many(&mut client, place.clone(), udp(2), 5)?;
+    let lost_tcp = connect_many(&mut client, place, tcp(1), 3)?;
+    ensure!(marks(world)? == Marks { backends: 2, everything: false, sent: 0 }, "{:?}", marks(world)?);
+    for handle in first.first..first.first + 12 {
+        client.close(handle)?;
+    }
+    // Room alone does not help those that had none.
+    let report = world.dry_run(udp(2))?;
+    ensure!(report.finished.len() == 1 && report.finished[0].victims == 5, "{report:?}");
+
+    let healed = heal(world)?;
+    ensure!(healed.before.backends == 2 && !healed.after.any() && healed.found.whole(), "{healed:?}");
+    ensure!((healed.found.udp.indexed, healed.found.udp.known) == (5, 4), "{healed:?}");
+    ensure!((healed.found.tcp.indexed, healed.found.tcp.known) == (3, 0), "{healed:?}");
+    ensure!(world.counters()?.live() == 12);
+
+    for (backend, lost) in [(udp(2), &lost_udp), (tcp(1), &lost_tcp)] {
+        let report = world.reap(backend)?;
+        ensure!(report.finished.is_empty(), "{report:?}");
+        expect_exactly(&report, &mut [&mut client], &lost.cookies)?;
+    }
+    let report = world.tell(Action::Reconcile { backends: vec![udp(1)] }, false)?;
+    ensure!(report.complete && report.victims == 0, "{report:?}");
+    ensure!(expect_answers(&mut client)? == 4);
+    Ok(())
+}
+
+fn not_healed_without_room(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2), udp(3)])?;
+    let mut client = world.client("client")?;
+    connect_many(&mut client, Default::default(), udp(1), 16)?;
+    let gone = connect_many(&mut client, Default::default(), udp(3), 2)?;
+    let lost = connect_many(&mut client, Default::default(), udp(2), 5)?;
+    for handle in gone.first..gone.first + 2 {
+        client.close(handle)?;
+    }
+    ensure!(marks(world)?.backends == 2);
+    let healed = heal(world)?;
+    // One of the two has no sockets any more.
+    ensure!(healed.after == Marks { backends: 1, everything: false, sent: 0 }, "{healed:?}");
+    ensure!((healed.found.udp.indexed, healed.found.udp.dropped) == (0, 5), "{healed:?}");
+    ensure!(world.dry_run(udp(3))?.finished.is_empty());
+    let report = world.reap(udp(2))?;
+    expect_scanned(&report, 5)?;
+    expect_exactly(&report, &mut [&mut client], &lost.cookies)
+}
+
+/// What is lost after the turn is not forgiven with the rest, and a healing that failed forgives nothing.
+fn lost_while_it_heals(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2), udp(3)])?;
+    let marker = marker(world)?;
+    let mut client = world.client("client")?;
+    connect_many(&mut client, Default::default(), udp(1), 16)?;
+    let before = connect(&mut client, udp(2))?;
+    // This one does not come to its end.
+    marker.turn()?;
+    ensure!(marks(world)?.backends == 1);
+    let between = connect(&mut client, udp(3))?;
+    marker.turn()?;
+    ensure!(marks(world)?.backends == 2);
+    client.close(before.handle)?;
+    client.close(between.handle)?;
+    let after = connect(&mut client, udp(3))?;
+    ensure!(marks(world)?.backends == 2);
+    marker.clear()?;
+    // udp(3) is marked again, and still: the younger of its two marks.
+    ensure!(marks(world)? == Marks { backends: 1, everything: false, sent: 0 }, "{:?}", marks(world)?);
+    ensure!(world.dry_run(udp(2))?.finished.is_empty());
+    let report = world.reap(udp(3))?;
+    expect_scanned(&report, 1)?;
+    expect_exactly(&report, &mut [&mut client], &[after.cookie])?;
+    marker.everything()?;
+    marker.turn()?;
+    ensure!(marks(world)?.everything);
+    marker.clear()?;
+    ensure!(!marks(world)?.any());
+    Ok(())
+}
+
+/// Whom an unconnected socket has sent to, no search tells.
+fn senders_are_not_healed(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2)])?;
+    let mut client = world.client("client")?;
+    let recorded = connect_many(&mut client, Default::default(), udp(1), 16)?;
+    let lost = sender(&mut client, &[udp(2)])?;
+    let connected = connect(&mut client, udp(2))?;
+    for handle in recorded.first..recorded.first + 8 {
+        client.close(handle)?;
+    }
+    let healed = heal(world)?;
+    ensure!(healed.after == Marks { backends: 0, everything: false, sent: 1 }, "{healed:?}");
+    ensure!(healed.found.udp.indexed == 1, "{healed:?}");
+    let report = world.reap(udp(2))?;
+    ensure!(report.incomplete_because == [Incomplete::WideUnconnected].into(), "{report:?}");
+    ensure!(report.destroyed == 1 && report.finished.is_empty(), "{report:?}");
+    ensure!(client.state(connected.handle)?.destroyed() && client.state(lost.handle)?.errno == 0);
+    let report = world.tell(Action::Reconcile { backends: vec![udp(1), udp(2)] }, true)?;
+    ensure!(report.incomplete_because == [Incomplete::WideUnconnected].into(), "{report:?}");
+    Ok(())
+}
+
+fn expect_finished(report: &Report, because: FinishReason, destroyed: u64) -> Result<()> {
+    let [finished] = report.finished[..] else {
+        anyhow::bail!("not finished by one scan: {report:?}");
+    };
+    ensure!(finished.because == because && finished.destroyed == destroyed && report.complete, "{report:?}");
+    Ok(())
+}
+
+/// Every event is finished by a scan until the index is known to be whole again.
+fn everything_is_unsure(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2), tcp(1)])?;
+    let mut client = world.client("client")?;
+    marker(world)?.everything()?;
+    for backend in [udp(1), tcp(1)] {
+        let opened = connect_many(&mut client, Default::default(), backend, 3)?;
+        let report = world.reap(backend)?;
+        expect_finished(&report, FinishReason::IndexUnsure, 0)?;
+        expect_exactly(&report, &mut [&mut client], &opened.cookies)?;
+    }
+    let report = world.tell(Action::Reconcile { backends: vec![udp(2)] }, true)?;
+    ensure!(report.incomplete_because == [Incomplete::IndexUnsure].into(), "{report:?}");
+
+    let healed = heal(world)?;
+    ensure!(healed.before.everything && !healed.after.any(), "{healed:?}");
+    let opened = connect_many(&mut client, Default::default(), udp(1), 3)?;
+    let report = world.reap(udp(1))?;
+    ensure!(report.finished.is_empty(), "{report:?}");
+    expect_exactly(&report, &mut [&mut client], &opened.cookies)
+}
+
+/// Somebody takes a hook away: what connects from then on is found by a scan, and that is said.
+fn hook_that_was_detached(world: &mut World) -> Result<()> {
+    let (sockets, report) = detach_and_reap(world)?;
+    expect_finished(&report, FinishReason::HookOrder, 4)?;
+    ensure!(report.destroyed == 7 && sockets == 7, "{report:?}");
+    // What was lost may belong to anybody, also when the order can be read again.
+    ensure!(marks(world)?.everything);
+    let report = world.tell(Action::Reconcile { backends: vec![udp(2)] }, true)?;
+    ensure!(
+        report.incomplete_because == [Incomplete::HookOrder, Incomplete::IndexUnsure].into(),
+        "{report:?}"
+    );
+    Ok(())
+}
+
+/// A scan needs no hooks.
+fn hook_that_was_detached_and_a_scan(world: &mut World) -> Result<()> {
+    let (sockets, report) = detach_and_reap(world)?;
+    ensure!(report.finished.is_empty() && report.destroyed == 7 && sockets == 7, "{report:?}");
+    Ok(())
+}
+
+fn detach_and_reap(world: &mut World) -> Result<(usize, Report)> {
+    world.serve(&[udp(1), udp(2)])?;
+    let mut client = world.client("client")?;
+    let mut cookies = connect_many(&mut client, Default::default(), udp(1), 3)?.cookies;
+    ensure!(detach_connect4(world.cgroup().open()?.as_fd())? == 1);
+    cookies.extend(connect_many(&mut client, Default::default(), udp(1), 4)?.cookies);
+    ensure!(world.counters()?.live() == 3);
+    let report = world.reap(udp(1))?;
+    expect_exactly(&report, &mut [&mut client], &cookies)?;
+    Ok((cookies.len(), report))
+}
