@@ -36,6 +36,7 @@ demo: build
 	$(SUDO) $(BUILD)/skreap demo
 
 test: deps fmt clippy shellcheck check-matrix unit docs kernel-tests test-deb test-vm
+test: deps fmt clippy shellcheck check-matrix unit docs kernel-tests model test-vm
 
 fmt:
 	$(CARGO) fmt --all --check
@@ -80,6 +81,12 @@ deb: build target/tools/cargo-deb-$(CARGO_DEB)
 test-deb: deb
 	@$(MAKE) --no-print-directory deps PACKAGES='iproute2 $(TEST_PACKAGES)'
 	$(SUDO) tests/deb/run.sh $(DEB)
+# Random operations against a model of the truth, for two minutes or SECONDS
+.PHONY: model
+model:
+	$(CARGO) test --locked --release --package skreap --test model --no-run
+	$(SUDO) env SKREAP_TESTS=required $(if $(SECONDS),SKREAP_MODEL_SECONDS=$(SECONDS)) \
+		$(CARGO) test --locked --release --package skreap --test model
 
 # A quick run of the benchmark kit; tables and plots in target/bench.
 bench: build

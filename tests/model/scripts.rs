@@ -1,0 +1,11 @@
+//! Scripts that are run every time: what once failed, and what random scripts come to seldom.
+
+/// Name and text.
+pub const KEPT: &[(&str, &str)] = &[
+    ("everything", include_str!("scripts/everything")),
+    ("failed-connect", include_str!("scripts/failed-connect")),
+    ("full", include_str!("scripts/full")),
+    ("unconnected", include_str!("scripts/unconnected")),
+    ("invisible", include_str!("scripts/invisible")),
+    ("take-over", include_str!("scripts/take-over")),
+];

@@ -1,0 +1,119 @@
+//! Random scripts.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::Union;
+use skreap::core::Protocol;
+use skreap::lab::Family;
+
+use crate::script::{CLIENTS, Gone, NETNS, Op, Open, Place, SLOTS, STANDING, Script, To};
+
+/// Most operations of one script.
+const LONGEST: usize = 60;
+
+fn slot() -> impl Strategy<Value = u8> {
+    0..SLOTS
+}
+
+fn client() -> impl Strategy<Value = u8> {
+    0..CLIENTS
+}
+
+/// Mostly one that is always there.
+fn netns() -> impl Strategy<Value = u8> {
+    prop_oneof![4 => 0..STANDING, 1 => STANDING..NETNS]
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![3 => Just(Protocol::Udp), 2 => Just(Protocol::Tcp)]
+}
+
+/// Mostly two of them, so that many sockets are at one backend.
+fn place() -> impl Strategy<Value = Place> {
+    prop_oneof![
+        5 => Just(Place::A),
+        2 => Just(Place::D),
+        2 => select(Place::SERVED.to_vec()),
+        1 => Just(Place::Own),
+        1 => Just(Place::Nowhere),
+    ]
+}
+
+fn to() -> impl Strategy<Value = To> {
+    (place(), prop::bool::weighted(0.1)).prop_map(|(place, raw)| To { place, raw })
+}
+
+fn gone() -> impl Strategy<Value = Vec<Gone>> {
+    let one = || {
+        let place = place().prop_map(|place| if place == Place::Nowhere { Place::B } else { place });
+        (protocol(), place).prop_map(|(protocol, place)| Gone { protocol, place })
+    };
+    prop_oneof![4 => vec(one(), 1), 1 => vec(one(), 2..4)]
+}
+
+fn open() -> impl Strategy<Value = Op> {
+    let family = select(vec![Family::V4, Family::V6]);
+    let rare = || prop::bool::weighted(0.2);
+    (slot(), client(), protocol(), family, netns(), rare(), rare()).prop_map(
+        |(slot, client, protocol, family, netns, bound, nonblocking)| {
+            Op::Open(Open { slot, client, protocol, family, netns, bound, nonblocking })
+        },
+    )
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        14 => open(),
+        2 => (slot(), client(), netns()).prop_map(|(slot, client, netns)| Op::Serve { slot, client, netns }),
+        2 => (slot(), slot()).prop_map(|(listener, slot)| Op::Accept { listener, slot }),
+        18 => (slot(), to()).prop_map(|(slot, to)| Op::Connect { slot, to }),
+        3 => slot().prop_map(|slot| Op::Disconnect { slot }),
+        1 => (slot(), to(), to()).prop_map(|(slot, a, b)| Op::Race { slot, a, b }),
+        2 => slot().prop_map(|slot| Op::Send { slot }),
+        6 => (slot(), to()).prop_map(|(slot, to)| Op::SendTo { slot, to }),
+        2 => (slot(), vec(to(), 1..5)).prop_map(|(slot, to)| Op::SendMany { slot, to }),
+        2 => slot().prop_map(|slot| Op::Shutdown { slot }),
+        2 => slot().prop_map(|slot| Op::Dup { slot }),
+        2 => slot().prop_map(|slot| Op::Fly { slot }),
+        2 => slot().prop_map(|slot| Op::Land { slot }),
+        6 => slot().prop_map(|slot| Op::Close { slot }),
+        1 => client().prop_map(|client| Op::Fork { client }),
+        1 => client().prop_map(|client| Op::EndFork { client }),
+        1 => client().prop_map(|client| Op::Kill { client }),
+        1 => (STANDING..NETNS).prop_map(|netns| Op::NewNetns { netns }),
+        1 => (STANDING..NETNS).prop_map(|netns| Op::Unname { netns }),
+        8 => gone().prop_map(Op::Gone),
+        2 => gone().prop_map(Op::DryRun),
+    ]
+}
+
+/// An open socket that is connected: most scripts should have some.
+fn established() -> impl Strategy<Value = Vec<Op>> {
+    (open(), select(vec![Place::A, Place::A, Place::A, Place::B]), prop::bool::weighted(0.3)).prop_map(
+        |(open, place, other)| {
+            let Op::Open(Open { slot, family, .. }) = open else { return vec![open] };
+            let place = if other && family == Family::V6 { Place::D } else { place };
+            vec![open, Op::Connect { slot, to: To { place, raw: false } }]
+        },
+    )
+}
+
+/// A script for one of these worlds, which come with weights.
+pub fn script(worlds: Vec<(u32, &'static str)>) -> impl Strategy<Value = Script> {
+    let worlds =
+        Union::new_weighted(worlds.into_iter().map(|(weight, world)| (weight, Just(world))).collect());
+    let one = || op().prop_map(|op| vec![op]);
+    let mixed = vec(prop_oneof![8 => one(), 2 => established()], 1..LONGEST);
+    // To start anew takes longest.
+    let restarting =
+        vec(prop_oneof![20 => one(), 5 => established(), 1 => Just(vec![Op::Restart])], 1..LONGEST);
+    (worlds, vec(established(), 0..8), prop_oneof![9 => mixed, 1 => restarting]).prop_map(
+        |(world, first, then)| {
+            let mut ops: Vec<Op> = first.into_iter().chain(then).flatten().collect();
+            // No script is for nothing.
+            ops.push(Op::Gone(vec![Gone { protocol: Protocol::Udp, place: Place::A }]));
+            Script { world: world.to_owned(), ops }
+        },
+    )
+}

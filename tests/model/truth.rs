@@ -1,0 +1,187 @@
+//! The truth: which socket is connected where, by the rules of the kernel, and so whom an event must destroy.
+//!
+//! It is told of every operation and of what the kernel answered, and knows nothing of skreap. Sockets are named by
+//! their cookies.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use skreap::core::{Backend, Protocol, Unconnected};
+
+/// What a system call returned: 0 or an errno.
+pub type Errno = i32;
+
+/// What a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It may connect.
+    Client,
+    /// It listens, or a listener has made it. Never a victim.
+    Server,
+}
+
+/// One socket.
+#[derive(Clone, Debug)]
+pub struct Socket {
+    pub protocol: Protocol,
+    pub role: Role,
+    /// Descriptors, processes and messages that keep it.
+    holders: u32,
+    /// Where it is connected to.
+    peer: Option<SocketAddr>,
+    /// Bound by its owner, so that it keeps its port.
+    bound: bool,
+    /// Has a local port, without which it can neither send nor be named.
+    port: bool,
+    /// Where it has ever sent to by name.
+    sent: BTreeSet<SocketAddr>,
+}
+
+/// All sockets, and what is done with those that only ever sent.
+#[derive(Debug)]
+pub struct Truth {
+    sockets: BTreeMap<u64, Socket>,
+    unconnected: Unconnected,
+    /// Sockets whose last holder is gone.
+    pub closed: u64,
+}
+
+/// IPv4-mapped addresses are IPv4 addresses.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+impl Truth {
+    pub fn new(unconnected: Unconnected) -> Self {
+        Self { sockets: BTreeMap::new(), unconnected, closed: 0 }
+    }
+
+    pub fn get(&self, cookie: u64) -> Option<&Socket> {
+        self.sockets.get(&cookie)
+    }
+
+    pub fn peer(&self, cookie: u64) -> Option<SocketAddr> {
+        self.get(cookie)?.peer
+    }
+
+    pub fn cookies(&self) -> impl Iterator<Item = u64> {
+        self.sockets.keys().copied()
+    }
+
+    fn change(&mut self, cookie: u64, change: impl FnOnce(&mut Socket)) {
+        if let Some(socket) = self.sockets.get_mut(&cookie) {
+            change(socket);
+        }
+    }
+
+    /// A socket was made; it has one holder.
+    pub fn opened(&mut self, cookie: u64, protocol: Protocol, role: Role, bound: bool) {
+        let socket =
+            Socket { protocol, role, holders: 1, peer: None, bound, port: bound, sent: BTreeSet::new() };
+        self.sockets.insert(cookie, socket);
+    }
+
+    /// One holder more.
+    pub fn held(&mut self, cookie: u64) {
+        self.change(cookie, |socket| socket.holders += 1);
+    }
+
+    /// One holder less; with the last one the socket is gone.
+    pub fn released(&mut self, cookie: u64) {
+        self.change(cookie, |socket| socket.holders -= 1);
+        if self.sockets.get(&cookie).is_some_and(|socket| socket.holders == 0) {
+            self.sockets.remove(&cookie);
+            self.closed += 1;
+        }
+    }
+
+    /// `connect(2)`. A UDP socket goes to the new peer, or keeps the old one if that fails. A TCP socket has one peer
+    /// until it loses it: another connect may succeed (it tells that the first one is over) and changes nothing.
+    pub fn connected(&mut self, cookie: u64, to: SocketAddr, errno: Errno) {
+        let to = canonical(to);
+        self.change(cookie, |socket| {
+            // The port is taken before the route is looked for.
+            socket.port = true;
+            match socket.protocol {
+                Protocol::Udp if errno == 0 => socket.peer = Some(to),
+                Protocol::Tcp if errno == 0 && socket.peer.is_none() => socket.peer = Some(to),
+                Protocol::Udp | Protocol::Tcp => {}
+            }
+        });
+    }
+
+    /// Two threads have connected a UDP socket; `peer` is what the kernel says of it. False: that cannot be.
+    #[must_use]
+    pub fn raced(&mut self, cookie: u64, possible: &[SocketAddr], peer: Option<SocketAddr>) -> bool {
+        let peer = peer.map(canonical);
+        let possible: Vec<SocketAddr> = possible.iter().copied().map(canonical).collect();
+        let mut right = false;
+        self.change(cookie, |socket| {
+            socket.port = true;
+            right = if possible.is_empty() {
+                peer == socket.peer
+            } else {
+                peer.is_some_and(|peer| possible.contains(&peer))
+            };
+            socket.peer = peer;
+        });
+        right
+    }
+
+    /// `connect(2)` to AF_UNSPEC. A UDP socket also gives up a port that it was not bound to.
+    pub fn disconnected(&mut self, cookie: u64, errno: Errno) {
+        if errno == 0 {
+            self.lose_peer(cookie);
+        }
+    }
+
+    /// `sendto(2)`. It is noted before the kernel looks whether the datagram can leave, unless the address does not
+    /// fit the socket at all.
+    pub fn sent_to(&mut self, cookie: u64, to: SocketAddr, errno: Errno) {
+        let to = canonical(to);
+        self.change(cookie, |socket| {
+            if socket.protocol == Protocol::Udp {
+                socket.port = true;
+                if !matches!(errno, libc::EAFNOSUPPORT | libc::EINVAL) {
+                    socket.sent.insert(to);
+                }
+            }
+        });
+    }
+
+    /// The other end of a TCP connection has ended it.
+    pub fn ended(&mut self, cookie: u64) {
+        self.lose_peer(cookie);
+    }
+
+    /// The socket was destroyed.
+    pub fn destroyed(&mut self, cookie: u64) {
+        self.lose_peer(cookie);
+    }
+
+    fn lose_peer(&mut self, cookie: u64) {
+        self.change(cookie, |socket| {
+            socket.peer = None;
+            if socket.protocol == Protocol::Udp {
+                socket.port = socket.bound;
+            }
+        });
+    }
+
+    /// Whom an event must destroy: the sockets that are connected to one of the backends, and, if so wanted, those
+    /// that are connected to nothing and have sent to one.
+    pub fn victims(&self, gone: &[Backend]) -> BTreeSet<u64> {
+        let is_victim = |socket: &Socket| {
+            socket.role == Role::Client
+                && gone.iter().any(|backend| {
+                    let addr = backend.socket_addr();
+                    let sender = self.unconnected == Unconnected::Destroy
+                        && socket.peer.is_none()
+                        && socket.port
+                        && socket.sent.contains(&addr);
+                    backend.protocol() == socket.protocol && (socket.peer == Some(addr) || sender)
+                })
+        };
+        self.sockets.iter().filter(|(_, socket)| is_victim(socket)).map(|(cookie, _)| *cookie).collect()
+    }
+}

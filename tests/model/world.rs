@@ -1,0 +1,247 @@
+//! What scripts run in: a cgroup, two standing namespaces with backends, client processes, and a reaper whose hooks
+//! and index are pinned. A world is used by many scripts, one after the other; each has to leave it empty.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use skreap::Reaper;
+use skreap::bpf::{Config, Counters};
+use skreap::choice::Choice;
+use skreap::core::{EngineName, Protocol, Unconnected};
+use skreap::lab::{self, Bpffs, Cgroup, Client, Echo, Mode, Netns, SpawnOptions};
+
+use crate::script::{CLIENTS, Place, STANDING};
+
+/// How long the kernel may take to close what a killed process had.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A kind of world.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    pub name: &'static str,
+    /// How often, among the others: a scan of everything takes a hundred times as long as a walk.
+    pub weight: u32,
+    pub engine: EngineName,
+    pub unconnected: Unconnected,
+    pub max_sockets: u32,
+    pub max_memberships: u32,
+}
+
+const PLAIN: Kind = Kind {
+    name: "plain",
+    weight: 6,
+    engine: EngineName::Netlink,
+    unconnected: Unconnected::Preserve,
+    max_sockets: 1024,
+    max_memberships: 63,
+};
+
+/// Every kind. `full`: the index holds less than the scripts open. `wide`: a socket with more than two peers is in
+/// the bucket that every walk visits.
+pub const KINDS: [Kind; 8] = [
+    PLAIN,
+    Kind { name: "full", weight: 2, max_sockets: 6, ..PLAIN },
+    Kind { name: "wide", max_memberships: 2, ..PLAIN },
+    Kind { name: "unconnected", unconnected: Unconnected::Destroy, ..PLAIN },
+    Kind { name: "sharded", max_sockets: 32_768, ..PLAIN },
+    Kind { name: "iter", weight: 1, engine: EngineName::Iter, ..PLAIN },
+    Kind { name: "diag", weight: 1, engine: EngineName::Diag, ..PLAIN },
+    Kind { name: "kfunc", engine: EngineName::Kfunc, ..PLAIN },
+];
+
+impl Kind {
+    pub fn named(name: &str) -> Result<Self> {
+        KINDS.into_iter().find(|kind| kind.name == name).with_context(|| format!("no world {name:?}"))
+    }
+
+    /// What this machine lacks for it.
+    pub fn missing(&self) -> Option<String> {
+        let module = skreap::bpf::module::look();
+        (self.engine == EngineName::Kfunc).then(|| module.err()).flatten().map(|error| error.to_string())
+    }
+}
+
+pub struct World {
+    // Dropped in this order: nothing may be inside the cgroup when its turn comes.
+    reaper: Option<Reaper>,
+    clients: [Option<Client>; CLIENTS as usize],
+    _echoes: Vec<Echo>,
+    netns: Vec<Netns>,
+    cgroup: Cgroup,
+    bpffs: Bpffs,
+    kind: Kind,
+    spawned: u32,
+}
+
+impl World {
+    pub fn new(kind: Kind) -> Result<Self> {
+        let cgroup = Cgroup::create(&format!("model-{}", kind.name))?;
+        let netns: Vec<Netns> =
+            (0..STANDING).map(|i| fresh_netns(&format!("model-{}-{i}", kind.name))).collect::<Result<_>>()?;
+        let all: Vec<&Netns> = netns.iter().collect();
+        let mut echoes = Vec::new();
+        for place in Place::SERVED {
+            for protocol in [Protocol::Udp, Protocol::Tcp] {
+                echoes.push(Echo::start(protocol, place.addr(), &all, Mode::Echo)?);
+            }
+        }
+        let mut world = Self {
+            reaper: None,
+            clients: [const { None }; CLIENTS as usize],
+            _echoes: echoes,
+            netns,
+            cgroup,
+            bpffs: Bpffs::create()?,
+            kind,
+            spawned: 0,
+        };
+        world.restart()?;
+        Ok(world)
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub fn netns(&self, netns: u8) -> Option<&Netns> {
+        self.netns.get(usize::from(netns))
+    }
+
+    /// Another reaper takes over what the last one has pinned.
+    pub fn restart(&mut self) -> Result<()> {
+        self.reaper = None;
+        let reaper = Reaper::builder()
+            .cgroup(self.cgroup.path())
+            .config(Config {
+                max_sockets: self.kind.max_sockets,
+                buckets: 64,
+                max_memberships: self.kind.max_memberships,
+                ..Config::default()
+            })
+            .engine(Choice::Named(self.kind.engine))
+            .unconnected(self.kind.unconnected)
+            .recheck(Duration::from_millis(1))
+            .pin(self.bpffs.path("pins"))
+            .build()?;
+        self.reaper = Some(reaper);
+        Ok(())
+    }
+
+    pub fn reaper(&mut self) -> Result<&mut Reaper> {
+        self.reaper.as_mut().context("no reaper")
+    }
+
+    pub fn counters(&mut self) -> Result<Counters> {
+        Ok(self.reaper()?.counters()?)
+    }
+
+    /// The process, made anew if it was killed.
+    pub fn client(&mut self, client: u8) -> Result<&mut Client> {
+        let slot = &mut self.clients[usize::from(client % CLIENTS)];
+        if slot.is_none() {
+            self.spawned += 1;
+            let netns = &self.netns[usize::from(client) % self.netns.len()];
+            *slot = Some(Client::spawn(&SpawnOptions {
+                label: &format!("model{client}-{}", self.spawned),
+                cgroup: Some(&self.cgroup),
+                netns: Some(netns),
+            })?);
+        }
+        slot.as_mut().context("no client")
+    }
+
+    /// Kills it, if it is there.
+    pub fn kill(&mut self, client: u8) -> Result<()> {
+        self.clients[usize::from(client % CLIENTS)].take().map_or(Ok(()), Client::kill)
+    }
+
+    /// The cookies of the sockets in the index, once for each node.
+    pub fn recorded(&mut self) -> Result<Vec<u64>> {
+        let mut cookies = Vec::new();
+        let counts = self
+            .reaper()?
+            .index()
+            .walker()?
+            .walk_all(|batch| cookies.extend(batch.iter().map(|v| v.cookie())))?;
+        ensure!(counts.stale == 0, "nodes without their sockets: {counts:?}");
+        Ok(cookies)
+    }
+
+    /// What must hold at any time: no node is lost, counted twice, or without its socket.
+    pub fn check_index(&mut self) -> Result<Counters> {
+        let nodes = self.recorded()?.len() as u64;
+        let counters = self.counters()?;
+        ensure!(counters.live() == nodes, "{nodes} nodes are not inserts without removals: {counters:?}");
+        ensure!(counters.balanced(), "a node is lost or counted twice: {counters:?}");
+        ensure!(counters.stale == 0 && counters.dropped_chain == 0, "alarm: {counters:?}");
+        let audit = self.reaper()?.audit()?;
+        ensure!(audit.agrees && audit.missed == 0, "the audit differs: {audit:?}");
+        ensure!(audit.incomplete == 0 || self.kind.name == "full", "not indexed: {audit:?}");
+        Ok(counters)
+    }
+
+    /// Ends everything that a failed script has left.
+    pub fn clear(&mut self) -> Result<()> {
+        (0..CLIENTS).try_for_each(|client| self.kill(client))?;
+        self.check_empty()
+    }
+
+    /// Waits until the index holds nothing, and checks that it is whole.
+    pub fn check_empty(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.counters()?.live() > 0 {
+            if Instant::now() > deadline {
+                bail!(
+                    "sockets that are gone are still recorded: {:?}, {:?}",
+                    self.recorded()?,
+                    self.counters()?
+                );
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        let counters = self.check_index()?;
+        ensure!(counters.free_nodes == counters.capacity, "the free list is not complete: {counters:?}");
+        Ok(())
+    }
+}
+
+/// A netns in which every place has its address.
+pub fn fresh_netns(label: &str) -> Result<Netns> {
+    let netns = Netns::create(label)?;
+    for place in Place::ALL {
+        if place != Place::Nowhere {
+            netns.add_address(place.addr().ip())?;
+        }
+    }
+    // The routes of IPv6 addresses are put in place from a work queue.
+    for place in [Place::D, Place::E] {
+        let deadline = Instant::now() + PATIENCE;
+        let arrives = || -> std::io::Result<()> {
+            let receiver = std::net::UdpSocket::bind((place.addr().ip(), 0))?;
+            receiver.set_read_timeout(Some(Duration::from_millis(20)))?;
+            let sender = std::net::UdpSocket::bind((place.addr().ip(), 0))?;
+            sender.connect(receiver.local_addr()?)?;
+            sender.send(b"there?")?;
+            receiver.recv(&mut [0; 8]).map(drop)
+        };
+        netns.run(|| {
+            while let Err(error) = arrives() {
+                ensure!(Instant::now() < deadline, "nothing arrives at {}: {error}", place.addr());
+                thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        })??;
+    }
+    Ok(netns)
+}
+
+/// What this machine lacks to run scripts, in one line.
+pub fn missing() -> Option<String> {
+    let findings = skreap::probe::all();
+    let lacks = findings.features.iter().find(|finding| finding.required && !finding.works);
+    if let Some(finding) = lacks {
+        return Some(format!("{}: {}", finding.feature, finding.detail));
+    }
+    lab::raise_nofile_limit().err().map(|error| format!("descriptors: {error}"))
+}
