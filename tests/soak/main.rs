@@ -1,0 +1,382 @@
+//! The soak: processes and namespaces that churn at full speed, events all the time, `skreap serve` killed at random,
+//! and at the end the question whether anything was missed, destroyed by mistake, or left behind.
+//!
+//! ```text
+//!   this process ── events ──► skreap serve ──► index, hooks          every process of the soak knows from shared
+//!    │  kills, starts again ──────┘                                   memory which events have begun and are done
+//!    └─ spawns, kills ──► workers: sockets to 32 backends, a new netns every 20,000 steps
+//! ```
+//!
+//! [`worker`] says how a worker knows of each of its sockets whether it must be destroyed. The soak stops at the first
+//! thing that is wrong, and prints what happened to that socket.
+//!
+//! `make soak MINUTES=10`; run without arguments it does nothing.
+
+mod service;
+mod shared;
+mod sys;
+mod totals;
+mod worker;
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Parser as _;
+use serde_json::{Value, json};
+use skreap::lab::{self, Cgroup};
+
+use service::{PATIENCE, Service, Talk};
+use shared::{GONE, Shared, WORKERS, phase};
+use totals::{KernelLog, Totals};
+
+/// Threads that send events; the backends are shared out among them.
+const SENDERS: usize = 3;
+/// From one event of a sender to the next.
+const EVENT_PAUSE: Duration = Duration::from_millis(3);
+/// A worker and the service are killed about that often.
+const WORKER_LIFE_MS: u64 = 1_000;
+const SERVICE_LIFE_MS: u64 = 4_000;
+
+#[derive(Debug, clap::Parser)]
+struct Args {
+    /// How long sockets churn, minutes
+    #[arg(long, default_value_t = 0.0)]
+    minutes: f64,
+    /// Workers [default: two for each CPU]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=WORKERS as u64))]
+    workers: Option<u64>,
+    /// Seed of what workers do [default: the time]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// File for the totals as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Kill nobody: then every single release is accounted for
+    #[arg(long)]
+    no_kills: bool,
+    /// This process is that worker
+    #[arg(long, hide = true, num_args = 3, value_names = ["FD", "WORKER", "SEED"])]
+    worker: Option<Vec<u64>>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let outcome = match &args.worker {
+        Some(worker) => become_worker(worker),
+        None if args.minutes <= 0.0 => {
+            println!("soak: say --minutes N, or make soak MINUTES=N");
+            Ok(true)
+        }
+        None => soak(&args),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("soak: {error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn become_worker(words: &[u64]) -> Result<bool> {
+    let [fd, worker, seed] = words else { bail!("a worker has three words") };
+    let shared = shared::map(i32::try_from(*fd)?)?;
+    worker::run(shared, usize::try_from(*worker)?, *seed)
+}
+
+/// All workers, and those who spawn them again.
+struct Workers<'a> {
+    shared: &'static Shared,
+    fd: &'a OwnedFd,
+    cgroup: &'a Cgroup,
+    seed: u64,
+    children: Vec<Child>,
+    killed: u64,
+}
+
+impl Workers<'_> {
+    fn spawn(&mut self, worker: usize) -> Result<Child> {
+        self.seed = self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(worker as u64 + 1);
+        let door = fs::File::options().write(true).open(self.cgroup.path().join("cgroup.procs"))?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("--worker").args([
+            self.fd.as_raw_fd().to_string(),
+            worker.to_string(),
+            self.seed.to_string(),
+        ]);
+        let enter = move || {
+            io::Write::write_all(&mut &door, b"0")?;
+            // SAFETY: no pointers.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            Ok(())
+        };
+        // SAFETY: between fork and exec only system calls are made, on a descriptor opened before.
+        unsafe { command.pre_exec(enter) };
+        command.spawn().context("start a worker")
+    }
+
+    fn kill(&mut self, worker: usize) -> Result<()> {
+        self.children[worker].kill()?;
+        self.children[worker].wait()?;
+        let work = &self.shared.workers[worker];
+        shared::add(&work.unsure, work.making.swap(0, SeqCst));
+        self.killed += 1;
+        self.children[worker] = self.spawn(worker)?;
+        Ok(())
+    }
+
+    /// Tells all what to do, and waits until they have done it.
+    fn all(&mut self, phase: u64) -> Result<()> {
+        self.shared.phase.store(phase, SeqCst);
+        let deadline = Instant::now() + PATIENCE;
+        if phase == phase::END {
+            for child in &mut self.children {
+                ensure!(child.wait()?.success(), "a worker has failed");
+            }
+            return Ok(());
+        }
+        for worker in 0..self.children.len() {
+            while self.shared.workers[worker].phase.load(SeqCst) != phase {
+                ensure!(Instant::now() < deadline, "worker {worker} does not come to phase {phase}");
+                ensure!(self.children[worker].try_wait()?.is_none(), "worker {worker} has ended");
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Workers<'_> {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            // Those that have ended cannot be killed.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// What the senders of events have seen.
+#[derive(Default)]
+struct Seen {
+    events: AtomicU64,
+    destroyed: AtomicU64,
+    stale: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// Deletes one backend, and looks at the report.
+fn delete(shared: &Shared, talk: &mut Talk, seen: &Seen, protocol: usize, backend: usize) -> Result<()> {
+    let events = &shared.events[protocol][backend];
+    let n = events.begun.load(SeqCst) + 1;
+    events.begun.store(n, SeqCst);
+    let name = worker::backend_name(protocol, backend);
+    let request = json!({"id": format!("{name}-{n}"), "type": "backend-deleted", "backend": name});
+    let report = talk.ask(&request)?;
+    let right = report["complete"] == true && report.get("error").is_none() && report["failed"]["total"] == 0;
+    ensure!(right, "an event was not answered as it should: {report}");
+    events.done.store(n, SeqCst);
+    seen.events.fetch_add(1, Relaxed);
+    seen.destroyed.fetch_add(report["destroyed"].as_u64().unwrap_or_default(), Relaxed);
+    seen.stale.fetch_add(report["skipped"]["stale"].as_u64().unwrap_or_default(), Relaxed);
+    Ok(())
+}
+
+/// Deletes its share of the backends, one after the other, until told to stop.
+fn send_events(shared: &Shared, directory: &Path, seen: &Seen, sender: usize) -> Result<()> {
+    let mut talk = Talk::new(directory);
+    let mine: Vec<(usize, usize)> =
+        (0..2 * GONE).filter(|i| i % SENDERS == sender).map(|i| (i / GONE, i % GONE)).collect();
+    for (protocol, backend) in mine.iter().cycle() {
+        if seen.stop.load(Relaxed) {
+            break;
+        }
+        delete(shared, &mut talk, seen, *protocol, *backend)?;
+        thread::sleep(EVENT_PAUSE);
+    }
+    Ok(())
+}
+
+fn soak(args: &Args) -> Result<bool> {
+    lab::sweep()?;
+    lab::raise_nofile_limit()?;
+    let cpus = thread::available_parallelism()?.get() as u64;
+    let workers = args.workers.unwrap_or(2 * cpus).min(WORKERS as u64) as usize;
+    let seed = args.seed.unwrap_or(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64);
+    let time = Duration::from_secs_f64(args.minutes * 60.0);
+    eprintln!("soak: seed {seed}, {workers} workers, {:.0} s", time.as_secs_f64());
+
+    let directory = tempfile::TempDir::new()?;
+    let cgroup = Cgroup::create("soak")?;
+    let (fd, shared) = shared::create()?;
+    let mut kernel_log = KernelLog::open();
+    let mut service = Service::start(&cgroup, directory.path())?;
+    let mut talk = Talk::new(directory.path());
+    // Sockets that are opened before the hooks are there would be in no count.
+    talk.ask(&json!({"id": "there?", "type": "status"}))?;
+    let mut all = Workers { shared, fd: &fd, cgroup: &cgroup, seed, children: Vec::new(), killed: 0 };
+    for worker in 0..workers {
+        let child = all.spawn(worker)?;
+        all.children.push(child);
+    }
+
+    let seen = Seen::default();
+    let begin = Instant::now();
+    let services_killed = thread::scope(|scope| {
+        let senders: Vec<_> = (0..SENDERS)
+            .map(|sender| {
+                let (seen, directory) = (&seen, directory.path());
+                scope.spawn(move || {
+                    let sent = send_events(shared, directory, seen, sender);
+                    if sent.is_err() {
+                        seen.stop.store(true, Relaxed);
+                    }
+                    sent
+                })
+            })
+            .collect();
+        let killed = churn(&mut all, &mut service, &seen, begin + time, args.no_kills);
+        seen.stop.store(true, Relaxed);
+        for sender in senders {
+            sender.join().map_err(|_| anyhow::anyhow!("a sender panicked"))??;
+        }
+        killed
+    })?;
+    let seconds = begin.elapsed().as_secs_f64();
+
+    // What is open now must go with an event, and nothing else.
+    all.all(phase::HOLD)?;
+    for i in 0..2 * GONE {
+        delete(shared, &mut talk, &seen, i / GONE, i % GONE)?;
+    }
+    all.all(phase::CHECK)?;
+    let audit = talk.ask(&json!({"id": "audit", "type": "audit"}))?;
+    all.all(phase::END)?;
+    let index = empty_index(&mut talk)?;
+    let counters = &index["index"]["counters"];
+    let count = |name: &str| counters[name].as_u64().with_context(|| format!("no {name} in {index}"));
+    let releases = count("releases")? + count("releases_without_node")? + count("releases_without_cookie")?;
+    let (least, unsure) = (shared.sum(|w| &w.sockets), shared.sum(|w| &w.unsure));
+    let totals = Totals {
+        kernel: totals::kernel()?,
+        cpus,
+        seconds,
+        workers: workers as u64,
+        seed,
+        socket_operations: shared.sum(|w| &w.operations),
+        sockets: least,
+        inserts: count("inserts")?,
+        namespaces: shared.sum(|w| &w.netns),
+        looks: shared.sum(|w| &w.looks),
+        events: seen.events.load(Relaxed),
+        destroyed: seen.destroyed.load(Relaxed),
+        services_killed,
+        workers_killed: all.killed,
+        missed: shared.sum(|w| &w.missed),
+        wrongly_destroyed: shared.sum(|w| &w.wrong),
+        leaked_nodes: count("capacity")? - count("free_nodes")?,
+        stale_nodes: count("stale")?,
+        missed_releases: least.saturating_sub(releases),
+        kernel_complaints: 0,
+    };
+    let complaints = kernel_log.complaints();
+    let totals = Totals { kernel_complaints: complaints.len() as u64, ..totals };
+    print!("{totals}");
+    if let Some(path) = &args.json {
+        fs::write(path, format!("{}\n", serde_json::to_string_pretty(&totals)?))
+            .with_context(|| format!("write {}", path.display()))?;
+    }
+    complaints.iter().for_each(|line| eprintln!("soak: kernel: {line}"));
+    let mut good = true;
+    for (what, n) in totals.faults().into_iter().filter(|(_, n)| *n > 0) {
+        eprintln!("soak: {n} {what}");
+        good = false;
+    }
+    if totals.inserts != count("removals")? || releases > least + unsure {
+        eprintln!("soak: counters do not fit: {least} to {} sockets, {counters}", least + unsure);
+        good = false;
+    }
+    if audit["audit"]["agrees"] != true {
+        eprintln!("soak: the audit differs: {audit}");
+        good = false;
+    }
+    tell_suspects(shared, &audit);
+    if !good {
+        eprintln!("soak: the log of skreap serve:\n{}", fs::read_to_string(service::log(directory.path()))?);
+    }
+    Ok(good)
+}
+
+/// Kills workers and service now and then, until the time is over or something is wrong. Returns how often the service
+/// was killed.
+fn churn(
+    all: &mut Workers<'_>,
+    service: &mut Service,
+    seen: &Seen,
+    end: Instant,
+    no_kills: bool,
+) -> Result<u64> {
+    let mut services_killed = 0;
+    let mut random = all.seed | 1;
+    let mut below = |n: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % n
+    };
+    let soon = |ms: u64| Instant::now() + Duration::from_millis(ms);
+    let mut next_worker = soon(below(2 * WORKER_LIFE_MS));
+    let mut next_service = soon(below(2 * SERVICE_LIFE_MS));
+    while Instant::now() < end && !seen.stop.load(Relaxed) {
+        thread::sleep(Duration::from_millis(20));
+        service.check()?;
+        if all.shared.suspect.load(SeqCst) != 0 || seen.stale.load(Relaxed) > 0 {
+            eprintln!("soak: stopped, something is wrong");
+            break;
+        }
+        for (worker, child) in all.children.iter_mut().enumerate() {
+            ensure!(child.try_wait()?.is_none(), "worker {worker} has ended by itself");
+        }
+        if !no_kills && Instant::now() > next_worker {
+            let worker = below(all.children.len() as u64) as usize;
+            all.kill(worker)?;
+            next_worker = soon(below(2 * WORKER_LIFE_MS));
+        }
+        if !no_kills && Instant::now() > next_service {
+            service.kill()?;
+            services_killed += 1;
+            next_service = soon(below(2 * SERVICE_LIFE_MS));
+        }
+    }
+    Ok(services_killed)
+}
+
+/// What the index holds when all sockets are closed: nothing, after a moment.
+fn empty_index(talk: &mut Talk) -> Result<Value> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let index = talk.ask(&json!({"id": "index", "type": "index"}))?;
+        if index["index"]["nodes"] == 0 || Instant::now() > deadline {
+            return Ok(index);
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Prints the last operations of every socket with which something is wrong.
+fn tell_suspects(shared: &Shared, audit: &Value) {
+    let suspect = Some(shared.suspect.load(SeqCst)).filter(|cookie| *cookie != 0);
+    let differences = audit["audit"]["differences"].as_array().into_iter().flatten();
+    let differing = differences.filter_map(|difference| difference["socket"]["cookie"].as_u64());
+    for cookie in suspect.into_iter().chain(differing) {
+        eprintln!("soak: what happened to socket {cookie}:");
+        shared.history(cookie).iter().for_each(|line| eprintln!("  {line}"));
+    }
+}

@@ -1,0 +1,165 @@
+//! Memory that the soak and its workers share: what events have happened, what workers have done, and the last
+//! operations of each. It outlives a worker that is killed.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Backends of each kind (address and protocol).
+pub const BACKENDS: usize = 16;
+/// The first of them are deleted again and again, the others never.
+pub const GONE: usize = 12;
+/// Most workers.
+pub const WORKERS: usize = 32;
+/// Operations that each worker remembers.
+pub const RING: usize = 1 << 16;
+
+/// What the workers are to do.
+pub mod phase {
+    pub const CHURN: u64 = 0;
+    /// Keep what is open, and do nothing.
+    pub const HOLD: u64 = 1;
+    /// Look at every socket once more.
+    pub const CHECK: u64 = 2;
+    /// Close everything and end.
+    pub const END: u64 = 3;
+}
+
+/// The history of one backend. An event is begun before it is sent, and done when its report is there.
+#[derive(Debug)]
+pub struct Events {
+    pub begun: AtomicU64,
+    pub done: AtomicU64,
+}
+
+/// One operation on one socket.
+#[derive(Debug)]
+pub struct Entry {
+    pub cookie: AtomicU64,
+    /// Operation in the low 8 bits, backend in the next 8, milliseconds of the clock above.
+    pub what: AtomicU64,
+}
+
+/// What one worker has done, all of its processes together.
+#[derive(Debug)]
+pub struct Work {
+    /// System calls on sockets: socket, connect, send, accept, listen, close.
+    pub operations: AtomicU64,
+    /// Sockets made.
+    pub sockets: AtomicU64,
+    /// 1 while a socket is being made: whoever is killed then may have made it.
+    pub making: AtomicU64,
+    /// Sockets that may or may not have been made by workers that were killed meanwhile.
+    pub unsure: AtomicU64,
+    pub netns: AtomicU64,
+    /// Sockets seen to be destroyed, as they should be.
+    pub destroyed: AtomicU64,
+    /// Looks at a socket.
+    pub looks: AtomicU64,
+    /// Sockets that were connected before an event began and still were when it was done.
+    pub missed: AtomicU64,
+    /// Sockets that were destroyed though no event named their backend.
+    pub wrong: AtomicU64,
+    /// The phase that it has reached.
+    pub phase: AtomicU64,
+    /// Where in the ring the next entry goes.
+    pub at: AtomicU64,
+    pub ring: [Entry; RING],
+}
+
+#[derive(Debug)]
+pub struct Shared {
+    pub phase: AtomicU64,
+    /// Of UDP, then of TCP.
+    pub events: [[Events; BACKENDS]; 2],
+    /// The cookie of the first socket with which something was wrong.
+    pub suspect: AtomicU64,
+    pub workers: [Work; WORKERS],
+}
+
+/// Names of operations, as they are numbered in the ring.
+pub const NAMES: [&str; 10] = [
+    "",
+    "connect",
+    "reconnect",
+    "disconnect",
+    "sendto",
+    "close",
+    "found destroyed",
+    "found connected",
+    "failed connect",
+    "dup and close",
+];
+
+/// Makes the memory; the descriptor is for workers.
+pub fn create() -> io::Result<(OwnedFd, &'static Shared)> {
+    // SAFETY: the name is a C string; the flags are none, so that workers inherit it.
+    let fd = unsafe { libc::memfd_create(c"soak".as_ptr(), 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    File::from(fd.try_clone()?).set_len(size_of::<Shared>() as u64)?;
+    let shared = map(fd.as_raw_fd())?;
+    Ok((fd, shared))
+}
+
+/// Maps the memory for the rest of this process' life.
+pub fn map(fd: i32) -> io::Result<&'static Shared> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the kernel chooses the place.
+    let at =
+        unsafe { libc::mmap(std::ptr::null_mut(), size_of::<Shared>(), protection, libc::MAP_SHARED, fd, 0) };
+    if at == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping is as long as the struct, page-aligned, never unmapped, and of integers that are only
+    // changed atomically; all bytes are a value of it.
+    Ok(unsafe { &*at.cast::<Shared>() })
+}
+
+impl Shared {
+    /// The sum over all workers.
+    pub fn sum(&self, of: impl Fn(&Work) -> &AtomicU64) -> u64 {
+        self.workers.iter().map(|work| of(work).load(Relaxed)).sum()
+    }
+
+    /// The last operations on a socket, the oldest first, as lines.
+    pub fn history(&self, cookie: u64) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (worker, work) in self.workers.iter().enumerate() {
+            let at = work.at.load(Relaxed);
+            for i in at.saturating_sub(RING as u64)..at {
+                let entry = &work.ring[i as usize % RING];
+                if entry.cookie.load(Relaxed) != cookie {
+                    continue;
+                }
+                let what = entry.what.load(Relaxed);
+                let name = NAMES.get(what as usize & 0xff).unwrap_or(&"?");
+                lines.push(format!(
+                    "{:>10} ms  worker {worker}  {name}  backend {}",
+                    what >> 16,
+                    what >> 8 & 0xff
+                ));
+            }
+        }
+        lines
+    }
+}
+
+impl Work {
+    pub fn note(&self, cookie: u64, operation: u8, backend: usize, ms: u64) {
+        let at = self.at.load(Relaxed);
+        let entry = &self.ring[at as usize % RING];
+        entry.cookie.store(cookie, Relaxed);
+        entry.what.store(u64::from(operation) | (backend as u64) << 8 | ms << 16, Relaxed);
+        self.at.store(at + 1, Relaxed);
+    }
+}
+
+/// Adds without a lock: only one process at a time counts here.
+pub fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Relaxed) + n, Relaxed);
+}

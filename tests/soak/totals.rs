@@ -1,0 +1,139 @@
+//! What a soak comes to.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+/// The totals; the last six must be 0.
+#[derive(Debug, Default, Serialize)]
+pub struct Totals {
+    pub kernel: String,
+    pub cpus: u64,
+    pub seconds: f64,
+    pub workers: u64,
+    pub seed: u64,
+    pub socket_operations: u64,
+    pub sockets: u64,
+    /// What the index has counted.
+    pub inserts: u64,
+    pub namespaces: u64,
+    pub looks: u64,
+    pub events: u64,
+    pub destroyed: u64,
+    /// SIGKILLs.
+    pub services_killed: u64,
+    pub workers_killed: u64,
+    pub missed: u64,
+    pub wrongly_destroyed: u64,
+    pub leaked_nodes: u64,
+    pub stale_nodes: u64,
+    pub missed_releases: u64,
+    pub kernel_complaints: u64,
+}
+
+impl Totals {
+    /// What is to be 0.
+    pub fn faults(&self) -> [(&'static str, u64); 6] {
+        [
+            ("missed", self.missed),
+            ("wrongly destroyed", self.wrongly_destroyed),
+            ("leaked nodes", self.leaked_nodes),
+            ("stale nodes met", self.stale_nodes),
+            ("missed releases", self.missed_releases),
+            ("kernel log complaints", self.kernel_complaints),
+        ]
+    }
+}
+
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kernel, cpus, seconds, workers, seed, .. } = self;
+        writeln!(f, "Linux {kernel}, {cpus} CPUs, {seconds:.0} s, {workers} workers, seed {seed}")?;
+        let done = [
+            ("socket operations", self.socket_operations),
+            ("sockets", self.sockets),
+            ("inserts", self.inserts),
+            ("namespaces", self.namespaces),
+            ("looks at a socket", self.looks),
+            ("events", self.events),
+            ("destroyed", self.destroyed),
+            ("serve killed", self.services_killed),
+            ("workers killed", self.workers_killed),
+        ];
+        done.iter()
+            .chain(&self.faults())
+            .try_for_each(|(what, n)| writeln!(f, "{what:<22}{:>16}", grouped(*n)))
+    }
+}
+
+/// Complaints in the kernel's log from now on.
+pub struct KernelLog(Option<File>);
+
+/// As in tests/vm/run.sh.
+const COMPLAINTS: [&str; 8] = [
+    "WARNING:",
+    "BUG:",
+    "Oops",
+    "Kernel panic",
+    "Call Trace",
+    "general protection",
+    "refcount_t:",
+    "self-detected stall",
+];
+
+impl KernelLog {
+    pub fn open() -> Self {
+        let log = File::options().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg");
+        let mut log = match log {
+            Ok(log) => log,
+            Err(error) => {
+                eprintln!("soak: the kernel's log cannot be read, and is not looked at: {error}");
+                return Self(None);
+            }
+        };
+        let at_end = log.seek(SeekFrom::End(0)).is_ok();
+        Self(at_end.then_some(log))
+    }
+
+    /// Those that came since.
+    pub fn complaints(&mut self) -> Vec<String> {
+        let mut found = Vec::new();
+        let Some(log) = &mut self.0 else { return found };
+        let mut record = [0; 8192];
+        // One record a read; EPIPE: some were overwritten, and the next read goes on.
+        loop {
+            match log.read(&mut record) {
+                Ok(n) if n > 0 => {
+                    let line = String::from_utf8_lossy(&record[..n]).into_owned();
+                    if COMPLAINTS.iter().any(|complaint| line.contains(complaint)) {
+                        found.push(line);
+                    }
+                }
+                Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
+                _ => return found,
+            }
+        }
+    }
+}
+
+/// The kernel's release.
+pub fn kernel() -> Result<String> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's release")?;
+    Ok(release.trim().to_owned())
+}

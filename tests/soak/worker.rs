@@ -1,0 +1,407 @@
+//! A worker: opens, moves and closes sockets as fast as it can, and knows of each whether it must be destroyed.
+//!
+//! Each backend counts its events: *begun* before one is sent, *done* when its report is there. A socket that was
+//! connected when `begun` stood at `n` must be gone once `done` is above `n`; one that was connected when `done` stood at
+//! `n` may not be gone while `begun` is still `n`. In between, both are right. So no look at a socket needs to wait for
+//! anything.
+
+use std::process;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use crate::shared::{BACKENDS, Events, GONE, Shared, Work, add, phase};
+use crate::sys::{self, Address, Fd};
+
+/// Sockets that a worker has open at a time.
+const POOL: usize = 256;
+/// Steps from one netns to the next.
+const NETNS_STEPS: u64 = 20_000;
+/// Namespaces whose servers are kept, while sockets of theirs are still in the pool.
+const KEPT: usize = 3;
+/// Port of the servers over IPv4; over IPv6 there is one address, and backends differ by port.
+const PORT: u16 = 53;
+const PORT6: u16 = 1000;
+
+/// How long a connection may take to come out at the other end, and how many strangers may be in front of it.
+const ACCEPT_MS: i32 = 1000;
+const ACCEPTS: u32 = 64;
+
+const CONNECT: u8 = 1;
+const RECONNECT: u8 = 2;
+const DISCONNECT: u8 = 3;
+const SEND_TO: u8 = 4;
+const CLOSE: u8 = 5;
+const DESTROYED: u8 = 6;
+const CONNECTED: u8 = 7;
+const FAILED: u8 = 8;
+const DUP: u8 = 9;
+
+/// How a socket reaches a backend. Even backends have IPv4 addresses, odd ones IPv6.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Via {
+    V4,
+    Mapped,
+    V6,
+}
+
+/// Whom a socket is connected to, and since when.
+#[derive(Clone, Copy)]
+struct Peer {
+    backend: usize,
+    /// Events of the backend that were done before the connect began, and begun when it had returned.
+    done_before: u64,
+    begun_after: u64,
+}
+
+struct Socket {
+    fd: Fd,
+    /// The server's end of a TCP connection.
+    accepted: Option<Fd>,
+    cookie: u64,
+    via: Via,
+    peer: Option<Peer>,
+}
+
+/// Servers of one netns: UDP sockets that receive, TCP listeners; over IPv4 first.
+struct Servers {
+    udp: Vec<Fd>,
+    tcp: Vec<(u16, Fd)>,
+}
+
+struct Worker {
+    shared: &'static Shared,
+    work: &'static Work,
+    random: u64,
+    pool: Vec<Option<Socket>>,
+    servers: Vec<Servers>,
+}
+
+/// The address of a backend as [`sys`] takes it.
+fn address(backend: usize, via: Via) -> Address {
+    let last = backend as u8 + 1;
+    match via {
+        Via::V4 => Address::v4([127, 179, 0, last], PORT),
+        Via::Mapped => Address::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 179, 0, last], PORT),
+        Via::V6 => Address::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], PORT6 + backend as u16),
+    }
+}
+
+/// The backend as it is written in events.
+pub fn backend_name(protocol: usize, backend: usize) -> String {
+    let protocol = ["udp", "tcp"][protocol];
+    if backend % 2 == 0 {
+        format!("{protocol}://127.179.0.{}:{PORT}", backend + 1)
+    } else {
+        format!("{protocol}://[::1]:{}", PORT6 + backend as u16)
+    }
+}
+
+/// Works until it is told to end, and exits.
+pub fn run(shared: &'static Shared, worker: usize, seed: u64) -> ! {
+    let work = &shared.workers[worker];
+    let pool = (0..POOL).map(|_| None).collect();
+    let mut worker = Worker { shared, work, random: seed | 1, pool, servers: Vec::new() };
+    match worker.run() {
+        Ok(()) => process::exit(0),
+        Err(why) => {
+            eprintln!("soak worker: {why}");
+            process::exit(1)
+        }
+    }
+}
+
+impl Worker {
+    fn run(&mut self) -> Result<(), String> {
+        self.new_netns()?;
+        let mut step = 0;
+        loop {
+            let phase = self.shared.phase.load(SeqCst);
+            if phase != phase::CHURN {
+                match phase {
+                    phase::CHECK if self.work.phase.load(SeqCst) != phase => {
+                        (0..POOL).for_each(|slot| self.look(slot));
+                    }
+                    phase::END => {
+                        (0..POOL).for_each(|slot| self.close(slot));
+                        self.servers.drain(..).for_each(Servers::close);
+                        return Ok(());
+                    }
+                    _ => {}
+                }
+                self.work.phase.store(phase, SeqCst);
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            }
+            step += 1;
+            if step % NETNS_STEPS == 0 {
+                self.new_netns()?;
+            }
+            self.step();
+        }
+    }
+
+    /// xorshift64*
+    fn below(&mut self, n: u64) -> u64 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        (self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % n
+    }
+
+    fn note(&self, cookie: u64, operation: u8, backend: usize) {
+        self.work.note(cookie, operation, backend, sys::now_ms());
+    }
+
+    /// A socket that counts, also if this process is killed while it is made.
+    fn socket(&self, make: impl FnOnce() -> Result<Fd, i32>) -> Result<Fd, i32> {
+        self.work.making.store(1, SeqCst);
+        let fd = make();
+        if fd.is_ok() {
+            add(&self.work.sockets, 1);
+        }
+        self.work.making.store(0, SeqCst);
+        add(&self.work.operations, 1);
+        fd
+    }
+
+    fn new_netns(&mut self) -> Result<(), String> {
+        let about = |what: &'static str| move |errno: i32| format!("{what}: errno {errno}");
+        sys::enter_new_netns().map_err(about("new netns"))?;
+        let mut servers = Servers { udp: Vec::new(), tcp: Vec::new() };
+        let any = [0; 16];
+        let ports = || std::iter::once(PORT).chain((0..BACKENDS as u16).map(|backend| PORT6 + backend));
+        for port in ports() {
+            let udp = self.socket(|| sys::socket(libc::AF_INET6, libc::SOCK_DGRAM));
+            let udp = udp.map_err(about("socket"))?;
+            sys::bind(udp, &Address::v6(any, port)).map_err(about("bind"))?;
+            servers.udp.push(udp);
+            let tcp = self.socket(|| sys::socket(libc::AF_INET6, libc::SOCK_STREAM | libc::SOCK_NONBLOCK));
+            let tcp = tcp.map_err(about("socket"))?;
+            sys::bind(tcp, &Address::v6(any, port)).map_err(about("bind"))?;
+            sys::listen(tcp).map_err(about("listen"))?;
+            servers.tcp.push((port, tcp));
+        }
+        self.servers.push(servers);
+        if self.servers.len() > KEPT {
+            self.servers.remove(0).close();
+        }
+        add(&self.work.netns, 1);
+        Ok(())
+    }
+
+    fn events(&self, socket: &Socket, backend: usize) -> &'static Events {
+        &self.shared.events[usize::from(socket.accepted.is_some())][backend]
+    }
+
+    /// Something to one socket.
+    fn step(&mut self) {
+        let slot = self.below(POOL as u64) as usize;
+        if self.pool[slot].is_none() {
+            if self.below(10) < 3 {
+                self.open_tcp(slot)
+            } else {
+                self.open_udp(slot)
+            }
+            return;
+        }
+        self.look(slot);
+        let is_tcp = self.pool[slot].as_ref().is_some_and(|socket| socket.accepted.is_some());
+        match self.below(16) {
+            0..5 if !is_tcp => self.reconnect(slot),
+            5 if !is_tcp => self.disconnect(slot),
+            6 if !is_tcp => self.fail_to_connect(slot),
+            7..9 if !is_tcp => self.send_to(slot),
+            9 => self.dup(slot),
+            _ => self.close(slot),
+        }
+    }
+
+    /// A backend that this kind of socket can reach.
+    fn backend(&mut self, via: Via) -> usize {
+        let pair = self.below(BACKENDS as u64 / 2) as usize;
+        pair * 2 + usize::from(via == Via::V6)
+    }
+
+    fn via(&mut self) -> Via {
+        [Via::V4, Via::V6, Via::Mapped][self.below(3) as usize]
+    }
+
+    fn open_udp(&mut self, slot: usize) {
+        let via = self.via();
+        let domain = if via == Via::V4 { libc::AF_INET } else { libc::AF_INET6 };
+        let Ok(fd) = self.socket(|| sys::socket(domain, libc::SOCK_DGRAM)) else { return };
+        // Some never get a cookie.
+        if self.below(32) == 0 {
+            sys::close(fd);
+            add(&self.work.operations, 1);
+            return;
+        }
+        self.pool[slot] = Some(Socket { fd, accepted: None, cookie: sys::cookie(fd), via, peer: None });
+        self.connect(slot, CONNECT);
+    }
+
+    fn reconnect(&mut self, slot: usize) {
+        self.connect(slot, RECONNECT);
+    }
+
+    fn connect(&mut self, slot: usize, operation: u8) {
+        let Some(via) = self.pool[slot].as_ref().map(|socket| socket.via) else { return };
+        let backend = self.backend(via);
+        let Some(mut socket) = self.pool[slot].take() else { return };
+        let events = self.events(&socket, backend);
+        let done_before = events.done.load(SeqCst);
+        let connected = sys::connect(socket.fd, &address(backend, via));
+        let begun_after = events.begun.load(SeqCst);
+        add(&self.work.operations, 1);
+        self.note(socket.cookie, operation, backend);
+        // A connect that fails leaves the old peer.
+        if connected.is_ok() {
+            socket.peer = Some(Peer { backend, done_before, begun_after });
+        }
+        self.pool[slot] = Some(socket);
+    }
+
+    fn open_tcp(&mut self, slot: usize) {
+        let via = self.via();
+        let backend = self.backend(via);
+        let domain = if via == Via::V4 { libc::AF_INET } else { libc::AF_INET6 };
+        let Ok(fd) = self.socket(|| sys::socket(domain, libc::SOCK_STREAM)) else { return };
+        let events = &self.shared.events[1][backend];
+        let cookie = sys::cookie(fd);
+        let done_before = events.done.load(SeqCst);
+        let connected = sys::connect(fd, &address(backend, via));
+        let begun_after = events.begun.load(SeqCst);
+        add(&self.work.operations, 1);
+        self.note(cookie, if connected.is_ok() { CONNECT } else { FAILED }, backend);
+        if let Err(errno) = connected {
+            // Destroyed under way, which is right if there was an event.
+            if errno == libc::ECONNABORTED && begun_after == done_before {
+                self.wrong(cookie);
+            }
+            sys::close_with_reset(fd);
+            add(&self.work.operations, 1);
+            return;
+        }
+        let port = if via == Via::V6 { PORT6 + backend as u16 } else { PORT };
+        let listener =
+            self.servers.last().and_then(|s| s.tcp.iter().find(|(at, _)| *at == port)).map(|(_, fd)| *fd);
+        let Some(accepted) = listener.and_then(|listener| self.accept(listener, sys::local_port(fd))) else {
+            sys::close_with_reset(fd);
+            add(&self.work.operations, 1);
+            return;
+        };
+        let peer = Some(Peer { backend, done_before, begun_after });
+        self.pool[slot] = Some(Socket { fd, accepted: Some(accepted), cookie, via, peer });
+    }
+
+    /// The server's end of the connection from this port. What else is in the queue is left over from connects that
+    /// were destroyed under way.
+    fn accept(&self, listener: Fd, port: u16) -> Option<Fd> {
+        for _ in 0..ACCEPTS {
+            sys::wait_readable(listener, ACCEPT_MS);
+            let accepted = self.socket(|| sys::accept(listener)).ok()?;
+            if sys::peer_port(accepted) == Some(port) {
+                return Some(accepted);
+            }
+            sys::close(accepted);
+            add(&self.work.operations, 1);
+        }
+        None
+    }
+
+    fn disconnect(&mut self, slot: usize) {
+        let Some(socket) = &mut self.pool[slot] else { return };
+        if sys::disconnect(socket.fd).is_ok() {
+            socket.peer = None;
+        }
+        let cookie = socket.cookie;
+        add(&self.work.operations, 1);
+        self.note(cookie, DISCONNECT, 0);
+    }
+
+    /// To an address without a route: the old peer stays.
+    fn fail_to_connect(&mut self, slot: usize) {
+        let Some(socket) = &self.pool[slot] else { return };
+        let connected = sys::connect(socket.fd, &Address::v4([203, 0, 113, 1], PORT));
+        add(&self.work.operations, 1);
+        self.note(socket.cookie, FAILED, 0);
+        debug_assert!(connected.is_err());
+    }
+
+    fn send_to(&mut self, slot: usize) {
+        let Some(via) = self.pool[slot].as_ref().map(|socket| socket.via) else { return };
+        let backend = self.backend(via);
+        let Some(socket) = &self.pool[slot] else { return };
+        // Whatever comes of it: a receiver may be gone by now, or full.
+        let _ = sys::send_to(socket.fd, &address(backend, via));
+        add(&self.work.operations, 1);
+        self.note(socket.cookie, SEND_TO, backend);
+    }
+
+    fn dup(&mut self, slot: usize) {
+        let Some(socket) = &mut self.pool[slot] else { return };
+        let Ok(copy) = sys::dup(socket.fd) else { return };
+        sys::close(std::mem::replace(&mut socket.fd, copy));
+        let cookie = socket.cookie;
+        add(&self.work.operations, 2);
+        self.note(cookie, DUP, 0);
+    }
+
+    fn close(&mut self, slot: usize) {
+        let Some(socket) = self.pool[slot].take() else { return };
+        self.note(socket.cookie, CLOSE, socket.peer.map_or(0, |peer| peer.backend));
+        if let Some(accepted) = socket.accepted {
+            sys::close_with_reset(socket.fd);
+            sys::close(accepted);
+            add(&self.work.operations, 2);
+        } else {
+            sys::close(socket.fd);
+            add(&self.work.operations, 1);
+        }
+    }
+
+    /// Is the socket connected or destroyed, and is that right?
+    fn look(&mut self, slot: usize) {
+        let Some(mut socket) = self.pool[slot].take() else { return };
+        if let Some(peer) = socket.peer {
+            let events = self.events(&socket, peer.backend);
+            let must_be_gone = events.done.load(SeqCst) > peer.begun_after;
+            let connected = sys::peer_port(socket.fd).is_some();
+            let may_be_gone = events.begun.load(SeqCst) > peer.done_before;
+            add(&self.work.looks, 1);
+            if !connected {
+                self.note(socket.cookie, DESTROYED, peer.backend);
+                add(&self.work.destroyed, 1);
+                socket.peer = None;
+                if !may_be_gone {
+                    self.wrong(socket.cookie);
+                }
+            } else if must_be_gone {
+                self.note(socket.cookie, CONNECTED, peer.backend);
+                add(&self.work.missed, 1);
+                self.suspect(socket.cookie);
+                // Said once.
+                socket.peer = None;
+            }
+        }
+        self.pool[slot] = Some(socket);
+    }
+
+    fn wrong(&self, cookie: u64) {
+        add(&self.work.wrong, 1);
+        self.suspect(cookie);
+    }
+
+    fn suspect(&self, cookie: u64) {
+        // The first one counts; the exchange fails for all others.
+        let _ = self.shared.suspect.compare_exchange(0, cookie, SeqCst, SeqCst);
+    }
+}
+
+impl Servers {
+    fn close(self) {
+        self.udp.into_iter().chain(self.tcp.into_iter().map(|(_, fd)| fd)).for_each(sys::close);
+    }
+}
+
+const _: () = assert!(GONE < BACKENDS && GONE % 2 == 0);
