@@ -35,8 +35,7 @@ build: deps
 demo: build
 	$(SUDO) $(BUILD)/skreap demo
 
-test: deps fmt clippy shellcheck check-matrix unit docs kernel-tests test-deb test-vm
-test: deps fmt clippy shellcheck check-matrix unit docs kernel-tests model test-vm
+test: deps fmt clippy shellcheck check-matrix unit docs kernel-tests model test-deb test-vm
 
 fmt:
 	$(CARGO) fmt --all --check
