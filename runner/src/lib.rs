@@ -44,6 +44,6 @@ pub use bootstrap::Bootstrapped;
 pub use heal::{Healed, Healer, SETTLE};
 pub use monitor::Monitor;
 pub use observer::Observer;
-pub use reaper::{Builder, Error, RECHECK, Reaper};
+pub use reaper::{Builder, Error, HEAL_AFTER, RECHECK, Reaper};
 pub use skreap_bpf as bpf;
 pub use skreap_core as core;

@@ -34,6 +34,9 @@ use crate::status::OrderStatus;
 /// How long an event waits for connects under way, if nothing is said.
 pub const RECHECK: Duration = Duration::from_millis(20);
 
+/// How long after marks were found the index is healed, if nothing is said.
+pub const HEAL_AFTER: Duration = Duration::from_secs(60);
+
 /// Why a [`Reaper`] could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -80,6 +83,16 @@ impl Default for RecheckBound {
     }
 }
 
+/// How long marks wait for the first healing.
+#[derive(Clone, Copy, Debug)]
+struct HealAfter(Duration);
+
+impl Default for HealAfter {
+    fn default() -> Self {
+        Self(HEAL_AFTER)
+    }
+}
+
 /// Settings of a [`Reaper`].
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
@@ -95,6 +108,7 @@ pub struct Builder {
     max_rate: Option<NonZeroU64>,
     no_bootstrap: bool,
     recheck: RecheckBound,
+    heal_after: HealAfter,
     leave_order: bool,
     grace: bool,
 }
@@ -186,6 +200,14 @@ impl Builder {
     #[must_use]
     pub fn recheck(mut self, bound: Duration) -> Self {
         self.recheck = RecheckBound(bound);
+        self
+    }
+
+    /// How often the thread of [`Reaper::start_audits`] looks whether the index lacks sockets, and heals it then; a
+    /// minute by default. After a healing that was no use it waits twice as long.
+    #[must_use]
+    pub fn heal_after(mut self, wait: Duration) -> Self {
+        self.heal_after = HealAfter(wait);
         self
     }
 
@@ -291,6 +313,7 @@ impl Builder {
             scan_known: self.scan_known,
             max_victims: self.max_victims,
             recheck: self.recheck.0,
+            heal_after: self.heal_after.0,
             leave_order: self.leave_order,
             order_unknown: false,
             grace: self.grace,
@@ -403,6 +426,7 @@ pub struct Reaper {
     scan_known: bool,
     max_victims: Option<u64>,
     recheck: Duration,
+    heal_after: Duration,
     leave_order: bool,
     /// Sockets may be recorded under a virtual address.
     order_unknown: bool,
@@ -485,7 +509,7 @@ impl Reaper {
     /// Starts a thread that audits when the monitor is asked to ([`Monitor::ask_audit`]), and by itself `interval`
     /// after the last audit. Connected sockets that are not in the index now are taken to be older than the hooks:
     /// they are forgiven, if `forgive_older`. What audits find is in the status. The same thread heals the index
-    /// when it has marks ([`Healer`]): after a minute, and then after longer and longer if that is no use.
+    /// when it has marks ([`Healer`], [`Builder::heal_after`]).
     ///
     /// # Errors
     /// As [`auditor`](Self::auditor), and the errno of making the thread.
@@ -497,6 +521,7 @@ impl Reaper {
         let service = audit::Service::start(
             self.auditor()?,
             self.healer()?,
+            self.heal_after,
             self.monitor.clone(),
             interval,
             forgive_older,

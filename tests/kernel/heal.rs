@@ -1,31 +1,39 @@
 //! An index that lacks sockets, and gets to know them again. What may be missing is said until that is so.
 
 use std::os::fd::AsFd as _;
-use std::time::Duration;
+use std::panic::resume_unwind;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use skreap::Healed;
 use skreap::bpf::testing::detach_connect4;
-use skreap::bpf::{Marker, Marks};
-use skreap::core::{Action, FinishReason, Incomplete, Report, Unconnected};
+use skreap::bpf::{Config, Marker, Marks};
+use skreap::choice::Choice;
+use skreap::core::{Action, Backend, EngineName, FinishReason, Incomplete, Report, Unconnected};
+use skreap::lab::{Client, Selection};
+use skreap::{Healed, Reaper};
 
 use crate::case::{Case, case};
 use crate::full::expect_scanned;
+use crate::older::{expect_empty, reap};
 use crate::sockets::*;
 use crate::unconnected::sender;
 use crate::world::{World, WorldOptions};
 
 pub fn cases() -> Vec<Case> {
     let tiny = WorldOptions { max_sockets: 16, buckets: 4, netns: 2, ..WorldOptions::default() };
+    let small = WorldOptions { max_sockets: 200, buckets: 16, ..WorldOptions::default() };
     let destroy = WorldOptions { unconnected: Unconnected::Destroy, ..tiny };
     vec![
         case!(healed_when_there_is_room).index_only().with(tiny),
         case!(not_healed_without_room).index_only().with(tiny),
         case!(lost_while_it_heals).index_only().with(tiny),
         case!(senders_are_not_healed).index_only().with(destroy),
+        case!(heals_by_itself).only(EngineName::Netlink),
+        case!(heals_under_churn).index_only().with(small),
         case!(everything_is_unsure).index_only(),
         case!(hook_that_was_detached).index_only(),
-        case!(hook_that_was_detached_and_a_scan).only(skreap::core::EngineName::Iter),
+        case!(hook_that_was_detached_and_a_scan).only(EngineName::Iter),
     ]
 }
 
@@ -146,6 +154,89 @@ fn senders_are_not_healed(world: &mut World) -> Result<()> {
     let report = world.tell(Action::Reconcile { backends: vec![udp(1), udp(2)] }, true)?;
     ensure!(report.incomplete_because == [Incomplete::WideUnconnected].into(), "{report:?}");
     Ok(())
+}
+
+/// What `serve` does: nobody asks for it.
+fn heals_by_itself(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2)])?;
+    let mut second = Reaper::builder()
+        .cgroup(world.cgroup().path())
+        .config(Config { max_sockets: 16, buckets: 4, ..Config::default() })
+        .engine(Choice::Named(EngineName::Netlink))
+        .bootstrap(false)
+        .heal_after(Duration::from_millis(10))
+        .build()?;
+    let mut client = world.client("client")?;
+    let first = connect_many(&mut client, Default::default(), udp(1), 16)?;
+    let lost = connect_many(&mut client, Default::default(), udp(2), 5)?;
+    for handle in first.first..first.first + 5 {
+        client.close(handle)?;
+    }
+    ensure!(second.monitor().status()?.index.incomplete_marks == 1);
+    second.start_audits(None, false)?;
+    let deadline = Instant::now() + Duration::from_millis(PATIENCE_MS);
+    while second.index().marks()?.any() {
+        ensure!(Instant::now() < deadline, "it does not heal: {:?}", second.counters()?);
+        thread::sleep(Duration::from_millis(5));
+    }
+    ensure!(second.counters()?.live() == 16);
+    let report = reap(&mut second, udp(2));
+    ensure!(report.finished.is_empty(), "{report:?}");
+    expect_exactly(&report, &mut [&mut client], &lost.cookies)?;
+    drop(client);
+    world.wait_for_nodes(0)?;
+    expect_empty(second.index())
+}
+
+/// Sockets come and go, sometimes more than fit, while the index is healed again and again: whatever is open at the
+/// end is reaped, and nothing said to be complete is not.
+fn heals_under_churn(world: &mut World) -> Result<()> {
+    const ROUNDS: u32 = 20;
+    const SETTLE: Duration = Duration::from_millis(20);
+    let backends = [udp(1), tcp(1), udp(2)];
+    world.serve(&backends)?;
+    let mut clients = [world.client("first")?, world.client("second")?];
+    let mut healer = world.reaper().healer()?.settle(SETTLE);
+    let (mut healed, mut left) = (0, 0);
+    thread::scope(|scope| -> Result<()> {
+        let churn = clients.each_mut().map(|client| {
+            scope.spawn(move || -> Result<()> {
+                for round in 0..ROUNDS {
+                    // Fits, and in every third round does not.
+                    let count = if round % 3 == 2 { 60 } else { 20 };
+                    for backend in backends {
+                        connect_many(client, Default::default(), backend, count)?;
+                    }
+                    thread::sleep(SETTLE);
+                    if round + 1 < ROUNDS {
+                        client.close_all()?;
+                    }
+                }
+                Ok(())
+            })
+        });
+        while churn.iter().any(|churn| !churn.is_finished()) {
+            let after = healer.run()?.after;
+            if after.any() { left += 1 } else { healed += 1 }
+        }
+        churn.into_iter().try_for_each(|churn| churn.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })?;
+    ensure!(world.counters()?.dropped_full > 0 && healed + left > 1, "{healed} {left}: no churn");
+    let [first, second] = &mut clients;
+    for backend in backends {
+        let expected = connected_to(first, backend)?.into_iter().chain(connected_to(second, backend)?);
+        let expected: Vec<u64> = expected.collect();
+        ensure!(expected.len() == 40, "{} sockets to {backend}", expected.len());
+        expect_destroyed(&world.reap(backend)?, &mut [first, second], &expected)?;
+    }
+    Ok(())
+}
+
+/// Cookies of the sockets that are connected to the backend.
+fn connected_to(client: &mut Client, backend: Backend) -> Result<Vec<u64>> {
+    let states = client.states(Selection::All)?;
+    let connected = states.iter().filter(|state| state.peer == Some(backend.socket_addr()));
+    connected.map(|state| Ok(client.cookie(state.socket)?)).collect()
 }
 
 fn expect_finished(report: &Report, because: FinishReason, destroyed: u64) -> Result<()> {

@@ -14,9 +14,7 @@ use crate::status::AuditStatus;
 
 /// Audits that may be asked for and not begun.
 const QUEUE: usize = 8;
-/// How soon an index that has marks is healed, at first; each time that leaves marks the wait is twice as long.
-const HEAL_FIRST: Duration = Duration::from_secs(60);
-/// The longest such wait.
+/// The longest wait between two healings.
 const HEAL_LAST: Duration = Duration::from_secs(3600);
 /// Differences that one audit writes to the log.
 const LOGGED_MAX: usize = 10;
@@ -57,19 +55,20 @@ pub struct Service {
 
 impl Service {
     /// Starts the thread. What it finds goes to the log and to `monitor`. `interval`: the time from the end of one
-    /// audit to the next that nobody asked for. `forgive_older`: begin with [`Auditor::forgive_older`].
+    /// audit to the next that nobody asked for. `heal_after`: how soon an index that has marks is healed. `forgive_older`: begin with [`Auditor::forgive_older`].
     ///
     /// # Errors
     /// The errno of making the thread.
     pub fn start(
         auditor: Auditor,
         healer: Healer,
+        heal_after: Duration,
         monitor: Monitor,
         interval: Option<Duration>,
         forgive_older: bool,
     ) -> io::Result<Self> {
         let (ask, asked) = bounded(QUEUE);
-        let worker = Worker { auditor, healer, heal_after: HEAL_FIRST, monitor };
+        let worker = Worker { auditor, healer, heal_first: heal_after, heal_after, monitor };
         let thread = thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || worker.run(&asked, interval, forgive_older))?;
@@ -99,7 +98,9 @@ impl Drop for Service {
 struct Worker {
     auditor: Auditor,
     healer: Healer,
-    /// How long marks wait for the next healing.
+    /// How long marks wait for the first healing.
+    heal_first: Duration,
+    /// How long they wait for the next one: twice as long after each that was no use.
     heal_after: Duration,
     monitor: Monitor,
 }
@@ -140,7 +141,7 @@ impl Worker {
     fn heal(&mut self) {
         let healed = match self.healer.marks() {
             Ok(marks) if !marks.any() => {
-                self.heal_after = HEAL_FIRST;
+                self.heal_after = self.heal_first;
                 return;
             }
             Ok(_) => self.healer.run(),
@@ -169,7 +170,7 @@ impl Worker {
                 false
             }
         };
-        self.heal_after = if whole { HEAL_FIRST } else { (self.heal_after * 2).min(HEAL_LAST) };
+        self.heal_after = if whole { self.heal_first } else { (self.heal_after * 2).min(HEAL_LAST) };
     }
 
     fn audit(&mut self) -> Result<Audit, String> {
