@@ -207,6 +207,16 @@ fn send_events(shared: &Shared, directory: &Path, seen: &Seen, sender: usize) ->
 }
 
 fn soak(args: &Args) -> Result<bool> {
+    let directory = tempfile::TempDir::new()?;
+    let outcome = soak_in(args, directory.path());
+    if !matches!(outcome, Ok(true)) {
+        let log = fs::read_to_string(service::log(directory.path())).unwrap_or_default();
+        eprintln!("soak: the log of skreap serve:\n{log}");
+    }
+    outcome
+}
+
+fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
     lab::sweep()?;
     lab::raise_nofile_limit()?;
     let cpus = thread::available_parallelism()?.get() as u64;
@@ -215,12 +225,11 @@ fn soak(args: &Args) -> Result<bool> {
     let time = Duration::from_secs_f64(args.minutes * 60.0);
     eprintln!("soak: seed {seed}, {workers} workers, {:.0} s", time.as_secs_f64());
 
-    let directory = tempfile::TempDir::new()?;
     let cgroup = Cgroup::create("soak")?;
     let (fd, shared) = shared::create()?;
     let mut kernel_log = KernelLog::open();
-    let mut service = Service::start(&cgroup, directory.path())?;
-    let mut talk = Talk::new(directory.path());
+    let mut service = Service::start(&cgroup, directory)?;
+    let mut talk = Talk::new(directory);
     // Sockets that are opened before the hooks are there would be in no count.
     talk.ask(&json!({"id": "there?", "type": "status"}))?;
     let mut all = Workers { shared, fd: &fd, cgroup: &cgroup, seed, children: Vec::new(), killed: 0 };
@@ -234,7 +243,7 @@ fn soak(args: &Args) -> Result<bool> {
     let services_killed = thread::scope(|scope| {
         let senders: Vec<_> = (0..SENDERS)
             .map(|sender| {
-                let (seen, directory) = (&seen, directory.path());
+                let seen = &seen;
                 scope.spawn(move || {
                     let sent = send_events(shared, directory, seen, sender);
                     if sent.is_err() {
@@ -310,9 +319,6 @@ fn soak(args: &Args) -> Result<bool> {
         good = false;
     }
     tell_suspects(shared, &audit);
-    if !good {
-        eprintln!("soak: the log of skreap serve:\n{}", fs::read_to_string(service::log(directory.path()))?);
-    }
     Ok(good)
 }
 
