@@ -171,6 +171,7 @@ struct skreap_counters {
 	__u64 wide;		 /* sockets that came to have too many peers to list */
 	__u64 stale;		 /* nodes without their socket met by walks */
 	__u64 not_held;		 /* sockets the module gave no reference to */
+	__u64 last_stale;	 /* cookie of the socket whose nodes were the last stale ones */
 };
 
 /* What became of the sockets that are older than the hooks; those not connected, or outside the cgroup, not counted. */

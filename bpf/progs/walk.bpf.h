@@ -197,8 +197,10 @@ __noinline int remove_stale(__u32 i, __u64 cookie)
 		held_settle(m.dead);
 		record_forget(&m, DROP_ALL);
 	}
-	if (stale)
+	if (stale) {
 		__sync_fetch_and_add(&counters.stale, 1);
+		counters.last_stale = cookie;
+	}
 	return stale;
 }
 

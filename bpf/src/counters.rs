@@ -37,6 +37,8 @@ pub struct Counters {
     pub stale: u64,
     /// Sockets that were recorded without a reference, though references are held; 0 without the kernel module.
     pub not_held: u64,
+    /// Cookie of the socket of the last stale node; 0: there was none.
+    pub last_stale: u64,
 }
 
 impl Counters {

@@ -196,6 +196,7 @@ impl Index {
         c.wide = globals.counters.wide;
         c.stale = globals.counters.stale;
         c.not_held = globals.counters.not_held;
+        c.last_stale = globals.counters.last_stale;
         for i in 0..self.shape.layout.shards {
             let shard: types::shard = self.read_element("shards", i)?;
             c.inserts += shard.n.inserts;

@@ -318,7 +318,7 @@ fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
         eprintln!("soak: the audit differs: {audit}");
         good = false;
     }
-    tell_suspects(shared, &audit);
+    tell_suspects(shared, &audit, count("last_stale")?);
     Ok(good)
 }
 
@@ -344,6 +344,7 @@ fn churn(
         thread::sleep(Duration::from_millis(20));
         service.check()?;
         if all.shared.suspect.load(SeqCst) != 0 || seen.stale.load(Relaxed) > 0 {
+            all.shared.phase.store(phase::HOLD, SeqCst);
             eprintln!("soak: stopped, something is wrong");
             break;
         }
@@ -377,11 +378,11 @@ fn empty_index(talk: &mut Talk) -> Result<Value> {
 }
 
 /// Prints the last operations of every socket with which something is wrong.
-fn tell_suspects(shared: &Shared, audit: &Value) {
-    let suspect = Some(shared.suspect.load(SeqCst)).filter(|cookie| *cookie != 0);
+fn tell_suspects(shared: &Shared, audit: &Value, stale: u64) {
+    let suspects = [shared.suspect.load(SeqCst), stale].into_iter().filter(|cookie| *cookie != 0);
     let differences = audit["audit"]["differences"].as_array().into_iter().flatten();
     let differing = differences.filter_map(|difference| difference["socket"]["cookie"].as_u64());
-    for cookie in suspect.into_iter().chain(differing) {
+    for cookie in suspects.chain(differing) {
         eprintln!("soak: what happened to socket {cookie}:");
         shared.history(cookie).iter().for_each(|line| eprintln!("  {line}"));
     }

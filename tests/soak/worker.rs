@@ -393,8 +393,9 @@ impl Worker {
     }
 
     fn suspect(&self, cookie: u64) {
-        // The first one counts; the exchange fails for all others.
+        // The first one counts; the exchange fails for all others. Everybody stops before its history is overwritten.
         let _ = self.shared.suspect.compare_exchange(0, cookie, SeqCst, SeqCst);
+        let _ = self.shared.phase.compare_exchange(phase::CHURN, phase::HOLD, SeqCst, SeqCst);
     }
 }
 
