@@ -99,9 +99,16 @@ struct list_head {
 	struct list_head *next;
 };
 
+typedef struct {
+	struct {
+		int counter;
+	} refs;
+} refcount_t;
+
 struct ns_common {
 	const void *ops; /* the same in all netns */
 	__u32 inum;
+	refcount_t count; /* until 6.17 */
 };
 
 struct net {

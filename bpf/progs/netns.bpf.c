@@ -58,6 +58,15 @@ static __always_inline struct netns_entry *entry_at(__u32 i)
 	return &entries[i];
 }
 
+/*
+ * Nothing keeps it any more, no socket either; a worker of the kernel takes it off the list some time later.  Kernels
+ * without the field open a netns by handle, which tells that.
+ */
+static __always_inline bool is_dead(const struct net *net)
+{
+	return bpf_core_field_exists(net->ns.count) && !net->ns.count.refs.counter;
+}
+
 /* False: there is no room for it. */
 static __always_inline bool put(const struct net *net)
 {
@@ -83,7 +92,7 @@ static __always_inline bool walk_list(void)
 	bpf_for(step, 0, STEPS_MAX) {
 		const struct net *net = net_of(state.at);
 
-		if ((__u64)net->ns.ops == state.ops && !put(net))
+		if ((__u64)net->ns.ops == state.ops && !is_dead(net) && !put(net))
 			return false;
 		state.at = (__u64)net->list.next;
 		if (!state.at)

@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use skreap_bpf::socket_option;
 
@@ -28,6 +29,10 @@ pub struct NetnsId {
     /// Inode number in nsfs (as in `/proc/PID/ns/net`), used again after the netns is gone.
     pub inum: u32,
 }
+
+/// How long a netns may be there when nothing leads to it any more: the last process closes its sockets after it has left.
+const DYING: Duration = Duration::from_millis(200);
+const DYING_STEP: Duration = Duration::from_millis(2);
 
 /// `FD_NSFS_ROOT` (linux/fcntl.h, since 6.18): stands for the root of nsfs in open_by_handle_at(2).
 const FD_NSFS_ROOT: libc::c_int = -10_003;
@@ -78,8 +83,8 @@ impl Method {
 /// The descriptor keeps the netns alive: close it soon.
 ///
 /// # Errors
-/// `ESTALE` if the netns is gone; `ESRCH` if it is there, the kernel has no handles, and nothing in `/proc` or
-/// `/run/netns` leads to it; otherwise the errno of the open.
+/// `ESTALE` if the netns is gone; `ESRCH` if the kernel has no handles, nothing in `/proc` or `/run/netns` leads to it, and
+/// it is still there after 200 ms; otherwise the errno of the open.
 pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
     match Method::Handle.open(id) {
         // An older kernel takes FD_NSFS_ROOT for a bad descriptor, or knows no such handle.
@@ -106,9 +111,15 @@ pub fn open_without_handle(id: NetnsId) -> io::Result<OwnedFd> {
             opened => return opened,
         }
     }
-    // What nothing leads to is mostly gone, and its sockets with it; but it may be there and out of reach.
-    let errno = if all::is_there(id) == Some(false) { libc::ESTALE } else { libc::ESRCH };
-    Err(io::Error::from_raw_os_error(errno))
+    // What nothing leads to is mostly gone, and its sockets with it, or about to go; but it may be out of reach.
+    let begin = Instant::now();
+    loop {
+        match all::is_there(id) {
+            Some(false) => return Err(io::Error::from_raw_os_error(libc::ESTALE)),
+            Some(true) if begin.elapsed() < DYING => thread::sleep(DYING_STEP),
+            _ => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        }
+    }
 }
 
 fn open_by_handle(id: NetnsId) -> io::Result<OwnedFd> {

@@ -130,12 +130,6 @@ int tracepoint(__u64 *ctx)
 }
 
 /* Members that are not in kernel.h, as nothing but a test may look at them */
-typedef struct {
-	struct {
-		int counter;
-	} refs;
-} refcount_t;
-
 struct sock_common___references {
 	refcount_t skc_refcnt;
 } __attribute__((preserve_access_index));
