@@ -74,7 +74,7 @@ pub enum Error {
     )]
     PinsHeld(PathBuf),
     /// A pin cannot be made, opened, replaced or removed.
-    #[error("pin {}: {source}", .path.display())]
+    #[error("pin {}: {source}{}", .path.display(), next_step(.source))]
     Pin {
         /// Which.
         path: PathBuf,
@@ -100,6 +100,14 @@ impl Error {
     #[must_use]
     pub fn cannot(&self) -> bool {
         matches!(self, Self::Unsupported { .. } | Self::Denied { .. })
+    }
+}
+
+/// What to do about a pin that cannot be made.
+fn next_step(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => "; mount it writable (mount -o remount,rw), or pin elsewhere",
+        _ => "",
     }
 }
 

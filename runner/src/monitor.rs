@@ -304,6 +304,10 @@ impl Monitor {
     }
 
     /// When the service started, in seconds since 1970.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a point in time for people, from which nothing is computed"
+    )]
     pub(crate) fn started_unix(&self) -> f64 {
         let started = SystemTime::now().checked_sub(self.0.started.elapsed());
         let since = started.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());

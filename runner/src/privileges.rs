@@ -43,6 +43,13 @@ pub fn needed() -> impl Iterator<Item = Capability> {
     ALWAYS.into_iter().chain(AT_TIMES.map(|(cap, _)| cap))
 }
 
+/// The command that gives this program what it needs, for whoever may start it.
+fn setcap() -> String {
+    let names: Vec<String> = needed().map(|cap| cap.to_string().to_lowercase()).collect();
+    let path = std::env::current_exe().unwrap_or_else(|_| "skreap".into());
+    format!("setcap {}=ep {}", names.join(","), path.display())
+}
+
 static LOWERED: AtomicBool = AtomicBool::new(false);
 
 /// Why privileges could not be lowered.
@@ -52,9 +59,10 @@ pub enum Error {
     /// The process does not even have what it needs.
     #[error(
         "this process lacks {}: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (and CAP_SYS_ADMIN, \
-         CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH for sockets in other network namespaces), say by \
-         AmbientCapabilities= of its unit or `setcap` on its file",
-        .0.join(", ")
+         CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH for sockets in other network namespaces), by AmbientCapabilities= of \
+         its unit, or once for all by: {}",
+        .0.join(", "),
+        setcap()
     )]
     Missing(Vec<String>),
     /// The kernel refused to change them.

@@ -5,6 +5,7 @@
 //! environment they fail instead.
 
 mod audit;
+mod bad_days;
 mod commands;
 mod demo;
 mod embedding;
@@ -14,6 +15,7 @@ mod help;
 mod hooks;
 mod logs;
 mod metrics;
+mod metrics_hooks;
 mod missing;
 mod order;
 mod pin;
@@ -28,6 +30,7 @@ mod supervisor;
 mod top;
 mod uid;
 mod unit;
+mod unprivileged;
 
 use std::env;
 use std::process::ExitCode;
@@ -63,6 +66,8 @@ fn main() -> ExitCode {
         help::tests(),
         generate::tests(),
         unit::tests(),
+        unprivileged::tests(),
+        bad_days::tests(),
         missing::tests(),
         serve_stdin::tests(),
         serve_end::tests(),
@@ -71,6 +76,7 @@ fn main() -> ExitCode {
         status::tests(),
         supervisor::tests(),
         metrics::tests(),
+        metrics_hooks::tests(),
         logs::tests(),
         top::tests(),
         commands::tests(),

@@ -25,13 +25,13 @@ const PROTOBUF: &str =
     "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
 
 /// `serve` with metrics on a unix socket.
-struct Served {
-    serve: Serve,
+pub struct Served {
+    pub serve: Serve,
     directory: TempDir,
 }
 
 impl Served {
-    fn start(label: &str) -> Result<Self> {
+    pub fn start(label: &str) -> Result<Self> {
         let directory = TempDir::new()?;
         let address = format!("unix:{}", directory.path().join("metrics").display());
         let serve = Serve::start_with(label, &["--metrics", &address])?;
@@ -45,7 +45,7 @@ impl Served {
     }
 
     /// The value of each time series.
-    fn scrape(&self) -> Result<BTreeMap<String, f64>> {
+    pub fn scrape(&self) -> Result<BTreeMap<String, f64>> {
         let (head, body) = get(self.connect()?, "/metrics", "*/*")?;
         ensure!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         ensure!(head.contains("Content-Type: application/openmetrics-text; version=1.0.0"), "{head}");
@@ -77,7 +77,7 @@ fn answer(mut stream: impl Read) -> Result<(String, Vec<u8>)> {
 }
 
 /// Asserts the values of some time series; `None` is one that must not be there.
-fn expect(scrape: &BTreeMap<String, f64>, wanted: &[(&str, Option<f64>)]) -> Result<()> {
+pub fn expect(scrape: &BTreeMap<String, f64>, wanted: &[(&str, Option<f64>)]) -> Result<()> {
     for (name, value) in wanted {
         let is = scrape.get(&format!("skreap_{name}")).copied();
         ensure!(is == *value, "{name} is {is:?} and not {value:?}: {scrape:#?}");

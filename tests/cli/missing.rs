@@ -100,7 +100,7 @@ fn an_ordinary_user_is_told_so() -> Result<()> {
 }
 
 /// Lets a command see a mount table of its own, changed by `change` between fork and exec.
-fn in_other_mounts(command: &mut Command, change: impl Fn() -> io::Result<()> + Send + Sync + 'static) {
+pub fn in_other_mounts(command: &mut Command, change: impl Fn() -> io::Result<()> + Send + Sync + 'static) {
     let prepare = move || {
         // SAFETY: unshare takes no pointers.
         check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
@@ -114,7 +114,7 @@ fn in_other_mounts(command: &mut Command, change: impl Fn() -> io::Result<()> + 
     unsafe { command.pre_exec(prepare) };
 }
 
-fn check(result: libc::c_int) -> io::Result<()> {
+pub fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -25,16 +25,16 @@ crate::tests![
 ];
 
 /// `nobody`, on every Debian.
-const NOBODY: u32 = 65_534;
+pub const NOBODY: u32 = 65_534;
 
 /// The binary where that user can run it.
-struct Anyone {
+pub struct Anyone {
     _directory: TempDir,
-    binary: PathBuf,
+    pub binary: PathBuf,
 }
 
 impl Anyone {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let directory = TempDir::new()?;
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
         let binary = directory.path().join("skreap");
@@ -44,7 +44,7 @@ impl Anyone {
     }
 
     /// Runs `skreap` as user 65534.
-    fn run(&self, args: &[&str]) -> Result<Ended> {
+    pub fn run(&self, args: &[&str]) -> Result<Ended> {
         let mut command = Command::new(&self.binary);
         command.args(args).env_remove("SKREAP_LOG").env_remove("SKREAP_SOCKET");
         command.env_remove("XDG_RUNTIME_DIR").env_remove("RUNTIME_DIRECTORY").uid(NOBODY).gid(NOBODY);

@@ -138,8 +138,26 @@ pub fn main() -> ExitCode {
     if is_broken_pipe(&error) {
         return ExitCode::SUCCESS;
     }
-    let _ = writeln!(io::stderr(), "skreap: {error:#}");
+    let _ = writeln!(io::stderr(), "skreap: {}", sentence(&error));
     ExitCode::from(code)
+}
+
+/// An error and its causes, each once: some name their cause themselves.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if said.is_empty() {
+            said = text;
+        } else if !said.contains(&text) {
+            said = format!("{said}: {text}");
+        }
+    }
+    // EMFILE; of errors of libbpf there is only the text.
+    if said.contains("(os error 24)") {
+        said += "; let it have more: LimitNOFILE= of its unit, or ulimit -n";
+    }
+    said
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -151,7 +169,9 @@ fn start_logging(filter: EnvFilter, format: LogFormat) {
     let builder: SubscriberBuilder<_, _, EnvFilter, fn() -> io::Stderr> = tracing_subscriber::fmt()
         .with_writer(io::stderr as fn() -> io::Stderr)
         .with_ansi(io::stderr().is_terminal())
-        .with_env_filter(filter);
+        .with_env_filter(filter)
+        // It would be told on stderr as well, and a disk that is full would end the process.
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

@@ -125,6 +125,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Err(e @ privileges::Error::Missing(_)) => return Err(Failure::Cannot(e.into())),
         lowered => lowered?,
     }
+    // It has some seventy itself, one for each netns of the last seconds, and two for each client.
+    if let Err(e) = skreap::lab::raise_nofile_limit() {
+        tracing::warn!("cannot have more descriptors: {e}");
+    }
     let supervisor = Supervisor::of_this_process();
     let stop = Stop::new().context("cannot make a pipe")?;
     stop_on_signal(&stop)?;

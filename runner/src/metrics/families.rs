@@ -188,7 +188,11 @@ fn hooks(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
     if let Some(order) = &s.order {
         let help = "1 if no program of another runs behind our hooks";
         to.gauge("hook_order_last", help, u64::from(order.last))?;
+        let help = "Hooks on which a program of another runs behind ours now: each event costs a pass over the index";
+        to.gauge("hook_order_behind", help, order.behind)?;
         to.counter("hook_order_moves", "Times our hooks were moved to be last again", one(order.moves))?;
+        let help = "Times our hooks were not moved, because they had been too often in the last minute";
+        to.counter("hook_order_held_back", help, one(order.held_back))?;
         let help = "Memberships put right that were recorded under another address than the backend's";
         to.counter("hook_order_rekeyed", help, one(order.rekeyed))?;
     }
