@@ -36,6 +36,8 @@ const DYING_STEP: Duration = Duration::from_millis(2);
 
 /// `FD_NSFS_ROOT` (linux/fcntl.h, since 6.18): stands for the root of nsfs in open_by_handle_at(2).
 const FD_NSFS_ROOT: libc::c_int = -10_003;
+/// The netns that the calling thread is in.
+const OF_THIS_THREAD: &str = "/proc/thread-self/ns/net";
 /// `FILEID_NSFS` (linux/exportfs.h).
 const FILEID_NSFS: libc::c_int = 0xf1;
 
@@ -95,6 +97,21 @@ pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
             ) =>
         {
             open_without_handle(id)
+        }
+        // The own one needs no privilege.
+        Err(e)
+            if e.raw_os_error() == Some(libc::EPERM)
+                && inum_here().is_ok_and(|here| here == u64::from(id.inum)) =>
+        {
+            current()
+        }
+        // To who may not enter it the kernel says that it is gone.
+        Err(e)
+            if e.raw_os_error() == Some(libc::ESTALE)
+                && !privileges::may_enter_netns()
+                && all::is_there(id) != Some(false) =>
+        {
+            Err(io::Error::from_raw_os_error(libc::EPERM))
         }
         opened => opened,
     }
@@ -327,11 +344,20 @@ fn identify_by_visit(path: &Path) -> io::Result<NetnsId> {
     Ok(NetnsId { cookie, inum })
 }
 
-/// Moves the calling thread into the netns.
+/// Inode number of the netns that the calling thread is in.
+fn inum_here() -> io::Result<u64> {
+    std::fs::metadata(OF_THIS_THREAD).map(|metadata| metadata.ino())
+}
+
+/// Moves the calling thread into the netns, if it is not there already.
 ///
 /// # Errors
 /// The errno of setns(2).
 pub fn enter(netns: &OwnedFd) -> io::Result<()> {
+    let wanted = std::fs::metadata(format!("/proc/self/fd/{}", netns.as_raw_fd()))?.ino();
+    if inum_here().is_ok_and(|here| here == wanted) {
+        return Ok(());
+    }
     let _raised = privileges::raise();
     // SAFETY: setns has no memory arguments; the descriptor is open.
     match unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) } {
@@ -345,7 +371,7 @@ pub fn enter(netns: &OwnedFd) -> io::Result<()> {
 /// # Errors
 /// The errno of the open.
 pub fn current() -> io::Result<OwnedFd> {
-    File::open("/proc/thread-self/ns/net").map(OwnedFd::from)
+    File::open(OF_THIS_THREAD).map(OwnedFd::from)
 }
 
 /// Netns cookie of a socket.

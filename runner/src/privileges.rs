@@ -145,6 +145,12 @@ pub fn raise() -> Raised {
     Raised { _of_this_thread: PhantomData }
 }
 
+/// Whether a netns of others can be entered while privileges are [raised](raise).
+#[must_use]
+pub fn may_enter_netns() -> bool {
+    caps::has_cap(None, CapSet::Permitted, Capability::CAP_SYS_ADMIN).unwrap_or(false)
+}
+
 /// Privileges are in force while it lives.
 #[derive(Debug)]
 pub struct Raised {

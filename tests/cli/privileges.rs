@@ -6,14 +6,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use skreap::core::Protocol;
-use skreap::lab::{Client, Echo, Family, Mode, Netns, OpenSpec, SpawnOptions};
+use skreap::lab::{Cgroup, Client, Echo, Family, Mode, Netns, OpenSpec, SpawnOptions};
 
 use crate::process::{run, run_with};
 use crate::serve::Serve;
 
-crate::tests![only_what_is_needed_on_every_thread, what_is_missing_is_named];
+crate::tests![only_what_is_needed_on_every_thread, netns_that_cannot_be_searched, what_is_missing_is_named];
 
 // linux/capability.h
 const DAC_READ_SEARCH: u64 = 1 << 2;
@@ -80,6 +80,38 @@ fn only_what_is_needed_on_every_thread() -> Result<()> {
     ensure!(report["destroyed"] == 3 && report["complete"] == true, "{ended:?}");
     expect_lowered(serve.pid())?;
     serve.finish()
+}
+
+/// As root, but not allowed to enter another netns: what may be missing there is said with every event.
+fn netns_that_cannot_be_searched() -> Result<()> {
+    if Command::new("setpriv").arg("--version").stdout(Stdio::null()).status().is_err() {
+        eprintln!("setpriv is not installed (util-linux)");
+        return Ok(());
+    }
+    let cgroup = Cgroup::create("cli-unsearched")?;
+    let _netns = Netns::create("cli-unsearched")?;
+    let serve = |bounding: &str| -> Result<Vec<serde_json::Value>> {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", bounding, env!("CARGO_BIN_EXE_skreap"), "serve", "--cgroup"]);
+        command.arg(cgroup.path());
+        let lines = [
+            r#"{"id":"e","type":"backend-deleted","backend":"udp://10.177.0.1:53"}"#,
+            r#"{"id":"s","type":"status"}"#,
+        ];
+        let ended = run_with(command, format!("{}\n", lines.join("\n")).into_bytes())?;
+        ensure!(ended.code == Some(0), "{ended:?}");
+        ended.json()
+    };
+    let [report, status] = &serve("-sys_admin")?[..] else { bail!("not two answers") };
+    ensure!(status["status"]["index"]["incomplete_everything"] == true, "{status}");
+    ensure!(report["complete"] == false, "{report}");
+    ensure!(report["incomplete_because"] == serde_json::json!(["netns-unreachable"]), "{report}");
+    ensure!(report["finished"][0]["because"] == "index-unsure", "{report}");
+
+    let [report, status] = &serve("-sys_boot")?[..] else { bail!("not two answers") };
+    ensure!(status["status"]["index"]["incomplete_everything"] == false, "{status}");
+    ensure!(report["complete"] == true && report["finished"].is_null(), "{report}");
+    Ok(())
 }
 
 /// As root, but without one of the three.
