@@ -331,7 +331,7 @@ fn churn(
     end: Instant,
     no_kills: bool,
 ) -> Result<u64> {
-    let mut services_killed = 0;
+    let (mut services_killed, mut events_at_kill) = (0, 0);
     let mut random = all.seed | 1;
     let mut below = |n: u64| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -357,9 +357,14 @@ fn churn(
             next_worker = soon(below(2 * WORKER_LIFE_MS));
         }
         if !no_kills && Instant::now() > next_service {
-            service.kill()?;
-            services_killed += 1;
             next_service = soon(below(2 * SERVICE_LIFE_MS));
+            // Some are killed while they start; not all, or on a busy machine none would ever be ready.
+            let events = seen.events.load(Relaxed);
+            if events > events_at_kill || below(4) == 0 {
+                events_at_kill = events;
+                service.kill()?;
+                services_killed += 1;
+            }
         }
     }
     Ok(services_killed)
