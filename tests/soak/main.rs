@@ -288,6 +288,7 @@ fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
         looks: shared.sum(|w| &w.looks),
         events: seen.events.load(Relaxed),
         destroyed: seen.destroyed.load(Relaxed),
+        overtaken: shared.sum(|w| &w.overtaken),
         services_killed,
         workers_killed: all.killed,
         missed: shared.sum(|w| &w.missed),

@@ -59,6 +59,8 @@ pub struct Work {
     pub looks: AtomicU64,
     /// Sockets that were connected before an event began and still were when it was done.
     pub missed: AtomicU64,
+    /// Sockets that went elsewhere during an event on the backend they left, and were destroyed there.
+    pub overtaken: AtomicU64,
     /// Sockets that were destroyed though no event named their backend.
     pub wrong: AtomicU64,
     /// The phase that it has reached.

@@ -24,6 +24,7 @@ pub struct Totals {
     pub looks: u64,
     pub events: u64,
     pub destroyed: u64,
+    pub overtaken: u64,
     /// SIGKILLs.
     pub services_killed: u64,
     pub workers_killed: u64,
@@ -73,6 +74,7 @@ impl fmt::Display for Totals {
             ("looks at a socket", self.looks),
             ("events", self.events),
             ("destroyed", self.destroyed),
+            ("overtaken", self.overtaken),
             ("serve killed", self.services_killed),
             ("workers killed", self.workers_killed),
         ];

@@ -60,6 +60,9 @@ struct Socket {
     cookie: u64,
     via: Via,
     peer: Option<Peer>,
+    /// The backend it left during an event, and how many of its events were done then. SOCK_DESTROY looks a socket up
+    /// by its address and then waits for its lock: one that connects elsewhere in between is destroyed there.
+    left: Option<(usize, u64)>,
 }
 
 /// Servers of one netns: UDP sockets that receive, TCP listeners; over IPv4 first.
@@ -236,7 +239,8 @@ impl Worker {
             add(&self.work.operations, 1);
             return;
         }
-        self.pool[slot] = Some(Socket { fd, accepted: None, cookie: sys::cookie(fd), via, peer: None });
+        self.pool[slot] =
+            Some(Socket { fd, accepted: None, cookie: sys::cookie(fd), via, peer: None, left: None });
         self.connect(slot, CONNECT);
     }
 
@@ -249,6 +253,7 @@ impl Worker {
         let backend = self.backend(via);
         let Some(mut socket) = self.pool[slot].take() else { return };
         let events = self.events(&socket, backend);
+        let old = socket.peer.map(|old| (old.backend, self.events(&socket, old.backend).done.load(SeqCst)));
         let done_before = events.done.load(SeqCst);
         let connected = sys::connect(socket.fd, &address(backend, via));
         let begun_after = events.begun.load(SeqCst);
@@ -257,6 +262,10 @@ impl Worker {
         // A connect that fails leaves the old peer.
         if connected.is_ok() {
             socket.peer = Some(Peer { backend, done_before, begun_after });
+            let under_way = |left: &(usize, u64)| self.events(&socket, left.0).begun.load(SeqCst) > left.1;
+            // What was left before may still be under way.
+            let earlier = socket.left.filter(|left| self.events(&socket, left.0).done.load(SeqCst) == left.1);
+            socket.left = old.filter(under_way).or(earlier);
         }
         self.pool[slot] = Some(socket);
     }
@@ -291,7 +300,7 @@ impl Worker {
             return;
         };
         let peer = Some(Peer { backend, done_before, begun_after });
-        self.pool[slot] = Some(Socket { fd, accepted: Some(accepted), cookie, via, peer });
+        self.pool[slot] = Some(Socket { fd, accepted: Some(accepted), cookie, via, peer, left: None });
     }
 
     /// The server's end of the connection from this port. What else is in the queue is left over from connects that
@@ -373,7 +382,9 @@ impl Worker {
                 self.note(socket.cookie, DESTROYED, peer.backend);
                 add(&self.work.destroyed, 1);
                 socket.peer = None;
-                if !may_be_gone {
+                if !may_be_gone && socket.left.is_some() {
+                    add(&self.work.overtaken, 1);
+                } else if !may_be_gone {
                     self.wrong(socket.cookie);
                 }
             } else if must_be_gone {
