@@ -2,6 +2,7 @@
 # make test    everything that must hold: format, lints, unit and kernel tests, a stock kernel in QEMU (root or sudo)
 # make test-matrix   the tests on all kernels of docs/support-matrix.md in QEMU (root or sudo)
 # make deb     the Debian package, in target/debian
+# make fuzz    looks for input that breaks what must hold (nightly toolchain); SECONDS=600 TARGET=request
 # make bench   a quick run of the benchmark kit (root or sudo)
 
 CARGO ?= cargo
@@ -11,7 +12,7 @@ BUILD  = target/release
 # What the build needs beyond git, make and a Rust toolchain
 PACKAGES = clang-19 gcc libc6-dev libelf-dev make pkg-config zlib1g-dev
 
-.PHONY: all bench build deb deps deps-vm demo kmod kmod-install kmod-source test test-deb test-debug-kernel test-matrix test-vm check-matrix checkpatch shellcheck support-matrix verifier-record fmt clippy unit kernel-tests docs clean help
+.PHONY: all bench build deb deps deps-vm demo kmod kmod-install kmod-source test test-deb test-debug-kernel test-matrix test-vm check-matrix checkpatch shellcheck support-matrix verifier-record fmt clippy unit kernel-tests docs fuzz clean help
 
 all: build
 
@@ -46,6 +47,7 @@ clippy:
 # Needs no privileges.
 unit:
 	$(CARGO) test --locked --workspace --lib --bins --examples
+	$(CARGO) test --locked --package skreap --test replay
 	$(CARGO) test --locked --workspace --doc
 
 docs:
@@ -60,6 +62,30 @@ kernel-tests:
 	$(CARGO) test --locked --release --package skreap --test kernel --test cli --no-run
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --test cli
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --test kernel
+	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --features fault --test fault
+
+# Fuzzing: what a target finds is kept in target/fuzz, and goes to tests/fuzz/corpus when it is worth it.
+SECONDS            = 60
+TARGET             = $(basename $(notdir $(wildcard tests/fuzz/targets/*.rs)))
+NIGHTLY            = nightly
+CARGO_FUZZ_VERSION = 0.13.2
+FUZZ               = target/fuzz
+FUZZ_BUILD         = $(FUZZ)/$(shell rustc --print host-tuple)/release
+
+target/tools/bin/cargo-fuzz:
+	$(CARGO) install --quiet --locked --root target/tools cargo-fuzz@$(CARGO_FUZZ_VERSION)
+
+fuzz: deps target/tools/bin/cargo-fuzz
+	@$(MAKE) --no-print-directory deps PACKAGES=g++
+	PATH="$(CURDIR)/target/tools/bin:$$PATH" $(CARGO) +$(NIGHTLY) fuzz build --fuzz-dir tests/fuzz --target-dir $(FUZZ)
+	@for t in $(TARGET); do \
+		mkdir -p $(FUZZ)/corpus/$$t; \
+		dictionary=tests/fuzz/dictionaries/$$t.dict; [ -e $$dictionary ] || dictionary=; \
+		echo "fuzzing $$t for $(SECONDS) s"; \
+		$(FUZZ_BUILD)/$$t -max_total_time=$(SECONDS) -print_final_stats=1 -timeout=10 -verbosity=0 \
+			-artifact_prefix=$(FUZZ)/$$t- $${dictionary:+-dict=$$dictionary} \
+			$(FUZZ)/corpus/$$t tests/fuzz/corpus/$$t || exit 1; \
+	done
 
 CARGO_DEB = 3.8.0
 DEB       = target/debian/skreap_$(VERSION)-1_amd64.deb

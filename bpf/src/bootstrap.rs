@@ -7,6 +7,7 @@ use libbpf_rs::{Iter, IterOpts, Link, MapCore as _, MapFlags, MapHandle};
 use skreap_core::Protocol;
 
 use crate::error::io_error;
+use crate::fault::{self, Point};
 use crate::skel::types;
 use crate::{Error, Index};
 
@@ -56,6 +57,7 @@ impl Bootstrap {
     /// [`Error::Object`] with the kernel's errno.
     pub fn new(index: &Index, cgroup: Option<u64>) -> Result<Self, Error> {
         let attach = |name: &str| {
+            fault::at(Point::OlderAttach).map_err(|e| object_error(name, e))?;
             let program = index.object().progs_mut().find(|p| p.name() == OsStr::new(name));
             program
                 .ok_or_else(|| object_error(name, io::ErrorKind::NotFound.into()))?
@@ -84,9 +86,10 @@ impl Bootstrap {
             Protocol::Udp => &self.udp,
         };
         let error = |source| object_error("iterator over sockets", source);
+        fault::at(Point::OlderOpen).map_err(error)?;
         let mut pass = Iter::new(link).map_err(|e| error(io_error(e)))?;
         loop {
-            match pass.read(&mut [0; 64]) {
+            match fault::at(Point::OlderRead).and_then(|()| pass.read(&mut [0; 64])) {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
                 // EAGAIN: the kernel takes a break after a million sockets without output (bpf_seq_read).
@@ -101,6 +104,7 @@ impl Bootstrap {
     /// # Errors
     /// [`Error::Object`] if the map cannot be read.
     pub fn counts(&self) -> Result<(BootstrapCounts, BootstrapCounts), Error> {
+        fault::at(Point::OlderCounts).map_err(|e| object_error(STATE, e))?;
         let value = self.state.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY);
         let value = value
             .map_err(|e| object_error(STATE, io_error(e)))?
@@ -119,6 +123,7 @@ impl Bootstrap {
                 size_of::<types::skreap_bootstrap>(),
             )
         };
+        fault::at(Point::OlderWrite).map_err(|e| object_error(STATE, e))?;
         self.state
             .update(&0_u32.to_ne_bytes(), bytes, MapFlags::ANY)
             .map_err(|e| object_error(STATE, io_error(e)))

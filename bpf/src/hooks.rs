@@ -11,6 +11,7 @@ use libbpf_rs::query::LinkTypeInfo;
 use libbpf_rs::{AsRawLibbpf as _, Link, Object, Program};
 
 use crate::error::io_error;
+use crate::fault::{self, Point};
 use crate::order::{Conflict, Hook};
 use crate::pin::{self, Incompatible, Obstacle, Origin, Pins};
 use crate::{Error, Index};
@@ -94,6 +95,7 @@ impl Hooks {
     /// `NotFound` if that hook is not attached here; otherwise the errno of asking its link.
     pub fn program_id(&self, hook: Hook) -> io::Result<u32> {
         let link = self.place(hook).and_then(|i| self.links.get(i)).ok_or(io::ErrorKind::NotFound)?;
+        fault::at(Point::LinkInfo)?;
         link.info().map(|info| info.prog_id).map_err(io_error)
     }
 
@@ -107,7 +109,9 @@ impl Hooks {
             Self { links: Vec::new(), names: NAMES.map(str::to_owned).into(), pins: Some(links.to_owned()) };
         for name in NAMES {
             let error = |e| pin::pin_error(&links.join(name), io_error(e));
+            fault::at(Point::LinkOpen).map_err(|e| pin::pin_error(&links.join(name), e))?;
             let mut link = Link::open(links.join(name)).map_err(error)?;
+            fault::at(Point::LinkUpdate).map_err(|e| pin::pin_error(&links.join(name), e))?;
             link.update_prog(&find(index.object(), name)?).map_err(error)?;
             hooks.links.push(link);
         }
@@ -173,6 +177,7 @@ pub(crate) fn compatible(links: &Path, cgroup: BorrowedFd<'_>) -> Result<(), Obs
         if !path.exists() {
             return Err(wrong("is not there".to_owned()).into());
         }
+        fault::at(Point::LinkCheck).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
         let link = Link::open(&path).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
         match link.info().map_err(|e| wrong(format!("cannot be asked: {e}")))?.info {
             // Of a cgroup that was removed the kernel says 0.
@@ -220,6 +225,7 @@ pub(crate) fn attach_program(
     if let Some(conflict @ Conflict::WouldStop(_)) = conflict(name, cgroup) {
         return Err(denied(name, conflict.to_string()));
     }
+    fault::at(Point::LinkCreate).map_err(|e| attach_error(name, e, cgroup))?;
     let opts = libbpf_sys::bpf_cgroup_opts {
         sz: size_of::<libbpf_sys::bpf_cgroup_opts>() as _,
         flags,

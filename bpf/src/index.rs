@@ -10,6 +10,7 @@ use libbpf_rs::{AsRawLibbpf as _, MapCore as _, MapFlags, Object, ObjectBuilder,
 
 use crate::config::Layout;
 use crate::error::{io_error, load_error};
+use crate::fault::{self, Point};
 use crate::mapping::Mapping;
 use crate::module::{self, ModuleError};
 use crate::pin::{self, Incompatible, Obstacle};
@@ -68,8 +69,11 @@ impl Index {
     /// `destroys`: whether with references to the sockets, or why without.
     fn load_with(config: &Config, destroys: Result<(), ModuleError>) -> Result<Self, Error> {
         let (open, shape) = prepare(config, None, destroys.is_ok())?;
+        fault::at(Point::Load).map_err(|source| Error::Load { source, log: None })?;
         let index = Self::of(open.load().map_err(load_error)?, shape, destroys)?;
-        run(index.program("skreap_init")?, &mut [])
+        let init = index.program("skreap_init")?;
+        fault::at(Point::Init)
+            .and_then(|()| run(init, &mut []))
             .map_err(|source| Error::Object { what: "program skreap_init".to_owned(), source })?;
         index.write_cfg(&index.shape.cfg())?;
         Ok(index)
@@ -88,6 +92,7 @@ impl Index {
         let (mut open, shape) = prepare(config, Some(pinned.seed), held)?;
         shape.same_as(&pinned)?;
         reuse_maps(&mut open, maps)?;
+        fault::at(Point::PinReload).map_err(|e| Incompatible::Load(e.to_string()))?;
         let object = open.load().map_err(|e| Incompatible::Load(load_error(e).to_string()))?;
         Ok(Self::of(object, shape, destroys)?)
     }
@@ -274,6 +279,7 @@ impl Index {
         let bytes = unsafe {
             std::slice::from_raw_parts(std::ptr::from_ref(cfg).cast::<u8>(), size_of::<types::skreap_cfg>())
         };
+        fault::at(Point::MapWrite).map_err(|e| object_error(CFG, e))?;
         let map = self.object.maps().find(|m| m.name() == OsStr::new(CFG));
         map.ok_or_else(|| object_error(CFG, io::ErrorKind::NotFound.into()))?
             .update(&0_u32.to_ne_bytes(), bytes, MapFlags::ANY)
@@ -292,6 +298,7 @@ impl Index {
     }
 
     fn read_element<T: Copy>(&self, map: &str, index: u32) -> Result<T, Error> {
+        fault::at(Point::MapRead).map_err(|e| object_error(map, e))?;
         let found = self.object.maps().find(|m| m.name() == OsStr::new(map));
         let found = found.ok_or_else(|| object_error(map, io::ErrorKind::NotFound.into()))?;
         let value = found

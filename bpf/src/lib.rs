@@ -21,6 +21,10 @@ mod config;
 mod cost;
 mod counters;
 mod error;
+#[doc(hidden)]
+pub mod fault;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod hooks;
 mod index;
 mod log;

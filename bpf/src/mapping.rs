@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr::NonNull;
 
+use crate::fault::{self, Point};
+
 /// A read-only shared mapping of a `BPF_F_MMAPABLE` array map.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -19,6 +21,7 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps the first `length` bytes.
     pub(crate) fn new(map: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
+        fault::at(Point::MapMemory)?;
         // SAFETY: a fresh mapping at an address of the kernel's choice overlaps nothing.
         let address = unsafe {
             libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, libc::MAP_SHARED, map.as_raw_fd(), 0)

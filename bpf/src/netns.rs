@@ -7,6 +7,7 @@ use std::os::fd::AsFd as _;
 use libbpf_rs::{MapCore as _, Object, ObjectBuilder};
 
 use crate::error::load_error;
+use crate::fault::{self, Point};
 use crate::mapping::Mapping;
 use crate::skel::{NETNS_OBJECT, netns_types};
 use crate::walk::run;
@@ -65,6 +66,7 @@ impl NetnsList {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn read_in_parts(&mut self, mut parts: u32) -> Result<Vec<NetnsEntry>, Error> {
+        fault::at(Point::NetnsList).map_err(|e| object_error("list of all netns", e))?;
         while (1..=PARTS_MAX).contains(&parts) {
             let mut all = Vec::new();
             let mut whole = true;

@@ -11,6 +11,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use serde::{Serialize, Serializer};
 
+use crate::fault::{self, Point};
+
 /// What our own programs are called; another instance's do not translate addresses either.
 const OWN_PREFIX: &str = "skreap_";
 /// Programs on one hook of one cgroup (`BPF_CGROUP_MAX_PROGS` of kernel/bpf/cgroup.c).
@@ -239,6 +241,7 @@ fn programs(cgroup: BorrowedFd<'_>, hook: Hook, kind: Kind) -> io::Result<Vec<u3
 
 /// `BPF_PROG_QUERY`; without room for ids it only counts.
 fn query(cgroup: BorrowedFd<'_>, hook: Hook, kind: Kind, ids: &mut [u32]) -> io::Result<Answer> {
+    fault::at(Point::ProgQuery)?;
     let mut opts = libbpf_sys::bpf_prog_query_opts {
         sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as _,
         query_flags: match kind {

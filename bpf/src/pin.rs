@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle, OpenMapMut};
 
+use crate::fault::{self, Point};
 use crate::hooks::{self, Hooks};
 use crate::{Config, Error, Index};
 
@@ -260,6 +261,7 @@ pub(crate) fn reuse(map: &mut OpenMapMut<'_>, directory: &Path, name: &str) -> R
     if !path.exists() {
         return Err(wrong("is not there".to_owned()));
     }
+    fault::at(Point::PinOpen).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
     let pinned = MapHandle::from_pinned_path(&path).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
     let info = pinned.info().map_err(|e| wrong(format!("cannot be asked: {e}")))?.info;
     for (what, found, wanted) in [
@@ -283,6 +285,7 @@ pub(crate) fn read_first(directory: &Path, name: &str) -> Result<Vec<u8>, Incomp
     if !path.exists() {
         return Err(wrong("is not there".to_owned()));
     }
+    fault::at(Point::PinOpen).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
     let map = MapHandle::from_pinned_path(&path).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
     let value = map.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY);
     value.map_err(|e| wrong(format!("cannot be read: {e}")))?.ok_or_else(|| wrong("is empty".to_owned()))
@@ -291,6 +294,7 @@ pub(crate) fn read_first(directory: &Path, name: &str) -> Result<Vec<u8>, Incomp
 /// Pins a map, a program or a link.
 pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
     let c_path = c_string(path)?;
+    fault::at(Point::Pin).map_err(|e| pin_error(path, e))?;
     // SAFETY: the path ends with a nul and outlives the call; the descriptor is open.
     match unsafe { libbpf_sys::bpf_obj_pin(object.as_raw_fd(), c_path.as_ptr()) } {
         0 => Ok(()),
@@ -310,11 +314,11 @@ pub(crate) fn names(directory: &Path) -> Result<Vec<String>, Error> {
 }
 
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), Error> {
-    fs::rename(from, to).map_err(|e| pin_error(to, e))
+    fault::at(Point::PinRename).and_then(|()| fs::rename(from, to)).map_err(|e| pin_error(to, e))
 }
 
 pub(crate) fn remove_file(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
+    match fault::at(Point::PinRemove).and_then(|()| fs::remove_file(path)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(pin_error(path, e)),
         _ => Ok(()),
     }
@@ -325,7 +329,8 @@ pub(crate) fn pin_error(path: &Path, source: io::Error) -> Error {
 }
 
 fn make_directory(path: &Path) -> Result<(), Error> {
-    DirBuilder::new().mode(0o700).create(path).map_err(|e| pin_error(path, e))
+    let made = fault::at(Point::PinDirectory).and_then(|()| DirBuilder::new().mode(0o700).create(path));
+    made.map_err(|e| pin_error(path, e))
 }
 
 /// Detaches hooks and removes all their pins; true if there was anything.
@@ -337,7 +342,7 @@ fn remove_index(path: &Path) -> Result<bool, Error> {
 
 /// True if there was anything.
 fn remove_tree(path: &Path) -> Result<bool, Error> {
-    match fs::remove_dir_all(path) {
+    match fault::at(Point::PinRemoveAll).and_then(|()| fs::remove_dir_all(path)) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(pin_error(path, e)),
@@ -347,6 +352,7 @@ fn remove_tree(path: &Path) -> Result<bool, Error> {
 /// Swaps two directories in one step.
 fn exchange(a: &Path, b: &Path) -> Result<(), Error> {
     let (from, to) = (c_string(a)?, c_string(b)?);
+    fault::at(Point::PinExchange).map_err(|e| pin_error(b, e))?;
     // SAFETY: both paths end with a nul and outlive the call.
     let ret = unsafe {
         libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), libc::RENAME_EXCHANGE)

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use crate::Error;
+use crate::fault::{self, Point};
 use crate::skel::types::{skreap_rekey, skreap_rekeyed};
 use crate::walk::run;
 
@@ -45,6 +46,7 @@ impl Rekeyer {
     /// [`Error::Rekey`] with the kernel's errno.
     pub fn rekey(&self, cookie: u64) -> Result<Rekeyed, Error> {
         let mut ctx = skreap_rekey { version: self.version, cookie, ..skreap_rekey::default() };
+        fault::at(Point::Rekey).map_err(Error::Rekey)?;
         run(self.program.as_fd(), as_bytes(&mut ctx)).map_err(Error::Rekey)?;
         Ok(match ctx.result {
             skreap_rekeyed::SKREAP_REKEY_ADDED => Rekeyed::Added { settled: ctx.nodes == 1 },

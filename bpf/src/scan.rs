@@ -8,6 +8,7 @@ use libbpf_rs::{Iter, IterOpts, Link, MapCore as _, MapFlags, Object, ObjectBuil
 use skreap_core::{Protocol, Target};
 
 use crate::error::{io_error, load_error};
+use crate::fault::{self, Point};
 use crate::skel::{SCAN_OBJECT, scan_types};
 use crate::victim::peer_words;
 use crate::{Error, Victim, log};
@@ -51,7 +52,7 @@ pub struct Scan {
     tcp: Option<Link>,
     udp: Option<Link>,
     object: Object,
-    buffer: Vec<u8>,
+    hits: Hits,
 }
 
 impl Scan {
@@ -74,14 +75,16 @@ impl Scan {
                 Some(())
             })
             .ok_or_else(|| object_error(".rodata of the scan", io::ErrorKind::NotFound.into()))?;
+        fault::at(Point::ScanLoad).map_err(|source| Error::Load { source, log: None })?;
         let object = open.load().map_err(load_error)?;
-        let mut scan = Self { tcp: None, udp: None, object, buffer: vec![0; READ] };
+        let mut scan = Self { tcp: None, udp: None, object, hits: Hits::new() };
         scan.tcp = Some(scan.attach("skreap_scan_tcp")?);
         scan.udp = Some(scan.attach("skreap_scan_udp")?);
         Ok(scan)
     }
 
     fn attach(&self, name: &str) -> Result<Link, Error> {
+        fault::at(Point::ScanAttach).map_err(|e| object_error(name, e))?;
         let program = self.object.progs_mut().find(|p| p.name() == OsStr::new(name));
         program
             .ok_or_else(|| object_error(name, io::ErrorKind::NotFound.into()))?
@@ -115,22 +118,18 @@ impl Scan {
     /// # Errors
     /// [`Error::Object`] with the kernel's errno; the pass then ended early.
     pub fn pass(&mut self, protocol: Protocol, hits: &mut Vec<ScanHit>) -> Result<(), Error> {
-        const HIT: usize = size_of::<scan_types::scan_hit>();
-        const VICTIM: usize = offset_of!(scan_types::scan_hit, victim);
-        const ERROR: usize = offset_of!(scan_types::scan_hit, error);
-        const { assert!(size_of::<scan_types::skreap_victim>() == size_of::<Victim>()) };
         let error = |source| object_error("iterator over sockets", source);
         let link = match protocol {
             Protocol::Tcp => self.tcp.as_ref(),
             Protocol::Udp => self.udp.as_ref(),
         };
         let link = link.ok_or_else(|| error(io::ErrorKind::NotFound.into()))?;
+        fault::at(Point::ScanOpen).map_err(error)?;
         let mut pass = Iter::new(link).map_err(|e| error(io_error(e)))?;
-        let mut rest = 0; // bytes of a hit that was cut by the end of the buffer
+        self.hits.begin();
         loop {
-            let space = self.buffer.get_mut(rest..).unwrap_or_default();
-            let n = match pass.read(space) {
-                Ok(0) => return Ok(()),
+            let n = match fault::at(Point::ScanRead).and_then(|()| pass.read(self.hits.space())) {
+                Ok(0) => return self.hits.end().map_err(error),
                 Ok(n) => n,
                 // EAGAIN: the kernel takes a break after a million sockets without output (bpf_seq_read).
                 Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
@@ -138,18 +137,7 @@ impl Scan {
                 }
                 Err(e) => return Err(error(e)),
             };
-            let filled = rest + n;
-            let whole = filled / HIT * HIT;
-            for bytes in self.buffer.get(..whole).unwrap_or_default().chunks_exact(HIT) {
-                // SAFETY: the chunk is as long as struct scan_hit, whose victim is struct skreap_victim of abi.h
-                // as Victim is, 64 bytes of integers.
-                let victim = unsafe { bytes.as_ptr().add(VICTIM).cast::<Victim>().read_unaligned() };
-                let error = bytes.get(ERROR..).and_then(<[u8]>::first_chunk).copied();
-                let error = error.map_or(0, i32::from_ne_bytes);
-                hits.push(ScanHit { victim, errno: error.saturating_neg() });
-            }
-            self.buffer.copy_within(whole..filled, 0);
-            rest = filled - whole;
+            self.hits.take(n, hits);
         }
     }
 
@@ -194,7 +182,8 @@ impl Scan {
         let bytes = unsafe {
             std::slice::from_raw_parts(std::ptr::from_ref(&scan).cast::<u8>(), size_of::<scan_types::scan>())
         };
-        self.state()
+        fault::at(Point::ScanWrite)
+            .and_then(|()| self.state())
             .and_then(|map| map.update(&0_u32.to_ne_bytes(), bytes, MapFlags::ANY).map_err(io_error))
             .map_err(|e| object_error(".bss of the scan", e))
     }
@@ -205,11 +194,59 @@ impl Scan {
     }
 
     fn read(&self) -> io::Result<scan_types::scan> {
+        fault::at(Point::ScanCounts)?;
         let value = self.state()?.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).map_err(io_error)?;
         let value = value.filter(|v| v.len() >= size_of::<scan_types::scan>());
         let value = value.ok_or(io::ErrorKind::UnexpectedEof)?;
         // SAFETY: the value is at least as long as the struct, which is made of integers.
         Ok(unsafe { value.as_ptr().cast::<scan_types::scan>().read_unaligned() })
+    }
+}
+
+/// Cuts the output of the iterators into records, wherever a read ends.
+#[derive(Debug)]
+pub(crate) struct Hits {
+    buffer: Vec<u8>,
+    /// Bytes of a record that the last read has cut.
+    rest: usize,
+}
+
+impl Hits {
+    pub(crate) const BYTES: usize = size_of::<scan_types::scan_hit>();
+
+    pub(crate) fn new() -> Self {
+        Self { buffer: vec![0; READ], rest: 0 }
+    }
+
+    fn begin(&mut self) {
+        self.rest = 0;
+    }
+
+    /// Where the next read goes; never empty.
+    pub(crate) fn space(&mut self) -> &mut [u8] {
+        self.buffer.get_mut(self.rest..).unwrap_or_default()
+    }
+
+    /// Appends the records that are whole now that `n` bytes more were read.
+    pub(crate) fn take(&mut self, n: usize, hits: &mut Vec<ScanHit>) {
+        const VICTIM: usize = offset_of!(scan_types::scan_hit, victim);
+        const ERROR: usize = offset_of!(scan_types::scan_hit, error);
+        const { assert!(size_of::<scan_types::skreap_victim>() == size_of::<Victim>()) };
+        let filled = self.rest + n;
+        let whole = filled / Self::BYTES * Self::BYTES;
+        for bytes in self.buffer.get(..whole).unwrap_or_default().chunks_exact(Self::BYTES) {
+            let Some(victim) = bytes.get(VICTIM..).and_then(<[u8]>::first_chunk) else { continue };
+            let error = bytes.get(ERROR..).and_then(<[u8]>::first_chunk).copied();
+            let error = error.map_or(0, i32::from_ne_bytes);
+            hits.push(ScanHit { victim: Victim::from_bytes(victim), errno: error.saturating_abs() });
+        }
+        self.buffer.copy_within(whole..filled, 0);
+        self.rest = filled - whole;
+    }
+
+    /// Fails if the output has ended within a record.
+    pub(crate) fn end(&self) -> io::Result<()> {
+        if self.rest == 0 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 }
 

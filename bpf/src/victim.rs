@@ -29,6 +29,12 @@ pub enum Relation {
 pub struct Victim(pub(crate) skreap_victim);
 
 impl Victim {
+    /// The record as the kernel wrote it: any bytes are one.
+    pub(crate) fn from_bytes(bytes: &[u8; size_of::<skreap_victim>()]) -> Self {
+        // SAFETY: as many bytes as the struct has, which is made of integers without padding (abi.h).
+        Self(unsafe { bytes.as_ptr().cast::<skreap_victim>().read_unaligned() })
+    }
+
     /// Names a connected IPv4 UDP socket of this process, without a walk.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use skreap_core::{Target, Unconnected};
 
+use crate::fault::{self, Point};
 use crate::mapping::Mapping;
 use crate::skel::types::{skreap_abi, skreap_incomplete, skreap_walk, skreap_walk_flags};
 use crate::{Error, Victim};
@@ -231,6 +232,7 @@ impl Walker {
         ctx.version = self.version;
         ctx.slot = self.slot;
         loop {
+            fault::at(Point::Walk).map_err(Error::Walk)?;
             run(self.program.as_fd(), as_bytes(ctx)).map_err(Error::Walk)?;
             counts.calls += 1;
             counts.visited += ctx.visited;

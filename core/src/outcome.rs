@@ -330,6 +330,13 @@ impl Outcome {
         }
     }
 
+    /// Takes back the victims that could not be destroyed: another pass has found whatever is left of them.
+    pub fn forget_failures(&mut self) {
+        let failed = std::mem::take(&mut self.failed).total;
+        self.victims = self.victims.saturating_sub(failed);
+        self.visited = self.visited.saturating_sub(failed);
+    }
+
     /// Nothing was missed and nothing failed: whoever asks for the same again need not be answered by doing it.
     pub fn is_clean(&self) -> bool {
         self.is_complete() && self.failed.total == 0 && self.pending == 0
@@ -419,6 +426,19 @@ pub enum Imbalance {
 mod tests {
     use super::*;
     use crate::strategies::a_socket;
+
+    #[test]
+    fn failures_that_another_pass_has_seen_are_taken_back() {
+        let mut outcome =
+            Outcome { visited: 5, victims: 3, destroyed: 1, ..Outcome::new(EngineName::Netlink) };
+        outcome.skipped.moved_on = 2;
+        outcome.add_failure(a_socket(1), 12);
+        outcome.add_failure(a_socket(2), 12);
+        assert_eq!(outcome.balanced(false), Ok(()));
+        outcome.forget_failures();
+        assert_eq!((outcome.visited, outcome.victims, outcome.failed.total()), (3, 1, 0));
+        assert_eq!(outcome.balanced(false), Ok(()));
+    }
 
     #[test]
     fn skipped_total_counts_every_reason_once() {

@@ -52,6 +52,10 @@ impl Fallback {
             listed.retain(|socket| !known.contains(&socket.cookie));
             scan.victims = listed.len() as u64;
         }
+        if scan.is_complete() {
+            // A socket that the first engine could not destroy is one of the scan's victims, or gone.
+            outcome.forget_failures();
+        }
         outcome.add_finished(Finished {
             engine: scan.engine,
             because,

@@ -21,6 +21,8 @@ pub mod demo;
 pub mod engine;
 mod epoll;
 mod fallback;
+#[doc(hidden)]
+pub mod fuzz;
 mod heal;
 pub mod lab;
 pub mod listing;

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use skreap_bpf::fault::{self, Point};
 use skreap_bpf::socket_option;
 
 use crate::privileges;
@@ -88,6 +89,7 @@ impl Method {
 /// `ESTALE` if the netns is gone; `ESRCH` if the kernel has no handles, nothing in `/proc` or `/run/netns` leads to it, and
 /// it is still there after 200 ms; otherwise the errno of the open.
 pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
+    fault::at(Point::NetnsOpen)?;
     match Method::Handle.open(id) {
         // An older kernel takes FD_NSFS_ROOT for a bad descriptor, or knows no such handle.
         Err(e)
@@ -354,6 +356,7 @@ fn inum_here() -> io::Result<u64> {
 /// # Errors
 /// The errno of setns(2).
 pub fn enter(netns: &OwnedFd) -> io::Result<()> {
+    fault::at(Point::NetnsEnter)?;
     let wanted = std::fs::metadata(format!("/proc/self/fd/{}", netns.as_raw_fd()))?.ino();
     if inum_here().is_ok_and(|here| here == wanted) {
         return Ok(());

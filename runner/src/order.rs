@@ -12,6 +12,7 @@ use std::os::fd::AsFd as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use skreap_bpf::fault::{self, Point};
 use skreap_bpf::hooks::Hooks;
 use skreap_bpf::order::{Hook, Mark, Order, Program};
 use skreap_bpf::{Index, Rekeyed, Rekeyer, Relation};
@@ -44,6 +45,8 @@ pub struct OrderKeeper {
     suspected: Instant,
     /// The order could not be read.
     blind: bool,
+    /// The index was to be looked over, and that has failed.
+    unseen: bool,
     status: OrderStatus,
 }
 
@@ -62,6 +65,7 @@ impl OrderKeeper {
             suspects: Vec::new(),
             suspected: Instant::now(),
             blind: false,
+            unseen: false,
             status: OrderStatus::default(),
         })
     }
@@ -76,9 +80,9 @@ impl OrderKeeper {
     /// was until now. Takes two microseconds if nothing has changed. False, and a line in the log, if that cannot be
     /// said, because the order could not be read or the index not looked over.
     pub fn before_event(&mut self, hooks: &mut Hooks, observer: &Observer) -> bool {
-        let done = if self.changed(false) {
+        let done = if self.blind || self.changed(false) {
             self.put_right(hooks, observer)
-        } else if self.status.behind > 0 {
+        } else if self.unseen || self.status.behind > 0 {
             self.look_over(observer)
         } else if !self.suspects.is_empty() && self.suspected.elapsed() < SETTLE {
             self.look_again()
@@ -90,8 +94,10 @@ impl OrderKeeper {
 
     /// To be called about once a second: also sees what has changed in parent cgroups, and moves what had to wait.
     pub fn tidy(&mut self, hooks: &mut Hooks, observer: &Observer) {
-        if self.changed(true) || self.waiting && self.may_move(Instant::now()) {
+        if self.blind || self.changed(true) || self.waiting && self.may_move(Instant::now()) {
             report(self.put_right(hooks, observer));
+        } else if self.unseen {
+            report(self.look_over(observer));
         } else if !self.suspects.is_empty() {
             let over = self.suspected.elapsed() >= SETTLE;
             report(self.look_again());
@@ -189,6 +195,8 @@ impl OrderKeeper {
     /// Visits every node and has each socket recorded anew that is connected to something else than it is recorded
     /// under.
     fn look_over(&mut self, observer: &Observer) -> Result<(), skreap_bpf::Error> {
+        // Until it has been done: the next event, or tidy(), tries again.
+        self.unseen = true;
         let mut cookies = Vec::new();
         let (mut visited, mut sent) = (0_u64, 0_u64);
         observer.walk_all(|batch| {
@@ -222,6 +230,7 @@ impl OrderKeeper {
             }
         }
         let rekeyed = self.status.rekeyed - before;
+        self.unseen = false;
         // Nobody knows any more where an address was translated to that was only sent to.
         tracing::info!(
             visited,
@@ -293,8 +302,8 @@ pub(crate) fn wait_for_hooks() {
     /// Longer than a hook can run.
     const LONG: Duration = Duration::from_millis(50);
     // SAFETY: membarrier takes no pointers.
-    let ret = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
-    if ret != 0 {
+    let call = || unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
+    if fault::at(Point::Membarrier).map_or(-1, |()| call()) != 0 {
         // Not offered on kernels with nohz_full.
         thread::sleep(LONG);
     }

@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use skreap_bpf::fault::{self, Point};
 use skreap_bpf::{InFlight, Walker};
 use skreap_core::Target;
 
@@ -22,38 +23,49 @@ pub(crate) const FIRST_PAUSE: Duration = Duration::from_micros(200);
 /// [`EngineError::Io`], with `EINVAL` on a kernel that runs with nohz_full.
 pub(crate) fn grace_period() -> Result<(), EngineError> {
     const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    let error = |source| EngineError::Io {
+        what: "cannot wait for an RCU grace period (membarrier)".to_owned(),
+        source,
+    };
+    fault::at(Point::Membarrier).map_err(error)?;
     // SAFETY: membarrier takes no pointers.
     match unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } {
         0 => Ok(()),
-        _ => Err(EngineError::Io {
-            what: "cannot wait for an RCU grace period (membarrier)".to_owned(),
-            source: std::io::Error::last_os_error(),
-        }),
+        _ => Err(error(std::io::Error::last_os_error())),
     }
 }
 
 /// The sockets that may be connecting to the target now, and begins to watch them.
-pub(crate) fn watch(walker: &mut Walker, target: &Target) -> HashSet<u64> {
+///
+/// # Errors
+/// [`EngineError::Walk`]: which they are is not known, and they are not waited for.
+pub(crate) fn watch(walker: &mut Walker, target: &Target) -> Result<HashSet<u64>, EngineError> {
     ask(walker, target, InFlight::Watch)
 }
 
-/// Those of `before` that still may.
+/// Those of `before` that still may, or may for all that is known.
 pub(crate) fn look(walker: &mut Walker, target: &Target, before: &HashSet<u64>) -> HashSet<u64> {
-    let mut now = ask(walker, target, InFlight::Look);
-    now.retain(|cookie| before.contains(cookie));
-    now
+    match ask(walker, target, InFlight::Look) {
+        Ok(mut now) => {
+            now.retain(|cookie| before.contains(cookie));
+            now
+        }
+        Err(_) => before.clone(),
+    }
 }
 
 /// Time is up: those that are still watched are not waited for again.
 pub(crate) fn settle(walker: &mut Walker, target: &Target) {
-    ask(walker, target, InFlight::Settle);
+    // If that fails they are, which costs time.
+    let _ = ask(walker, target, InFlight::Settle);
 }
 
-fn ask(walker: &mut Walker, target: &Target, what: InFlight) -> HashSet<u64> {
-    let found = walker.in_flight(target, what).unwrap_or_else(|e| {
-        // The walk that reaps goes the same way, and fails the event if this was no accident.
-        tracing::warn!(backend = %target.backend, "cannot look for connects under way: {e}");
-        Vec::new()
-    });
-    found.into_iter().collect()
+fn ask(walker: &mut Walker, target: &Target, what: InFlight) -> Result<HashSet<u64>, EngineError> {
+    match walker.in_flight(target, what) {
+        Ok(found) => Ok(found.into_iter().collect()),
+        Err(e) => {
+            tracing::warn!(backend = %target.backend, "cannot look for connects under way: {e}");
+            Err(e.into())
+        }
+    }
 }

@@ -112,10 +112,14 @@ impl Engine for Diag {
         outcome.victims = (self.victims.len() + undecided.len()) as u64;
         outcome.visited = outcome.victims;
         self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |diag, victims| {
-            // Only those that were victims before are looked for, so what is undecided does no harm. What is
-            // missed now is taken for gone; the first scan has told why it may have missed some.
+            // Only those that were victims before are looked for, so what is undecided does no harm. What an
+            // interrupted dump misses is taken for gone; but in a netns that cannot be asked all may still be there.
             let mut undecided = Vec::new();
-            scan.all(diag, &netns, &target.backend, victims, &mut undecided);
+            let missed = scan.all(diag, &netns, &target.backend, victims, &mut undecided);
+            if missed.contains(&Incomplete::NetnsUnreachable) {
+                let source = std::io::ErrorKind::NotConnected.into();
+                return Err(EngineError::Io { what: "a netns could not be asked again".to_owned(), source });
+            }
             victims.extend(undecided.into_iter().map(|(victim, _)| victim));
             Ok(())
         });

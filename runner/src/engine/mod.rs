@@ -13,7 +13,7 @@
 //! its outcome that it is incomplete.
 
 mod by_cookie;
-mod destroy;
+pub(crate) mod destroy;
 mod diag;
 mod index_scan;
 mod iter;

@@ -99,6 +99,12 @@ pub(super) fn serve(listener: &Listener, registry: &Arc<Registry>, stop: &Stop) 
     }
 }
 
+/// Answers one scrape, on the calling thread.
+pub(crate) fn answer(stream: UnixStream, registry: &Registry) {
+    let active = Arc::new(AtomicUsize::new(1));
+    Scrape { stream: Stream::Unix(stream), until: Instant::now() + DEADLINE, active }.answer(registry);
+}
+
 /// One connection, counted as active as long as this lives.
 struct Scrape {
     stream: Stream,
@@ -269,7 +275,7 @@ impl Request {
 }
 
 /// True if the `Accept` header puts Prometheus's protobuf before every text format.
-fn prefers_protobuf(accept: &str) -> bool {
+pub(crate) fn prefers_protobuf(accept: &str) -> bool {
     let (mut protobuf, mut others) = (0.0_f32, 0.0_f32);
     for entry in accept.split(',') {
         let mut parts = entry.split(';').map(str::trim);
@@ -278,7 +284,7 @@ fn prefers_protobuf(accept: &str) -> bool {
         let mut right = [false; 2];
         for (name, value) in parts.filter_map(|parameter| parameter.split_once('=')) {
             match name.trim().to_ascii_lowercase().as_str() {
-                "q" => weight = value.trim().parse().unwrap_or(0.0),
+                "q" => weight = weight_of(value.trim()),
                 "proto" => right[0] = value.trim() == "io.prometheus.client.MetricFamily",
                 "encoding" => right[1] = value.trim() == "delimited",
                 _ => {}
@@ -293,6 +299,11 @@ fn prefers_protobuf(accept: &str) -> bool {
         }
     }
     protobuf > others
+}
+
+/// A weight of RFC 9110 (12.4.2), from 0 to 1; what is none counts as 0.
+fn weight_of(text: &str) -> f32 {
+    text.parse().ok().filter(|weight| (0.0..=1.0).contains(weight)).unwrap_or(0.0)
 }
 
 #[cfg(test)]
@@ -312,6 +323,10 @@ mod tests {
         ));
         assert!(!prefers_protobuf(&format!("text/plain,{protobuf};q=0.5")));
         assert!(!prefers_protobuf("application/vnd.google.protobuf;proto=other;encoding=delimited"));
+        // A weight above 1, or none at all, puts nothing before what is asked for properly.
+        for weight in ["2", "inf", "NaN", "-1", ""] {
+            assert!(!prefers_protobuf(&format!("{protobuf};q={weight},text/plain")), "{weight}");
+        }
         assert!(!prefers_protobuf("*/*") && !prefers_protobuf("") && !prefers_protobuf(";;q=,=,"));
     }
 

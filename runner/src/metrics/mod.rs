@@ -5,7 +5,7 @@
 //! [`DEADLINE`]. What each metric means is in `docs/metrics.md`.
 
 mod families;
-mod http;
+pub(crate) mod http;
 
 use std::fmt;
 use std::io;

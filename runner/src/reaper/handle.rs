@@ -189,13 +189,19 @@ impl Reaper {
         for backend in backends {
             let target = self.target(backend, event.dry_run);
             // Before the walk: what that destroys looks like a connect under way afterwards.
-            let waiting = if event.dry_run || self.recheck.is_zero() {
-                HashSet::new()
+            let watched = if event.dry_run || self.recheck.is_zero() {
+                Ok(HashSet::new())
             } else {
                 recheck::watch(&mut self.walker, &target)
             };
             match self.run(&target) {
-                Ok(outcome) => all.push(One { target, outcome, waiting }),
+                Ok(mut outcome) => {
+                    let waiting = watched.unwrap_or_else(|_| {
+                        outcome.incomplete.insert(Incomplete::EngineFailed);
+                        HashSet::new()
+                    });
+                    all.push(One { target, outcome, waiting });
+                }
                 Err(e) if many => done.fail(Incomplete::EngineFailed, format!("{backend}: {e}")),
                 Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
             }

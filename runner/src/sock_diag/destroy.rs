@@ -4,6 +4,7 @@ use std::io;
 
 use netlink_packet_core::{ErrorBuffer, NLM_F_REQUEST, NLMSG_ERROR, NetlinkBuffer};
 use skreap_bpf::Victim;
+use skreap_bpf::fault::{self, Point};
 
 use super::{DiagSocket, REQUEST_BYTES, put_header, retry};
 
@@ -52,7 +53,7 @@ impl DiagSocket {
             }
             // The kernel works through the batch within send(): afterwards every failure is in the receive
             // buffer, and nothing there means that all succeeded.
-            retry(|| self.socket.send(&self.request, 0))?;
+            retry(|| fault::at(Point::DestroySend).and_then(|()| self.socket.send(&self.request, 0)))?;
             let first = verdicts.len();
             verdicts.resize(first + batch.len(), Verdict::Destroyed);
             self.unsettled = first..verdicts.len();
@@ -69,7 +70,10 @@ impl DiagSocket {
         let verdicts = verdicts.get_mut(std::mem::take(&mut self.unsettled)).unwrap_or_default();
         loop {
             self.answer.clear();
-            match retry(|| self.socket.recv(&mut self.answer, libc::MSG_DONTWAIT)) {
+            match retry(|| {
+                fault::at(Point::DestroyReceive)?;
+                self.socket.recv(&mut self.answer, libc::MSG_DONTWAIT)
+            }) {
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
@@ -91,7 +95,7 @@ impl DiagSocket {
 }
 
 /// The `NLMSG_ERROR` messages of one datagram: sequence number and positive errno.
-struct Errors<'a>(&'a [u8]);
+pub(crate) struct Errors<'a>(pub(crate) &'a [u8]);
 
 impl Iterator for Errors<'_> {
     type Item = (u32, i32);
@@ -103,7 +107,7 @@ impl Iterator for Errors<'_> {
             let found = (message.message_type() == NLMSG_ERROR)
                 .then(|| ErrorBuffer::new_checked(message.payload()).ok())
                 .flatten()
-                .map(|e| (message.sequence_number(), e.code().map_or(0, |code| code.get().saturating_neg())));
+                .map(|e| (message.sequence_number(), e.code().map_or(0, |code| code.get().saturating_abs())));
             self.0 = self.0.get(length..)?;
             if found.is_some() {
                 return found;

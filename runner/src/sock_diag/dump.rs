@@ -7,6 +7,7 @@ use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlasIterator,
 };
 use skreap_bpf::Victim;
+use skreap_bpf::fault::{self, Point};
 use skreap_core::{Backend, Protocol};
 
 use super::{DiagSocket, REQUEST_BYTES, put_header, retry};
@@ -204,32 +205,19 @@ impl DiagSocket {
             self.request.extend_from_slice(&INET_DIAG_REQ_BYTECODE.to_ne_bytes());
             self.request.extend_from_slice(&filter.bytecode);
         }
-        retry(|| self.socket.send(&self.request, 0))?;
+        retry(|| fault::at(Point::DumpSend).and_then(|()| self.socket.send(&self.request, 0)))?;
 
         buffer.reserve(BUFFER.saturating_sub(buffer.capacity()));
         let mut end = DumpEnd::Complete;
         loop {
             buffer.clear();
             // Never blocks: the kernel fills the next part within the receive of the one before.
-            retry(|| self.socket.recv(buffer, 0))?;
-            for message in messages(buffer) {
-                if message.flags() & NLM_F_DUMP_INTR != 0 {
-                    end = DumpEnd::Interrupted;
-                }
-                match message.message_type() {
-                    SOCK_DIAG_BY_FAMILY => {
-                        if let Some(socket) = InetDiag::new(message.payload()) {
-                            each(socket);
-                        }
-                    }
-                    NLMSG_DONE | NLMSG_ERROR => {
-                        return match leading_errno(message.payload()) {
-                            0 => Ok(end),
-                            errno => Err(io::Error::from_raw_os_error(errno)),
-                        };
-                    }
-                    _ => {}
-                }
+            retry(|| fault::at(Point::DumpReceive).and_then(|()| self.socket.recv(buffer, 0)))?;
+            if let Some(errno) = datagram(buffer, &mut end, &mut each) {
+                return match errno {
+                    0 => Ok(end),
+                    errno => Err(io::Error::from_raw_os_error(errno)),
+                };
             }
         }
     }
@@ -256,10 +244,13 @@ impl DiagSocket {
                 self.request.extend_from_slice(&u32::MAX.to_ne_bytes());
                 self.request.extend_from_slice(&victim.sockid());
             }
-            retry(|| self.socket.send(&self.request, 0))?;
+            retry(|| fault::at(Point::DumpSend).and_then(|()| self.socket.send(&self.request, 0)))?;
             loop {
                 buffer.clear();
-                match retry(|| self.socket.recv(buffer, libc::MSG_DONTWAIT)) {
+                match retry(|| {
+                    fault::at(Point::DumpReceive)?;
+                    self.socket.recv(buffer, libc::MSG_DONTWAIT)
+                }) {
                     Ok(_) => {}
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                     Err(e) => return Err(e),
@@ -280,6 +271,26 @@ impl DiagSocket {
     }
 }
 
+/// Reads one datagram of a dump: shows its sockets, and notes whether the dump was interrupted. With the last one
+/// of the dump comes the positive errno that it ended with, 0 for none.
+pub(crate) fn datagram(bytes: &[u8], end: &mut DumpEnd, mut each: impl FnMut(InetDiag<'_>)) -> Option<i32> {
+    for message in messages(bytes) {
+        if message.flags() & NLM_F_DUMP_INTR != 0 {
+            *end = DumpEnd::Interrupted;
+        }
+        match message.message_type() {
+            SOCK_DIAG_BY_FAMILY => {
+                if let Some(socket) = InetDiag::new(message.payload()) {
+                    each(socket);
+                }
+            }
+            NLMSG_DONE | NLMSG_ERROR => return Some(leading_errno(message.payload())),
+            _ => {}
+        }
+    }
+    None
+}
+
 /// The messages of one datagram.
 fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     std::iter::from_fn(move || {
@@ -292,7 +303,7 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
 
 /// The positive errno that `NLMSG_DONE` and `NLMSG_ERROR` begin with; 0 for none.
 fn leading_errno(payload: &[u8]) -> i32 {
-    payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes).saturating_neg())
+    payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes).saturating_abs())
 }
 
 #[cfg(test)]

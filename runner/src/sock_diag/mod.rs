@@ -12,8 +12,11 @@ use std::ops::Range;
 
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
+use skreap_bpf::fault::{self, Point};
 
+pub(crate) use destroy::Errors;
 pub use destroy::{BATCH, Verdict};
+pub(crate) use dump::datagram;
 pub use dump::{Dump, DumpEnd, Filter, InetDiag};
 pub use per_netns::DiagSockets;
 
@@ -36,6 +39,7 @@ impl DiagSocket {
     /// # Errors
     /// The errno of the socket calls; `EPROTONOSUPPORT` on a kernel without CONFIG_INET_DIAG.
     pub fn open() -> io::Result<Self> {
+        fault::at(Point::DiagOpen)?;
         let socket = Socket::new(NETLINK_SOCK_DIAG)?;
         socket.set_cap_ack(true)?;
         socket.set_non_blocking(true)?;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use skreap_bpf::Victim;
+use skreap_bpf::fault::{self, Point};
 
 use super::{DiagSocket, Verdict};
 use crate::epoll::Epoll;
@@ -86,6 +87,7 @@ impl DiagSockets {
             let watched = result.and_then(|diag| {
                 // SAFETY: the descriptor is open for as long as `diag` is borrowed.
                 let fd = unsafe { BorrowedFd::borrow_raw(diag.socket.as_raw_fd()) };
+                fault::at(Point::EpollAdd)?;
                 self.answering.add(fd, libc::EPOLLIN, id.cookie).map(|()| diag)
             });
             match watched {
@@ -137,7 +139,7 @@ impl DiagSockets {
     /// Corrects the verdicts of everything that was sent with them.
     pub fn settle(&mut self, verdicts: &mut [Verdict]) {
         loop {
-            match self.answering.wait(0) {
+            match fault::at(Point::EpollWait).and_then(|()| self.answering.wait(0)) {
                 Ok(ready) if ready.is_empty() => return,
                 Ok(ready) => ready.into_iter().for_each(|(netns, _)| self.settle_one(netns, verdicts)),
                 Err(e) => {
@@ -198,7 +200,7 @@ fn open_in(id: NetnsId, open: impl Fn(NetnsId) -> io::Result<OwnedFd>) -> io::Re
     let fd = open(id)?;
     netns::enter(&fd)?;
     let diag = DiagSocket::open()?;
-    match netns::cookie_of_socket(&diag.socket.as_raw_fd()) {
+    match fault::at(Point::DiagCookie).and_then(|()| netns::cookie_of_socket(&diag.socket.as_raw_fd())) {
         Ok(cookie) if cookie == id.cookie => Ok(diag),
         Ok(_) => Err(io::Error::from_raw_os_error(libc::ESTALE)),
         Err(e) => Err(e),

@@ -18,16 +18,23 @@ use super::unanswered::Unanswered;
 use super::{Inbox, Job, Reply};
 
 /// Who is at the other end, for the counts.
-pub(super) struct Who {
-    pub(super) name: &'static str,
-    pub(super) clients: Arc<Clients>,
+pub(crate) struct Who {
+    pub(crate) name: &'static str,
+    pub(crate) clients: Arc<Clients>,
     /// For a client that comes and goes.
     pub(super) connected: Option<Connected>,
 }
 
+impl Who {
+    /// One that stays as long as the service does.
+    pub(crate) fn stays(name: &'static str, clients: Arc<Clients>) -> Self {
+        Self { name, clients, connected: None }
+    }
+}
+
 /// Reads requests from `input` and writes the answers to `output`, on threads of their own. The thread that
 /// is returned ends after the last answer is written.
-pub(super) fn start(
+pub(crate) fn start(
     who: Who,
     input: File,
     output: File,

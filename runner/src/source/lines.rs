@@ -10,19 +10,31 @@ pub const MAX_LINE_BYTES: usize = 1024 * 1024;
 pub enum Line {
     /// A whole line.
     Whole(u64, Vec<u8>),
-    /// A line of more than [`MAX_LINE_BYTES`]; its text is not kept.
+    /// A line of more bytes than there may be; its text is not kept.
     TooLong(u64),
 }
 
 /// Cuts a stream of bytes into lines.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lines {
     partial: Vec<u8>,
     too_long: bool,
     number: u64,
+    longest: usize,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self::up_to(MAX_LINE_BYTES)
+    }
 }
 
 impl Lines {
+    /// Lines of at most this many bytes, without the newline.
+    pub fn up_to(longest: usize) -> Self {
+        Self { partial: Vec::new(), too_long: false, number: 0, longest }
+    }
+
     /// Reads once and hands over the lines that are complete by then; false at the end of the input.
     ///
     /// # Errors
@@ -47,7 +59,7 @@ impl Lines {
                 Some((b'\n', text)) => (text, true),
                 _ => (piece, false),
             };
-            if self.partial.len() + text.len() > MAX_LINE_BYTES {
+            if self.partial.len() + text.len() > self.longest {
                 self.too_long = true;
                 self.partial.clear();
             } else if !self.too_long {

@@ -2,8 +2,8 @@
 
 mod access;
 mod clients;
-mod connection;
-mod lines;
+pub(crate) mod connection;
+pub(crate) mod lines;
 mod output;
 mod stop;
 mod unanswered;
@@ -123,7 +123,7 @@ impl Source {
             Self::Stdin => {
                 let input = io::stdin().as_fd().try_clone_to_owned()?;
                 let output = io::stdout().as_fd().try_clone_to_owned()?;
-                let who = connection::Who { name: "stdin", clients: Arc::clone(clients), connected: None };
+                let who = connection::Who::stays("stdin", Arc::clone(clients));
                 connection::start(who, input.into(), output.into(), inbox, stop.clone())?
             }
             Self::Unix(path, access) => unix::start(path, access, inbox, stop.clone(), clients)?,

@@ -1,0 +1,168 @@
+//! Places where the kernel is asked for something and may say no. With the feature `fault` each can be made to
+//! fail, once, with an errno of the test's choice; without it there is nothing here.
+//!
+//! A new call into the kernel is a new [`Point`] and one line before the call. `tests/fault` goes through all of
+//! them, and fails if one was never reached.
+
+#[cfg(not(feature = "fault"))]
+use std::io;
+
+macro_rules! points {
+    ($($name:ident, $what:literal;)+) => {
+        /// One kind of call into the kernel.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Point {
+            $(#[doc = $what] $name,)+
+        }
+
+        impl Point {
+            /// Every point.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// What is asked for there.
+            #[must_use]
+            pub const fn what(self) -> &'static str {
+                match self {
+                    $(Self::$name => $what,)+
+                }
+            }
+        }
+    };
+}
+
+points! {
+    Load, "loading the programs of the index";
+    Init, "running the program that makes every node free";
+    MapMemory, "mapping a map into memory";
+    MapRead, "reading an element of a map of the index";
+    MapWrite, "writing what a later process must know";
+    LinkCreate, "attaching a program to the cgroup";
+    LinkInfo, "asking a link for its program";
+    LinkCheck, "opening a pinned link to see where it is attached";
+    LinkOpen, "opening a pinned link to take it over";
+    LinkUpdate, "giving a pinned link another program";
+    ProgQuery, "asking for the programs of a hook";
+    PinDirectory, "making a directory of pins";
+    Pin, "pinning a map, a program or a link";
+    PinOpen, "opening a pinned map";
+    PinReload, "loading the programs on pinned maps";
+    PinRename, "renaming a pin";
+    PinExchange, "exchanging two directories of pins";
+    PinRemove, "removing a pin";
+    PinRemoveAll, "removing a directory of pins";
+    Walk, "running the walk";
+    Rekey, "running the re-key program";
+    ScanLoad, "loading the iterators of a scan";
+    ScanAttach, "attaching an iterator of a scan";
+    ScanWrite, "telling a scan what to look for";
+    ScanOpen, "beginning a pass of an iterator";
+    ScanRead, "reading from an iterator";
+    ScanCounts, "reading what a scan has counted";
+    OlderAttach, "attaching an iterator over older sockets";
+    OlderWrite, "telling the search for older sockets their cgroup";
+    OlderOpen, "beginning a pass over older sockets";
+    OlderRead, "reading from an iterator over older sockets";
+    OlderCounts, "reading what the search for older sockets has counted";
+    NetnsList, "listing the netns";
+    NetnsOpen, "opening a netns";
+    NetnsEnter, "entering a netns";
+    DiagOpen, "opening a diag socket";
+    DiagCookie, "asking a diag socket for its netns";
+    DestroySend, "sending SOCK_DESTROY";
+    DestroyReceive, "reading what SOCK_DESTROY came to";
+    DumpSend, "asking for a dump";
+    DumpReceive, "reading a dump";
+    EpollAdd, "adding a diag socket to the epoll set";
+    EpollWait, "waiting for the epoll set";
+    Membarrier, "waiting for an RCU grace period";
+}
+
+/// To be asked before the call; an error stands for the kernel's answer.
+///
+/// # Errors
+/// The errno that a test has asked for, once.
+#[cfg(not(feature = "fault"))]
+#[inline(always)]
+pub const fn at(_: Point) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(feature = "fault")]
+pub use armed::{Armed, at};
+
+#[cfg(feature = "fault")]
+mod armed {
+    use std::collections::BTreeMap;
+    use std::io;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    use super::Point;
+
+    /// What is to fail, and what was reached, in all threads.
+    #[derive(Debug, Default)]
+    struct State {
+        next: Option<(Point, u64, i32)>,
+        /// How often each point was passed since the last fault was armed.
+        passed: BTreeMap<Point, u64>,
+    }
+
+    static STATE: Mutex<State> = Mutex::new(State { next: None, passed: BTreeMap::new() });
+
+    fn state() -> MutexGuard<'static, State> {
+        STATE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See the stub without the feature.
+    ///
+    /// # Errors
+    /// The errno that a test has asked for, once.
+    pub fn at(point: Point) -> io::Result<()> {
+        let mut state = state();
+        let passed = state.passed.entry(point).or_default();
+        let number = *passed;
+        *passed += 1;
+        match state.next {
+            Some((armed, when, errno)) if armed == point && when == number => {
+                state.next = None;
+                Err(io::Error::from_raw_os_error(errno))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A fault that is to happen; dropping it takes it back.
+    #[derive(Debug)]
+    #[must_use]
+    pub struct Armed(());
+
+    impl Armed {
+        /// From now on the point is passed `after` times, and then fails once with this errno.
+        pub fn new(point: Point, after: u64, errno: i32) -> Self {
+            *state() = State { next: Some((point, after, errno)), ..State::default() };
+            Self(())
+        }
+
+        /// Nothing fails, but what is passed is counted.
+        pub fn nothing() -> Self {
+            *state() = State::default();
+            Self(())
+        }
+
+        /// Takes the fault back; true if it has happened.
+        pub fn happened(self) -> bool {
+            state().next.take().is_none()
+        }
+
+        /// How often each point was passed since.
+        #[must_use]
+        pub fn passed(&self) -> BTreeMap<Point, u64> {
+            state().passed.clone()
+        }
+    }
+
+    impl Drop for Armed {
+        fn drop(&mut self) {
+            state().next = None;
+        }
+    }
+}

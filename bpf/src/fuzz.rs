@@ -1,0 +1,29 @@
+//! What fuzzing (`tests/fuzz`) has to reach, and nobody else.
+
+use crate::scan::Hits;
+use crate::{ScanHit, Victim};
+
+/// A victim as the kernel wrote it.
+#[must_use]
+pub fn victim(bytes: &[u8; size_of::<Victim>()]) -> Victim {
+    Victim::from_bytes(bytes)
+}
+
+/// Bytes of one record that an iterator writes: a victim, an `i32` and padding.
+pub const HIT_BYTES: usize = Hits::BYTES;
+
+/// What the reads of an iterator's output, each of these many bytes, are made of; `None` if it ends within a
+/// record.
+#[must_use]
+pub fn hits(mut output: &[u8], mut reads: impl Iterator<Item = usize>) -> Option<Vec<ScanHit>> {
+    let (mut hits, mut found) = (Hits::new(), Vec::new());
+    while !output.is_empty() {
+        let space = hits.space();
+        let n = reads.next().unwrap_or(usize::MAX).clamp(1, output.len()).min(space.len());
+        let (read, rest) = output.split_at(n);
+        space[..n].copy_from_slice(read);
+        output = rest;
+        hits.take(n, &mut found);
+    }
+    hits.end().ok().map(|()| found)
+}

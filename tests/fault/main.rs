@@ -1,0 +1,73 @@
+//! Each call into the kernel made to fail, once, one after the other (`skreap_bpf::fault`): at the start, within an
+//! event, while hooks are moved, while pins are made and removed, within an audit.
+//!
+//! Whatever fails, four things hold. The report is right: it counts as destroyed what died, and does not call itself
+//! complete if a socket is left that it does not list as failed. Nothing is leaked: no descriptor, no attached
+//! program, no pin, no node. What cannot start leaves nothing behind. And the next event, with nothing failing,
+//! destroys what was left and says so.
+//!
+//! Needs what the kernel tests need, and the feature `fault`.
+
+#[allow(dead_code, reason = "shared with the kernel tests, which use all of it")]
+#[path = "../kernel/case.rs"]
+mod case;
+#[allow(dead_code, reason = "shared with the kernel tests, which use all of it")]
+#[path = "../kernel/sockets.rs"]
+mod sockets;
+#[allow(dead_code, reason = "shared with the kernel tests, which use all of it")]
+#[path = "../kernel/world.rs"]
+mod world;
+
+mod audit;
+mod events;
+mod order;
+mod pins;
+mod round;
+mod start;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use case::Missing;
+use libtest_mimic::Arguments;
+use skreap::bpf::fault::Point;
+use skreap::core::EngineName;
+
+const ENGINES: &[EngineName] =
+    &[EngineName::Netlink, EngineName::Iter, EngineName::Diag, EngineName::DiagFilter, EngineName::IndexScan];
+
+/// What is only asked for where pins are taken over or replaced, which is not gone through yet.
+const TAKING_OVER: [Point; 6] = [
+    Point::LinkCheck,
+    Point::LinkOpen,
+    Point::LinkUpdate,
+    Point::PinOpen,
+    Point::PinReload,
+    Point::PinExchange,
+];
+
+fn main() -> ExitCode {
+    skreap::lab::become_client_if_asked();
+    let mut arguments = Arguments::from_args();
+    // The tests share one machine, and what is to fail is to fail in one of them.
+    arguments.test_threads = Some(1);
+    let missing = if arguments.list { None } else { world::missing() };
+    if let Some(missing) = &missing {
+        eprintln!("fault tests cannot run here: {missing}");
+    }
+    let whole =
+        missing.is_none() && !arguments.list && arguments.filter.is_none() && arguments.skip.is_empty();
+    let missing = Missing { all: missing.map(Arc::from), kfunc: None };
+    let cases = [events::cases(), start::cases(), order::cases(), pins::cases(), audit::cases()];
+    let trials = cases.into_iter().flatten().flat_map(|case| case.trials(ENGINES, &missing)).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if whole && !conclusion.has_failed() {
+        let mut never = round::never_failed();
+        never.retain(|point| !TAKING_OVER.contains(point));
+        if !never.is_empty() {
+            eprintln!("no test has made these fail: {never:?}");
+            return ExitCode::FAILURE;
+        }
+    }
+    conclusion.exit_code()
+}

@@ -1,0 +1,107 @@
+//! Reports: whatever engines did for whatever backends, the sums are kept, and a report reads as it is written.
+
+use std::net::IpAddr;
+
+use arbitrary::{Result, Unstructured};
+use skreap::core::{
+    Action, Backend, EngineName, Event, FinishReason, Finished, Incomplete, MAX_FAILURES_LISTED, Outcome,
+    Phases, Protocol, Report, Skipped, SocketTuple, state_name,
+};
+
+/// See the module.
+pub fn holds(data: &[u8]) {
+    // An end of the data is no failure: what was made by then has been tried.
+    let _ = conserved(&mut Unstructured::new(data));
+}
+
+fn conserved(u: &mut Unstructured<'_>) -> Result<()> {
+    let dry_run = u.arbitrary()?;
+    let mut sum = outcome(u, dry_run)?;
+    while !u.is_empty() {
+        let (more, pass) = (outcome(u, dry_run)?, u.arbitrary()?);
+        let before = sum.clone();
+        // A further pass over the same backend adds victims only; another backend adds all.
+        let (visited, skipped) = match pass {
+            true => (more.victims, more.skipped.gone),
+            false => (more.visited, more.skipped.total()),
+        };
+        let expected = [
+            before.visited + visited,
+            before.victims + more.victims,
+            before.destroyed + more.destroyed,
+            before.failed.total() + more.failed.total(),
+            before.skipped.total() + skipped,
+        ];
+        let complete = before.is_complete() && more.is_complete();
+        let finished: u64 = before.finished.iter().chain(&more.finished).map(|f| f.destroyed).sum();
+        match pass {
+            true => sum.add_victims(more),
+            false => sum.add_backend(more),
+        }
+        let now = [sum.visited, sum.victims, sum.destroyed, sum.failed.total(), sum.skipped.total()];
+        assert_eq!(now, expected);
+        assert_eq!(sum.is_complete(), complete, "nothing makes up for what was missed");
+        assert_eq!(sum.finished.iter().map(|f| f.destroyed).sum::<u64>(), finished);
+        assert_eq!(sum.balanced(dry_run), Ok(()), "from {before:?}");
+        reads_as_written(&sum, dry_run);
+    }
+    Ok(())
+}
+
+fn reads_as_written(outcome: &Outcome, dry_run: bool) {
+    let failed = &outcome.failed;
+    assert_eq!(failed.by_errno().values().sum::<u64>(), failed.total());
+    assert_eq!(failed.sockets().len() as u64 + failed.left_out(), failed.total());
+    assert!(failed.sockets().len() <= MAX_FAILURES_LISTED);
+    let Ok(backend) = Backend::new(Protocol::Udp, IpAddr::from([10, 0, 0, 1]), 53) else { return };
+    let event = Event { id: "e".to_owned(), action: Action::BackendDeleted { backend }, dry_run };
+    let report = Report::new(&event, outcome.clone(), Phases::default());
+    assert_eq!(report.complete, report.incomplete_because.is_empty());
+    let written = serde_json::to_vec(&report).unwrap();
+    assert!(!written.contains(&b'\n'), "one line");
+    assert_eq!(serde_json::from_slice::<Report>(&written).unwrap(), report);
+}
+
+/// What an engine may have done: counts that add up.
+fn outcome(u: &mut Unstructured<'_>, dry_run: bool) -> Result<Outcome> {
+    let engine = *u.choose(&EngineName::ALL)?;
+    let n = |u: &mut Unstructured<'_>| u.arbitrary::<u16>().map(u64::from);
+    let mut outcome = Outcome::new(engine);
+    let (destroyed, gone) = (n(u)?, if dry_run { 0 } else { n(u)? });
+    let failures = if dry_run { 0 } else { u.int_in_range(0..=90)? };
+    for _ in 0..failures {
+        outcome.add_failure(socket(u)?, u.arbitrary()?);
+    }
+    outcome.skipped =
+        Skipped { unconnected: n(u)?, moved_on: n(u)?, no_peer: n(u)?, state: n(u)?, stale: n(u)?, gone };
+    outcome.victims = destroyed + failures + gone;
+    outcome.destroyed = if dry_run { 0 } else { destroyed };
+    outcome.visited = outcome.victims + outcome.skipped.total() - gone;
+    for _ in 0..u.int_in_range(0..=2)? {
+        outcome.incomplete.insert(*u.choose(&Incomplete::ALL)?);
+        outcome.add_finished(Finished {
+            engine: *u.choose(&EngineName::ALL)?,
+            because: *u.choose(&[FinishReason::IndexFull, FinishReason::NoExactId])?,
+            victims: n(u)?,
+            destroyed: n(u)?,
+            ns: n(u)?,
+        });
+    }
+    assert_eq!(outcome.balanced(dry_run), Ok(()));
+    Ok(outcome)
+}
+
+fn socket(u: &mut Unstructured<'_>) -> Result<SocketTuple> {
+    Ok(SocketTuple {
+        protocol: *u.choose(&Protocol::ALL)?,
+        saddr: u.arbitrary()?,
+        sport: u.arbitrary()?,
+        daddr: u.arbitrary()?,
+        dport: u.arbitrary()?,
+        ifindex: u.arbitrary()?,
+        cookie: u.arbitrary()?,
+        netns: u.arbitrary()?,
+        netns_inum: u.arbitrary()?,
+        state: state_name(u.arbitrary()?).into(),
+    })
+}
