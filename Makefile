@@ -65,7 +65,6 @@ kernel-tests:
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --features fault --test fault
 
 # Fuzzing: what a target finds is kept in target/fuzz, and goes to tests/fuzz/corpus when it is worth it.
-SECONDS            = 60
 TARGET             = $(basename $(notdir $(wildcard tests/fuzz/targets/*.rs)))
 NIGHTLY            = nightly
 CARGO_FUZZ_VERSION = 0.13.2
@@ -81,8 +80,8 @@ fuzz: deps target/tools/bin/cargo-fuzz
 	@for t in $(TARGET); do \
 		mkdir -p $(FUZZ)/corpus/$$t; \
 		dictionary=tests/fuzz/dictionaries/$$t.dict; [ -e $$dictionary ] || dictionary=; \
-		echo "fuzzing $$t for $(SECONDS) s"; \
-		$(FUZZ_BUILD)/$$t -max_total_time=$(SECONDS) -print_final_stats=1 -timeout=10 -verbosity=0 \
+		echo "fuzzing $$t for $(or $(SECONDS),60) s"; \
+		$(FUZZ_BUILD)/$$t -max_total_time=$(or $(SECONDS),60) -print_final_stats=1 -timeout=10 -verbosity=0 \
 			-artifact_prefix=$(FUZZ)/$$t- $${dictionary:+-dict=$$dictionary} \
 			$(FUZZ)/corpus/$$t tests/fuzz/corpus/$$t || exit 1; \
 	done
