@@ -37,13 +37,14 @@ const ENGINES: &[EngineName] =
     &[EngineName::Netlink, EngineName::Iter, EngineName::Diag, EngineName::DiagFilter, EngineName::IndexScan];
 
 /// What is only asked for where pins are taken over or replaced, which is not gone through yet.
-const TAKING_OVER: [Point; 6] = [
+const TAKING_OVER: [Point; 7] = [
     Point::LinkCheck,
     Point::LinkOpen,
     Point::LinkUpdate,
     Point::PinOpen,
     Point::PinReload,
     Point::PinExchange,
+    Point::PinRemove,
 ];
 
 fn main() -> ExitCode {
