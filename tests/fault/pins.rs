@@ -1,9 +1,10 @@
-//! Pins: made and removed.
+//! Pins: made, taken over, replaced and removed.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use skreap::Builder;
+use skreap::bpf::Config;
 use skreap::bpf::fault::Point;
 use skreap::bpf::pin::Pins;
 use skreap::core::EngineName;
@@ -17,15 +18,32 @@ use crate::world::{World, WorldOptions};
 pub fn cases() -> Vec<Case> {
     let two_netns = WorldOptions { netns: 2, ..WorldOptions::default() };
     let netlink = |case: Case| case.only(EngineName::Netlink).with(two_netns);
-    vec![netlink(case!(pins_are_made)), netlink(case!(pins_are_removed))]
+    vec![
+        netlink(case!(pins_are_made)),
+        netlink(case!(pins_are_taken_over)),
+        netlink(case!(pins_are_replaced)),
+        netlink(case!(pins_are_removed)),
+    ]
 }
 
 fn pinned(world: &World, directory: &Path) -> Builder {
     beside(world).pin(directory).bootstrap(false)
 }
 
+fn other_size(world: &World, directory: &Path) -> Builder {
+    pinned(world, directory).config(Config { max_sockets: 2048, buckets: 64, ..Config::default() })
+}
+
 fn pins_are_made(world: &mut World) -> Result<()> {
     second_start(world, None, false)
+}
+
+fn pins_are_taken_over(world: &mut World) -> Result<()> {
+    second_start(world, Some(pinned), true)
+}
+
+fn pins_are_replaced(world: &mut World) -> Result<()> {
+    second_start(world, Some(other_size), false)
 }
 
 /// The first start is undisturbed, the second is not, and a third has to put right what the second has left. What
