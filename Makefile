@@ -43,6 +43,7 @@ fmt:
 
 clippy:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --package skreap --features fault --test fault -- -D warnings
 
 # Needs no privileges.
 unit:

@@ -1,6 +1,7 @@
 //! Every netns there is.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use skreap_bpf::NetnsList;
@@ -17,8 +18,38 @@ pub struct Everywhere {
     pub whole: bool,
 }
 
-/// The reader of the kernel's list, loaded when it is first needed; `None` if that failed.
-static LIST: Mutex<Option<Option<NetnsList>>> = Mutex::new(None);
+/// After a failed load, the next is tried so much later: what was lacking (memory, a capability) may be there then.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// The reader of the kernel's list.
+static LIST: Mutex<Reader> = Mutex::new(Reader { list: None, failed: None });
+
+/// Loads the list when it is first needed.
+struct Reader {
+    list: Option<NetnsList>,
+    failed: Option<Instant>,
+}
+
+impl Reader {
+    fn get(&mut self) -> Option<&mut NetnsList> {
+        let wait = self.failed.is_some_and(|failed| failed.elapsed() < RETRY);
+        if self.list.is_none() && !wait {
+            match NetnsList::load() {
+                Ok(list) => *self = Self { list: Some(list), failed: None },
+                Err(e) => {
+                    // Said once, not each time that it is tried.
+                    if self.failed.is_none() {
+                        tracing::warn!(
+                            "cannot list all netns, so sockets in one that nothing shows may be missed: {e}"
+                        );
+                    }
+                    self.failed = Some(Instant::now());
+                }
+            }
+        }
+        self.list.as_mut()
+    }
+}
 
 /// Every netns there is, whatever keeps it alive: a process, a name, a descriptor, or a socket that is on its way
 /// over a unix socket. Those that come or go meanwhile may be among them or not.
@@ -38,15 +69,7 @@ pub(super) fn is_there(id: NetnsId) -> Option<bool> {
 }
 
 fn kernel_list() -> Option<Vec<NetnsId>> {
-    let mut list = LIST.lock();
-    let list = list.get_or_insert_with(|| match NetnsList::load() {
-        Ok(list) => Some(list),
-        Err(e) => {
-            tracing::warn!("cannot list all netns, so sockets in one that nothing shows may be missed: {e}");
-            None
-        }
-    });
-    match list.as_mut()?.read() {
+    match LIST.lock().get()?.read() {
         Ok(netns) => {
             Some(netns.iter().map(|netns| NetnsId { cookie: netns.cookie, inum: netns.inum }).collect())
         }
