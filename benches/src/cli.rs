@@ -10,6 +10,7 @@ use skreap::core::Protocol;
 use skreap::lab;
 use tracing_subscriber::EnvFilter;
 
+use crate::chains;
 use crate::experiment;
 use crate::grid::{Axes, Preset, Tables};
 use crate::hooks;
@@ -49,6 +50,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What long chains of the index cost: 100,000 sockets on one backend, 65,000 backends, all in one bucket.
+    Chains(chains::Options),
     /// Try something once and show what happens.
     #[command(subcommand)]
     Experiment(Experiment),
@@ -121,6 +124,7 @@ fn execute(command: Command) -> Result<()> {
         Command::Report { directory } => report::write(&directory),
         Command::Hooks(options) => hooks::run(&options, &prepared()?),
         Command::Memory { json } => memory::run(json),
+        Command::Chains(options) => chains::run(&options, &prepared()?),
         Command::Experiment(Experiment::UnreachableRoute(options)) => experiment::run(&options, &prepared()?),
     }
 }

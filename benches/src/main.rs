@@ -1,5 +1,6 @@
 //! The `skreap-bench` command: what a targeted walk, the full scans, the hooks and the index cost.
 
+mod chains;
 mod cli;
 mod experiment;
 mod grid;

@@ -7,7 +7,7 @@ mod case;
 mod cpu;
 mod load;
 mod member;
-mod programs;
+pub mod programs;
 mod table;
 mod variant;
 

@@ -28,7 +28,7 @@ use crate::stop::Stop;
 
 use backends::Backends;
 use bulk::Bulk;
-pub use need::check_memory;
+pub use need::{check_memory, require_sockets};
 use space::Space;
 use victims::Victims;
 

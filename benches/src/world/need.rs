@@ -24,12 +24,15 @@ const RESERVE: u64 = 512 << 20;
 
 /// Bytes that a world takes at its largest.
 pub fn bytes(spec: &WorldSpec) -> u64 {
-    let each = INDEX_BYTES
-        + match spec.proto {
+    socket_bytes(spec.proto) * u64::from(spec.sockets) + NETNS_BYTES * u64::from(spec.netns)
+}
+
+fn socket_bytes(proto: Protocol) -> u64 {
+    INDEX_BYTES
+        + match proto {
             Protocol::Udp => UDP_BYTES,
             Protocol::Tcp => TCP_BYTES,
-        };
-    each * u64::from(spec.sockets) + NETNS_BYTES * u64::from(spec.netns)
+        }
 }
 
 /// Says what the largest of the worlds needs, and refuses if that is not there.
@@ -38,16 +41,28 @@ pub fn bytes(spec: &WorldSpec) -> u64 {
 /// When memory would run short, with both numbers; when /proc/meminfo cannot be read.
 pub fn check_memory(worlds: &[WorldSpec]) -> Result<()> {
     let Some(largest) = worlds.iter().max_by_key(|spec| bytes(spec)) else { return Ok(()) };
+    require(&largest.to_string(), bytes(largest))
+}
+
+/// The same for a number of sockets of no world.
+///
+/// # Errors
+/// As for [`check_memory`].
+pub fn require_sockets(proto: Protocol, count: u64) -> Result<()> {
+    require(&format!("{} {proto} sockets", grouped(count)), socket_bytes(proto) * count)
+}
+
+/// `what` needs so many bytes.
+fn require(what: &str, need: u64) -> Result<()> {
     let meminfo = fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
     let available = available_bytes(&meminfo).context("/proc/meminfo has no MemAvailable")?;
-    let need = bytes(largest);
     let mib = |bytes: u64| grouped(bytes >> 20);
     if need >= WORTH_SAYING {
-        eprintln!("{largest}: needs about {} MiB, {} MiB are available", mib(need), mib(available));
+        eprintln!("{what}: needs about {} MiB, {} MiB are available", mib(need), mib(available));
     }
     if available < need + RESERVE {
         bail!(
-            "{largest}: needs about {} MiB and {} MiB to spare, but only {} MiB are available; \
+            "{what}: needs about {} MiB and {} MiB to spare, but only {} MiB are available; \
              use fewer --sockets",
             mib(need),
             mib(RESERVE),
