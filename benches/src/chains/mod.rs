@@ -30,7 +30,7 @@ pub struct Options {
     #[arg(long)]
     json: bool,
     /// Measured rounds.
-    #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Sockets on one backend; ratios are to the first.
     #[arg(
