@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
+use std::mem::replace;
 use std::os::fd::AsFd as _;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -45,6 +46,8 @@ pub struct OrderKeeper {
     suspected: Instant,
     /// The order could not be read.
     blind: bool,
+    /// Of which hooks the log has that already.
+    told: [bool; Hook::ALL.len()],
     /// The index was to be looked over, and that has failed.
     unseen: bool,
     status: OrderStatus,
@@ -65,6 +68,7 @@ impl OrderKeeper {
             suspects: Vec::new(),
             suspected: Instant::now(),
             blind: false,
+            told: [false; Hook::ALL.len()],
             unseen: false,
             status: OrderStatus::default(),
         })
@@ -77,7 +81,7 @@ impl OrderKeeper {
     }
 
     /// To be called before each event: afterwards every socket is recorded under the peer it has, whatever the order
-    /// was until now. Takes two microseconds if nothing has changed. False, and a line in the log, if that cannot be
+    /// was until now. False, and a line in the log, if that cannot be
     /// said, because the order could not be read or the index not looked over.
     pub fn before_event(&mut self, hooks: &mut Hooks, observer: &Observer) -> bool {
         let done = if self.blind || self.changed(false) {
@@ -131,7 +135,7 @@ impl OrderKeeper {
         let now = Instant::now();
         let may_move = self.may_move(now);
         let (mut tried, mut moved, mut behind, mut waiting, mut blind) = (false, false, 0, false, false);
-        for (hook, mark) in Hook::ALL.into_iter().zip(&mut self.marks) {
+        for ((hook, mark), told) in Hook::ALL.into_iter().zip(&mut self.marks).zip(&mut self.told) {
             // The mark is taken first: what changes afterwards is seen the next time.
             let mut at = Mark::take(self.cgroup.as_fd(), hook, true);
             let mut order = read(hooks, &self.cgroup, hook);
@@ -164,9 +168,12 @@ impl OrderKeeper {
                     if let Err(e) = observer.index().marker().and_then(|marker| marker.everything()) {
                         tracing::error!("events do not know that they are incomplete: {e}");
                     }
-                    tracing::error!(%hook, "our program was detached: sockets are no longer recorded; start again");
+                    if !replace(told, true) {
+                        tracing::error!(%hook, "our program was detached: sockets are no longer recorded; start again");
+                    }
                 }
                 Ok(order) => {
+                    *told = false;
                     let after = order.foreign_after().count();
                     waiting |= after > 0;
                     behind += u64::from(after > 0 || order.foreign_above().next().is_some());
@@ -174,7 +181,9 @@ impl OrderKeeper {
                 }
                 Err(e) => {
                     blind = true;
-                    tracing::error!(%hook, "cannot read the order of the programs: {e}");
+                    if !replace(told, true) {
+                        tracing::error!(%hook, "cannot read the order of the programs, each event is finished by a scan: {e}");
+                    }
                 }
             }
         }
