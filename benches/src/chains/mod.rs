@@ -30,7 +30,7 @@ pub struct Options {
     #[arg(long)]
     json: bool,
     /// Measured rounds.
-    #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Sockets on one backend; ratios are to the first.
     #[arg(
@@ -62,7 +62,7 @@ pub struct Row {
     pub connect_ns: Quartiles,
     /// In the hook of the release, nanoseconds for one.
     pub close_ns: Quartiles,
-    /// A dry walk of one backend with all its calls, nanoseconds.
+    /// A dry walk of one backend with all its calls, nanoseconds of processor time.
     pub walk_ns: Quartiles,
     /// `connect_ns` / that of the first case in the same round.
     pub connect_ratio: Quartiles,
