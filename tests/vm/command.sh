@@ -151,6 +151,27 @@ goes_on() {
 		expect 0 $skreap reap --json --socket /run/skreap.sock udp://192.0.2.1:53 && says "$out" "\"engine\":\"$1\""
 }
 
+# The clock goes ten years forward and twenty back: events are told of, and take no years.
+clock_jumps() {
+	now=$(date +%s)
+	start_serve
+	result=$?
+	for jump in 315360000 -315360000; do
+		[ $result = 0 ] && date -s "@$((now + jump))" >&2 && sleep 2 && goes_on "${engines%%,*}" && quick_event || result=1
+	done
+	date -s "@$now" >&2
+	stop_serve
+	return $result
+}
+
+# The report that goes_on has left says that the event took more than nothing, and less than a minute.
+quick_event() {
+	total=$(echo "$out" | sed -n 's/.*"ns":{[^}]*"total":\([0-9]*\).*/\1/p')
+	[ "${total:-0}" -gt 0 ] && [ "$total" -lt 60000000000 ] && return 0
+	echo "an event that took ${total:-no} ns: $out" >&2
+	return 1
+}
+
 # serve that runs without the module: says when it could be used, does not hold it, and has its engine to the end.
 module_that_comes_and_goes_while_serving() {
 	start_serve && goes_on "${engines%%,*}" && insmod $module &&
@@ -214,7 +235,7 @@ module_goes() {
 	[ ! -e $btf ]
 }
 
-tests="probe_finds_everything_needed all_engines_start demo_destroys_exactly_the_clients_of_the_backend"
+tests="probe_finds_everything_needed all_engines_start demo_destroys_exactly_the_clients_of_the_backend clock_jumps"
 [ "$engines" != none ] || tests="probe_names_what_is_missing serve_is_refused demo_is_refused"
 [ ! -e $module ] || tests="$tests missing_module_is_named kfunc_engine_without_module_is_refused
 	module_for_another_kernel_does_not_load module_without_btf_is_not_taken_for_one self_test_passes module_loads loaded_module_is_found
