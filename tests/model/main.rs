@@ -11,9 +11,11 @@
 //! | `SKREAP_MODEL_CASES` | how many at most |
 //! | `SKREAP_MODEL_SEED` | the seed that a run has printed |
 //! | `SKREAP_MODEL_SCRIPT` | a file: that script alone is run, and nothing else |
+//! | `SKREAP_MODEL_WORLDS` | only in these worlds, with commas (all) |
 //!
 //! Needs what the kernel tests need; without that all but the tests of the model itself are ignored, and fail with
-//! `SKREAP_TESTS=required`.
+//! `SKREAP_TESTS=required`. The worlds of engine `kfunc` need the kernel module besides, and `SKREAP_KFUNC=required`
+//! makes its absence a failure.
 
 mod driver;
 mod random;
@@ -27,49 +29,84 @@ mod world;
 
 use std::env;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use random::Worlds;
 use script::Script;
+use world::Kind;
 
 fn main() -> ExitCode {
     skreap::lab::become_client_if_asked();
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(1);
-    let missing = if arguments.list { None } else { world::missing() };
-    let needs = |name: &str, run: Box<dyn FnOnce() -> Result<()> + Send>| {
-        let missing = missing.clone();
-        Trial::ignorable_test(name, move || match missing {
-            Some(missing) if env::var_os("SKREAP_TESTS").is_some_and(|v| v == "required") => {
-                Err(Failed::from(missing))
-            }
-            Some(missing) => Ok(Completion::ignored_with(missing)),
-            None => run().map(|()| Completion::Completed).map_err(|error| Failed::from(format!("{error:?}"))),
-        })
-    };
-    let trials = match random::replay() {
-        Some(script) => vec![needs("script", Box::new(|| run_alone(&script?)))],
-        None => {
-            let mut trials: Vec<Trial> = rules::trials();
-            trials.extend(scripts::KEPT.iter().map(|(name, text)| {
-                needs(&format!("script::{name}"), Box::new(move || run_alone(&text.parse()?)))
-            }));
-            trials.push(needs("random", Box::new(random::run)));
-            trials
+    match trials(&arguments) {
+        Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
         }
-    };
-    libtest_mimic::run(&arguments, trials).exit_code()
+    }
 }
 
-fn run_alone(script: &Script) -> Result<()> {
-    let kind = world::Kind::named(&script.world)?;
-    if let Some(missing) = kind.missing() {
-        eprintln!("passed over, world {} cannot be here: {missing}", script.world);
-        return Ok(());
+/// A test that runs scripts in the worlds it is given, which it shares with the others.
+type Run = Box<dyn FnOnce(&mut Worlds) -> Result<()> + Send>;
+
+fn trials(arguments: &Arguments) -> Result<Vec<Trial>> {
+    let wanted = Kind::wanted()?;
+    let missing = if arguments.list { None } else { world::missing() };
+    let worlds = Arc::new(Mutex::new(Worlds::default()));
+    // `within`: it cannot be without that world.
+    let trial = |name: &str, within: Option<Kind>, run: Run| {
+        let missing = missing.clone();
+        let worlds = Arc::clone(&worlds);
+        Trial::ignorable_test(name, move || {
+            let lacks = |what: String, variable| {
+                if required(variable) { Err(Failed::from(what)) } else { Ok(Completion::ignored_with(what)) }
+            };
+            if let Some(missing) = missing {
+                return lacks(missing, "SKREAP_TESTS");
+            }
+            if let Some(missing) = within.and_then(|kind| kind.missing()) {
+                return lacks(missing, "SKREAP_KFUNC");
+            }
+            // Worlds with which a test has come to nothing are not kept.
+            let mut worlds = worlds.lock().unwrap_or_else(PoisonError::into_inner);
+            run(&mut worlds).map(|()| Completion::Completed).map_err(|error| Failed::from(format!("{error:?}")))
+        })
+    };
+    if let Some(script) = random::replay() {
+        let script = script?;
+        let kind = Kind::named(&script.world)?;
+        return Ok(vec![trial("script", Some(kind), Box::new(move |worlds| run(worlds, &script)))]);
     }
-    let tally = Worlds::default().run(script)?;
-    eprintln!("model: {tally}");
+    let mut trials: Vec<Trial> = rules::trials();
+    for (name, text) in scripts::KEPT {
+        let script: Script = text.parse()?;
+        let own = Kind::named(&script.world)?;
+        for (kind, name) in [
+            (Some(own), format!("script::{name}")),
+            (Kind::with_kfunc(own.name), format!("script::{name}::kfunc")),
+        ] {
+            let Some(kind) = kind.filter(|kind| wanted.iter().any(|wanted| wanted.name == kind.name)) else {
+                continue;
+            };
+            let script = Script { world: kind.name.to_owned(), ..script.clone() };
+            trials.push(trial(&name, Some(kind), Box::new(move |worlds| run(worlds, &script))));
+        }
+    }
+    trials.push(trial("random", None, Box::new(move |worlds| random::run(worlds, &wanted))));
+    Ok(trials)
+}
+
+/// True if what is missing is to be a failure.
+fn required(variable: &str) -> bool {
+    env::var_os(variable).is_some_and(|value| value == "required")
+}
+
+fn run(worlds: &mut Worlds, script: &Script) -> Result<()> {
+    eprintln!("model: {}", worlds.run(script)?);
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -14,7 +14,8 @@ use crate::driver::{self, Tally};
 use crate::script::{Op, Script};
 use crate::shrink::{Failure, shorten};
 use crate::strategy;
-use crate::world::{KINDS, Kind, World};
+use crate::required;
+use crate::world::{Kind, World};
 
 /// Without `SKREAP_MODEL_SECONDS`.
 const SECONDS: u64 = 120;
@@ -48,33 +49,43 @@ fn setting(name: &str) -> Result<Option<u64>> {
     value.parse().map(Some).with_context(|| format!("{name}={value} is not a number"))
 }
 
-/// Runs random scripts until the time is over.
-pub fn run() -> Result<()> {
+/// Runs random scripts until the time is over; the first ones in every world that is wanted and can be here.
+pub fn run(worlds: &mut Worlds, wanted: &[Kind]) -> Result<()> {
     #[expect(clippy::disallowed_methods, reason = "a seed, and no time is measured with it")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let seed = setting("SKREAP_MODEL_SEED")?.unwrap_or(now.as_nanos() as u64);
     let time = Duration::from_secs(setting("SKREAP_MODEL_SECONDS")?.unwrap_or(SECONDS));
     let most = setting("SKREAP_MODEL_CASES")?.unwrap_or(u64::MAX);
-    let here = KINDS.iter().filter(|kind| kind.missing().is_none());
-    let worlds: Vec<(u32, &'static str)> = here.map(|kind| (kind.weight, kind.name)).collect();
-    eprintln!("model: seed {seed}, worlds {worlds:?}");
-    let strategy = strategy::script(worlds);
+    let mut here: Vec<(u32, &'static str)> = Vec::new();
+    for kind in wanted {
+        match kind.missing() {
+            None => here.push((kind.weight, kind.name)),
+            Some(missing) => ensure!(!required("SKREAP_KFUNC"), "no world {}: {missing}", kind.name),
+        }
+    }
+    ensure!(!here.is_empty(), "none of the worlds can be here");
+    eprintln!("model: seed {seed}, worlds {here:?}");
+    let mut first = here.clone().into_iter();
+    let strategy = strategy::script(here);
     let mut rng_seed = [0; 32];
     rng_seed[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &rng_seed);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    let (mut worlds, mut total) = (Worlds::default(), Tally::default());
+    let mut total = Tally::default();
     let begin = Instant::now();
     while begin.elapsed() < time && total.scripts < most {
         let tree = strategy.new_tree(&mut runner).map_err(|why| anyhow::anyhow!("no script: {why}"))?;
-        let script = tree.current();
+        let mut script = tree.current();
+        if let Some((_, world)) = first.next() {
+            world.clone_into(&mut script.world);
+        }
         match worlds.run(&script) {
             Ok(tally) => total.add(tally),
             Err(error) => {
                 let after = total.scripts;
                 eprintln!("model: seed {seed}, after {after} scripts: {error:#}");
                 let failed = Script { ops: worlds.carried_out.clone(), ..script.clone() };
-                let Failure { script, error } = shorten(&mut worlds, failed, Failure { script, error });
+                let Failure { script, error } = shorten(worlds, failed, Failure { script, error });
                 let path = keep(&script, seed)?;
                 bail!(
                     "seed {seed}, after {after} scripts: {error:?}\n\nThis script shows it:\n\n{script}\nIt is kept; run it \
@@ -85,6 +96,8 @@ pub fn run() -> Result<()> {
         }
     }
     eprintln!("model: seed {seed}: {total} in {:.0} s", begin.elapsed().as_secs_f64());
+    let left: Vec<&str> = first.map(|(_, world)| world).collect();
+    ensure!(left.is_empty() || total.scripts >= most, "the time was over before there was a script in {left:?}");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What scripts run in: a cgroup, two standing namespaces with backends, client processes, and a reaper whose hooks
 //! and index are pinned. A world is used by many scripts, one after the other; each has to leave it empty.
 
+use std::env;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use skreap::choice::Choice;
 use skreap::core::{EngineName, Protocol, Unconnected};
 use skreap::lab::{self, Bpffs, Cgroup, Client, Echo, Mode, Netns, SpawnOptions};
 
-use crate::script::{CLIENTS, Place, STANDING};
+use crate::script::{CLIENTS, Place, SLOTS, STANDING};
 
 /// How long the kernel may take to close what a killed process had.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,9 +38,11 @@ const PLAIN: Kind = Kind {
     max_memberships: 63,
 };
 
+const KFUNC: Kind = Kind { name: "kfunc", engine: EngineName::Kfunc, ..PLAIN };
+
 /// Every kind. `full`: the index holds less than the scripts open. `wide`: a socket with more than two peers is in
 /// the bucket that every walk visits.
-pub const KINDS: [Kind; 8] = [
+pub const KINDS: [Kind; 12] = [
     PLAIN,
     Kind { name: "full", weight: 2, max_sockets: 6, ..PLAIN },
     Kind { name: "wide", max_memberships: 2, ..PLAIN },
@@ -47,12 +50,34 @@ pub const KINDS: [Kind; 8] = [
     Kind { name: "sharded", max_sockets: 32_768, ..PLAIN },
     Kind { name: "iter", weight: 1, engine: EngineName::Iter, ..PLAIN },
     Kind { name: "diag", weight: 1, engine: EngineName::Diag, ..PLAIN },
-    Kind { name: "kfunc", engine: EngineName::Kfunc, ..PLAIN },
+    KFUNC,
+    Kind { name: "kfunc-full", weight: 3, max_sockets: 6, ..KFUNC },
+    Kind { name: "kfunc-wide", weight: 3, max_memberships: 2, ..KFUNC },
+    Kind { name: "kfunc-unconnected", weight: 3, unconnected: Unconnected::Destroy, ..KFUNC },
+    Kind { name: "kfunc-sharded", weight: 3, max_sockets: 32_768, ..KFUNC },
 ];
 
 impl Kind {
     pub fn named(name: &str) -> Result<Self> {
         KINDS.into_iter().find(|kind| kind.name == name).with_context(|| format!("no world {name:?}"))
+    }
+
+    /// The same with engine `kfunc`, if there is one.
+    pub fn with_kfunc(name: &str) -> Option<Self> {
+        let name = if name == PLAIN.name { KFUNC.name.to_owned() } else { format!("kfunc-{name}") };
+        KINDS.into_iter().find(|kind| kind.name == name)
+    }
+
+    /// The kinds that `SKREAP_MODEL_WORLDS` names, with commas; all without it.
+    pub fn wanted() -> Result<Vec<Self>> {
+        let Some(names) = env::var_os("SKREAP_MODEL_WORLDS") else { return Ok(KINDS.to_vec()) };
+        let names = names.to_str().context("SKREAP_MODEL_WORLDS is not UTF-8")?;
+        names.split(',').map(Self::named).collect()
+    }
+
+    /// True if scripts open more than its index has room for.
+    fn is_small(&self) -> bool {
+        self.max_sockets < u32::from(SLOTS)
     }
 
     /// What this machine lacks for it.
@@ -177,7 +202,7 @@ impl World {
         ensure!(counters.stale == 0 && counters.dropped_chain == 0, "alarm: {counters:?}");
         let audit = self.reaper()?.audit()?;
         ensure!(audit.agrees && audit.missed == 0, "the audit differs: {audit:?}");
-        ensure!(audit.incomplete == 0 || self.kind.name == "full", "not indexed: {audit:?}");
+        ensure!(audit.incomplete == 0 || self.kind.is_small(), "not indexed: {audit:?}");
         Ok(counters)
     }
 

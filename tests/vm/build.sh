@@ -14,12 +14,19 @@ cargo_static() {
 	}
 }
 
-# The integration tests, the command and the tests of the kfuncs; sets KERNEL_TESTS
+# test_program NAME: where cargo, when it was last called, has put an integration test
+test_program() {
+	program=$(sed -n "s|^ *Executable .*$1/main.rs (\(.*\))\$|\1|p" "$target/vm/cargo.log")
+	[ -f "$program" ] || die "cargo did not say where the tests $1 are, see $target/vm/cargo.log"
+	echo "$program"
+}
+
+# The integration tests, the command and the tests of the kfuncs; sets KERNEL_TESTS, MODEL_TESTS and COMMAND
 build_tests() {
 	# An integration test has the programs of its package built too.
-	cargo_static test --package skreap --package skreap-bpf --test kernel --no-run
-	KERNEL_TESTS=$(sed -n 's|^ *Executable .*kernel/main.rs (\(.*\))$|\1|p' "$target/vm/cargo.log")
-	[ -f "$KERNEL_TESTS" ] || die "cargo did not say where the kernel tests are, see $target/vm/cargo.log"
+	cargo_static test --package skreap --package skreap-bpf --test kernel --test model --no-run
+	KERNEL_TESTS=$(test_program kernel)
+	MODEL_TESTS=$(test_program model)
 	COMMAND=$target/$TRIPLE/release/skreap
 	# The libbpf of the kernel tests, which have just been built; the newest if there were several.
 	# shellcheck disable=SC2012 # names made by cargo

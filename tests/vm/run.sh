@@ -16,7 +16,8 @@
 # SKREAP_VM_TIMEOUT   seconds until the machine is killed
 # SKREAP_VM_APPEND    more words for the kernel's command line
 # SKREAP_VM_TESTS     these suites instead of those in the table, with commas
-# SKREAP_VM_FILTER    run only the kernel tests whose names contain this
+# SKREAP_VM_FILTER    run only the tests of the kernel and of the model whose names contain this
+# SKREAP_MODEL_SECONDS, SKREAP_MODEL_SEED   as the model takes them, see tests/model/main.rs
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -101,10 +102,20 @@ add_suites() {
 			}
 			[ -z "$record" ] || echo "export SKREAP_VERIFIER=print"
 			echo "export SKREAP_TEST_ENGINES=${MODULE:+kfunc,}$ENGINES${quick:+ SKREAP_TEST_NAMES=/tests/quick}"
-			[ -z "$MODULE" ] || echo "export SKREAP_KFUNC=required; insmod /tests/skreap.ko"
+			[ -z "$MODULE" ] || echo "load_module"
 			echo "suite kernel $((timeout - 60)) /tests/kernel $(printf '%s' "${SKREAP_VM_FILTER:-}")"
-			# Maps are freed a moment after the last process that had them; what comes next wants it gone.
-			[ -z "$MODULE" ] || echo "for _ in 1 2 3 4 5 6 7 8 9; do rmmod skreap 2>/dev/null && break; sleep 1; done" ;;
+			[ -z "$MODULE" ] || echo "unload_module" ;;
+		model)
+			[ -n "$MODULE" ] || die "$name: here the model is run with the module"
+			add_program "$MODEL_TESTS" model
+			random=120 worlds=kfunc,kfunc-full,kfunc-wide,kfunc-unconnected,kfunc-sharded
+			[ -z "$quick" ] || random=40 worlds=kfunc
+			random=${SKREAP_MODEL_SECONDS:-$((random * slowness))}
+			echo "export SKREAP_MODEL_SECONDS=$random SKREAP_MODEL_WORLDS=$worlds"
+			[ -z "${SKREAP_MODEL_SEED:-}" ] || echo "export SKREAP_MODEL_SEED=$SKREAP_MODEL_SEED"
+			echo "load_module"
+			echo "suite model $((random + 600 * slowness)) /tests/model $(printf '%s' "${SKREAP_VM_FILTER:-}")"
+			echo "unload_module" ;;
 		kfunc)
 			[ -n "$MODULE" ] || die "$name: the tests of the kfuncs need the module"
 			cp "$target/vm/kfunc/kfunc" "$target/vm/kfunc/kfunc.bpf.o" "$here/kfunc-in-order" "$root/tests"
@@ -114,7 +125,7 @@ add_suites() {
 			cp "$here/command.sh" "$root/tests"
 			[ -z "$MODULE" ] || spoil_module
 			echo "suite command $((1200 * slowness)) /tests/command.sh $ENGINES" ;;
-		*) die "$name: no tests $suite: kernel, kfunc or command" ;;
+		*) die "$name: no tests $suite: command, kernel, kfunc or model" ;;
 		esac >>"$root/suites"
 	done
 }
