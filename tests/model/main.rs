@@ -74,7 +74,9 @@ fn trials(arguments: &Arguments) -> Result<Vec<Trial>> {
             }
             // Worlds with which a test has come to nothing are not kept.
             let mut worlds = worlds.lock().unwrap_or_else(PoisonError::into_inner);
-            run(&mut worlds).map(|()| Completion::Completed).map_err(|error| Failed::from(format!("{error:?}")))
+            run(&mut worlds)
+                .map(|()| Completion::Completed)
+                .map_err(|error| Failed::from(format!("{error:?}")))
         })
     };
     if let Some(script) = random::replay() {

@@ -11,10 +11,10 @@ use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::driver::{self, Tally};
+use crate::required;
 use crate::script::{Op, Script};
 use crate::shrink::{Failure, shorten};
 use crate::strategy;
-use crate::required;
 use crate::world::{Kind, World};
 
 /// Without `SKREAP_MODEL_SECONDS`.
@@ -97,7 +97,10 @@ pub fn run(worlds: &mut Worlds, wanted: &[Kind]) -> Result<()> {
     }
     eprintln!("model: seed {seed}: {total} in {:.0} s", begin.elapsed().as_secs_f64());
     let left: Vec<&str> = first.map(|(_, world)| world).collect();
-    ensure!(left.is_empty() || total.scripts >= most, "the time was over before there was a script in {left:?}");
+    ensure!(
+        left.is_empty() || total.scripts >= most,
+        "the time was over before there was a script in {left:?}"
+    );
     Ok(())
 }
 

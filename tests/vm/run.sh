@@ -5,8 +5,9 @@
 # tests/vm/run.sh --bench KERNEL [ARGUMENT...]   runs skreap-bench in one of them, with these arguments
 #
 # KERNEL is a name from the table `kernels`; without any, all of it. --quick: of the kernel tests only those in the
-# list `quick`. Needs the packages listed in `packages`, apt sources with Debian's archive, and root only for modules
-# that are built in a Debian of their own; uses KVM where it works. Results are left in target/vm/KERNEL:
+# list `quick`, and the model for half a minute in one world. Needs the packages listed in `packages`, apt sources with
+# Debian's archive, and root only for modules that are built in a Debian of their own; uses KVM where it works. Results
+# are left in target/vm/KERNEL:
 #   console   what the kernel said          verdicts   what the test programs said
 #   stderr    what else they said           result     a verdict for each test
 #   bench/    what skreap-bench wrote
@@ -72,7 +73,7 @@ prepare() {
 
 # prepare_debug: the same for the debug kernel, which has all drivers within and takes its time
 prepare_debug() {
-	name=debug TESTS=${SKREAP_VM_TESTS:-command,kernel,kfunc} MODULES="" MEMORY=4G slowness=8
+	name=debug TESTS=${SKREAP_VM_TESTS:-command,kernel,kfunc,model} MODULES="" MEMORY=4G slowness=8
 	ENGINES=netlink,iter,diag,diag-filter,index-scan
 	out=$target/vm/$name
 	mkdir -p "$out"
@@ -109,7 +110,7 @@ add_suites() {
 			[ -n "$MODULE" ] || die "$name: here the model is run with the module"
 			add_program "$MODEL_TESTS" model
 			random=120 worlds=kfunc,kfunc-full,kfunc-wide,kfunc-unconnected,kfunc-sharded
-			[ -z "$quick" ] || random=40 worlds=kfunc
+			[ -z "$quick" ] || random=30 worlds=kfunc
 			random=${SKREAP_MODEL_SECONDS:-$((random * slowness))}
 			echo "export SKREAP_MODEL_SECONDS=$random SKREAP_MODEL_WORLDS=$worlds"
 			[ -z "${SKREAP_MODEL_SEED:-}" ] || echo "export SKREAP_MODEL_SEED=$SKREAP_MODEL_SEED"
