@@ -21,7 +21,8 @@ pub struct Skipped {
     /// Connected to another peer now.
     pub moved_on: u64,
     /// Recorded by `connect()` but without a peer now: the connect is in flight or failed, the
-    /// socket was disconnected (`AF_UNSPEC`), or it was destroyed before.
+    /// socket was disconnected (`AF_UNSPEC`), or it was destroyed before. Also a sender that was a victim
+    /// of the same event already, for another of its backends.
     pub no_peer: u64,
     /// In a TCP state that cannot be destroyed (CLOSE, TIME_WAIT).
     pub state: u64,

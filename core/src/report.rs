@@ -72,7 +72,8 @@ pub struct Report {
     pub sockets: Option<Vec<SocketTuple>>,
 }
 
-/// One backend of an event on several.
+/// One backend of an event on several. A socket that has sent to more than one of them without connecting is a
+/// victim of the first, in the order of the event, and visited and skipped at the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendReport {
     /// The backend.

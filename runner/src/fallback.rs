@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use skreap_core::{FinishReason, Finished, Incomplete, Outcome, Target};
 
-use crate::engine::{Engine, nanos};
+use crate::engine::{Chosen, Engine, nanos};
 
 /// What a scan can make good, the weightier reason first.
 const REASONS: [(Incomplete, FinishReason); 3] = [
@@ -30,12 +30,12 @@ impl Fallback {
 
     /// Scans for the rest of the target's sockets, if the index does not know them all. If the scan fails, the
     /// outcome stays incomplete.
-    pub(crate) fn finish(&mut self, target: &Target, outcome: &mut Outcome) {
+    pub(crate) fn finish(&mut self, target: &Target, chosen: &mut Chosen, outcome: &mut Outcome) {
         let Some((_, because)) = REASONS.into_iter().find(|(why, _)| outcome.incomplete.contains(why)) else {
             return;
         };
         let start = Instant::now();
-        let mut scan = match self.engine.run(target) {
+        let mut scan = match self.engine.run(target, chosen) {
             Ok(scan) => scan,
             Err(e) => {
                 tracing::warn!(backend = %target.backend, "the scan that should finish the event failed: {e}");

@@ -47,7 +47,12 @@ pub fn cases() -> Vec<Case> {
 
 /// Begins a connect whose way from the hooks to its effect is a long one, and comes back in the middle of it. What
 /// holds it up is given back, since its detaching may take longer than that.
-fn begin_connect(world: &mut World, client: &mut Client, socket: Socket, backend: Backend) -> Result<Delay> {
+pub fn begin_connect(
+    world: &mut World,
+    client: &mut Client,
+    socket: Socket,
+    backend: Backend,
+) -> Result<Delay> {
     let before = world.counters()?.inserts;
     let delay = world.delay_connects()?;
     client.send(&Op::Connect { socket: socket.handle, addr: backend.socket_addr() })?;
@@ -59,7 +64,7 @@ fn begin_connect(world: &mut World, client: &mut Client, socket: Socket, backend
     Ok(delay)
 }
 
-fn end_connect(client: &mut Client, _delay: Delay) -> Result<()> {
+pub fn end_connect(client: &mut Client, _delay: Delay) -> Result<()> {
     ensure!(matches!(client.receive()?, Reply::Done), "not connected");
     Ok(())
 }

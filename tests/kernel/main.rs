@@ -34,6 +34,7 @@ mod peer;
 mod race;
 mod reach;
 mod selection;
+mod senders;
 mod sharing;
 mod sockets;
 mod takeover;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         peer::cases(),
         sharing::cases(),
         unconnected::cases(),
+        senders::cases(),
         wide::cases(),
         index::cases(),
         balancer::cases(),

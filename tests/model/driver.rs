@@ -497,20 +497,13 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// The victims of each backend, one backend after the other: a sender that was bound to its port is left with it,
-    /// and is there again for the next backend it has sent to.
+    /// The victims of all backends together: a sender is one once, to however many of them it has sent.
     fn victims(&mut self, backends: &[Backend], dry_run: bool) -> Vec<u64> {
-        let mut asked = BTreeSet::new();
-        let mut all = Vec::new();
-        for backend in backends.iter().filter(|backend| asked.insert(**backend)) {
-            let victims = self.truth.victims(std::slice::from_ref(backend));
-            if !dry_run {
-                victims.iter().for_each(|cookie| self.truth.destroyed(*cookie));
-            }
-            all.extend(victims);
+        let victims = self.truth.victims(backends);
+        if !dry_run {
+            victims.iter().for_each(|cookie| self.truth.destroyed(*cookie));
         }
-        all.sort_unstable();
-        all
+        victims.into_iter().collect()
     }
 
     /// The report says it, the sockets say it, and nobody else was touched.

@@ -24,7 +24,7 @@ use skreap::bpf::hooks::Hooks;
 use skreap::bpf::{Config, Index};
 use skreap::choice::{self, Choice};
 use skreap::core::{Backend, EngineName, Protocol, Target, Unconnected};
-use skreap::engine::EngineOptions;
+use skreap::engine::{Chosen, EngineOptions};
 use skreap::lab::{Cgroup, Client, Echo, Family, Mode, Netns, Op, OpenSpec, Reply, SpawnOptions};
 
 use crate::machine::Machine;
@@ -183,7 +183,7 @@ fn reap(index: &Index, addr: SocketAddr) -> Result<()> {
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let backend = Backend::new(protocol, addr.ip(), addr.port())?;
         let target = Target { backend, unconnected: Unconnected::Preserve, dry_run: false };
-        let outcome = engine.run(&target).context("reap")?;
+        let outcome = engine.run(&target, &mut Chosen::default()).context("reap")?;
         if outcome.destroyed != 2 {
             bail!("the reap destroyed {} {protocol} sockets in place of 2", outcome.destroyed);
         }

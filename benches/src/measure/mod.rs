@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use skreap::core::EngineName;
-use skreap::engine::Engine;
+use skreap::engine::{Chosen, Engine};
 
 use crate::order::Pace;
 use crate::ratio::{COLD, FLOOR};
@@ -177,7 +177,7 @@ impl Measure {
             State::Floor(floor) => return floor.run(),
         };
         let start = Instant::now();
-        let outcome = engine.run(&target)?;
+        let outcome = engine.run(&target, &mut Chosen::default())?;
         let total_ns = nanos(start.elapsed());
         if let State::Cold(engine) = &mut self.state {
             *engine = None;

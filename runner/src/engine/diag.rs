@@ -10,7 +10,7 @@ use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Target, Un
 use super::destroy::{Destroyer, tuple};
 use super::membership::{Membership, Place};
 use super::scope::Finder;
-use super::{Engine, EngineError, EngineOptions, Scope, StateMask, nanos};
+use super::{Chosen, Engine, EngineError, EngineOptions, Scope, StateMask, nanos};
 use crate::netns::{Everywhere, NetnsId};
 use crate::sock_diag::{DiagSockets, Dump, DumpEnd, Filter, InetDiag};
 
@@ -81,7 +81,7 @@ impl Engine for Diag {
         self.name
     }
 
-    fn run(&mut self, target: &Target) -> Result<Outcome, EngineError> {
+    fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
         let start = Instant::now();
         let mut outcome = Outcome::new(self.name);
         if target.unconnected == Unconnected::Destroy {
@@ -108,6 +108,8 @@ impl Engine for Diag {
                 !ours
             });
         }
+        // All are connected, so none is taken out.
+        chosen.sift(target, &mut self.victims);
         let walked = Instant::now();
         outcome.victims = (self.victims.len() + undecided.len()) as u64;
         outcome.visited = outcome.victims;

@@ -9,7 +9,7 @@ use skreap_bpf::{Relation, Victim, Walker};
 use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
 
 use super::destroy::Destroyer;
-use super::{Engine, EngineError, EngineOptions, StateMask, nanos};
+use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos};
 
 /// Engine `index-scan`: every bucket, matched in user space, exact-id `SOCK_DESTROY` in batches.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Engine for IndexScan {
         EngineName::IndexScan
     }
 
-    fn run(&mut self, target: &Target) -> Result<Outcome, EngineError> {
+    fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
         let start = Instant::now();
         let mut outcome = Outcome::new(EngineName::IndexScan);
         self.victims.clear();
@@ -52,6 +52,7 @@ impl Engine for IndexScan {
         // A walk of the one bucket tells what the scan cannot see: which sockets have left the backend they are
         // recorded under, and whether the index knows all of it. Next to the scan it costs nothing.
         let counts = self.walker.walk(target, &mut Vec::new())?;
+        let again = chosen.sift(target, &mut self.victims);
         let walked = Instant::now();
         if counts.incomplete_full {
             outcome.incomplete.insert(Incomplete::IndexFull);
@@ -65,7 +66,7 @@ impl Engine for IndexScan {
         outcome.victims = self.victims.len() as u64;
         outcome.skipped.unconnected = left.unconnected;
         outcome.skipped.moved_on = counts.moved_on;
-        outcome.skipped.no_peer = counts.no_peer;
+        outcome.skipped.no_peer = counts.no_peer + again;
         outcome.skipped.state = left.state;
         outcome.skipped.stale = left.stale;
         outcome.visited = outcome.victims + outcome.skipped.total();

@@ -9,7 +9,7 @@ use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected};
 
 use super::destroy::tuple;
 use super::scope::Finder;
-use super::{Engine, EngineError, EngineOptions, Scope, StateMask, membership, nanos};
+use super::{Chosen, Engine, EngineError, EngineOptions, Scope, StateMask, membership, nanos};
 use crate::netns::{self, Everywhere, NetnsId};
 
 /// Engine `iter`: one pass of iter/tcp or iter/udp in each netns.
@@ -40,7 +40,7 @@ impl Engine for Iter {
         EngineName::Iter
     }
 
-    fn run(&mut self, target: &Target) -> Result<Outcome, EngineError> {
+    fn run(&mut self, target: &Target, _chosen: &mut Chosen) -> Result<Outcome, EngineError> {
         let start = Instant::now();
         let mut outcome = Outcome::new(EngineName::Iter);
         if target.unconnected == Unconnected::Destroy {

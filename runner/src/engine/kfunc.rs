@@ -1,18 +1,20 @@
 //! The walk destroys each victim itself, under the lock of the socket, with the function of the kernel module.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use skreap_bpf::{Left, Victim, Walker};
 use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected};
 
 use super::destroy::{Destroyer, tuple};
-use super::{Engine, EngineError, EngineOptions, StateMask, nanos};
+use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos};
 
 /// Engine `kfunc`: targeted walk that destroys in place.
 ///
 /// The few victims that the walk cannot destroy, because it has no reference to them or somebody else has it in
 /// hand at this moment, are finished by their exact id, as engine `netlink` does with all. So are all of them if
-/// there is a limit to how many may be destroyed per second: a walk does not wait.
+/// there is a limit to how many may be destroyed per second: a walk does not wait. And so are senders, once an event
+/// has had victims: which of them are among those, the walk does not know.
 #[derive(Debug)]
 pub struct Kfunc {
     walker: Walker,
@@ -39,18 +41,45 @@ impl Kfunc {
     }
 
     /// Lists the victims first, and destroys them by their id unless it is a dry run.
-    fn run_by_id(&mut self, target: &Target) -> Result<Outcome, EngineError> {
+    fn run_by_id(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
         let start = Instant::now();
         let mut outcome = Outcome::new(EngineName::Kfunc);
         self.victims.clear();
         let counts = self.walker.walk_states(target, self.states.bits(), &mut self.victims)?;
+        let again = chosen.sift(target, &mut self.victims);
         let walked = Instant::now();
         note(&counts, target, &mut outcome);
+        outcome.skipped.no_peer += again;
         outcome.victims = self.victims.len() as u64;
         self.finish(target, &mut outcome);
         outcome.walk_ns = nanos(walked.duration_since(start));
         outcome.destroy_ns = nanos(walked.elapsed());
         Ok(outcome)
+    }
+
+    /// Adds the senders that a walk has left alone to `victims`, but for those that the event has had before, and
+    /// those that the walk has tried to destroy all the same: they were connected to the target.
+    fn add_senders(&mut self, target: &Target, chosen: &mut Chosen, outcome: &mut Outcome) {
+        let mut senders = Vec::new();
+        match self.walker.walk_states(target, self.states.bits(), &mut senders) {
+            Ok(counts) if !counts.incomplete_unconnected => {}
+            Ok(_) => {
+                outcome.incomplete.insert(Incomplete::WideUnconnected);
+            }
+            Err(e) => {
+                tracing::warn!(backend = %target.backend, "cannot walk for those that only send: {e}");
+                outcome.incomplete.insert(Incomplete::EngineFailed);
+                return;
+            }
+        }
+        let tried: HashSet<u64> = self.left.iter().map(|left| left.victim.cookie()).collect();
+        senders.retain(|victim| !tried.contains(&victim.cookie()));
+        let found = senders.len() as u64;
+        outcome.visited = outcome.visited - outcome.skipped.unconnected + found;
+        outcome.skipped.unconnected = 0;
+        outcome.skipped.no_peer += chosen.sift(target, &mut senders);
+        outcome.victims += senders.len() as u64;
+        self.victims.append(&mut senders);
     }
 
     fn finish(&mut self, target: &Target, outcome: &mut Outcome) {
@@ -67,27 +96,40 @@ impl Engine for Kfunc {
         EngineName::Kfunc
     }
 
-    fn run(&mut self, target: &Target) -> Result<Outcome, EngineError> {
+    fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
         if target.dry_run || self.paced {
-            return self.run_by_id(target);
+            return self.run_by_id(target, chosen);
         }
         let start = Instant::now();
         let mut outcome = Outcome::new(EngineName::Kfunc);
         self.left.clear();
-        let counts = self.walker.destroy(target, self.states.bits(), false, &mut self.left)?;
+        self.victims.clear();
+        let remember = Chosen::matters(target);
+        let apart = remember && !chosen.is_empty();
+        let in_place = if apart { Target { unconnected: Unconnected::Preserve, ..*target } } else { *target };
+        let walk = self.walker.destroy(&in_place, self.states.bits(), remember, &mut self.left);
+        if remember {
+            self.left.iter().for_each(|left| chosen.add(left.victim.cookie()));
+        }
+        let counts = walk?;
         let walked = Instant::now();
         note(&counts, target, &mut outcome);
         outcome.destroyed = counts.destroyed;
         outcome.skipped.gone = counts.gone;
-        outcome.victims = counts.destroyed + counts.gone + self.left.len() as u64;
-        if !self.left.is_empty() {
-            self.victims.clear();
-            for left in &self.left {
-                match left.errno {
-                    libc::ENODATA | libc::EBUSY => self.victims.push(left.victim),
-                    errno => outcome.add_failure(tuple(&left.victim), errno),
-                }
+        outcome.victims = counts.destroyed + counts.gone;
+        for left in &self.left {
+            match left.errno {
+                // counted by the walk
+                0 | libc::ENOENT => continue,
+                libc::ENODATA | libc::EBUSY => self.victims.push(left.victim),
+                errno => outcome.add_failure(tuple(&left.victim), errno),
             }
+            outcome.victims += 1;
+        }
+        if apart {
+            self.add_senders(target, chosen, &mut outcome);
+        }
+        if !self.victims.is_empty() {
             self.finish(target, &mut outcome);
             outcome.destroy_ns = nanos(walked.elapsed());
         }

@@ -13,6 +13,7 @@
 //! its outcome that it is incomplete.
 
 mod by_cookie;
+mod chosen;
 pub(crate) mod destroy;
 mod diag;
 mod index_scan;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 use skreap_core::{EngineName, Outcome, Target};
 
+pub use chosen::Chosen;
 pub(crate) use destroy::{netns_id, tuple};
 pub use diag::Diag;
 pub use index_scan::IndexScan;
@@ -62,9 +64,11 @@ pub trait Engine: Send {
 
     /// Does one target. A victim that could not be destroyed is in the outcome, not an error.
     ///
+    /// `chosen` is the same for all targets of one event, and for every pass over one of them; empty at its start.
+    ///
     /// # Errors
     /// [`EngineError`] if the engine could not do its work at all; nothing, or not all, was destroyed then.
-    fn run(&mut self, target: &Target) -> Result<Outcome, EngineError>;
+    fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError>;
 
     /// Changes which netns are visited from now on; engines that walk the index visit no netns and ignore it.
     fn set_scope(&mut self, _scope: Scope) {}

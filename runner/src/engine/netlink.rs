@@ -6,7 +6,7 @@ use skreap_bpf::{Victim, Walker};
 use skreap_core::{EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
 
 use super::destroy::Destroyer;
-use super::{Engine, EngineError, EngineOptions, StateMask, nanos};
+use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos};
 
 /// Engine `netlink`: targeted walk, exact-id `SOCK_DESTROY` in batches.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Engine for Netlink {
         EngineName::Netlink
     }
 
-    fn run(&mut self, target: &Target) -> Result<Outcome, EngineError> {
+    fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
         let start = Instant::now();
         self.victims.clear();
         let counts = self.walker.walk(target, &mut self.victims)?;
@@ -43,12 +43,13 @@ impl Engine for Netlink {
             self.victims.retain(|v| self.states.contains(v.state()));
             outcome.skipped.state += (all - self.victims.len()) as u64;
         }
+        let again = chosen.sift(target, &mut self.victims);
         let walked = Instant::now();
         outcome.visited = counts.visited;
         outcome.victims = self.victims.len() as u64;
         outcome.skipped.unconnected = counts.unconnected;
         outcome.skipped.moved_on = counts.moved_on;
-        outcome.skipped.no_peer = counts.no_peer;
+        outcome.skipped.no_peer = counts.no_peer + again;
         outcome.skipped.stale = counts.stale;
         if counts.incomplete_full {
             outcome.incomplete.insert(Incomplete::IndexFull);

@@ -10,7 +10,7 @@ use skreap_core::{
 
 use super::Reaper;
 use crate::batch::{Batch, distinct};
-use crate::engine::{EngineError, Scope, nanos};
+use crate::engine::{Chosen, EngineError, Scope, nanos};
 use crate::recheck::{self, FIRST_PAUSE, grace_period};
 use crate::reconcile;
 
@@ -158,8 +158,10 @@ impl Reaper {
             return true;
         }
         let mut found = 0;
+        // The count is a pass of its own: what it finds is still to be done.
+        let mut chosen = Chosen::default();
         for backend in backends {
-            match self.run(&self.target(*backend, true)) {
+            match self.run(&self.target(*backend, true), &mut chosen) {
                 Ok(outcome) => found += outcome.victims,
                 Err(e) => {
                     done.fail(Incomplete::EngineFailed, format!("cannot count the victims: {e}"));
@@ -186,6 +188,7 @@ impl Reaper {
             done.total.victims_listed = Some(Vec::new());
         }
         let mut all = Vec::with_capacity(backends.len());
+        let mut chosen = Chosen::default();
         for backend in backends {
             let target = self.target(backend, event.dry_run);
             // Before the walk: what that destroys looks like a connect under way afterwards.
@@ -194,7 +197,7 @@ impl Reaper {
             } else {
                 recheck::watch(&mut self.walker, &target)
             };
-            match self.run(&target) {
+            match self.run(&target, &mut chosen) {
                 Ok(mut outcome) => {
                     let waiting = watched.unwrap_or_else(|_| {
                         outcome.incomplete.insert(Incomplete::EngineFailed);
@@ -206,7 +209,7 @@ impl Reaper {
                 Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
             }
         }
-        self.look_again(&mut all);
+        self.look_again(&mut all, &mut chosen);
         for One { target, outcome, .. } in all {
             if !event.dry_run && outcome.is_clean() {
                 batch.add(target.backend, &event.id);
@@ -219,7 +222,7 @@ impl Reaper {
     }
 
     /// Waits for connects under way, of all backends together, and reaps what came of them.
-    fn look_again(&mut self, all: &mut [One]) {
+    fn look_again(&mut self, all: &mut [One], chosen: &mut Chosen) {
         let deadline = Instant::now() + self.recheck;
         let mut open: Vec<&mut One> = all.iter_mut().filter(|one| !one.waiting.is_empty()).collect();
         let mut pause = FIRST_PAUSE;
@@ -237,7 +240,7 @@ impl Reaper {
                 }
                 one.waiting = waiting;
                 one.outcome.rechecks += 1;
-                match self.run(&one.target) {
+                match self.run(&one.target, chosen) {
                     Ok(more) => one.outcome.add_victims(more),
                     Err(e) => {
                         tracing::warn!(backend = %one.target.backend, "cannot walk again: {e}");
@@ -258,7 +261,7 @@ impl Reaper {
     }
 
     /// One target, completely.
-    fn run(&mut self, target: &Target) -> Result<Outcome, EngineError> {
+    fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
         if self.scan_known {
             self.engine.set_scope(Scope::known(&mut self.walker, target)?);
         }
@@ -266,12 +269,12 @@ impl Reaper {
             self.pace.before();
         }
         let (before, _) = self.pace.totals();
-        let mut outcome = self.engine.run(target)?;
+        let mut outcome = self.engine.run(target, chosen)?;
         if self.order_unknown && !self.engine.name().scans() {
             outcome.incomplete.insert(Incomplete::HookOrder);
         }
         if let Some(fallback) = &mut self.fallback {
-            fallback.finish(target, &mut outcome);
+            fallback.finish(target, chosen, &mut outcome);
         }
         // Engines that destroy in one step cannot be held up in the middle of it: the next one waits for them.
         let (spent, _) = self.pace.totals();

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use arbitrary::{Result, Unstructured};
 use skreap::core::{
-    Action, Backend, EngineName, Event, FinishReason, Finished, Incomplete, MAX_FAILURES_LISTED, Outcome,
-    Phases, Protocol, Report, Skipped, SocketTuple, state_name,
+    Action, Backend, BackendReport, EngineName, Event, FinishReason, Finished, Incomplete,
+    MAX_FAILURES_LISTED, Outcome, Phases, Protocol, Report, Skipped, SocketTuple, state_name,
 };
 
 /// See the module.
@@ -17,6 +17,7 @@ pub fn holds(data: &[u8]) {
 fn conserved(u: &mut Unstructured<'_>) -> Result<()> {
     let dry_run = u.arbitrary()?;
     let mut sum = outcome(u, dry_run)?;
+    let mut backends = vec![sum.clone()];
     while !u.is_empty() {
         let (more, pass) = (outcome(u, dry_run)?, u.arbitrary()?);
         let before = sum.clone();
@@ -34,18 +35,35 @@ fn conserved(u: &mut Unstructured<'_>) -> Result<()> {
         ];
         let complete = before.is_complete() && more.is_complete();
         let finished: u64 = before.finished.iter().chain(&more.finished).map(|f| f.destroyed).sum();
-        match pass {
-            true => sum.add_victims(more),
-            false => sum.add_backend(more),
+        match (pass, backends.last_mut()) {
+            (true, Some(last)) => {
+                last.add_victims(more.clone());
+                sum.add_victims(more);
+            }
+            _ => {
+                backends.push(more.clone());
+                sum.add_backend(more);
+            }
         }
         let now = [sum.visited, sum.victims, sum.destroyed, sum.failed.total(), sum.skipped.total()];
         assert_eq!(now, expected);
         assert_eq!(sum.is_complete(), complete, "nothing makes up for what was missed");
         assert_eq!(sum.finished.iter().map(|f| f.destroyed).sum::<u64>(), finished);
         assert_eq!(sum.balanced(dry_run), Ok(()), "from {before:?}");
+        divided_without_rest(&sum, &backends);
         reads_as_written(&sum, dry_run);
     }
     Ok(())
+}
+
+/// What the report says of its backends one by one is what it says of them together.
+fn divided_without_rest(sum: &Outcome, backends: &[Outcome]) {
+    let backend = Backend::new(Protocol::Udp, IpAddr::from([10, 0, 0, 1]), 53).unwrap();
+    let parts: Vec<_> = backends.iter().filter_map(|o| BackendReport::new(backend, o)).collect();
+    let parts = parts
+        .iter()
+        .fold([0; 4], |n, b| [n[0] + b.visited, n[1] + b.victims, n[2] + b.destroyed, n[3] + b.failed]);
+    assert_eq!(parts, [sum.visited, sum.victims, sum.destroyed, sum.failed.total()]);
 }
 
 fn reads_as_written(outcome: &Outcome, dry_run: bool) {

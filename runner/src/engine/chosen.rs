@@ -1,0 +1,93 @@
+//! Whom an event has chosen already.
+
+use std::collections::HashSet;
+
+use skreap_bpf::{Relation, Victim};
+use skreap_core::{Protocol, Target, Unconnected};
+
+/// The victims of one event so far: what makes a sender one of them only once.
+///
+/// A UDP socket that sends without connecting is recorded under each backend it has sent to. Destroying it gives it
+/// nothing that would tell: if it is bound to its port, or has sent again since, it looks as it did before. So the
+/// backends of an event, and the walks that are made again for connects under way, share one of these. A socket that
+/// is *connected* to the target is never spared by it: whoever is connected after a destroy has connected anew.
+///
+/// Kept for UDP targets under [`Unconnected::Destroy`] only, empty otherwise. Not in it are sockets that were destroyed
+/// by a scan with iterators, which tells of failures alone.
+#[derive(Debug, Default)]
+pub struct Chosen(HashSet<u64>);
+
+impl Chosen {
+    /// True if a socket can be found a second time for this target.
+    pub(super) fn matters(target: &Target) -> bool {
+        target.unconnected == Unconnected::Destroy && target.backend.protocol() == Protocol::Udp
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn add(&mut self, cookie: u64) {
+        self.0.insert(cookie);
+    }
+
+    /// Takes the senders out that have been victims before, remembers the others; answers how many it took out. They
+    /// are counted as what a destroyed socket is: without a peer.
+    pub(super) fn sift(&mut self, target: &Target, victims: &mut Vec<Victim>) -> u64 {
+        if !Self::matters(target) {
+            return 0;
+        }
+        let found = victims.len();
+        victims.retain(|victim| self.admits(victim.cookie(), victim.relation()));
+        (found - victims.len()) as u64
+    }
+
+    fn admits(&mut self, cookie: u64, relation: Relation) -> bool {
+        self.0.insert(cookie) || relation != Relation::Unconnected
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_after_a_destroy_is_a_new_one() {
+        let mut chosen = Chosen::default();
+        assert!(chosen.is_empty() && chosen.admits(7, Relation::Unconnected));
+        assert!(!chosen.admits(7, Relation::Unconnected));
+        assert!(chosen.admits(7, Relation::Connected) && chosen.admits(7, Relation::Connected));
+        assert!(!chosen.admits(7, Relation::Unconnected) && chosen.admits(8, Relation::Unconnected));
+    }
+
+    #[test]
+    fn nothing_is_kept_where_nothing_can_come_again() {
+        for (backend, unconnected, matters) in [
+            ("udp://10.0.0.1:53", Unconnected::Destroy, true),
+            ("udp://10.0.0.1:53", Unconnected::Preserve, false),
+            ("tcp://10.0.0.1:53", Unconnected::Destroy, false),
+        ] {
+            let target = Target { backend: backend.parse().unwrap(), unconnected, dry_run: false };
+            assert_eq!(Chosen::matters(&target), matters, "{target:?}");
+        }
+    }
+
+    proptest! {
+        /// However the sockets of an event are found, a sender that was a victim is none again.
+        #[test]
+        fn senders_are_admitted_once(found in prop::collection::vec((0..12_u64, any::<bool>()), 0..60)) {
+            let mut chosen = Chosen::default();
+            let mut times: HashMap<u64, u32> = HashMap::new();
+            for (cookie, connected) in found {
+                let relation = if connected { Relation::Connected } else { Relation::Unconnected };
+                let before = times.entry(cookie).or_default();
+                prop_assert_eq!(chosen.admits(cookie, relation), connected || *before == 0);
+                *before += 1;
+            }
+        }
+    }
+}
