@@ -270,6 +270,37 @@ static __always_inline void depot_give(__u32 chunk)
 	bpf_spin_unlock(&d->lock);
 }
 
+/* Whoever is preempted between a refill and what it was for may find the nodes taken by others, and tries again. */
+#define REFILLS_MAX 4
+
+/* Gives a shard that has run out of free nodes a chunk of the depot.  No lock held.  False: the depot has none.
+ * A global function: the verifier looks at it once, and not for every way that leads here. */
+__noinline int shard_refill(__u32 shard)
+{
+	struct shard *s = shard_at(shard);
+	__u32 chunk;
+
+	if (!s)
+		return false;
+	chunk = depot_take();
+	if (!chunk)
+		return false;
+	bpf_spin_lock(&s->lock);
+	/* somebody may have filled it meanwhile */
+	if (!s->free) {
+		s->free = chunk;
+		s->nr_free = CHUNK;
+		chunk = 0;
+	} else if (!s->spare) {
+		s->spare = chunk;
+		chunk = 0;
+	}
+	bpf_spin_unlock(&s->lock);
+	if (chunk)
+		depot_give(chunk);
+	return true;
+}
+
 /* Makes every node free.  Runs once, before the hooks are attached. */
 static __always_inline int index_init(void)
 {

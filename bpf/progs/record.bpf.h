@@ -211,8 +211,8 @@ static __always_inline bool record_known(const struct membership *m)
  */
 static __noinline int record_search(struct shard *s, __u32 *record, struct membership *m, __u32 *surplus)
 {
-	__u32 own = loop_zero(), connects = 0, i, step;
-	__u64 before;
+	__u32 own = loop_zero(), obsolete = loop_zero(), connects = 0, i, step;
+	int what = DROP_OBSOLETE;
 
 	if (!s || !record || !m || !surplus)
 		return RECORD_TOO_LONG;
@@ -242,23 +242,21 @@ static __noinline int record_search(struct shard *s, __u32 *record, struct membe
 		n->tag |= NODE_MULTI;
 		connects |= n->tag & NODE_CONNECT;
 		own++;
+		if (m->tag & NODE_CONNECT && node_goes(n, m, DROP_OBSOLETE))
+			obsolete++;
 	}
 	return RECORD_TOO_LONG;
 not_found:
 	if (!own)
 		return RECORD_NEW;
 	m->tag |= NODE_MULTI;
-	/* Nodes with a token are not dropped under this lock, see record_hold(). */
-	if (m->tag & NODE_CONNECT && !holding()) {
-		before = s->n.removals;
-		*surplus = record_drop(s, record, m, DROP_OBSOLETE);
-		own -= (__u32)(s->n.removals - before);
-	}
-	if (own >= cfg_max_memberships) {
-		if (!holding())
-			*surplus = record_drop(s, record, m, DROP_ALL);
+	if (own - obsolete >= cfg_max_memberships) {
 		m->tag = NODE_WIDE | connects | (m->tag & (NODE_HELD | NODE_CONNECT));
+		what = DROP_ALL;
 	}
+	/* Nodes with a token are not dropped under this lock, see record_hold(). */
+	if (!holding() && (obsolete || what == DROP_ALL))
+		*surplus = record_drop(s, record, m, what);
 	return RECORD_NEW;
 }
 
@@ -285,7 +283,7 @@ static __always_inline int record_insert(struct shard *s, __u32 *record, __u32 *
 	return RECORD_NEW;
 }
 
-/* The common case: nothing is in the record, and the shard has a free node.  Anything else is for record_apply(). */
+/* The common case: nothing is in the record, and the shard has a free node.  Anything else is for record_further(). */
 static __always_inline int record_first(struct shard *s, struct membership *m)
 {
 	__u32 *first = bucket_at(shard_of(m->cookie), bucket_of(m->key)), *record = record_at(m->cookie);
@@ -303,44 +301,47 @@ static __always_inline int record_first(struct shard *s, struct membership *m)
 }
 
 /*
- * One attempt under the lock.  *chunk: in, nodes for an empty shard; out, nodes for the depot.  A global function:
- * the verifier looks at it once, and not for every way that leads here.
+ * Looks for the membership and adds it if it is not there.  No lock held.  A global function: the verifier looks at it
+ * once, and not for every way that leads here.
  */
-__noinline int record_apply(struct membership *m, __u32 *chunk)
+__noinline int record_apply(struct membership *m)
 {
-	__u32 *record, *first, given, surplus = 0;
+	__u32 *record, *first, surplus = 0;
 	int result = RECORD_NEW;
 	struct shard *s;
 
-	if (!m || !chunk)
+	if (!m)
 		return RECORD_TOO_LONG;
-	given = *chunk;
 	record = record_at(m->cookie);
 	first = bucket_at(shard_of(m->cookie), bucket_of(m->key));
 	s = shard_at(shard_of(m->cookie));
 	if (!s || !record || !first)
 		return RECORD_TOO_LONG;
 	bpf_spin_lock(&s->lock);
-	if (given) {
-		/* somebody may have filled the shard meanwhile */
-		if (!s->free) {
-			s->free = given;
-			s->nr_free = CHUNK;
-			given = 0;
-		} else if (!s->spare) {
-			s->spare = given;
-			given = 0;
-		}
-	}
 	if (*record)
 		result = record_search(s, record, m, &surplus);
 	if (result == RECORD_NEW)
 		result = record_insert(s, record, first, m);
 	bpf_spin_unlock(&s->lock);
-	/* With one shard nothing is given back, so there never are two chunks to return. */
-	*chunk = given ? given : surplus;
-	if (given && surplus)
+	if (surplus)
 		depot_give(surplus);
+	return result;
+}
+
+/* All that record_first() leaves, with nodes from the depot if the shard has none.  No lock held. */
+__noinline int record_further(struct membership *m)
+{
+	__u32 attempt;
+	int result;
+
+	if (!m)
+		return RECORD_TOO_LONG;
+	result = record_apply(m);
+	bpf_for(attempt, 0, REFILLS_MAX) {
+		if (result != RECORD_NO_NODE || !shard_refill(shard_of(m->cookie)))
+			break;
+		result = record_apply(m);
+	}
 	return result;
 }
 
@@ -396,13 +397,12 @@ static __always_inline void record_held(struct membership *m, struct skreap_sock
 }
 
 /*
- * Records a membership, with nodes from the depot if the shard has none.  No lock held.  trusted: the socket as the
- * kernel gave it to the program, which is what a reference can be taken of.
+ * Records a membership.  No lock held.  trusted: the socket as the kernel gave it to the program, which is what a
+ * reference can be taken of.
  */
 static __always_inline int record_membership(struct shard *s, struct membership *m, void *trusted)
 {
 	struct skreap_sock *held = NULL;
-	__u32 chunk = 0, attempt;
 	int result;
 
 	m->node = 0;
@@ -410,18 +410,8 @@ static __always_inline int record_membership(struct shard *s, struct membership 
 	if (holding())
 		held = record_hold(m, trusted);
 	result = record_first(s, m);
-	for (attempt = 0; result == RECORD_NO_NODE && attempt < 2; attempt++) {
-		result = record_apply(m, &chunk);
-		if (chunk) {
-			depot_give(chunk);
-			chunk = 0;
-		}
-		if (result != RECORD_NO_NODE)
-			break;
-		chunk = depot_take();
-		if (!chunk)
-			break;
-	}
+	if (result == RECORD_NO_NODE)
+		result = record_further(m);
 	if (holding())
 		record_held(m, held, result == RECORD_NEW);
 	return result;

@@ -58,25 +58,23 @@ static __noinline int rekey_search(const __u32 *record, const struct membership 
 	return 0;
 }
 
-/* One attempt under the lock.  *chunk: in, nodes for an empty shard; out, nodes for the depot. */
-static __always_inline __u32 rekey_apply(struct shard *s, struct membership *m, __u32 *chunk)
+/* Adds the membership if the socket has another one.  No lock held.  A global function, as record_apply() is. */
+__noinline int rekey_apply(struct membership *m)
 {
-	__u32 shard = shard_of(m->cookie), fresh, given = *chunk, surplus = 0, result = SKREAP_REKEY_ADDED;
-	__u32 *record = record_at(m->cookie), *first = bucket_at(shard, bucket_of(m->key));
+	__u32 shard, fresh, surplus = 0, result = SKREAP_REKEY_ADDED, *record, *first;
 	struct rekey_nodes found;
+	struct shard *s;
 	struct node *n;
 
-	if (!record || !first)
+	if (!m)
+		return SKREAP_REKEY_GONE;
+	shard = shard_of(m->cookie);
+	record = record_at(m->cookie);
+	first = bucket_at(shard, bucket_of(m->key));
+	s = shard_at(shard);
+	if (!s || !record || !first)
 		return SKREAP_REKEY_GONE;
 	bpf_spin_lock(&s->lock);
-	if (given && !s->free) {
-		s->free = given;
-		s->nr_free = CHUNK;
-		given = 0;
-	} else if (given && !s->spare) {
-		s->spare = given;
-		given = 0;
-	}
 	rekey_search(record, m, &found, true);
 	if (!found.count) {
 		result = SKREAP_REKEY_GONE;
@@ -106,8 +104,7 @@ static __always_inline __u32 rekey_apply(struct shard *s, struct membership *m, 
 		}
 	}
 	bpf_spin_unlock(&s->lock);
-	*chunk = given ? given : surplus;
-	if (given && surplus)
+	if (surplus)
 		depot_give(surplus);
 	return result;
 }
@@ -151,7 +148,7 @@ static __always_inline __u32 rekey_look(struct shard *s, const __u32 *record, st
 static __always_inline int rekey(struct skreap_rekey *ctx)
 {
 	struct membership m = {.cookie = ctx->cookie};
-	__u32 *record = record_at(m.cookie), chunk = 0, nodes = 0, result, attempt;
+	__u32 *record = record_at(m.cookie), nodes = 0, result, attempt;
 	struct shard *s = shard_at(shard_of(m.cookie));
 
 	if (ctx->version != SKREAP_ABI_VERSION)
@@ -159,17 +156,12 @@ static __always_inline int rekey(struct skreap_rekey *ctx)
 	if (!m.cookie || !record || !s)
 		return -EINVAL;
 	result = rekey_look(s, record, &m, &nodes);
-	for (attempt = 0; attempt < 2 && result == SKREAP_REKEY_ADDED; attempt++) {
-		result = rekey_apply(s, &m, &chunk);
-		if (chunk) {
-			depot_give(chunk);
-			chunk = 0;
-		}
-		if (result != SKREAP_REKEY_NO_NODE || attempt)
+	if (result == SKREAP_REKEY_ADDED)
+		result = rekey_apply(&m);
+	bpf_for(attempt, 0, REFILLS_MAX) {
+		if (result != SKREAP_REKEY_NO_NODE || !shard_refill(shard_of(m.cookie)))
 			break;
-		chunk = depot_take();
-		if (chunk)
-			result = SKREAP_REKEY_ADDED;
+		result = rekey_apply(&m);
 	}
 	if (result == SKREAP_REKEY_ADDED && m.tag & NODE_WIDE) {
 		if (holding())
