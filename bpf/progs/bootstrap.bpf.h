@@ -7,7 +7,9 @@
  * CPU.  A node that is linked after it would stay for ever.  So the node is linked first, and then the file is
  * looked at.  If it still had a reference, its last one goes later, and the release after that finds the node.
  * If it had none, the node is taken out again here; whether the release was before, after or in between does
- * not matter, as one of the two takes it out under the shard's lock and the other finds nothing.
+ * not matter, as one of the two takes it out under the shard's lock and the other finds nothing.  Until that is
+ * settled the node is *unproven*: a walk that finds its socket closed leaves it alone, and does not take it for one
+ * whose release was missed.
  *
  * The race with connect() needs nothing: who comes second finds the membership there, under the same lock.
  *
@@ -67,6 +69,37 @@ static __always_inline bool was_accepted(const struct sock *sk, const struct pee
 	return !bpf_core_field_exists(inet->pinet6) || (inet->pinet6 && inet->pinet6->mcast_oif);
 }
 
+/* The release of the socket is to come, or has come meanwhile and found the node. */
+static __always_inline void bootstrap_proven(struct shard *s, const struct membership *m)
+{
+	struct node *n = node_at(m->node);
+
+	if (!n)
+		return;
+	bpf_spin_lock(&s->lock);
+	if (n->cookie == m->cookie && node_is_unproven(n))
+		n->tag &= ~NODE_UNPROVEN;
+	bpf_spin_unlock(&s->lock);
+}
+
+/* The release of the socket has run, and was counted, or runs now. */
+static __always_inline void bootstrap_take_back(struct shard *s, struct membership *m)
+{
+	__u32 *record = record_at(m->cookie), surplus;
+
+	if (holding()) {
+		record_forget(m, DROP_ALL);
+		return;
+	}
+	if (!record)
+		return;
+	bpf_spin_lock(&s->lock);
+	surplus = record_drop(s, record, m, DROP_ALL);
+	bpf_spin_unlock(&s->lock);
+	if (surplus)
+		depot_give(surplus);
+}
+
 /* trusted: the socket as the iterator gave it, which the cookie helper asks for */
 static __always_inline void bootstrap_visit(void *trusted, const struct sock *sk, __u8 protocol,
 					    struct skreap_bootstrap_counts *n)
@@ -93,7 +126,7 @@ static __always_inline void bootstrap_visit(void *trusted, const struct sock *sk
 	m.key = key_of(&live);
 	m.live_key = m.key;
 	/* Nobody knows which thread has connected it: as if several had. */
-	m.tag = NODE_CONNECT | (live.family == AF_INET6 ? NODE_IPV6 : 0);
+	m.tag = NODE_CONNECT | NODE_UNPROVEN | (live.family == AF_INET6 ? NODE_IPV6 : 0);
 	s = shard_at(shard_of(m.cookie));
 	if (!s)
 		return;
@@ -108,8 +141,12 @@ static __always_inline void bootstrap_visit(void *trusted, const struct sock *sk
 	/* Dekker: the node before the look at the file, the last reference before the look at the record.  An
 	 * exchange is a full barrier. */
 	__sync_lock_test_and_set(&bootstrap.fence, 1);
-	if (result == RECORD_NEW && !is_open(sk)) {
-		record_release(sk);
+	if (result != RECORD_NEW)
+		return;
+	if (is_open(sk)) {
+		bootstrap_proven(s, &m);
+	} else {
+		bootstrap_take_back(s, &m);
 		n->indexed--;
 		n->closed++;
 	}

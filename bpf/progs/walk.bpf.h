@@ -173,7 +173,8 @@ static __always_inline void name_recorded(struct skreap_victim *v, __u64 key, __
 /*
  * The socket of this node was closed, as it seems.  Mostly its release came between our look at the node and
  * our look at the socket, and the node is gone by now.  If it is not, a release was missed: an alarm, and the
- * nodes of that socket are removed here, since nobody else will.  True if so.
+ * nodes of that socket are removed here, since nobody else will.  True if so.  An unproven one is left to its
+ * bootstrap.
  */
 __noinline int remove_stale(__u32 i, __u64 cookie)
 {
@@ -186,7 +187,7 @@ __noinline int remove_stale(__u32 i, __u64 cookie)
 	if (!s || !record || !n)
 		return 0;
 	bpf_spin_lock(&s->lock);
-	if (n->cookie == cookie && n->tag & NODE_SOCKET) {
+	if (n->cookie == cookie && n->tag & NODE_SOCKET && !node_is_unproven(n)) {
 		surplus = record_drop(s, record, &m, DROP_ALL);
 		stale = 1;
 	}

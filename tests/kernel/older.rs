@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -220,8 +221,17 @@ fn closed_while_they_are_looked_for_tcp(world: &mut World) -> Result<()> {
     closed_meanwhile(world, tcp(1), 1000)
 }
 
+/// Walks all of the index again and again; answers how many nodes it took for those of a missed release.
+fn stale_until(index: &Index, done: &AtomicBool) -> Result<u64> {
+    let (mut walker, mut stale) = (index.walker()?, 0);
+    while !done.load(Relaxed) {
+        stale += walker.walk_all(|_| ())?.stale;
+    }
+    Ok(stale)
+}
+
 /// Attaches the hooks to a cgroup full of sockets and looks for them while they are all being closed: whichever is
-/// first, no node stays, and none is taken twice.
+/// first, no node stays, and none is taken twice. A walk that meets a node before it is taken back does not mind.
 fn closed_meanwhile(world: &mut World, backend: Backend, count: u32) -> Result<()> {
     const ROUNDS: u32 = 12;
     world.serve(&[backend])?;
@@ -234,12 +244,17 @@ fn closed_meanwhile(world: &mut World, backend: Backend, count: u32) -> Result<(
         let before = index.counters()?;
         let _hooks = Hooks::attach(&index, world.cgroup().open()?.as_fd())?;
         let mut bootstrap = Bootstrap::new(&index, Some(id))?;
+        let done = AtomicBool::new(false);
         let found = thread::scope(|scope| {
             let closer = scope.spawn(|| client.close_all());
+            let walker = scope.spawn(|| stale_until(&index, &done));
             thread::sleep(delay);
             let pass = world.netns(0).run(|| bootstrap.pass(backend.protocol()));
             let closed = closer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             ensure!(closed == count, "{closed} closed");
+            done.store(true, Relaxed);
+            let stale = walker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            ensure!(stale == 0, "a walk took {stale} nodes for missed releases");
             pass??;
             let (tcp, udp) = bootstrap.counts()?;
             Ok(if backend.protocol() == udp_protocol() { udp } else { tcp })
