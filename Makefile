@@ -113,12 +113,13 @@ model:
 	$(SUDO) env SKREAP_TESTS=required $(if $(SECONDS),SKREAP_MODEL_SECONDS=$(SECONDS)) \
 		$(CARGO) test --locked --release --package skreap --test model
 
-# Churn at full speed with events and kills all the time: make soak MINUTES=10; totals in target/soak.json, too
+# Churn at full speed with events and kills all the time: make soak MINUTES=10; totals in target/soak.json, too.
+# PLAIN=1: sockets are only opened, connected and closed, several times as many.
 .PHONY: soak
 soak:
 	$(CARGO) test --locked --release --package skreap --test soak --no-run
 	$(SUDO) $(CARGO) test --locked --release --package skreap --test soak -- \
-		--minutes $(or $(MINUTES),1) $(if $(SEED),--seed $(SEED)) --json $(CURDIR)/target/soak.json
+		--minutes $(or $(MINUTES),1) $(if $(SEED),--seed $(SEED)) $(if $(PLAIN),--plain) --json $(CURDIR)/target/soak.json
 
 # A quick run of the benchmark kit; tables and plots in target/bench.
 bench: build

@@ -45,6 +45,7 @@
 /* ---- UAPI, linux/bpf.h ---- */
 
 enum bpf_map_type {
+	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_LRU_HASH = 9,
 };

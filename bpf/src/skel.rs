@@ -32,10 +32,16 @@ mod test_lb {
     include!(concat!(env!("OUT_DIR"), "/test_lb.skel.rs"));
 }
 
+/// The second witness of the tests.
+mod witness {
+    include!(concat!(env!("OUT_DIR"), "/witness.skel.rs"));
+}
+
 pub(crate) use netns::types as netns_types;
 pub(crate) use scan::types as scan_types;
 pub(crate) use skreap::types;
 pub(crate) use test_lb::types as test_lb_types;
+pub(crate) use witness::types as witness_types;
 
 /// The compiled programs of the index.
 pub(crate) static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/skreap.bpf.o"));
@@ -51,3 +57,6 @@ pub(crate) static BASELINE_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"
 
 /// The compiled load balancer of the tests.
 pub(crate) static TEST_LB_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/test_lb.bpf.o"));
+
+/// The compiled witness of the tests.
+pub(crate) static WITNESS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/witness.bpf.o"));

@@ -1,5 +1,7 @@
 //! What the tests put beside the hooks.
 
+mod witness;
+
 use std::ffi::OsStr;
 use std::io;
 use std::net::IpAddr;
@@ -13,6 +15,8 @@ use crate::error::{io_error, load_error};
 use crate::hooks::attach_program;
 use crate::skel::{TEST_LB_OBJECT, test_lb_types};
 use crate::{Error, log};
+
+pub use witness::{Witness, WitnessCounts, Witnessed};
 
 const PROGRAMS: [&str; 4] = ["lb_connect4", "lb_connect6", "lb_sendmsg4", "lb_sendmsg6"];
 const ENTRIES: &str = "lb_entries";

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// Backends of each kind (address and protocol).
 pub const BACKENDS: usize = 16;
@@ -46,12 +46,6 @@ pub struct Entry {
 pub struct Work {
     /// System calls on sockets: socket, connect, send, accept, listen, close.
     pub operations: AtomicU64,
-    /// Sockets made.
-    pub sockets: AtomicU64,
-    /// 1 while a socket is being made: whoever is killed then may have made it.
-    pub making: AtomicU64,
-    /// Sockets that may or may not have been made by workers that were killed meanwhile.
-    pub unsure: AtomicU64,
     pub netns: AtomicU64,
     /// Sockets seen to be destroyed, as they should be.
     pub destroyed: AtomicU64,
@@ -73,6 +67,8 @@ pub struct Work {
 #[derive(Debug)]
 pub struct Shared {
     pub phase: AtomicU64,
+    /// Sockets are only opened, connected and closed.
+    pub plain: AtomicBool,
     /// Of UDP, then of TCP.
     pub events: [[Events; BACKENDS]; 2],
     /// The cookie of the first socket with which something was wrong.

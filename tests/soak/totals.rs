@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-/// The totals; the last six must be 0.
+/// The totals; the last seven must be 0.
 #[derive(Debug, Default, Serialize)]
 pub struct Totals {
     pub kernel: String,
@@ -17,6 +17,7 @@ pub struct Totals {
     pub workers: u64,
     pub seed: u64,
     pub socket_operations: u64,
+    /// Made, and the server's sides of TCP connections, as a witness beside the hooks has counted them.
     pub sockets: u64,
     /// What the index has counted.
     pub inserts: u64,
@@ -32,19 +33,23 @@ pub struct Totals {
     pub wrongly_destroyed: u64,
     pub leaked_nodes: u64,
     pub stale_nodes: u64,
+    /// Sockets that the witness has seen made, and not released.
     pub missed_releases: u64,
+    /// Releases that the witness has seen, and the index has not.
+    pub uncounted_releases: u64,
     pub kernel_complaints: u64,
 }
 
 impl Totals {
     /// What is to be 0.
-    pub fn faults(&self) -> [(&'static str, u64); 6] {
+    pub fn faults(&self) -> [(&'static str, u64); 7] {
         [
             ("missed", self.missed),
             ("wrongly destroyed", self.wrongly_destroyed),
             ("leaked nodes", self.leaked_nodes),
             ("stale nodes met", self.stale_nodes),
             ("missed releases", self.missed_releases),
+            ("uncounted releases", self.uncounted_releases),
             ("kernel log complaints", self.kernel_complaints),
         ]
     }

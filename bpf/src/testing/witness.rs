@@ -1,0 +1,123 @@
+//! A second witness of every socket, see `progs/witness.bpf.c`.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use libbpf_rs::{Link, Map, MapCore as _, MapFlags, Object, ObjectBuilder};
+
+use crate::error::{io_error, load_error};
+use crate::hooks::attach_program;
+use crate::skel::{WITNESS_OBJECT, witness_types};
+use crate::{Error, log};
+
+const OPEN: &str = "witness_open";
+const COUNTS: &str = "witness_counts";
+/// The release first: no socket is seen made whose release would not be.
+const PROGRAMS: [&str; 6] = [
+    "witness_release",
+    "witness_make",
+    "witness_connect4",
+    "witness_connect6",
+    "witness_sendmsg4",
+    "witness_sendmsg6",
+];
+
+/// Sees every socket of a cgroup made and released, with hooks of its own. Dropping it detaches it.
+#[derive(Debug)]
+pub struct Witness {
+    _links: Vec<Link>,
+    object: Object,
+}
+
+/// What a [`Witness`] has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WitnessCounts {
+    /// Sockets made.
+    pub made: u64,
+    /// Sockets made in the place of one whose release was not seen.
+    pub remade: u64,
+    /// Sockets made that there was no room for.
+    pub unseen: u64,
+    /// Sockets released that were seen made.
+    pub released: u64,
+    /// Sockets released that were not: mostly the server's sides of TCP connections.
+    pub accepted: u64,
+}
+
+/// A socket that was made and not released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Witnessed {
+    /// Its cookie; 0 if it has neither connected nor sent to an address.
+    pub cookie: u64,
+    /// `CLOCK_MONOTONIC` when it was made, nanoseconds.
+    pub ns: u64,
+    /// The process that made it.
+    pub tgid: u32,
+    /// `AF_*`
+    pub family: u16,
+    /// `IPPROTO_*`
+    pub protocol: u16,
+}
+
+impl Witness {
+    /// Loads it, and attaches it to the cgroup.
+    ///
+    /// # Errors
+    /// As [`LoadBalancer::attach`](super::LoadBalancer::attach).
+    pub fn attach(cgroup: BorrowedFd<'_>) -> Result<Self, Error> {
+        log::install();
+        drop(log::take_warnings());
+        let open = ObjectBuilder::default().open_memory(WITNESS_OBJECT).map_err(load_error)?;
+        let object = open.load().map_err(load_error)?;
+        let links = PROGRAMS.iter().map(|name| attach_program(&object, name, 0, cgroup));
+        let links = links.collect::<Result<_, _>>()?;
+        Ok(Self { _links: links, object })
+    }
+
+    /// What it has counted.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if the map cannot be read.
+    pub fn counts(&self) -> Result<WitnessCounts, Error> {
+        let map = self.map(COUNTS)?;
+        let value =
+            map.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).map_err(|e| object_error(COUNTS, io_error(e)))?;
+        let value = value.filter(|v| v.len() == size_of::<witness_types::witness_counts>());
+        let value = value.ok_or_else(|| object_error(COUNTS, io::ErrorKind::InvalidData.into()))?;
+        // SAFETY: the value is as long as the struct, which is made of integers.
+        let n = unsafe { value.as_ptr().cast::<witness_types::witness_counts>().read_unaligned() };
+        let witness_types::witness_counts { made, remade, unseen, released, accepted } = n;
+        Ok(WitnessCounts { made, remade, unseen, released, accepted })
+    }
+
+    /// The sockets that were made and not released, in no order.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if the map cannot be read.
+    pub fn open(&self) -> Result<Vec<Witnessed>, Error> {
+        let map = self.map(OPEN)?;
+        let mut all = Vec::new();
+        for key in map.keys() {
+            let value = map.lookup(&key, MapFlags::ANY).map_err(|e| object_error(OPEN, io_error(e)))?;
+            // One that is gone meanwhile was released.
+            let Some(value) = value.filter(|v| v.len() == size_of::<witness_types::witnessed>()) else {
+                continue;
+            };
+            // SAFETY: the value is as long as the struct, which is made of integers.
+            let w = unsafe { value.as_ptr().cast::<witness_types::witnessed>().read_unaligned() };
+            let witness_types::witnessed { cookie, ns, tgid, family, protocol } = w;
+            all.push(Witnessed { cookie, ns, tgid, family, protocol });
+        }
+        Ok(all)
+    }
+
+    fn map(&self, name: &str) -> Result<Map<'_>, Error> {
+        let map = self.object.maps().find(|m| m.name() == OsStr::new(name));
+        map.ok_or_else(|| object_error(name, io::ErrorKind::NotFound.into()))
+    }
+}
+
+fn object_error(map: &str, source: io::Error) -> Error {
+    Error::Object { what: format!("map {map}"), source }
+}
