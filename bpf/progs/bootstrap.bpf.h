@@ -82,24 +82,6 @@ static __always_inline void bootstrap_proven(struct shard *s, const struct membe
 	bpf_spin_unlock(&s->lock);
 }
 
-/* The release of the socket has run, and was counted, or runs now. */
-static __always_inline void bootstrap_take_back(struct shard *s, struct membership *m)
-{
-	__u32 *record = record_at(m->cookie), surplus;
-
-	if (holding()) {
-		record_forget(m, DROP_ALL);
-		return;
-	}
-	if (!record)
-		return;
-	bpf_spin_lock(&s->lock);
-	surplus = record_drop(s, record, m, DROP_ALL);
-	bpf_spin_unlock(&s->lock);
-	if (surplus)
-		depot_give(surplus);
-}
-
 /* trusted: the socket as the iterator gave it, which the cookie helper asks for */
 static __always_inline void bootstrap_visit(void *trusted, const struct sock *sk, __u8 protocol,
 					    struct skreap_bootstrap_counts *n)
@@ -146,7 +128,8 @@ static __always_inline void bootstrap_visit(void *trusted, const struct sock *sk
 	if (is_open(sk)) {
 		bootstrap_proven(s, &m);
 	} else {
-		bootstrap_take_back(s, &m);
+		/* The release has run, and was counted, or runs now. */
+		record_forget(&m, DROP_ALL);
 		n->indexed--;
 		n->closed++;
 	}

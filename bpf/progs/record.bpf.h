@@ -146,14 +146,10 @@ static __noinline __u32 record_drop(struct shard *s, __u32 *record, struct membe
 	return surplus;
 }
 
-/*
- * Drops nodes of the cookie, those with a token too.  No lock held.  Each of these takes a lock of its own, so
- * others see a part of the nodes gone.  Returns how many there were.
- */
-__noinline __u64 record_forget(struct membership *m, int what)
+/* record_drop() under the lock; returns how many nodes it dropped.  A global function: the verifier looks at it once. */
+__noinline __u32 record_drop_some(struct membership *m, int what)
 {
-	__u32 *record, surplus, step;
-	__u64 dropped = 0;
+	__u32 *record, surplus, dropped;
 	struct shard *s;
 
 	if (!m)
@@ -162,16 +158,30 @@ __noinline __u64 record_forget(struct membership *m, int what)
 	record = record_at(m->cookie);
 	if (!s || !record)
 		return 0;
+	bpf_spin_lock(&s->lock);
+	dropped = (__u32)s->n.removals;
+	surplus = record_drop(s, record, m, what);
+	dropped = (__u32)s->n.removals - dropped;
+	bpf_spin_unlock(&s->lock);
+	if (surplus)
+		depot_give(surplus);
+	return dropped;
+}
+
+/*
+ * Drops nodes of the cookie, those with a token too.  No lock held.  Each of these takes a lock of its own, so
+ * others see a part of the nodes gone.  Returns how many there were.
+ */
+__noinline __u32 record_forget(struct membership *m, int what)
+{
+	__u32 dropped = 0, step;
+
+	if (!m)
+		return 0;
 	bpf_for(step, 0, CHUNK + 1) {
 		m->dead = 0;
-		bpf_spin_lock(&s->lock);
-		dropped -= s->n.removals;
-		surplus = record_drop(s, record, m, what);
-		dropped += s->n.removals;
-		bpf_spin_unlock(&s->lock);
-		if (surplus)
-			depot_give(surplus);
-		if (!m->dead)
+		dropped += record_drop_some(m, what);
+		if (!holding() || !m->dead)
 			break;
 		held_settle(m->dead);
 	}

@@ -180,29 +180,19 @@ __noinline int remove_stale(__u32 i, __u64 cookie)
 {
 	struct membership m = {.cookie = cookie};
 	struct shard *s = shard_at(shard_of(cookie));
-	__u32 *record = record_at(cookie), surplus = 0;
 	struct node *n = node_at(i);
-	int stale = 0;
+	bool linked;
 
-	if (!s || !record || !n)
+	if (!s || !n)
 		return 0;
 	bpf_spin_lock(&s->lock);
-	if (n->cookie == cookie && n->tag & NODE_SOCKET && !node_is_unproven(n)) {
-		surplus = record_drop(s, record, &m, DROP_ALL);
-		stale = 1;
-	}
+	linked = n->cookie == cookie && n->tag & NODE_SOCKET && !node_is_unproven(n);
 	bpf_spin_unlock(&s->lock);
-	if (surplus)
-		depot_give(surplus);
-	if (holding() && m.dead) {
-		held_settle(m.dead);
-		record_forget(&m, DROP_ALL);
-	}
-	if (stale) {
-		__sync_fetch_and_add(&counters.stale, 1);
-		counters.last_stale = cookie;
-	}
-	return stale;
+	if (!linked || !record_forget(&m, DROP_ALL))
+		return 0;
+	__sync_fetch_and_add(&counters.stale, 1);
+	counters.last_stale = cookie;
+	return 1;
 }
 
 /* Destroys the victim and counts what came of it; true if user space has to know of it. */
