@@ -10,7 +10,6 @@
 //! and over UDP. The backend falls silent. Then, once, an unreachable route to it is added in the clients'
 //! netns; and once, in a second world like the first, the clients are reaped.
 
-mod link;
 mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -107,7 +106,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<()> {
 
 fn try_out(remedy: Remedy, watch: Duration) -> Result<Vec<Row>> {
     let (near, far) = (Netns::create("clients")?, Netns::create("backend")?);
-    link::connect(&near, CLIENTS, &far, BACKEND)?;
+    near.join("veth0", CLIENTS.into(), &far, BACKEND.into(), 24)?;
     let cgroup = Cgroup::create("experiment")?;
     let index = Index::load(&Config { max_sockets: 64, ..Config::default() })?;
     let _hooks = Hooks::attach(&index, cgroup.open()?.as_fd())?;
@@ -140,7 +139,7 @@ fn try_out(remedy: Remedy, watch: Duration) -> Result<Vec<Row>> {
         thread::sleep(watch::LEAD);
         let done = Instant::now();
         let remedied = match remedy {
-            Remedy::UnreachableRoute => link::make_unreachable(&near, BACKEND),
+            Remedy::UnreachableRoute => near.make_unreachable(BACKEND),
             Remedy::Reap => reap(&index, addr),
         };
         let seen: Vec<_> = watchers

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -193,12 +193,38 @@ impl Netns {
     /// When the kernel refuses, for example because it has no veth.
     pub fn add_veth(&self, a: &str, b: &str, ip: IpAddr) -> Result<()> {
         self.run(|| {
-            rtnetlink::add_veth(a, b)?;
+            rtnetlink::add_veth(a, b, None)?;
             rtnetlink::set_up(a)?;
             rtnetlink::set_up(b)?;
             rtnetlink::add_address(a, ip)
         })?
         .with_context(|| self.about())
+    }
+
+    /// Joins this netns to another by a pair of veth devices, both up and both of this name, with one address each:
+    /// `ip` here and `far_ip` there, of one network of `prefix` bits.
+    ///
+    /// # Errors
+    /// When the kernel refuses, for example because it has no veth.
+    pub fn join(&self, device: &str, ip: IpAddr, far: &Self, far_ip: IpAddr, prefix: u8) -> Result<()> {
+        let far_fd = far.live_fd()?;
+        self.run(|| rtnetlink::add_veth(device, device, Some(far_fd)))?.with_context(|| self.about())?;
+        for (netns, ip) in [(self, ip), (far, far_ip)] {
+            let work = || {
+                rtnetlink::add_address_of(device, ip, prefix)?;
+                rtnetlink::set_up(device)
+            };
+            netns.run(work)?.with_context(|| netns.about())?;
+        }
+        Ok(())
+    }
+
+    /// Adds a route that ends at once: from now on the kernel answers *host unreachable* for `ip`.
+    ///
+    /// # Errors
+    /// When the kernel refuses, for example because the route is there.
+    pub fn make_unreachable(&self, ip: Ipv4Addr) -> Result<()> {
+        self.run(|| rtnetlink::add_unreachable(ip))?.with_context(|| self.about())
     }
 
     /// Sets a sysctl of the netns, such as `net.ipv4.ip_local_port_range`.

@@ -1,6 +1,7 @@
 //! The few route-netlink requests the lab needs, in the netns of the calling thread.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use anyhow::{Context, Result, bail};
 use netlink_packet_core::{
@@ -9,6 +10,9 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -53,16 +57,18 @@ pub(super) fn set_up(device: &str) -> Result<()> {
 /// Puts a host address (/32 or /128) on a device. IPv6 addresses skip duplicate address
 /// detection, so that they can be used at once.
 pub(super) fn add_address(device: &str, ip: IpAddr) -> Result<()> {
+    add_address_of(device, ip, if ip.is_ipv4() { 32 } else { 128 })
+}
+
+/// As [`add_address`], with what is reached by it: a prefix of this many bits.
+pub(super) fn add_address_of(device: &str, ip: IpAddr, prefix: u8) -> Result<()> {
     let mut address = AddressMessage::default();
     address.header.index = sys::device_index(device).with_context(|| format!("find {device}"))?;
+    address.header.prefix_len = prefix;
     match ip {
-        IpAddr::V4(_) => {
-            address.header.family = AddressFamily::Inet;
-            address.header.prefix_len = 32;
-        }
+        IpAddr::V4(_) => address.header.family = AddressFamily::Inet,
         IpAddr::V6(_) => {
             address.header.family = AddressFamily::Inet6;
-            address.header.prefix_len = 128;
             address.header.flags = AddressHeaderFlags::Nodad;
         }
     }
@@ -70,10 +76,11 @@ pub(super) fn add_address(device: &str, ip: IpAddr) -> Result<()> {
     request(RouteNetlinkMessage::NewAddress(address), CREATE).with_context(|| format!("add {ip} to {device}"))
 }
 
-/// Makes a pair of veth devices, both down.
-pub(super) fn add_veth(a: &str, b: &str) -> Result<()> {
+/// Makes a pair of veth devices, both down; the second in the netns of the descriptor, if there is one.
+pub(super) fn add_veth(a: &str, b: &str, far: Option<BorrowedFd<'_>>) -> Result<()> {
     let mut peer = LinkMessage::default();
     peer.attributes = vec![LinkAttribute::IfName(b.to_owned())];
+    peer.attributes.extend(far.map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())));
     let mut link = LinkMessage::default();
     link.attributes = vec![
         LinkAttribute::IfName(a.to_owned()),
@@ -84,4 +91,18 @@ pub(super) fn add_veth(a: &str, b: &str) -> Result<()> {
     ];
     request(RouteNetlinkMessage::NewLink(link), CREATE)
         .with_context(|| format!("make the veth pair {a}, {b}"))
+}
+
+/// `ip route add unreachable IP/32`.
+pub(super) fn add_unreachable(ip: Ipv4Addr) -> Result<()> {
+    let mut route = RouteMessage::default();
+    route.header.address_family = AddressFamily::Inet;
+    route.header.destination_prefix_length = 32;
+    route.header.table = RouteHeader::RT_TABLE_MAIN;
+    route.header.protocol = RouteProtocol::Static;
+    route.header.scope = RouteScope::Universe;
+    route.header.kind = RouteType::Unreachable;
+    route.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(ip))];
+    request(RouteNetlinkMessage::NewRoute(route), CREATE)
+        .with_context(|| format!("add an unreachable route to {ip}"))
 }
