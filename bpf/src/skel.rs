@@ -60,3 +60,6 @@ pub(crate) static TEST_LB_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR")
 
 /// The compiled witness of the tests.
 pub(crate) static WITNESS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/witness.bpf.o"));
+
+/// The compiled pause of the tests.
+pub(crate) static PAUSE_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause.bpf.o"));

@@ -1,5 +1,6 @@
 //! What the tests put beside the hooks.
 
+mod pause;
 mod witness;
 
 use std::ffi::OsStr;
@@ -16,6 +17,7 @@ use crate::hooks::attach_program;
 use crate::skel::{TEST_LB_OBJECT, test_lb_types};
 use crate::{Error, log};
 
+pub use pause::Pause;
 pub use witness::{Witness, WitnessCounts, Witnessed};
 
 const PROGRAMS: [&str; 4] = ["lb_connect4", "lb_connect6", "lb_sendmsg4", "lb_sendmsg6"];

@@ -2,6 +2,7 @@
 //! everything from the start, so it knows what the second one has to find.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -11,12 +12,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use skreap::Reaper;
 use skreap::bpf::hooks::Hooks;
-use skreap::bpf::{Bootstrap, BootstrapCounts, Config, Index};
+use skreap::bpf::testing::Pause;
+use skreap::bpf::{Bootstrap, BootstrapCounts, Config, Error, Index};
 use skreap::choice::Choice;
 use skreap::core::{Action, Backend, EngineName, Event, Report};
 use skreap::lab::{Cgroup, OpenSpec};
 
-use crate::case::{Case, case};
+use crate::case::{Case, Skip, case};
 use crate::sockets::*;
 use crate::unconnected::sender;
 use crate::world::{World, WorldOptions};
@@ -30,6 +32,7 @@ pub fn cases() -> Vec<Case> {
         case!(more_older_sockets_than_fit).only(EngineName::Netlink),
         case!(closed_while_they_are_looked_for_udp).only(EngineName::Netlink),
         case!(closed_while_they_are_looked_for_tcp).only(EngineName::Netlink),
+        case!(walked_before_it_is_taken_back).only(EngineName::Netlink),
         case!(opened_while_others_are_looked_for).only(EngineName::Netlink),
     ]
 }
@@ -270,6 +273,45 @@ fn closed_meanwhile(world: &mut World, backend: Backend, count: u32) -> Result<(
         drop(client);
     }
     ensure!(met, "in {ROUNDS} rounds the closing was never met");
+    expect_empty(&index)
+}
+
+/// A socket closes after the look whether it is open and before it is in the index. A walk that meets its node before
+/// the second look leaves it alone.
+fn walked_before_it_is_taken_back(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1)])?;
+    let mut client = world.client("client")?;
+    connect_many(&mut client, Default::default(), udp(1), 1)?;
+    let index = Index::load(&small())?;
+    let _hooks = Hooks::attach(&index, world.cgroup().open()?.as_fd())?;
+    let mut bootstrap = Bootstrap::new(&index, Some(id_of(world.cgroup())?))?;
+    // Its shard has no nodes yet, so this one does not go the short way.
+    let pause = match Pause::around(&index, "skreap_bootstrap_udp", "record_further") {
+        Err(Error::Load { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(Skip("this kernel lets nobody attach to a BPF program (fentry)").into());
+        }
+        pause => pause?,
+    };
+    let netns = world.netns(0);
+    let counts = thread::scope(|scope| {
+        let pass = scope.spawn(|| netns.run(|| bootstrap.pass(udp_protocol())));
+        pause.wait(1)?;
+        ensure!(client.close_all()? == 1);
+        pause.let_go(1)?;
+        pause.wait(2)?;
+        let live = index.counters()?.live();
+        let counts = index.walker()?.walk_all(|_| ())?;
+        pause.let_go(2)?;
+        pass.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))??;
+        ensure!(live == 1, "{live} nodes");
+        Ok(counts)
+    })?;
+    let (_, found) = bootstrap.counts()?;
+    ensure!(counts.visited == 0 && counts.stale == 0, "{counts:?}");
+    ensure!(found.closed == 1 && found.indexed == 0, "{found:?}");
+    let counters = index.counters()?;
+    ensure!(counters.inserts == 1 && counters.removals == 1, "{counters:?}");
+    ensure!(counters.releases == 0 && counters.releases_without_node == 1, "{counters:?}");
     expect_empty(&index)
 }
 

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: (GPL-2.0 OR MIT)
+/* Holds up one of our programs before and after one of its global functions, for tests of what others do meanwhile. */
+#include "../include/kernel.h"
+#include <bpf/bpf_helpers.h>
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+/* Nobody is held up for longer: the processor does nothing else meanwhile. */
+#define PAUSE_NS_MAX 1000000000ULL
+#define LOOKS_MAX (1 << 23)
+
+enum { HELD, LET_GO };
+
+/* How often a program was held up, and how often it was let go */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u32);
+} pauses SEC(".maps");
+
+static __always_inline int pause(void)
+{
+	__u64 end = bpf_ktime_get_ns() + PAUSE_NS_MAX;
+	__u32 zero = HELD, one = LET_GO, *held, *let_go, mine;
+	int i;
+
+	held = bpf_map_lookup_elem(&pauses, &zero);
+	let_go = bpf_map_lookup_elem(&pauses, &one);
+	if (!held || !let_go)
+		return 0;
+	mine = __sync_fetch_and_add(held, 1);
+	bpf_for(i, 0, LOOKS_MAX) {
+		if (*(volatile __u32 *)let_go > mine || bpf_ktime_get_ns() >= end)
+			break;
+	}
+	return 0;
+}
+
+/* Which program and function: set before they are loaded */
+SEC("fentry")
+int pause_before(void *ctx)
+{
+	return pause();
+}
+
+SEC("fexit")
+int pause_after(void *ctx)
+{
+	return pause();
+}

@@ -1,0 +1,87 @@
+//! Time for a race, see `progs/pause.bpf.c`.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use libbpf_rs::{Link, MapCore as _, MapFlags, Object, ObjectBuilder};
+
+use crate::error::{io_error, load_error};
+use crate::skel::PAUSE_OBJECT;
+use crate::{Error, Index, log};
+
+const PAUSES: &str = "pauses";
+/// Keys of that map.
+const HELD: u32 = 0;
+const LET_GO: u32 = 1;
+
+/// Holds up a program of an index whenever it calls one of its global functions, and when that returns, until it is let go,
+/// or for a second. The processor that it runs on does nothing else meanwhile. Dropping it ends that.
+#[derive(Debug)]
+pub struct Pause {
+    _links: Vec<Link>,
+    object: Object,
+}
+
+impl Pause {
+    /// Attaches it to `function` of `program`.
+    ///
+    /// # Errors
+    /// [`Error::Load`] if the program has no such global function, or this kernel does not let programs be traced (`EPERM`);
+    /// [`Error::Object`] if there is no such program, or it cannot
+    /// be attached to.
+    pub fn around(index: &Index, program: &str, function: &str) -> Result<Self, Error> {
+        log::install();
+        drop(log::take_warnings());
+        let about = |source| Error::Object { what: format!("{function} of program {program}"), source };
+        let target = index.object().progs().find(|p| p.name() == OsStr::new(program));
+        let target = target.ok_or_else(|| about(io::ErrorKind::NotFound.into()))?.as_fd().as_raw_fd();
+        let mut open = ObjectBuilder::default().open_memory(PAUSE_OBJECT).map_err(load_error)?;
+        for mut pause in open.progs_mut() {
+            pause.set_attach_target(target, Some(function.to_owned())).map_err(|e| about(io_error(e)))?;
+        }
+        let object = open.load().map_err(load_error)?;
+        let links = object.progs_mut().map(|pause| pause.attach().map_err(|e| about(io_error(e))));
+        let links = links.collect::<Result<_, _>>()?;
+        Ok(Self { _links: links, object })
+    }
+
+    /// Waits until the program has been held up `times` times.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if that takes longer than a second, or cannot be seen.
+    pub fn wait(&self, times: u32) -> Result<(), Error> {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let map = self.object.maps().find(|m| m.name() == OsStr::new(PAUSES));
+        let map = map.ok_or_else(|| object_error(io::ErrorKind::NotFound.into()))?;
+        loop {
+            let value =
+                map.lookup(&HELD.to_ne_bytes(), MapFlags::ANY).map_err(|e| object_error(io_error(e)))?;
+            let held = value.and_then(|v| v.try_into().ok()).map_or(0, u32::from_ne_bytes);
+            if held >= times {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(object_error(io::ErrorKind::TimedOut.into()));
+            }
+            thread::yield_now();
+        }
+    }
+
+    /// Lets the program go that was held up as number `times`, and all before it.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if it cannot be told.
+    pub fn let_go(&self, times: u32) -> Result<(), Error> {
+        let map = self.object.maps().find(|m| m.name() == OsStr::new(PAUSES));
+        let map = map.ok_or_else(|| object_error(io::ErrorKind::NotFound.into()))?;
+        map.update(&LET_GO.to_ne_bytes(), &times.to_ne_bytes(), MapFlags::ANY)
+            .map_err(|e| object_error(io_error(e)))
+    }
+}
+
+fn object_error(source: io::Error) -> Error {
+    Error::Object { what: format!("map {PAUSES}"), source }
+}
