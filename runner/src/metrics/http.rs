@@ -59,6 +59,38 @@ impl Stream {
             Self::Unix(stream) => stream.shutdown(Shutdown::Write),
         }
     }
+
+    /// Waits for as long as this in the next read or write; not at all without.
+    fn wait(&self, left: Option<Duration>) -> io::Result<()> {
+        match (self, left) {
+            (Self::Tcp(s), None) => s.set_nonblocking(true),
+            (Self::Unix(s), None) => s.set_nonblocking(true),
+            (Self::Tcp(s), left) => s.set_read_timeout(left).and_then(|()| s.set_write_timeout(left)),
+            (Self::Unix(s), left) => s.set_read_timeout(left).and_then(|()| s.set_write_timeout(left)),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Accepts scrapes until `stop` is given.
@@ -108,6 +140,8 @@ pub(crate) fn answer(stream: UnixStream, registry: &Registry) {
 /// One connection, counted as active as long as this lives.
 struct Scrape {
     stream: Stream,
+    /// Until when the client is waited for. What it has sent by then is read, and what fits its socket is written,
+    /// however late it is: a machine may be so busy that this thread has not run before.
     until: Instant,
     active: Arc<AtomicUsize>,
 }
@@ -124,8 +158,8 @@ impl Scrape {
     fn refuse(mut self) {
         self.until = Instant::now() + REFUSE_AFTER;
         let _ = self.read(&mut [0; HEAD_MAX]);
-        self.until = Instant::now() + REFUSE_AFTER;
-        let _ = self.respond("503 Service Unavailable", "text/plain", b"too many scrapes at once\n", true);
+        let told = self.respond("503 Service Unavailable", "text/plain", b"too many scrapes at once\n", true);
+        let _ = told.and_then(|()| self.drain());
     }
 
     fn answer(mut self, registry: &Registry) {
@@ -208,26 +242,29 @@ impl Scrape {
         Ok(())
     }
 
-    /// The time that is left, for the next read or write.
-    fn left(&self) -> io::Result<Option<Duration>> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
-    }
-
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.left()?;
-        match &mut self.stream {
-            Stream::Tcp(s) => s.set_read_timeout(left).and_then(|()| s.read(buffer)),
-            Stream::Unix(s) => s.set_read_timeout(left).and_then(|()| s.read(buffer)),
+        loop {
+            self.wait()?;
+            match self.stream.read(buffer) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
         }
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let left = self.left()?;
-        match &mut self.stream {
-            Stream::Tcp(s) => s.set_write_timeout(left).and_then(|()| s.write(bytes)),
-            Stream::Unix(s) => s.set_write_timeout(left).and_then(|()| s.write(bytes)),
+        loop {
+            self.wait()?;
+            match self.stream.write(bytes) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
         }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        self.stream.wait((!left.is_zero()).then_some(left))
     }
 }
 
@@ -328,6 +365,47 @@ mod tests {
             assert!(!prefers_protobuf(&format!("{protobuf};q={weight},text/plain")), "{weight}");
         }
         assert!(!prefers_protobuf("*/*") && !prefers_protobuf("") && !prefers_protobuf(";;q=,=,"));
+    }
+
+    /// What a client gets that has sent all this before its scrape has its turn.
+    fn after(request: &[u8], until: Instant, turn: impl FnOnce(Scrape)) -> io::Result<String> {
+        let (mut client, server) = UnixStream::pair()?;
+        client.write_all(request)?;
+        client.shutdown(Shutdown::Write)?;
+        turn(Scrape { stream: Stream::Unix(server), until, active: Arc::new(AtomicUsize::new(1)) });
+        let mut answer = String::new();
+        client.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    #[test]
+    fn what_is_there_is_answered_however_late() {
+        let registry = Registry::default();
+        let long_ago = Instant::now() - DEADLINE;
+        let mut request = b"GET /metrics HTTP/1.1\r\n\r\n".to_vec();
+        request.resize(DRAIN_MAX, b'x');
+        let answer = after(&request, long_ago, |scrape| scrape.answer(&registry)).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("# EOF\n"), "{answer}");
+        let part = &request[..9];
+        assert_eq!(after(part, long_ago, |scrape| scrape.answer(&registry)).unwrap(), "");
+    }
+
+    #[test]
+    fn who_is_refused_is_not_reset() {
+        let request = [b'x'; HEAD_MAX + 1];
+        let answer = after(&request, Instant::now(), Scrape::refuse).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("at once\n"), "{answer}");
+    }
+
+    #[test]
+    fn who_stays_silent_is_given_up() {
+        let (client, server) = UnixStream::pair().unwrap();
+        let start = Instant::now();
+        let until = start + Duration::from_millis(20);
+        let scrape = Scrape { stream: Stream::Unix(server), until, active: Arc::new(AtomicUsize::new(1)) };
+        scrape.answer(&Registry::default());
+        assert!(start.elapsed() >= Duration::from_millis(20));
+        assert_eq!((&client).read(&mut [0]).unwrap(), 0);
     }
 
     #[test]
