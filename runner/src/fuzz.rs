@@ -66,8 +66,8 @@ pub fn scrape(request: &[u8], registry: &Registry) -> io::Result<Vec<u8>> {
 pub fn converse(input: Vec<u8>, inbox: Inbox, clients: &Arc<Clients>) -> io::Result<Vec<u8>> {
     let (client, server) = UnixStream::pair()?;
     let who = connection::Who::stays("client", Arc::clone(clients));
-    let (reading, writing) = (OwnedFd::from(server.try_clone()?), OwnedFd::from(server));
-    let connection = connection::start(who, File::from(reading), File::from(writing), inbox, Stop::new()?)?;
+    let server = Arc::new(File::from(OwnedFd::from(server)));
+    let connection = connection::start(who, Arc::clone(&server), server, inbox, Stop::new()?)?;
     let mut sender = client.try_clone()?;
     let sending = thread::spawn(move || {
         // An error is one of the other end, whose answers tell.

@@ -1,5 +1,6 @@
 //! Who may talk to a unix socket, and whose file it is.
 
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
@@ -146,26 +147,38 @@ fn the_usual_path() -> Result<()> {
     talked
 }
 
+/// The descriptors of a process.
+fn descriptors(pid: i32) -> Result<BTreeSet<u64>> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd"))?;
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().parse()?)).collect()
+}
+
 /// More clients than the service can have descriptors for: those it has are served, and later ones too.
 fn a_service_without_descriptors_goes_on() -> Result<()> {
     let serve = Serve::start("cli-fds")?;
     let mut first = serve.client()?;
     first.ask("before")?;
     let pid = i32::try_from(serve.pid())?;
-    let used = fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
-    let limit = libc::rlimit { rlim_cur: used + 6, rlim_max: used + 6 };
+    // A limit of descriptors is one of their numbers: six of those below it are free, and it has some above.
+    let used = descriptors(pid)?;
+    let most = (0..).filter(|fd| !used.contains(fd)).nth(6).context("no end of descriptors")?;
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
     // SAFETY: the new limit is read only, and no old one is asked for.
     let result = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
     ensure!(result == 0, "prlimit: {}", std::io::Error::last_os_error());
     let crowd: Vec<UnixStream> =
         (0..20).map(|_| UnixStream::connect(serve.socket())).collect::<Result<_, _>>()?;
-    let full = || fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|fds| fds.count() as u64 >= used + 5);
+    let full = || descriptors(pid).is_ok_and(|used| used.range(..most).count() as u64 == most);
     process::until("the descriptors to be used up", full)?;
     for i in 0..20 {
         first.ask(&format!("during-{i}"))?;
     }
+    // These wait like the rest of the crowd, with whatever number of descriptors becomes free at a time.
+    let mut later = (0..3).map(|_| serve.client()).collect::<Result<Vec<_>>>()?;
     drop(crowd);
-    serve.client()?.ask("after")?;
+    for (i, client) in later.iter_mut().enumerate() {
+        client.ask(&format!("after-{i}"))?;
+    }
     first.send(&event("last"))?;
     ensure!(first.answer()?.context("closed")?["id"] == "last", "not the last");
     serve.finish()

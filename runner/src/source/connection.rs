@@ -34,10 +34,13 @@ impl Who {
 
 /// Reads requests from `input` and writes the answers to `output`, on threads of their own. The thread that
 /// is returned ends after the last answer is written.
+///
+/// Both may be one descriptor, as they are for a socket: a client that has been accepted needs no second one then,
+/// which there may not be.
 pub(crate) fn start(
     who: Who,
-    input: File,
-    output: File,
+    input: Arc<File>,
+    output: Arc<File>,
     inbox: Inbox,
     stop: Stop,
 ) -> io::Result<thread::JoinHandle<()>> {
@@ -70,7 +73,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn run(self, mut input: File, stop: &Stop) -> io::Result<()> {
+    fn run(self, mut input: Arc<File>, stop: &Stop) -> io::Result<()> {
         let mut lines = Lines::default();
         loop {
             if stop.wait_readable(input.as_fd())? == Wake::Stopped {

@@ -124,7 +124,7 @@ impl Source {
                 let input = io::stdin().as_fd().try_clone_to_owned()?;
                 let output = io::stdout().as_fd().try_clone_to_owned()?;
                 let who = connection::Who::stays("stdin", Arc::clone(clients));
-                connection::start(who, input.into(), output.into(), inbox, stop.clone())?
+                connection::start(who, Arc::new(input.into()), Arc::new(output.into()), inbox, stop.clone())?
             }
             Self::Unix(path, access) => unix::start(path, access, inbox, stop.clone(), clients)?,
         };

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
 
 use super::stop::Stop;
 
@@ -14,12 +15,12 @@ const GRACE_SECONDS: u32 = 5;
 /// An output that waits for its reader as long as the service runs, but does not keep it from ending.
 #[derive(Debug)]
 pub(super) struct Output {
-    file: File,
+    file: Arc<File>,
     stop: Stop,
 }
 
 impl Output {
-    pub(super) fn new(file: File, stop: Stop) -> Self {
+    pub(super) fn new(file: Arc<File>, stop: Stop) -> Self {
         Self { file, stop }
     }
 

@@ -168,9 +168,8 @@ fn serve_client(
     stop: Stop,
     clients: &Arc<Clients>,
 ) -> io::Result<thread::JoinHandle<()>> {
-    let input: OwnedFd = stream.try_clone()?.into();
-    let output: OwnedFd = stream.into();
+    let stream = Arc::new(File::from(OwnedFd::from(stream)));
     let connected: Connected = clients.enter();
     let who = connection::Who { name: "client", clients: Arc::clone(clients), connected: Some(connected) };
-    connection::start(who, File::from(input), File::from(output), inbox, stop)
+    connection::start(who, Arc::clone(&stream), stream, inbox, stop)
 }
