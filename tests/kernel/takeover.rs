@@ -9,7 +9,7 @@ use std::{ffi::CString, io};
 
 use anyhow::{Context as _, Result, ensure};
 use skreap::Reaper;
-use skreap::bpf::Config;
+use skreap::bpf::{ABI_VERSION, Config};
 use skreap::choice::Choice;
 use skreap::core::EngineName;
 use skreap::lab::{Bpffs, Client};
@@ -26,6 +26,7 @@ pub fn cases() -> Vec<Case> {
         case!(replaced_under_churn).only(EngineName::Netlink).with(two_netns),
         case!(hooks_made_the_last_again).only(EngineName::Netlink),
         case!(a_walk_that_nobody_ends).only(EngineName::Netlink),
+        case!(a_walk_of_another_version_is_refused).only(EngineName::Netlink),
     ]
 }
 
@@ -215,6 +216,29 @@ fn a_walk_that_nobody_ends(world: &mut World) -> Result<()> {
     expect_empty(second.index())
 }
 
+/// A program that was built with the header of another version: it is told so, and nothing else is written.
+fn a_walk_of_another_version_is_refused(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1)])?;
+    let bpffs = Bpffs::create()?;
+    let directory = bpffs.path("pins");
+    let second = pinned(world, &directory, 4096)?;
+    let mut client = world.client("client")?;
+    connect_many(&mut client, Default::default(), udp(1), 3)?;
+    let path = directory.join("index/walk");
+    for version in [0, ABI_VERSION - 1, ABI_VERSION + 1] {
+        let (error, walk) = walk_as(version, &path, 7)?;
+        ensure!(
+            error == -libc::EPROTO && walk == Walk { emitted: 0, more: 0 },
+            "{version}: {error}, {walk:?}"
+        );
+    }
+    let walk = walk_once(&path, 7)?;
+    ensure!(walk == Walk { emitted: 3, more: 0 }, "{walk:?}");
+    drop(client);
+    world.wait_for_nodes(0)?;
+    expect_empty(second.index())
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Walk {
     emitted: u32,
@@ -224,10 +248,17 @@ struct Walk {
 /// What a program in another language does: opens the pinned walk program and runs it for `udp(1)`, with nothing but
 /// bpf(2) and `abi.h`.
 fn walk_once(path: &Path, slot: u16) -> Result<Walk> {
+    let (error, walk) = walk_as(ABI_VERSION, path, slot)?;
+    ensure!(error == 0, "the walk failed: {error}");
+    Ok(walk)
+}
+
+/// As [`walk_once`], with this version; also answers the error that the program has written.
+fn walk_as(version: u32, path: &Path, slot: u16) -> Result<(i32, Walk)> {
     const OBJ_GET: libc::c_long = 7;
     const TEST_RUN: libc::c_long = 10;
     /// Where `error` is in `struct skreap_walk`; the outputs that are of interest follow.
-    const ERROR: usize = if skreap::bpf::ABI_VERSION < 2 { 28 } else { 32 };
+    const ERROR: usize = if ABI_VERSION < 2 { 28 } else { 32 };
     let bpf = |command: libc::c_long, attr: &mut [u64]| -> io::Result<libc::c_long> {
         // SAFETY: the attributes are as long as is said, and what they point to outlives the call.
         let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), size_of_val(attr)) };
@@ -239,7 +270,7 @@ fn walk_once(path: &Path, slot: u16) -> Result<Walk> {
     let program = unsafe { OwnedFd::from_raw_fd(i32::try_from(program)?) };
     // Longer than the struct is now: the program reads and writes only what it knows.
     let mut ctx = [0_u8; 256];
-    ctx[..4].copy_from_slice(&skreap::bpf::ABI_VERSION.to_ne_bytes());
+    ctx[..4].copy_from_slice(&version.to_ne_bytes());
     ctx[4..6].copy_from_slice(&slot.to_ne_bytes());
     let std::net::IpAddr::V4(addr) = udp(1).addr() else { anyhow::bail!("not IPv4") };
     ctx[8..12].copy_from_slice(&addr.octets());
@@ -253,6 +284,5 @@ fn walk_once(path: &Path, slot: u16) -> Result<Walk> {
     attr[6] = ctx.as_ptr() as u64;
     bpf(TEST_RUN, &mut attr)?;
     let word = |at: usize| u32::from_ne_bytes([ctx[at], ctx[at + 1], ctx[at + 2], ctx[at + 3]]);
-    ensure!(word(ERROR) == 0, "the walk failed: {}", word(ERROR));
-    Ok(Walk { emitted: word(ERROR + 4), more: word(ERROR + 8) })
+    Ok((word(ERROR).cast_signed(), Walk { emitted: word(ERROR + 4), more: word(ERROR + 8) }))
 }
