@@ -6,8 +6,8 @@
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 /* Nobody is held up for longer: the processor does nothing else meanwhile. */
-#define PAUSE_NS_MAX 1000000000ULL
-#define LOOKS_MAX (1 << 23)
+#define PAUSE_NS_MAX 5000000000ULL
+#define LOOKS_MAX (1 << 30)
 
 enum { HELD, LET_GO };
 

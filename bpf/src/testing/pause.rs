@@ -18,7 +18,7 @@ const HELD: u32 = 0;
 const LET_GO: u32 = 1;
 
 /// Holds up a program of an index whenever it calls one of its global functions, and when that returns, until it is let go,
-/// or for a second. The processor that it runs on does nothing else meanwhile. Dropping it ends that.
+/// or for 5 s. The processor that it runs on does nothing else meanwhile. Dropping it ends that.
 #[derive(Debug)]
 pub struct Pause {
     _links: Vec<Link>,
@@ -51,9 +51,9 @@ impl Pause {
     /// Waits until the program has been held up `times` times.
     ///
     /// # Errors
-    /// [`Error::Object`] if that takes longer than a second, or cannot be seen.
+    /// [`Error::Object`] if that takes longer than 10 s, or cannot be seen.
     pub fn wait(&self, times: u32) -> Result<(), Error> {
-        let deadline = Instant::now() + Duration::from_secs(1);
+        let deadline = Instant::now() + Duration::from_secs(10);
         let map = self.object.maps().find(|m| m.name() == OsStr::new(PAUSES));
         let map = map.ok_or_else(|| object_error(io::ErrorKind::NotFound.into()))?;
         loop {
