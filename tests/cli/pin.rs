@@ -1,6 +1,8 @@
 //! `serve --pin`: hooks and index outlive the process, and the next one goes on where it was.
 
+use std::ffi::CString;
 use std::fs;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -21,6 +23,7 @@ crate::tests![
     other_sizes_replace_the_pins,
     a_map_that_is_missing_replaces_the_pins,
     another_layout_replaces_the_pins,
+    a_layout_of_another_version_replaces_the_pins,
     a_hook_that_is_missing_replaces_the_pins,
     half_made_pins_are_cleared_away,
     two_services_on_one_directory,
@@ -173,6 +176,41 @@ fn another_layout_replaces_the_pins() -> Result<()> {
     fs::hard_link(pinned.at("index/maps/registers"), pinned.at("index/maps/records"))?;
     pinned.serve.restart()?;
     pinned.finish("replaced: map registers: is not known here")
+}
+
+/// The sizes are the same, and what is in the maps means something else.
+fn a_layout_of_another_version_replaces_the_pins() -> Result<()> {
+    let mut pinned = Pinned::start("cli-version")?;
+    pinned.serve.kill()?;
+    let known = raise_layout(&pinned.at("index/maps/cfg"))?;
+    pinned.serve.restart()?;
+    pinned.finish(&format!("replaced: its layout is version {}, this program's {known}", known + 1))
+}
+
+/// Raises the layout version, the first word of the pinned map `cfg`; answers what it was.
+fn raise_layout(path: &Path) -> Result<u32> {
+    const LOOKUP: libc::c_long = 1;
+    const UPDATE: libc::c_long = 2;
+    const OBJ_GET: libc::c_long = 7;
+    let bpf = |command: libc::c_long, attr: &mut [u64]| -> Result<libc::c_long> {
+        // SAFETY: the attributes are as long as is said, and what they point to outlives the call.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), size_of_val(attr)) };
+        if result < 0 { Err(std::io::Error::last_os_error().into()) } else { Ok(result) }
+    };
+    let name = CString::new(path.to_str().context("not UTF-8")?)?;
+    let map = bpf(OBJ_GET, &mut [name.as_ptr() as u64, 0])?;
+    // SAFETY: a fresh descriptor that nobody else owns.
+    let map = unsafe { OwnedFd::from_raw_fd(i32::try_from(map)?) };
+    let key = 0_u32;
+    // Longer than the value is.
+    let mut value = [0_u32; 64];
+    let mut attr = [map.as_raw_fd() as u64, &raw const key as u64, value.as_mut_ptr() as u64, 0];
+    bpf(LOOKUP, &mut attr)?;
+    let known = value[0];
+    value[0] += 1;
+    attr[2] = value.as_ptr() as u64;
+    bpf(UPDATE, &mut attr)?;
+    Ok(known)
 }
 
 fn a_hook_that_is_missing_replaces_the_pins() -> Result<()> {
