@@ -1,6 +1,7 @@
 //! Audits: one that could not see everything says so, and raises no alarm.
 
 use anyhow::{Context as _, Result, ensure};
+use skreap::core::EngineName;
 
 use crate::case::{Case, case};
 use crate::round::{BOTH, ERRNOS, Fault, any, for_each_fault, open_each};
@@ -9,7 +10,7 @@ use crate::world::{World, WorldOptions};
 
 pub fn cases() -> Vec<Case> {
     let two_netns = WorldOptions { netns: 2, ..WorldOptions::default() };
-    vec![case!(audit).only(skreap::core::EngineName::Netlink).with(two_netns)]
+    vec![case!(audit).only(EngineName::Netlink).and(EngineName::Kfunc).with(two_netns)]
 }
 
 fn audit(world: &mut World) -> Result<()> {

@@ -6,11 +6,15 @@
 //! program, no pin, no node. What cannot start leaves nothing behind. And the next event, with nothing failing,
 //! destroys what was left and says so.
 //!
-//! Needs what the kernel tests need, and the feature `fault`.
+//! Needs what the kernel tests need, and the feature `fault`. `SKREAP_TEST_ENGINES` and `SKREAP_TEST_NAMES` choose as they do
+//! there; what no test has made fail is then no failure.
 
 #[allow(dead_code, reason = "shared with the kernel tests, which use all of it")]
 #[path = "../kernel/case.rs"]
 mod case;
+#[allow(dead_code, reason = "shared with the kernel tests, which use all of it")]
+#[path = "../kernel/selection.rs"]
+mod selection;
 #[allow(dead_code, reason = "shared with the kernel tests, which use all of it")]
 #[path = "../kernel/sockets.rs"]
 mod sockets;
@@ -30,25 +34,47 @@ use std::sync::Arc;
 
 use case::Missing;
 use libtest_mimic::Arguments;
+use selection::Selection;
 use skreap::core::EngineName;
 
-const ENGINES: &[EngineName] =
-    &[EngineName::Netlink, EngineName::Iter, EngineName::Diag, EngineName::DiagFilter, EngineName::IndexScan];
+const ENGINES: &[EngineName] = &[
+    EngineName::Kfunc,
+    EngineName::Netlink,
+    EngineName::Iter,
+    EngineName::Diag,
+    EngineName::DiagFilter,
+    EngineName::IndexScan,
+];
 
 fn main() -> ExitCode {
     skreap::lab::become_client_if_asked();
     let mut arguments = Arguments::from_args();
     // The tests share one machine, and what is to fail is to fail in one of them.
     arguments.test_threads = Some(1);
+    let selection = match Selection::from_env(ENGINES) {
+        Ok(selection) => selection,
+        Err(error) => {
+            eprintln!("{error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
     let missing = if arguments.list { None } else { world::missing() };
     if let Some(missing) = &missing {
         eprintln!("fault tests cannot run here: {missing}");
     }
-    let whole =
-        missing.is_none() && !arguments.list && arguments.filter.is_none() && arguments.skip.is_empty();
-    let missing = Missing { all: missing.map(Arc::from), kfunc: None };
+    let whole = missing.is_none()
+        && !arguments.list
+        && arguments.filter.is_none()
+        && arguments.skip.is_empty()
+        && selection.is_everything();
+    let kfunc = match skreap::bpf::module::look() {
+        Err(error) if !arguments.list => Some(Arc::from(error.to_string())),
+        _ => None,
+    };
+    let missing = Missing { all: missing.map(Arc::from), kfunc };
     let cases = [events::cases(), start::cases(), order::cases(), pins::cases(), audit::cases()];
-    let trials = cases.into_iter().flatten().flat_map(|case| case.trials(ENGINES, &missing)).collect();
+    let trials = cases.into_iter().flatten().flat_map(|case| case.trials(selection.engines(), &missing));
+    let trials = trials.filter(|trial| selection.takes(trial.name())).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     if whole && !conclusion.has_failed() {
         let never = round::never_failed();

@@ -14,7 +14,7 @@ use crate::world::{World, WorldOptions};
 
 pub fn cases() -> Vec<Case> {
     let two_netns = WorldOptions { netns: 2, ..WorldOptions::default() };
-    vec![case!(balancer_behind_the_hooks).only(EngineName::Netlink).with(two_netns)]
+    vec![case!(balancer_behind_the_hooks).only(EngineName::Netlink).and(EngineName::Kfunc).with(two_netns)]
 }
 
 fn balancer_behind_the_hooks(world: &mut World) -> Result<()> {

@@ -17,12 +17,13 @@ use crate::world::{World, WorldOptions};
 
 pub fn cases() -> Vec<Case> {
     let two_netns = WorldOptions { netns: 2, ..WorldOptions::default() };
-    let netlink = |case: Case| case.only(EngineName::Netlink).with(two_netns);
+    // An index with references has maps and programs of its own.
+    let both = |case: Case| case.only(EngineName::Netlink).and(EngineName::Kfunc).with(two_netns);
     vec![
-        netlink(case!(pins_are_made)),
-        netlink(case!(pins_are_taken_over)),
-        netlink(case!(pins_are_replaced)),
-        netlink(case!(pins_are_removed)),
+        both(case!(pins_are_made)),
+        both(case!(pins_are_taken_over)),
+        both(case!(pins_are_replaced)),
+        both(case!(pins_are_removed)),
     ]
 }
 

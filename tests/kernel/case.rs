@@ -17,7 +17,7 @@ pub struct Case {
     run: fn(&mut World) -> Result<()>,
     options: WorldOptions,
     index_only: bool,
-    only: Option<EngineName>,
+    only: [Option<EngineName>; 2],
 }
 
 /// The row of the table for the function of that name.
@@ -30,7 +30,7 @@ pub(crate) use case;
 
 impl Case {
     pub fn new(name: &'static str, run: fn(&mut World) -> Result<()>) -> Self {
-        Self { name, run, options: WorldOptions::default(), index_only: false, only: None }
+        Self { name, run, options: WorldOptions::default(), index_only: false, only: [None; 2] }
     }
 
     /// The world the test needs, if not the default one.
@@ -47,7 +47,13 @@ impl Case {
 
     /// The subject is the same whatever destroys: it is shown once.
     pub fn only(mut self, engine: EngineName) -> Self {
-        self.only = Some(engine);
+        self.only = [Some(engine), None];
+        self
+    }
+
+    /// One more engine besides the [`only`](Self::only) one: what it has in common with no other is shown too.
+    pub fn and(mut self, engine: EngineName) -> Self {
+        self.only[1] = Some(engine);
         self
     }
 
@@ -56,7 +62,7 @@ impl Case {
         engines
             .iter()
             .filter(|engine| !self.index_only || uses_index(**engine))
-            .filter(|engine| self.only.is_none_or(|only| only == **engine))
+            .filter(|engine| self.only == [None; 2] || self.only.contains(&Some(**engine)))
             .map(|&engine| {
                 let missing = missing.clone();
                 let name = format!("{}::{engine}", self.name);

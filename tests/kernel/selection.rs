@@ -14,6 +14,8 @@ pub struct Selection {
     engines: Vec<EngineName>,
     /// All if there is no list.
     names: Option<Vec<String>>,
+    /// Nothing was chosen.
+    everything: bool,
 }
 
 impl Selection {
@@ -34,11 +36,17 @@ impl Selection {
             .map(|text| {
                 text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_owned).collect()
             });
-        Ok(Self { engines, names })
+        let everything = names.is_none() && env::var_os("SKREAP_TEST_ENGINES").is_none();
+        Ok(Self { engines, names, everything })
     }
 
     pub fn engines(&self) -> &[EngineName] {
         &self.engines
+    }
+
+    #[allow(dead_code, reason = "shared with the fault tests, which ask")]
+    pub fn is_everything(&self) -> bool {
+        self.everything
     }
 
     pub fn takes(&self, name: &str) -> bool {

@@ -21,8 +21,11 @@ test_program() {
 	echo "$program"
 }
 
-# The integration tests, the command and the tests of the kfuncs; sets KERNEL_TESTS, MODEL_TESTS and COMMAND
+# The integration tests, the command and the tests of the kfuncs; sets FAULT_TESTS, KERNEL_TESTS, MODEL_TESTS and COMMAND
 build_tests() {
+	# First, as it leaves a command in which faults can happen.
+	cargo_static test --package skreap --package skreap-bpf --features skreap/fault --test fault --no-run
+	FAULT_TESTS=$(test_program fault)
 	# An integration test has the programs of its package built too.
 	cargo_static test --package skreap --package skreap-bpf --test kernel --test model --no-run
 	KERNEL_TESTS=$(test_program kernel)

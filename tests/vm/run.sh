@@ -92,17 +92,20 @@ spoil_module() {
 
 # add_suites: the programs of the row's tests, and how init runs them
 add_suites() {
+	if [ -n "$quick" ]; then
+		cp "$here/quick" "$root/tests"
+		echo "export SKREAP_TEST_NAMES=/tests/quick" >>"$root/suites"
+	fi
 	for suite in $(echo "$TESTS" | tr , ' '); do
 		case $suite in
 		kernel)
 			add_program "$KERNEL_TESTS" kernel
-			[ -z "$quick" ] || cp "$here/quick" "$root/tests/quick"
 			[ ! -e "$here/verifier/$name" ] || {
 				cp "$here/verifier/$name" "$root/tests/verifier"
 				echo "export SKREAP_VERIFIER_RECORD=/tests/verifier"
 			}
 			[ -z "$record" ] || echo "export SKREAP_VERIFIER=print"
-			echo "export SKREAP_TEST_ENGINES=${MODULE:+kfunc,}$ENGINES${quick:+ SKREAP_TEST_NAMES=/tests/quick}"
+			echo "export SKREAP_TEST_ENGINES=${MODULE:+kfunc,}$ENGINES"
 			[ -z "$MODULE" ] || echo "load_module"
 			echo "suite kernel $((timeout - 60)) /tests/kernel $(printf '%s' "${SKREAP_VM_FILTER:-}")"
 			[ -z "$MODULE" ] || echo "unload_module" ;;
@@ -117,6 +120,13 @@ add_suites() {
 			echo "load_module"
 			echo "suite model $((random + 600 * slowness)) /tests/model $(printf '%s' "${SKREAP_VM_FILTER:-}")"
 			echo "unload_module" ;;
+		fault)
+			[ -n "$MODULE" ] || die "$name: here faults are tried with the module"
+			add_program "$FAULT_TESTS" fault
+			echo "export SKREAP_TEST_ENGINES=kfunc"
+			echo "load_module"
+			echo "suite fault $((1800 * slowness)) /tests/fault $(printf '%s' "${SKREAP_VM_FILTER:-}")"
+			echo "unload_module" ;;
 		kfunc)
 			[ -n "$MODULE" ] || die "$name: the tests of the kfuncs need the module"
 			cp "$target/vm/kfunc/kfunc" "$target/vm/kfunc/kfunc.bpf.o" "$here/kfunc-in-order" "$root/tests"
@@ -126,7 +136,7 @@ add_suites() {
 			cp "$here/command.sh" "$root/tests"
 			[ -z "$MODULE" ] || spoil_module
 			echo "suite command $((1200 * slowness)) /tests/command.sh $ENGINES" ;;
-		*) die "$name: no tests $suite: command, kernel, kfunc or model" ;;
+		*) die "$name: no tests $suite: command, fault, kernel, kfunc or model" ;;
 		esac >>"$root/suites"
 	done
 }
