@@ -43,6 +43,9 @@ pub struct WalkCounts {
     pub incomplete_unconnected: bool,
     /// Sockets of any backend may be missing.
     pub incomplete_everything: bool,
+    /// Errno of the call with which a walk that destroys was broken off, if it was not the first: what is counted here
+    /// was done, the rest of the bucket was not looked at.
+    pub broken_off: Option<i32>,
 }
 
 /// What is done with sockets that may be connecting to the target.
@@ -163,7 +166,8 @@ impl Walker {
     ///
     /// # Errors
     /// [`Error::Walk`] with the kernel's errno: `EOPNOTSUPP` if the index
-    /// [cannot](crate::Index::can_destroy). What was done until then stays done.
+    /// [cannot](crate::Index::can_destroy). Nothing was destroyed then: if a call after the first fails, the counts
+    /// say so ([`WalkCounts::broken_off`]).
     pub fn destroy(
         &mut self,
         target: &Target,
@@ -232,8 +236,15 @@ impl Walker {
         ctx.version = self.version;
         ctx.slot = self.slot;
         loop {
-            fault::at(Point::Walk).map_err(Error::Walk)?;
-            run(self.program.as_fd(), as_bytes(ctx)).map_err(Error::Walk)?;
+            let called = fault::at(Point::Walk).and_then(|()| run(self.program.as_fd(), as_bytes(ctx)));
+            if let Err(error) = called {
+                let destroys = ctx.flags & flag(skreap_walk_flags::SKREAP_WALK_DESTROY) != 0;
+                if !destroys || counts.calls == 0 {
+                    return Err(Error::Walk(error));
+                }
+                counts.broken_off = Some(error.raw_os_error().unwrap_or(libc::EIO));
+                return Ok(counts);
+            }
             counts.calls += 1;
             counts.visited += ctx.visited;
             counts.passed_over += ctx.passed_over;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use skreap_bpf::{Left, Victim, Walker};
-use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected};
+use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected, errno_name};
 
 use super::destroy::{Destroyer, tuple};
 use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos};
@@ -150,6 +150,11 @@ fn note(counts: &skreap_bpf::WalkCounts, target: &Target, outcome: &mut Outcome)
     outcome.skipped.no_peer = counts.no_peer;
     outcome.skipped.state = counts.state;
     outcome.skipped.stale = counts.stale;
+    if let Some(errno) = counts.broken_off {
+        let error = errno_name(errno);
+        tracing::warn!(backend = %target.backend, destroyed = counts.destroyed, "the walk was broken off: {error}");
+        outcome.incomplete.insert(Incomplete::EngineFailed);
+    }
     if counts.incomplete_full {
         outcome.incomplete.insert(Incomplete::IndexFull);
     }
