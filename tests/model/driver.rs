@@ -8,12 +8,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use skreap::core::{Action, Backend, Event, Protocol, Report};
+use skreap::core::{Action, Backend, Event, Protocol, Report, Unconnected};
 use skreap::lab::{CallError, Family, Netns, NetnsRef, Op as LabOp, OpenSpec, Reply, Selection, SocketState};
 
 use crate::script::{CLIENTS, Gone, NETNS, Op, Open, Place, SLOTS, STANDING, Script, To};
 use crate::truth::{Errno, Role, Truth};
-use crate::world::{World, fresh_netns};
+use crate::world::{Removed, World, fresh_netns};
 
 /// `tcpi_state`
 const SYN_SENT: u8 = 2;
@@ -83,8 +83,10 @@ pub struct Driver<'a> {
     coming: BTreeMap<u8, Netns>,
     /// Sockets that were made and closed within one operation.
     short_lived: u64,
-    /// Releases that the index had counted before.
-    releases: u64,
+    /// Releases that the index had counted before; less than 0 if it is younger than the script.
+    releases: i64,
+    /// Some socket may be in a netns that nothing but the socket leads to.
+    unnamed: bool,
     pub tally: Tally,
 }
 
@@ -126,7 +128,7 @@ pub fn run(world: &mut World, script: &Script, carried_out: &mut Vec<Op>) -> Res
 impl<'a> Driver<'a> {
     fn new(world: &'a mut World) -> Result<Self> {
         let truth = Truth::new(world.kind().unconnected);
-        let releases = releases(world)?;
+        let releases = seen_releases(world)?;
         Ok(Self {
             world,
             truth,
@@ -135,6 +137,7 @@ impl<'a> Driver<'a> {
             coming: BTreeMap::new(),
             short_lived: 0,
             releases,
+            unnamed: false,
             tally: Tally { scripts: 1, ..Tally::default() },
         })
     }
@@ -167,6 +170,9 @@ impl<'a> Driver<'a> {
                 self.tally.restarts += 1;
                 self.world.restart().map(Some)
             }
+            Op::Anew => self.anew(),
+            Op::Insmod => self.world.insmod(),
+            Op::Rmmod => self.rmmod(),
         }
     }
 
@@ -308,8 +314,9 @@ impl<'a> Driver<'a> {
 
     fn send(&mut self, slot: u8) -> Result<Option<()>> {
         let Some((socket, handle)) = self.handle(slot) else { return Ok(None) };
-        let client = socket.client;
+        let (client, cookie) = (socket.client, socket.cookie);
         errno(self.world.client(client)?.send_bytes(handle, b"hello"))?;
+        self.truth.sent(cookie);
         Ok(Some(()))
     }
 
@@ -469,8 +476,41 @@ impl<'a> Driver<'a> {
     }
 
     fn unname(&mut self, netns: u8) -> Result<Option<()>> {
+        if self.world.kind().module {
+            // Without the module a socket is named to its netns, which before Linux 6.18 has to be found for that.
+            return Ok(None);
+        }
         let Some(mut netns) = self.coming.remove(&netns) else { return Ok(None) };
         netns.forget_name()?;
+        self.unnamed = true;
+        Ok(Some(()))
+    }
+
+    // ---- reapers ----
+
+    fn anew(&mut self) -> Result<Option<()>> {
+        if self.unnamed || self.world.kind().unconnected == Unconnected::Destroy {
+            // Before Linux 6.18 nobody finds a netns that only a socket in flight is in. And whom an older socket has sent
+            // to is not known to anyone.
+            return Ok(None);
+        }
+        self.world.anew()?;
+        self.begun_anew()
+    }
+
+    fn rmmod(&mut self) -> Result<Option<()>> {
+        match self.world.rmmod()? {
+            Some(Removed { anew: true }) => self.begun_anew(),
+            removed => Ok(removed.map(drop)),
+        }
+    }
+
+    /// The index is a new one.
+    fn begun_anew(&mut self) -> Result<Option<()>> {
+        self.tally.restarts += 1;
+        self.truth.forget_senders();
+        self.releases = seen_releases(self.world)? - self.closed();
+        self.world.check_index()?;
         Ok(Some(()))
     }
 
@@ -491,10 +531,18 @@ impl<'a> Driver<'a> {
         self.check(&report, &victims)
             .with_context(|| format!("{report:?}; victims should be {victims:?}"))?;
         self.world.check_index()?;
-        let counted = releases(self.world)? - self.releases;
-        let expected = self.truth.closed + self.short_lived;
-        ensure!(counted == expected, "{expected} sockets were closed, and {counted} were seen to be");
+        self.check_releases()?;
         Ok(())
+    }
+
+    fn check_releases(&mut self) -> Result<()> {
+        let (seen, closed) = (seen_releases(self.world)? - self.releases, self.closed());
+        ensure!(seen == closed, "{closed} sockets were closed, and {seen} were seen to be");
+        Ok(())
+    }
+
+    fn closed(&self) -> i64 {
+        (self.truth.closed + self.short_lived) as i64
     }
 
     /// The victims of all backends together: a sender is one once, to however many of them it has sent.
@@ -584,17 +632,16 @@ impl<'a> Driver<'a> {
         let left: Vec<u64> = self.truth.cookies().collect();
         ensure!(left.is_empty(), "the truth itself has sockets left: {left:?}");
         self.world.check_empty()?;
-        let counted = releases(self.world)? - self.releases;
-        let expected = self.truth.closed + self.short_lived;
-        ensure!(counted == expected, "{expected} sockets were closed, and {counted} were seen to be");
+        self.check_releases()?;
+        self.world.renew()?;
         Ok(self.tally)
     }
 }
 
 /// Closes of sockets of the cgroup that the index was told of.
-fn releases(world: &mut World) -> Result<u64> {
+fn seen_releases(world: &mut World) -> Result<i64> {
     let counters = world.counters()?;
-    Ok(counters.releases + counters.releases_without_node + counters.releases_without_cookie)
+    Ok((counters.releases + counters.releases_without_node + counters.releases_without_cookie) as i64)
 }
 
 /// The state of a TCP socket, once it is as wanted.

@@ -12,12 +12,14 @@
 //! | `SKREAP_MODEL_SEED` | the seed that a run has printed |
 //! | `SKREAP_MODEL_SCRIPT` | a file: that script alone is run, and nothing else |
 //! | `SKREAP_MODEL_WORLDS` | only in these worlds, with commas (all) |
+//! | `SKREAP_MODULE` | the file of the kernel module that is loaded, for the world in which it comes and goes |
 //!
 //! Needs what the kernel tests need; without that all but the tests of the model itself are ignored, and fail with
 //! `SKREAP_TESTS=required`. The worlds of engine `kfunc` need the kernel module besides, and `SKREAP_KFUNC=required`
 //! makes its absence a failure.
 
 mod driver;
+mod module;
 mod random;
 mod rules;
 mod script;

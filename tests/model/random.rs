@@ -30,10 +30,15 @@ pub struct Worlds {
 
 impl Worlds {
     pub fn run(&mut self, script: &Script) -> Result<Tally> {
+        let kind = Kind::named(&script.world)?;
         let mut world = match self.made.remove(&script.world) {
             Some(world) => world,
-            None => World::new(Kind::named(&script.world)?).context("make a world")?,
+            None => World::new(kind).context("make a world")?,
         };
+        if kind.module {
+            // What holds references keeps the module where it is.
+            self.made.retain(|_, other| other.kind().engine != kind.engine);
+        }
         self.carried_out.clear();
         let tally = driver::run(&mut world, script, &mut self.carried_out);
         if tally.is_ok() || world.clear().is_ok() {

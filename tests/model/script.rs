@@ -187,6 +187,13 @@ pub enum Op {
     DryRun(Vec<Gone>),
     /// The reaper goes and another takes over its pins.
     Restart,
+    /// The reaper and its pins go, and another looks for the sockets that are older than its hooks.
+    Anew,
+    /// The kernel module is loaded while the reaper is at work.
+    Insmod,
+    /// The kernel module goes. If the reaper has found it at its start, that is refused until the reaper and its pins are
+    /// gone; the next one then starts without it.
+    Rmmod,
 }
 
 /// A world and what happens in it.
@@ -248,6 +255,9 @@ impl fmt::Display for Op {
             Self::Gone(backends) => gone(f, "gone", backends),
             Self::DryRun(backends) => gone(f, "dry-run", backends),
             Self::Restart => f.write_str("restart"),
+            Self::Anew => f.write_str("anew"),
+            Self::Insmod => f.write_str("insmod"),
+            Self::Rmmod => f.write_str("rmmod"),
         }
     }
 }
@@ -381,6 +391,9 @@ impl FromStr for Op {
             "gone" => Self::Gone(w.gone()?),
             "dry-run" => Self::DryRun(w.gone()?),
             "restart" => Self::Restart,
+            "anew" => Self::Anew,
+            "insmod" => Self::Insmod,
+            "rmmod" => Self::Rmmod,
             other => bail!("no operation {other:?}"),
         };
         match words.0.next() {

@@ -8,4 +8,6 @@ pub const KEPT: &[(&str, &str)] = &[
     ("unconnected", include_str!("scripts/unconnected")),
     ("invisible", include_str!("scripts/invisible")),
     ("take-over", include_str!("scripts/take-over")),
+    ("older", include_str!("scripts/older")),
+    ("module", include_str!("scripts/module")),
 ];

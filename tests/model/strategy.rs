@@ -8,6 +8,7 @@ use skreap::core::Protocol;
 use skreap::lab::Family;
 
 use crate::script::{CLIENTS, Gone, NETNS, Op, Open, Place, SLOTS, STANDING, Script, To};
+use crate::world::MODULE;
 
 /// Most operations of one script.
 const LONGEST: usize = 60;
@@ -106,10 +107,14 @@ pub fn script(worlds: Vec<(u32, &'static str)>) -> impl Strategy<Value = Script>
     let one = || op().prop_map(|op| vec![op]);
     let mixed = vec(prop_oneof![8 => one(), 2 => established()], 1..LONGEST);
     // To start anew takes longest.
-    let restarting =
-        vec(prop_oneof![20 => one(), 5 => established(), 1 => Just(vec![Op::Restart])], 1..LONGEST);
-    (worlds, vec(established(), 0..8), prop_oneof![9 => mixed, 1 => restarting]).prop_map(
-        |(world, first, then)| {
+    let reapers = |ops| select(ops).prop_map(|op| vec![op]);
+    let restart = reapers(vec![Op::Restart, Op::Anew]);
+    let restarting = vec(prop_oneof![20 => one(), 5 => established(), 1 => restart], 1..LONGEST);
+    let with_module = reapers(vec![Op::Insmod, Op::Rmmod, Op::Restart, Op::Anew]);
+    let with_module = vec(prop_oneof![16 => one(), 4 => established(), 3 => with_module], 1..LONGEST);
+    (worlds, vec(established(), 0..8), prop_oneof![9 => mixed, 1 => restarting], with_module).prop_map(
+        |(world, first, then, with_module)| {
+            let then = if world == MODULE { with_module } else { then };
             let mut ops: Vec<Op> = first.into_iter().chain(then).flatten().collect();
             // No script is for nothing.
             ops.push(Op::Gone(vec![Gone { protocol: Protocol::Udp, place: Place::A }]));

@@ -135,6 +135,11 @@ impl Truth {
         }
     }
 
+    /// `send(2)`. A UDP socket takes a port before anyone looks whether it has a peer.
+    pub fn sent(&mut self, cookie: u64) {
+        self.change(cookie, |socket| socket.port |= socket.protocol == Protocol::Udp);
+    }
+
     /// `sendto(2)`. It is noted before the kernel looks whether the datagram can leave, unless the address does not
     /// fit the socket at all.
     pub fn sent_to(&mut self, cookie: u64, to: SocketAddr, errno: Errno) {
@@ -147,6 +152,11 @@ impl Truth {
                 }
             }
         });
+    }
+
+    /// Whoever begins to look now does not know who has sent where.
+    pub fn forget_senders(&mut self) {
+        self.sockets.values_mut().for_each(|socket| socket.sent.clear());
     }
 
     /// The other end of a TCP connection has ended it.

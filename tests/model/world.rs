@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use skreap::Reaper;
+use skreap::bpf::pin::Pins;
 use skreap::bpf::{Config, Counters};
 use skreap::choice::Choice;
 use skreap::core::{EngineName, Protocol, Unconnected};
 use skreap::lab::{self, Bpffs, Cgroup, Client, Echo, Mode, Netns, SpawnOptions};
 
+use crate::module::Module;
 use crate::script::{CLIENTS, Place, SLOTS, STANDING};
 
 /// How long the kernel may take to close what a killed process had.
@@ -27,6 +29,8 @@ pub struct Kind {
     pub unconnected: Unconnected,
     pub max_sockets: u32,
     pub max_memberships: u32,
+    /// The module comes and goes, so there may be references or not.
+    pub module: bool,
 }
 
 const PLAIN: Kind = Kind {
@@ -36,13 +40,17 @@ const PLAIN: Kind = Kind {
     unconnected: Unconnected::Preserve,
     max_sockets: 1024,
     max_memberships: 63,
+    module: false,
 };
 
 const KFUNC: Kind = Kind { name: "kfunc", engine: EngineName::Kfunc, ..PLAIN };
 
+/// Name of the world in which the module comes and goes.
+pub const MODULE: &str = "module";
+
 /// Every kind. `full`: the index holds less than the scripts open. `wide`: a socket with more than two peers is in
 /// the bucket that every walk visits.
-pub const KINDS: [Kind; 12] = [
+pub const KINDS: [Kind; 13] = [
     PLAIN,
     Kind { name: "full", weight: 2, max_sockets: 6, ..PLAIN },
     Kind { name: "wide", max_memberships: 2, ..PLAIN },
@@ -55,6 +63,7 @@ pub const KINDS: [Kind; 12] = [
     Kind { name: "kfunc-wide", weight: 3, max_memberships: 2, ..KFUNC },
     Kind { name: "kfunc-unconnected", weight: 3, unconnected: Unconnected::Destroy, ..KFUNC },
     Kind { name: "kfunc-sharded", weight: 3, max_sockets: 32_768, ..KFUNC },
+    Kind { name: MODULE, weight: 1, module: true, ..KFUNC },
 ];
 
 impl Kind {
@@ -82,8 +91,13 @@ impl Kind {
 
     /// What this machine lacks for it.
     pub fn missing(&self) -> Option<String> {
-        let module = skreap::bpf::module::look();
-        (self.engine == EngineName::Kfunc).then(|| module.err()).flatten().map(|error| error.to_string())
+        if self.engine != EngineName::Kfunc {
+            return None;
+        }
+        match skreap::bpf::module::look() {
+            Err(error) => Some(error.to_string()),
+            Ok(_) => self.module.then(Module::find).and_then(Result::err).map(|error| error.to_string()),
+        }
     }
 }
 
@@ -97,6 +111,19 @@ pub struct World {
     bpffs: Bpffs,
     kind: Kind,
     spawned: u32,
+    /// Where it comes and goes.
+    module: Option<Module>,
+    /// The index was made with the module.
+    held: bool,
+    /// The reaper has found the module when it started, so its programs use it, whether they have a need for it or not.
+    found: bool,
+}
+
+/// The module has gone.
+#[derive(Clone, Copy, Debug)]
+pub struct Removed {
+    /// For that the index was made anew.
+    pub anew: bool,
 }
 
 impl World {
@@ -120,6 +147,9 @@ impl World {
             bpffs: Bpffs::create()?,
             kind,
             spawned: 0,
+            module: kind.module.then(Module::find).transpose()?,
+            held: kind.engine == EngineName::Kfunc,
+            found: false,
         };
         world.restart()?;
         Ok(world)
@@ -144,12 +174,67 @@ impl World {
                 max_memberships: self.kind.max_memberships,
                 ..Config::default()
             })
-            .engine(Choice::Named(self.kind.engine))
+            .engine(if self.kind.module { Choice::Auto } else { Choice::Named(self.kind.engine) })
             .unconnected(self.kind.unconnected)
             .recheck(Duration::from_millis(1))
             .pin(self.bpffs.path("pins"))
             .build()?;
+        let (engine, held) = (reaper.engine(), self.held);
+        ensure!(!self.kind.module || (engine == EngineName::Kfunc) == held, "{engine}, references: {held}");
         self.reaper = Some(reaper);
+        self.found = self.module.as_ref().is_some_and(|module| module.loaded);
+        Ok(())
+    }
+
+    /// Another reaper starts from nothing.
+    pub fn anew(&mut self) -> Result<()> {
+        self.unload()?;
+        self.held = self.module.as_ref().map_or(self.held, |module| module.loaded);
+        self.restart()
+    }
+
+    fn unload(&mut self) -> Result<()> {
+        self.reaper = None;
+        ensure!(Pins::hold(&self.bpffs.path("pins"))?.remove()?, "there were no pins");
+        Ok(())
+    }
+
+    /// `None` if it is there, or does not come and go.
+    pub fn insmod(&mut self) -> Result<Option<()>> {
+        let Some(module) = self.module.as_mut().filter(|module| !module.loaded) else { return Ok(None) };
+        module.load().map(Some)
+    }
+
+    /// `None` if it is not there, or does not come and go.
+    pub fn rmmod(&mut self) -> Result<Option<Removed>> {
+        let Some(module) = self.module.as_mut().filter(|module| module.loaded) else { return Ok(None) };
+        let anew = self.found;
+        if anew {
+            ensure!(!module.unload()?, "the module went though a reaper uses it");
+            self.reaper = None;
+            ensure!(!module.unload()?, "the module went though pinned programs use it");
+            self.unload()?;
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let Some(module) = &mut self.module else { return Ok(None) };
+        // Maps are freed a moment after the last process that had them.
+        while !module.unload()? {
+            ensure!(Instant::now() < deadline, "nothing uses the module, and it does not go");
+            thread::sleep(Duration::from_millis(10));
+        }
+        if anew {
+            self.held = false;
+            self.restart()?;
+        }
+        Ok(Some(Removed { anew }))
+    }
+
+    /// As every script finds it: with the module, and an index that was made with it.
+    pub fn renew(&mut self) -> Result<()> {
+        self.insmod()?;
+        if self.kind.module && !self.held {
+            self.anew()?;
+        }
         Ok(())
     }
 
@@ -209,7 +294,8 @@ impl World {
     /// Ends everything that a failed script has left.
     pub fn clear(&mut self) -> Result<()> {
         (0..CLIENTS).try_for_each(|client| self.kill(client))?;
-        self.check_empty()
+        self.check_empty()?;
+        self.renew()
     }
 
     /// Waits until the index holds nothing, and checks that it is whole.

@@ -48,7 +48,8 @@ END {
 	print "- refused: `skreap probe`, `serve` and `demo` say in one line what the kernel lacks, and end with exit code 3."
 	print "- tests: `command` is the command from outside, with the module missing, useless, loaded and removed; `kernel` are"
 	print "  the kernel tests with real sockets, processes and namespaces, once for each engine; `kfunc` are the module's own;"
-	print "  `model` are random operations with engine `kfunc`, held against a model of the truth."
+	print "  `model` are random operations with engine `kfunc`, held against a model of the truth; `fault` has every call into the"
+	print "  kernel fail once with that engine."
 	print ""
 	print "Besides, all tests run natively on the kernel of the machine that runs `make test`. Only x86-64 is tested."
 }

@@ -4,8 +4,8 @@
 # tests/vm/run.sh --record [KERNEL...]           writes what their verifiers need for our programs to verifier/KERNEL
 # tests/vm/run.sh --bench KERNEL [ARGUMENT...]   runs skreap-bench in one of them, with these arguments
 #
-# KERNEL is a name from the table `kernels`; without any, all of it. --quick: of the kernel tests only those in the
-# list `quick`, and the model for half a minute in one world. Needs the packages listed in `packages`, apt sources with
+# KERNEL is a name from the table `kernels`; without any, all of it. --quick: of the kernel tests and the
+# faults only those in the list `quick`, and the model for half a minute in one world. Needs the packages listed in `packages`, apt sources with
 # Debian's archive, and root only for modules that are built in a Debian of their own; uses KVM where it works. Results
 # are left in target/vm/KERNEL:
 #   console   what the kernel said          verdicts   what the test programs said
@@ -17,7 +17,7 @@
 # SKREAP_VM_TIMEOUT   seconds until the machine is killed
 # SKREAP_VM_APPEND    more words for the kernel's command line
 # SKREAP_VM_TESTS     these suites instead of those in the table, with commas
-# SKREAP_VM_FILTER    run only the tests of the kernel and of the model whose names contain this
+# SKREAP_VM_FILTER    run only the tests of kernel, model and fault whose names contain this
 # SKREAP_MODEL_SECONDS, SKREAP_MODEL_SEED   as the model takes them, see tests/model/main.rs
 set -eu
 
@@ -73,7 +73,7 @@ prepare() {
 
 # prepare_debug: the same for the debug kernel, which has all drivers within and takes its time
 prepare_debug() {
-	name=debug TESTS=${SKREAP_VM_TESTS:-command,kernel,kfunc,model} MODULES="" MEMORY=4G slowness=8
+	name=debug TESTS=${SKREAP_VM_TESTS:-command,kernel,kfunc,model,fault} MODULES="" MEMORY=4G slowness=8
 	ENGINES=netlink,iter,diag,diag-filter,index-scan
 	out=$target/vm/$name
 	mkdir -p "$out"
@@ -112,10 +112,10 @@ add_suites() {
 		model)
 			[ -n "$MODULE" ] || die "$name: here the model is run with the module"
 			add_program "$MODEL_TESTS" model
-			random=120 worlds=kfunc,kfunc-full,kfunc-wide,kfunc-unconnected,kfunc-sharded
+			random=120 worlds=kfunc,kfunc-full,kfunc-wide,kfunc-unconnected,kfunc-sharded,module
 			[ -z "$quick" ] || random=30 worlds=kfunc
 			random=${SKREAP_MODEL_SECONDS:-$((random * slowness))}
-			echo "export SKREAP_MODEL_SECONDS=$random SKREAP_MODEL_WORLDS=$worlds"
+			echo "export SKREAP_MODEL_SECONDS=$random SKREAP_MODEL_WORLDS=$worlds SKREAP_MODULE=/tests/skreap.ko"
 			[ -z "${SKREAP_MODEL_SEED:-}" ] || echo "export SKREAP_MODEL_SEED=$SKREAP_MODEL_SEED"
 			echo "load_module"
 			echo "suite model $((random + 600 * slowness)) /tests/model $(printf '%s' "${SKREAP_VM_FILTER:-}")"
