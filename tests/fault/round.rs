@@ -169,8 +169,11 @@ pub fn two_events(
 ) -> Result<()> {
     let armed = fault.map(Fault::arm);
     let report = reap(backend);
-    if let (Some(fault), Some(armed)) = (fault, armed) {
-        fault.disarm(armed);
+    match (fault, armed) {
+        (Some(fault), Some(armed)) => {
+            fault.disarm(armed);
+        }
+        _ => Armed::end_count(),
     }
     two_events_after(fault, clients, opened, backend, &report, reap)
 }
