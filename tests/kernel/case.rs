@@ -52,6 +52,7 @@ impl Case {
     }
 
     /// One more engine besides the [`only`](Self::only) one: what it has in common with no other is shown too.
+    #[allow(dead_code, reason = "shared with the fault tests, which use it")]
     pub fn and(mut self, engine: EngineName) -> Self {
         self.only[1] = Some(engine);
         self
