@@ -7,9 +7,9 @@
  * CPU.  A node that is linked after it would stay for ever.  So the node is linked first, and then the file is
  * looked at.  If it still had a reference, its last one goes later, and the release after that finds the node.
  * If it had none, the node is taken out again here; whether the release was before, after or in between does
- * not matter, as one of the two takes it out under the shard's lock and the other finds nothing.  Until that is
- * settled the node is *unproven*: a walk that finds its socket closed leaves it alone, and does not take it for one
- * whose release was missed.
+ * not matter, as one of the two takes it out under the shard's lock and the other finds nothing.  The iterator holds
+ * the socket's lock meanwhile, for which a close waits after its release: a walk that meets the node does not find
+ * the socket closed, and does not take it for one whose release was missed.
  *
  * The race with connect() needs nothing: who comes second finds the membership there, under the same lock.
  *
@@ -69,19 +69,6 @@ static __always_inline bool was_accepted(const struct sock *sk, const struct pee
 	return !bpf_core_field_exists(inet->pinet6) || (inet->pinet6 && inet->pinet6->mcast_oif);
 }
 
-/* The release of the socket is to come, or has come meanwhile and found the node. */
-static __always_inline void bootstrap_proven(struct shard *s, const struct membership *m)
-{
-	struct node *n = node_at(m->node);
-
-	if (!n)
-		return;
-	bpf_spin_lock(&s->lock);
-	if (n->cookie == m->cookie && node_is_unproven(n))
-		n->tag &= ~NODE_UNPROVEN;
-	bpf_spin_unlock(&s->lock);
-}
-
 /* trusted: the socket as the iterator gave it, which the cookie helper asks for */
 static __always_inline void bootstrap_visit(void *trusted, const struct sock *sk, __u8 protocol,
 					    struct skreap_bootstrap_counts *n)
@@ -108,7 +95,7 @@ static __always_inline void bootstrap_visit(void *trusted, const struct sock *sk
 	m.key = key_of(&live);
 	m.live_key = m.key;
 	/* Nobody knows which thread has connected it: as if several had. */
-	m.tag = NODE_CONNECT | NODE_UNPROVEN | (live.family == AF_INET6 ? NODE_IPV6 : 0);
+	m.tag = NODE_CONNECT | (live.family == AF_INET6 ? NODE_IPV6 : 0);
 	s = shard_at(shard_of(m.cookie));
 	if (!s)
 		return;
@@ -123,12 +110,8 @@ static __always_inline void bootstrap_visit(void *trusted, const struct sock *sk
 	/* Dekker: the node before the look at the file, the last reference before the look at the record.  An
 	 * exchange is a full barrier. */
 	__sync_lock_test_and_set(&bootstrap.fence, 1);
-	if (result != RECORD_NEW)
-		return;
-	if (is_open(sk)) {
-		bootstrap_proven(s, &m);
-	} else {
-		/* The release has run, and was counted, or runs now. */
+	if (result == RECORD_NEW && !is_open(sk)) {
+		/* Not as a release: that has run, and was counted, or runs now. */
 		record_forget(&m, DROP_ALL);
 		n->indexed--;
 		n->closed++;

@@ -18,7 +18,7 @@
  *   gathered before, and the depot has a lock of its own that is taken only while no other is held.
  * - The lock disables interrupts: no hook can interrupt another one inside it.
  *
- * A node that is linked has not passed cgroup/sock_release, or is unproven (see bootstrap.bpf.h) and about to go.
+ * A node that is linked has not passed cgroup/sock_release, or not got further in its close (see bootstrap.bpf.h).
  * Whoever sees it linked inside an RCU read section may read its socket until the end of that section.
  */
 #ifndef SKREAP_INDEX_BPF_H
@@ -40,7 +40,6 @@
 #define NODE_DEAD NODE_HELD   /* nothing else: unlinked, becomes free with its token */
 #define NODE_WATCHED 0x40000000u /* see pending.bpf.h */
 #define NODE_SETTLED 0x80000000u
-#define NODE_UNPROVEN NODE_SETTLED /* without NODE_WATCHED: see bootstrap.bpf.h */
 #define NODE_SOCKET (NODE_CONNECT | NODE_SENDMSG | NODE_WIDE | NODE_REKEYED)
 
 struct node {
@@ -103,12 +102,6 @@ static __always_inline struct node *node_at(__u32 i)
 		return NULL;
 	barrier_var(i);
 	return &pool[i];
-}
-
-/* Linked by a bootstrap that has not seen yet whether the socket's release is to come. */
-static __always_inline bool node_is_unproven(const struct node *n)
-{
-	return (n->tag & (NODE_WATCHED | NODE_SETTLED)) == NODE_UNPROVEN;
 }
 
 static __always_inline __u32 shard_of(__u64 cookie)

@@ -173,8 +173,7 @@ static __always_inline void name_recorded(struct skreap_victim *v, __u64 key, __
 /*
  * The socket of this node was closed, as it seems.  Mostly its release came between our look at the node and
  * our look at the socket, and the node is gone by now.  If it is not, a release was missed: an alarm, and the
- * nodes of that socket are removed here, since nobody else will.  True if so.  An unproven one is left to its
- * bootstrap.
+ * nodes of that socket are removed here, since nobody else will.  True if so.
  */
 __noinline int remove_stale(__u32 i, __u64 cookie)
 {
@@ -186,7 +185,7 @@ __noinline int remove_stale(__u32 i, __u64 cookie)
 	if (!s || !n)
 		return 0;
 	bpf_spin_lock(&s->lock);
-	linked = n->cookie == cookie && n->tag & NODE_SOCKET && !node_is_unproven(n);
+	linked = n->cookie == cookie && n->tag & NODE_SOCKET;
 	bpf_spin_unlock(&s->lock);
 	if (!linked || !record_forget(&m, DROP_ALL))
 		return 0;
