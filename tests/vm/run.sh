@@ -181,7 +181,6 @@ record_kernel() {
 	SKREAP_VM_FILTER=cost_the_verifier
 	# A row without the kernel tests has no use for a record.
 	sed '/^#/d' "$here/kernels" | grep "^$1 " | awk '{ print $5 }' | tr , '\n' | grep -qx kernel || return 0
-	SKREAP_VM_TESTS=kernel
 	test_kernel "$1" || return 1
 	mkdir -p "$here/verifier"
 	"$here/verifier.sh" "$RELEASE" <"$out/stderr" >"$here/verifier/$name"
@@ -218,6 +217,7 @@ fi
 quick='' record=''
 if [ "${1:-}" = --record ]; then
 	record=yes
+	SKREAP_VM_TESTS=kernel
 	shift
 fi
 if [ "${1:-}" = --quick ]; then
