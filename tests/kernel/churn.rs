@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,10 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
+/// How long it takes at least, and how many sockets that must be; a slow machine goes on until it has them.
 const TIME: Duration = Duration::from_secs(3);
+const SOCKETS: u64 = 1000;
+const PATIENCE: Duration = Duration::from_secs(60);
 const REAPS: u32 = 200;
 /// Sockets per backend that a client has open at a time.
 const BATCH: u32 = 48;
@@ -47,12 +50,13 @@ fn churn(world: &mut World, gone: Backend, stays: Backend) -> Result<()> {
     }
     world.serve(&[gone, stays])?;
     let mut clients = [world.client_in("first", 0)?, world.client_in("second", 1)?];
-    let stop = AtomicBool::new(false);
+    let (stop, so_far) = (AtomicBool::new(false), AtomicU64::new(0));
     let (reaped, churned) = thread::scope(|scope| {
-        let stop = &stop;
-        let churners =
-            clients.each_mut().map(|client| scope.spawn(|| open_and_close(client, gone, stays, stop)));
-        let reaped = reap_often(world, gone);
+        let (stop, so_far) = (&stop, &so_far);
+        let churners = clients
+            .each_mut()
+            .map(|client| scope.spawn(move || open_and_close(client, gone, stays, stop, so_far)));
+        let reaped = reap_often(world, gone, so_far);
         stop.store(true, Ordering::Relaxed);
         let churned = churners.map(|churner| churner.join().unwrap_or_else(|panic| resume_unwind(panic)));
         (reaped, churned)
@@ -72,7 +76,7 @@ fn churn(world: &mut World, gone: Backend, stays: Backend) -> Result<()> {
             "{opened} + {failed}: {counters:?}"
         );
     }
-    ensure!(destroyed > 0 && opened > 1000, "{destroyed} of {opened} sockets destroyed: no churn");
+    ensure!(destroyed > 0 && opened > SOCKETS, "{destroyed} of {opened} sockets destroyed: no churn");
 
     // The last batch is still open: what it has on the backend must go now, and nothing else.
     let expected = connected_to(&mut clients, gone.socket_addr())?;
@@ -93,11 +97,14 @@ fn connected_to(clients: &mut [Client], peer: SocketAddr) -> Result<Vec<u64>> {
     Ok(cookies)
 }
 
-/// Reaps as often as is said, spread over the time; returns how many sockets were destroyed.
-fn reap_often(world: &mut World, gone: Backend) -> Result<u64> {
+/// Reaps again and again until the time is over and there were enough sockets, not more often than is said; returns how
+/// many were destroyed.
+fn reap_often(world: &mut World, gone: Backend, opened: &AtomicU64) -> Result<u64> {
     let begin = Instant::now();
-    let mut destroyed = 0;
-    for turn in 1..=REAPS {
+    let (mut destroyed, mut turn) = (0, 0);
+    while begin.elapsed() < TIME || (opened.load(Ordering::Relaxed) <= SOCKETS && begin.elapsed() < PATIENCE)
+    {
+        turn += 1;
         let report = world.reap(gone)?;
         // Its owner may close a victim first, or not have got far with its connect; nothing else may be wrong.
         ensure!(report.complete && report.failed.total() == 0, "{report:?}");
@@ -114,6 +121,7 @@ fn open_and_close(
     gone: Backend,
     stays: Backend,
     stop: &AtomicBool,
+    so_far: &AtomicU64,
 ) -> Result<(u64, u64)> {
     let (mut opened, mut failed) = (0, 0);
     loop {
@@ -125,6 +133,7 @@ fn open_and_close(
         let others = connect_many(client, Default::default(), stays, BATCH)?;
         opened += (victims.cookies.len() + others.cookies.len()) as u64;
         failed += u64::from(victims.failed);
+        so_far.fetch_add((victims.cookies.len() + others.cookies.len()) as u64, Ordering::Relaxed);
         for state in client.states(others.selection())? {
             ensure!(
                 state.errno == 0 && state.peer == Some(stays.socket_addr()),
