@@ -29,6 +29,21 @@ struct {
 	__type(value, struct witnessed);
 } witness_open SEC(".maps");
 
+/* Sockets that were never released, and whose place another one has taken */
+#define LOST_MAX 64
+
+struct witness_lost {
+	struct witnessed socket;
+	__u64 ns; /* when its place was taken */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LOST_MAX);
+	__type(key, __u32);
+	__type(value, struct witness_lost);
+} witness_lost SEC(".maps");
+
 struct witness_counts {
 	__u64 made;
 	__u64 remade;	/* of these, where one was that is not known to be closed */
@@ -51,6 +66,17 @@ static __always_inline struct witness_counts *counts(void)
 	return bpf_map_lookup_elem(&witness_counts, &zero);
 }
 
+static __always_inline void lose(struct witness_counts *n, const struct witnessed *old, __u64 now)
+{
+	__u32 i = __sync_fetch_and_add(&n->remade, 1);
+	struct witness_lost *lost = bpf_map_lookup_elem(&witness_lost, &i);
+
+	if (!lost)
+		return;
+	lost->socket = *old;
+	lost->ns = now;
+}
+
 SEC("cgroup/sock_create")
 int witness_make(struct bpf_sock *ctx)
 {
@@ -62,12 +88,14 @@ int witness_make(struct bpf_sock *ctx)
 		.protocol = ctx->protocol,
 	};
 	struct witness_counts *n = counts();
+	struct witnessed *old;
 
 	if (!n)
 		return ALLOW;
 	__sync_fetch_and_add(&n->made, 1);
-	if (bpf_map_lookup_elem(&witness_open, &sk))
-		__sync_fetch_and_add(&n->remade, 1);
+	old = bpf_map_lookup_elem(&witness_open, &sk);
+	if (old)
+		lose(n, old, w.ns);
 	if (bpf_map_update_elem(&witness_open, &sk, &w, BPF_ANY))
 		__sync_fetch_and_add(&n->unseen, 1);
 	return ALLOW;

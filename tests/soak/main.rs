@@ -31,7 +31,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser as _;
 use serde_json::{Value, json};
-use skreap::bpf::testing::Witness;
+use skreap::bpf::testing::{Witness, Witnessed};
 use skreap::lab::{self, Cgroup};
 
 use service::{PATIENCE, Service, Talk};
@@ -104,7 +104,8 @@ struct Workers<'a> {
     cgroup: &'a Cgroup,
     seed: u64,
     children: Vec<Child>,
-    killed: u64,
+    /// The processes, and when.
+    killed: Vec<(u32, u64)>,
 }
 
 impl Workers<'_> {
@@ -131,7 +132,7 @@ impl Workers<'_> {
     fn kill(&mut self, worker: usize) -> Result<()> {
         self.children[worker].kill()?;
         self.children[worker].wait()?;
-        self.killed += 1;
+        self.killed.push((self.children[worker].id(), sys::now_ns()));
         self.children[worker] = self.spawn(worker)?;
         Ok(())
     }
@@ -237,7 +238,8 @@ fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
     let mut talk = Talk::new(directory);
     // Sockets that are opened before the hooks are there would be in no count.
     talk.ask(&json!({"id": "there?", "type": "status"}))?;
-    let mut all = Workers { shared, fd: &fd, cgroup: &cgroup, seed, children: Vec::new(), killed: 0 };
+    let mut all =
+        Workers { shared, fd: &fd, cgroup: &cgroup, seed, children: Vec::new(), killed: Vec::new() };
     for worker in 0..workers {
         let child = all.spawn(worker)?;
         all.children.push(child);
@@ -245,7 +247,7 @@ fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
 
     let seen = Seen::default();
     let begin = Instant::now();
-    let services_killed = thread::scope(|scope| {
+    let services_killed: Vec<u64> = thread::scope(|scope| {
         let senders: Vec<_> = (0..SENDERS)
             .map(|sender| {
                 let seen = &seen;
@@ -296,8 +298,8 @@ fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
         events: seen.events.load(Relaxed),
         destroyed: seen.destroyed.load(Relaxed),
         overtaken: shared.sum(|w| &w.overtaken),
-        services_killed,
-        workers_killed: all.killed,
+        services_killed: services_killed.len() as u64,
+        workers_killed: all.killed.len() as u64,
         missed: shared.sum(|w| &w.missed),
         wrongly_destroyed: shared.sum(|w| &w.wrong),
         leaked_nodes: count("capacity")? - count("free_nodes")?,
@@ -326,6 +328,9 @@ fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
     for socket in &open {
         eprintln!("soak: made and never released: {socket:?}");
     }
+    for (socket, ns) in witness.lost()? {
+        tell_lost(&socket, ns, &all.killed, &services_killed);
+    }
     if audit["audit"]["agrees"] != true {
         eprintln!("soak: the audit differs: {audit}");
         good = false;
@@ -334,16 +339,16 @@ fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
     Ok(good)
 }
 
-/// Kills workers and service now and then, until the time is over or something is wrong. Returns how often the service
-/// was killed.
+/// Kills workers and service now and then, until the time is over or something is wrong. Returns when the service was
+/// killed.
 fn churn(
     all: &mut Workers<'_>,
     service: &mut Service,
     seen: &Seen,
     end: Instant,
     no_kills: bool,
-) -> Result<u64> {
-    let (mut services_killed, mut events_at_kill) = (0, 0);
+) -> Result<Vec<u64>> {
+    let (mut services_killed, mut events_at_kill) = (Vec::new(), 0);
     let mut random = all.seed | 1;
     let mut below = |n: u64| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -375,7 +380,7 @@ fn churn(
             if events > events_at_kill || below(4) == 0 {
                 events_at_kill = events;
                 service.kill()?;
-                services_killed += 1;
+                services_killed.push(sys::now_ns());
             }
         }
     }
@@ -391,6 +396,20 @@ fn empty_index(talk: &mut Talk) -> Result<Value> {
             return Ok(index);
         }
         thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Prints what is known of a socket that was never released: it was closed between its making and `ns`, when another
+/// was made in its place.
+fn tell_lost(socket: &Witnessed, ns: u64, workers: &[(u32, u64)], services: &[u64]) {
+    let ms = |at: u64| (i128::from(at) - i128::from(socket.ns)) as f64 / 1e6;
+    eprintln!("soak: made and never released: {socket:?}; its place was taken {:.3} ms later", ms(ns));
+    let near = |at: u64| ms(at).abs() < 1000.0;
+    for (pid, at) in workers.iter().filter(|(pid, at)| near(*at) || *pid == socket.tgid) {
+        eprintln!("  worker {pid} was gone {:.3} ms after it was made", ms(*at));
+    }
+    for at in services.iter().filter(|at| near(**at)) {
+        eprintln!("  skreap serve was gone {:.3} ms after it was made", ms(*at));
     }
 }
 

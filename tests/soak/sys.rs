@@ -161,6 +161,16 @@ pub fn enter_new_netns() -> Result<(), i32> {
 }
 
 /// The clock that the whole soak shares, milliseconds.
+/// `CLOCK_MONOTONIC`, as the witness reads it
+pub fn now_ns() -> u64 {
+    // SAFETY: all zeros is a value; the struct is writable.
+    unsafe {
+        let mut now: libc::timespec = zeroed();
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now);
+        now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+    }
+}
+
 pub fn now_ms() -> u64 {
     // SAFETY: all zeros is a value; the struct is writable.
     unsafe {

@@ -13,6 +13,9 @@ use crate::{Error, log};
 
 const OPEN: &str = "witness_open";
 const COUNTS: &str = "witness_counts";
+const LOST: &str = "witness_lost";
+/// `LOST_MAX` of `witness.bpf.c`.
+const LOST_MAX: u64 = 64;
 /// The release first: no socket is seen made whose release would not be.
 const PROGRAMS: [&str; 6] = [
     "witness_release",
@@ -80,42 +83,63 @@ impl Witness {
     /// # Errors
     /// [`Error::Object`] if the map cannot be read.
     pub fn counts(&self) -> Result<WitnessCounts, Error> {
-        let map = self.map(COUNTS)?;
-        let value =
-            map.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).map_err(|e| object_error(COUNTS, io_error(e)))?;
-        let value = value.filter(|v| v.len() == size_of::<witness_types::witness_counts>());
-        let value = value.ok_or_else(|| object_error(COUNTS, io::ErrorKind::InvalidData.into()))?;
-        // SAFETY: the value is as long as the struct, which is made of integers.
-        let n = unsafe { value.as_ptr().cast::<witness_types::witness_counts>().read_unaligned() };
+        let n: witness_types::witness_counts =
+            self.read(COUNTS, &0_u32.to_ne_bytes())?.ok_or_else(|| missing(COUNTS))?;
         let witness_types::witness_counts { made, remade, unseen, released, accepted } = n;
         Ok(WitnessCounts { made, remade, unseen, released, accepted })
     }
 
-    /// The sockets that were made and not released, in no order.
+    /// The sockets that were made and not released, in no order, but those whose place another has taken.
     ///
     /// # Errors
     /// [`Error::Object`] if the map cannot be read.
     pub fn open(&self) -> Result<Vec<Witnessed>, Error> {
-        let map = self.map(OPEN)?;
         let mut all = Vec::new();
-        for key in map.keys() {
-            let value = map.lookup(&key, MapFlags::ANY).map_err(|e| object_error(OPEN, io_error(e)))?;
+        for key in self.map(OPEN)?.keys() {
             // One that is gone meanwhile was released.
-            let Some(value) = value.filter(|v| v.len() == size_of::<witness_types::witnessed>()) else {
-                continue;
-            };
-            // SAFETY: the value is as long as the struct, which is made of integers.
-            let w = unsafe { value.as_ptr().cast::<witness_types::witnessed>().read_unaligned() };
-            let witness_types::witnessed { cookie, ns, tgid, family, protocol } = w;
-            all.push(Witnessed { cookie, ns, tgid, family, protocol });
+            all.extend(self.read::<witness_types::witnessed>(OPEN, &key)?.map(Witnessed::from));
         }
         Ok(all)
+    }
+
+    /// The first of the sockets whose place another has taken, 64 at most, each with `CLOCK_MONOTONIC` of that moment,
+    /// nanoseconds.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if the map cannot be read.
+    pub fn lost(&self) -> Result<Vec<(Witnessed, u64)>, Error> {
+        let count = self.counts()?.remade.min(LOST_MAX) as u32;
+        let lost = |i: u32| {
+            let lost: witness_types::witness_lost =
+                self.read(LOST, &i.to_ne_bytes())?.ok_or_else(|| missing(LOST))?;
+            Ok((lost.socket.into(), lost.ns))
+        };
+        (0..count).map(lost).collect()
+    }
+
+    /// `T` is a struct of integers.
+    fn read<T>(&self, map: &str, key: &[u8]) -> Result<Option<T>, Error> {
+        let value = self.map(map)?.lookup(key, MapFlags::ANY).map_err(|e| object_error(map, io_error(e)))?;
+        let value = value.filter(|v| v.len() >= size_of::<T>());
+        // SAFETY: the value is as long as the struct, which is made of integers.
+        Ok(value.map(|v| unsafe { v.as_ptr().cast::<T>().read_unaligned() }))
     }
 
     fn map(&self, name: &str) -> Result<Map<'_>, Error> {
         let map = self.object.maps().find(|m| m.name() == OsStr::new(name));
         map.ok_or_else(|| object_error(name, io::ErrorKind::NotFound.into()))
     }
+}
+
+impl From<witness_types::witnessed> for Witnessed {
+    fn from(w: witness_types::witnessed) -> Self {
+        let witness_types::witnessed { cookie, ns, tgid, family, protocol } = w;
+        Self { cookie, ns, tgid, family, protocol }
+    }
+}
+
+fn missing(map: &str) -> Error {
+    object_error(map, io::ErrorKind::NotFound.into())
 }
 
 fn object_error(map: &str, source: io::Error) -> Error {
