@@ -8,6 +8,7 @@
  */
 #include "../include/kernel.h"
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
@@ -50,6 +51,8 @@ struct witness_counts {
 	__u64 unseen;	/* of these, not taken note of: no room */
 	__u64 released; /* made and released */
 	__u64 accepted; /* released, but not made */
+	__u64 strange;	/* of these, UDP sockets, which nobody accepts */
+	__u64 stranger; /* the cookie of the last of these */
 };
 
 struct {
@@ -109,10 +112,15 @@ int witness_release(struct bpf_sock *ctx)
 
 	if (!n)
 		return ALLOW;
-	if (bpf_map_delete_elem(&witness_open, &sk))
-		__sync_fetch_and_add(&n->accepted, 1);
-	else
+	if (!bpf_map_delete_elem(&witness_open, &sk)) {
 		__sync_fetch_and_add(&n->released, 1);
+		return ALLOW;
+	}
+	__sync_fetch_and_add(&n->accepted, 1);
+	if (ctx->protocol == IPPROTO_UDP) {
+		__sync_fetch_and_add(&n->strange, 1);
+		n->stranger = bpf_core_cast(ctx, struct sock)->__sk_common.skc_cookie.counter;
+	}
 	return ALLOW;
 }
 

@@ -156,6 +156,18 @@ impl Delay {
 /// # Errors
 /// The errno of looking at the cgroup or of a detach.
 pub fn detach_connect4(cgroup: BorrowedFd<'_>) -> io::Result<u32> {
+    detach_links(cgroup, libbpf_sys::BPF_CGROUP_INET4_CONNECT)
+}
+
+/// As [`detach_connect4`], from the release of sockets.
+///
+/// # Errors
+/// As [`detach_connect4`].
+pub fn detach_sock_release(cgroup: BorrowedFd<'_>) -> io::Result<u32> {
+    detach_links(cgroup, libbpf_sys::BPF_CGROUP_INET_SOCK_RELEASE)
+}
+
+fn detach_links(cgroup: BorrowedFd<'_>, hook: libbpf_sys::bpf_attach_type) -> io::Result<u32> {
     let cgroup_id = std::fs::metadata(format!("/proc/self/fd/{}", cgroup.as_raw_fd()))?.ino();
     let (mut id, mut detached) = (0, 0);
     // SAFETY: the id is written to and outlives the call.
@@ -177,7 +189,7 @@ pub fn detach_connect4(cgroup: BorrowedFd<'_>) -> io::Result<u32> {
         }
         // SAFETY: of links of this type the kernel fills in this member.
         let at = unsafe { info.__bindgen_anon_1.cgroup };
-        if at.cgroup_id != cgroup_id || at.attach_type != libbpf_sys::BPF_CGROUP_INET4_CONNECT {
+        if at.cgroup_id != cgroup_id || at.attach_type != hook {
             continue;
         }
         // SAFETY: takes an open descriptor and no pointers.

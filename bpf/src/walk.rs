@@ -187,11 +187,11 @@ impl Walker {
     }
 
     /// Cookies of the sockets that `connect()` has recorded under the target and that are not connected to it,
-    /// as long as nobody has waited for them in vain.
+    /// as long as nobody has waited for them in vain; and how many nodes without their socket were met, and removed.
     ///
     /// # Errors
     /// [`Error::Walk`] with the kernel's errno.
-    pub fn in_flight(&mut self, target: &Target, what: InFlight) -> Result<Vec<u64>, Error> {
+    pub fn in_flight(&mut self, target: &Target, what: InFlight) -> Result<(Vec<u64>, u64), Error> {
         let mut ctx = context(target);
         ctx.flags = flag(skreap_walk_flags::SKREAP_WALK_IN_FLIGHT);
         ctx.flags |= match what {
@@ -200,8 +200,8 @@ impl Walker {
             InFlight::Settle => flag(skreap_walk_flags::SKREAP_WALK_SETTLE),
         };
         let mut cookies = Vec::new();
-        self.pass(&mut ctx, &mut |batch, _| cookies.extend(batch.iter().map(Victim::cookie)))?;
-        Ok(cookies)
+        let counts = self.pass(&mut ctx, &mut |batch, _| cookies.extend(batch.iter().map(Victim::cookie)))?;
+        Ok((cookies, counts.stale))
     }
 
     /// Walks the whole index and hands over every node, 2048 at most at a time. The relation of each is to

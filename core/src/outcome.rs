@@ -310,6 +310,12 @@ impl Outcome {
         self.add_victims(other);
     }
 
+    /// Counts nodes without their socket that a walk beside that of the engine has met.
+    pub fn add_stale(&mut self, stale: u64) {
+        self.visited = self.visited.saturating_add(stale);
+        self.skipped.stale = self.skipped.stale.saturating_add(stale);
+    }
+
     /// Adds what a further pass over the same backend found: its victims, but not the sockets that it skipped,
     /// which the first pass has counted.
     pub fn add_victims(&mut self, other: Self) {

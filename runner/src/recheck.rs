@@ -14,6 +14,15 @@ use skreap_core::Target;
 
 use crate::engine::EngineError;
 
+/// What a walk for connects under way has found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Cookies of the sockets.
+    pub sockets: HashSet<u64>,
+    /// Nodes without their socket that it met, and removed: no other walk will tell of them.
+    pub stale: u64,
+}
+
 /// The first pause; each one after is twice as long.
 pub(crate) const FIRST_PAUSE: Duration = Duration::from_micros(200);
 
@@ -39,30 +48,30 @@ pub(crate) fn grace_period() -> Result<(), EngineError> {
 ///
 /// # Errors
 /// [`EngineError::Walk`]: which they are is not known, and they are not waited for.
-pub(crate) fn watch(walker: &mut Walker, target: &Target) -> Result<HashSet<u64>, EngineError> {
+pub(crate) fn watch(walker: &mut Walker, target: &Target) -> Result<Found, EngineError> {
     ask(walker, target, InFlight::Watch)
 }
 
 /// Those of `before` that still may, or may for all that is known.
-pub(crate) fn look(walker: &mut Walker, target: &Target, before: &HashSet<u64>) -> HashSet<u64> {
+pub(crate) fn look(walker: &mut Walker, target: &Target, before: &HashSet<u64>) -> Found {
     match ask(walker, target, InFlight::Look) {
         Ok(mut now) => {
-            now.retain(|cookie| before.contains(cookie));
+            now.sockets.retain(|cookie| before.contains(cookie));
             now
         }
-        Err(_) => before.clone(),
+        Err(_) => Found { sockets: before.clone(), stale: 0 },
     }
 }
 
-/// Time is up: those that are still watched are not waited for again.
-pub(crate) fn settle(walker: &mut Walker, target: &Target) {
+/// Time is up: those that are still watched are not waited for again. Answers how many stale nodes it met.
+pub(crate) fn settle(walker: &mut Walker, target: &Target) -> u64 {
     // If that fails they are, which costs time.
-    let _ = ask(walker, target, InFlight::Settle);
+    ask(walker, target, InFlight::Settle).map_or(0, |found| found.stale)
 }
 
-fn ask(walker: &mut Walker, target: &Target, what: InFlight) -> Result<HashSet<u64>, EngineError> {
+fn ask(walker: &mut Walker, target: &Target, what: InFlight) -> Result<Found, EngineError> {
     match walker.in_flight(target, what) {
-        Ok(found) => Ok(found.into_iter().collect()),
+        Ok((cookies, stale)) => Ok(Found { sockets: cookies.into_iter().collect(), stale }),
         Err(e) => {
             tracing::warn!(backend = %target.backend, "cannot look for connects under way: {e}");
             Err(e.into())

@@ -5,14 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Result, ensure};
+use skreap::Reaper;
 use skreap::audit::{Audit, Auditor, Difference, Kind};
 use skreap::bpf::hooks::Hooks;
-use skreap::bpf::testing::LoadBalancer;
+use skreap::bpf::testing::{LoadBalancer, detach_sock_release};
 use skreap::bpf::{Config, Index};
+use skreap::choice::Choice;
 use skreap::core::{Backend, Protocol};
 use skreap::lab::{Client, Family, OpenSpec};
 
 use crate::case::{Case, case};
+use crate::older::{reap, small};
 use crate::sockets::*;
 use crate::unconnected::sender;
 use crate::world::{World, WorldOptions};
@@ -29,6 +32,7 @@ pub fn cases() -> Vec<Case> {
         case!(audit_forgives_older_sockets).index_only(),
         case!(audit_finds_wrong_keys).index_only(),
         case!(audit_finds_stale_nodes).index_only(),
+        case!(events_tell_of_stale_nodes).index_only(),
     ]
 }
 
@@ -325,5 +329,24 @@ fn audit_finds_stale_nodes(world: &mut World) -> Result<()> {
     expect_clean(&beside.auditor.run()?, 2, 1, 2)?;
     let counters = beside.index.counters()?;
     ensure!(counters.stale == 5 && counters.live() == 2 && counters.balanced(), "{counters:?}");
+    Ok(())
+}
+
+/// Whichever walk of the event has met and removed them.
+fn events_tell_of_stale_nodes(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1)])?;
+    let cgroup = world.cgroup().child("missed")?;
+    let mut client = world.client("client")?;
+    cgroup.add(client.pid())?;
+    let engine = Choice::Named(world.reaper().engine());
+    let mut reaper = Reaper::builder().cgroup(cgroup.path()).config(small()).engine(engine).build()?;
+    connect_many(&mut client, Default::default(), udp(1), 3)?;
+    ensure!(detach_sock_release(cgroup.open()?.as_fd())? == 1);
+    client.close_all()?;
+    connect_many(&mut client, Default::default(), udp(1), 2)?;
+    let report = reap(&mut reaper, udp(1));
+    ensure!(report.skipped.stale == 3 && report.victims == 2 && report.destroyed == 2, "{report:?}");
+    ensure!(reaper.counters()?.stale == 3, "{:?}", reaper.counters()?);
+    drop((client, reaper));
     Ok(())
 }

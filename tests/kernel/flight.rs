@@ -174,7 +174,7 @@ fn wide_sender(world: &mut World, client: &mut Client) -> Result<Socket> {
 /// The cookies of who may be connecting to the backend now.
 fn in_flight(world: &World, backend: Backend) -> Result<Vec<u64>> {
     let target = Target { backend, unconnected: Unconnected::Preserve, dry_run: false };
-    Ok(world.reaper().index().walker()?.in_flight(&target, InFlight::Look)?)
+    Ok(world.reaper().index().walker()?.in_flight(&target, InFlight::Look)?.0)
 }
 
 fn wide_socket_under_way_is_waited_for(world: &mut World) -> Result<()> {

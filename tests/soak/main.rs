@@ -328,6 +328,13 @@ fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
     for socket in &open {
         eprintln!("soak: made and never released: {socket:?}");
     }
+    if witnessed.strange > 0 {
+        eprintln!(
+            "soak: {} UDP sockets released that were never made, the last is {}",
+            witnessed.strange, witnessed.stranger
+        );
+        good = false;
+    }
     for (socket, ns) in witness.lost()? {
         tell_lost(&socket, ns, &all.killed, &services_killed);
     }

@@ -46,6 +46,10 @@ pub struct WitnessCounts {
     pub released: u64,
     /// Sockets released that were not: mostly the server's sides of TCP connections.
     pub accepted: u64,
+    /// Of these, UDP sockets, which nobody accepts.
+    pub strange: u64,
+    /// The cookie of the last of these.
+    pub stranger: u64,
 }
 
 /// A socket that was made and not released.
@@ -85,8 +89,8 @@ impl Witness {
     pub fn counts(&self) -> Result<WitnessCounts, Error> {
         let n: witness_types::witness_counts =
             self.read(COUNTS, &0_u32.to_ne_bytes())?.ok_or_else(|| missing(COUNTS))?;
-        let witness_types::witness_counts { made, remade, unseen, released, accepted } = n;
-        Ok(WitnessCounts { made, remade, unseen, released, accepted })
+        let witness_types::witness_counts { made, remade, unseen, released, accepted, strange, stranger } = n;
+        Ok(WitnessCounts { made, remade, unseen, released, accepted, strange, stranger })
     }
 
     /// The sockets that were made and not released, in no order, but those whose place another has taken.

@@ -11,7 +11,7 @@ use skreap_core::{
 use super::Reaper;
 use crate::batch::{Batch, distinct};
 use crate::engine::{Chosen, EngineError, Scope, nanos};
-use crate::recheck::{self, FIRST_PAUSE, grace_period};
+use crate::recheck::{self, FIRST_PAUSE, Found, grace_period};
 use crate::reconcile;
 
 /// What came of an event so far.
@@ -193,7 +193,7 @@ impl Reaper {
             let target = self.target(backend, event.dry_run);
             // Before the walk: what that destroys looks like a connect under way afterwards.
             let watched = if event.dry_run || self.recheck.is_zero() {
-                Ok(HashSet::new())
+                Ok(Found::default())
             } else {
                 recheck::watch(&mut self.walker, &target)
             };
@@ -201,9 +201,10 @@ impl Reaper {
                 Ok(mut outcome) => {
                     let waiting = watched.unwrap_or_else(|_| {
                         outcome.incomplete.insert(Incomplete::EngineFailed);
-                        HashSet::new()
+                        Found::default()
                     });
-                    all.push(One { target, outcome, waiting });
+                    outcome.add_stale(waiting.stale);
+                    all.push(One { target, outcome, waiting: waiting.sockets });
                 }
                 Err(e) if many => done.fail(Incomplete::EngineFailed, format!("{backend}: {e}")),
                 Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
@@ -234,14 +235,19 @@ impl Reaper {
             thread::sleep(pause.min(left));
             pause *= 2;
             for one in &mut open {
-                let waiting = recheck::look(&mut self.walker, &one.target, &one.waiting);
+                let found = recheck::look(&mut self.walker, &one.target, &one.waiting);
+                one.outcome.add_stale(found.stale);
+                let waiting = found.sockets;
                 if waiting.len() == one.waiting.len() {
                     continue;
                 }
                 one.waiting = waiting;
                 one.outcome.rechecks += 1;
                 match self.run(&one.target, chosen) {
-                    Ok(more) => one.outcome.add_victims(more),
+                    Ok(more) => {
+                        one.outcome.add_stale(more.skipped.stale);
+                        one.outcome.add_victims(more);
+                    }
                     Err(e) => {
                         tracing::warn!(backend = %one.target.backend, "cannot walk again: {e}");
                         one.outcome.incomplete.insert(Incomplete::EngineFailed);
@@ -252,7 +258,8 @@ impl Reaper {
         }
         for one in open {
             one.outcome.pending = one.waiting.len() as u64;
-            recheck::settle(&mut self.walker, &one.target);
+            let stale = recheck::settle(&mut self.walker, &one.target);
+            one.outcome.add_stale(stale);
         }
     }
 
