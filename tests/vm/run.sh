@@ -4,10 +4,10 @@
 # tests/vm/run.sh --record [KERNEL...]           writes what their verifiers need for our programs to verifier/KERNEL
 # tests/vm/run.sh --bench KERNEL [ARGUMENT...]   runs skreap-bench in one of them, with these arguments
 #
-# KERNEL is a name from the table `kernels`; without any, all of it. --quick: of the kernel tests and the
-# faults only those in the list `quick`, and the model for half a minute in one world. Needs the packages listed in `packages`, apt sources with
-# Debian's archive, and root only for modules that are built in a Debian of their own; uses KVM where it works. Results
-# are left in target/vm/KERNEL:
+# KERNEL is a name from the table `kernels`; without any, all of it. --quick: of the kernel tests and the faults only
+# those in the list `quick`, and the model for half a minute in one world. Needs the packages listed in `packages`, apt
+# sources with Debian's archive, and root only for modules that are built in a Debian of their own; uses KVM where it
+# works. Results are left in target/vm/KERNEL, which one run at a time has for itself:
 #   console   what the kernel said          verdicts   what the test programs said
 #   stderr    what else they said           result     a verdict for each test
 #   bench/    what skreap-bench wrote
