@@ -314,9 +314,9 @@ impl<'a> Driver<'a> {
 
     fn send(&mut self, slot: u8) -> Result<Option<()>> {
         let Some((socket, handle)) = self.handle(slot) else { return Ok(None) };
-        let (client, cookie) = (socket.client, socket.cookie);
+        let (client, cookie, family) = (socket.client, socket.cookie, socket.family);
         errno(self.world.client(client)?.send_bytes(handle, b"hello"))?;
-        self.truth.sent(cookie);
+        self.truth.sent(cookie, family);
         Ok(Some(()))
     }
 

@@ -7,6 +7,7 @@ use libtest_mimic::{Failed, Trial};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
 use skreap::core::{Protocol, Unconnected};
+use skreap::lab::Family;
 
 use crate::script::{Gone, Place, Script};
 use crate::strategy;
@@ -23,6 +24,7 @@ pub fn trials() -> Vec<Trial> {
         trial("a_destroyed_socket_may_come_back", a_destroyed_socket_may_come_back),
         trial("servers_are_no_victims", servers_are_no_victims),
         trial("senders_are_victims_if_wanted", senders_are_victims_if_wanted),
+        trial("a_send_of_ipv6_to_an_ipv4_peer_is_by_name", a_send_of_ipv6_to_an_ipv4_peer_is_by_name),
         trial("mapped_addresses_are_ipv4", mapped_addresses_are_ipv4),
         trial("a_script_is_its_text", a_script_is_its_text),
         trial("bad_lines_are_refused", bad_lines_are_refused),
@@ -110,6 +112,23 @@ fn senders_are_victims_if_wanted() -> Result<()> {
         ensure!(victims(&truth, Protocol::Udp, Place::A)?.is_empty(), "has no port");
         truth.sent_to(SOCKET, Place::C.addr(), 0);
         ensure!(victims(&truth, Protocol::Udp, Place::A)?.len() == wanted, "has a port again");
+    }
+    Ok(())
+}
+
+fn a_send_of_ipv6_to_an_ipv4_peer_is_by_name() -> Result<()> {
+    for (family, peer, wanted) in [
+        (Family::V4, Place::A, 0),
+        (Family::V6, Place::A, 1),
+        // Its address is one of IPv6.
+        (Family::V6, Place::D, 0),
+    ] {
+        let mut truth = Truth::new(Unconnected::Destroy);
+        truth.opened(SOCKET, Protocol::Udp, Role::Client, true);
+        truth.connected(SOCKET, peer.addr(), 0);
+        truth.sent(SOCKET, family);
+        truth.disconnected(SOCKET, 0);
+        ensure!(victims(&truth, Protocol::Udp, peer)?.len() == wanted, "{family:?} {peer:?}");
     }
     Ok(())
 }

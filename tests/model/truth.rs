@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use skreap::core::{Backend, Protocol, Unconnected};
+use skreap::lab::Family;
 
 /// What a system call returned: 0 or an errno.
 pub type Errno = i32;
@@ -135,9 +136,16 @@ impl Truth {
         }
     }
 
-    /// `send(2)`. A UDP socket takes a port before anyone looks whether it has a peer.
-    pub fn sent(&mut self, cookie: u64) {
-        self.change(cookie, |socket| socket.port |= socket.protocol == Protocol::Udp);
+    /// `send(2)`. A UDP socket takes a port before anyone looks whether it has a peer. One of IPv6 that has an IPv4 peer
+    /// hands the datagram on to IPv4 with the peer's name: a `sendto`, for all that happens there.
+    pub fn sent(&mut self, cookie: u64, family: Family) {
+        self.change(cookie, |socket| {
+            if socket.protocol == Protocol::Udp {
+                socket.port = true;
+                let by_name = socket.peer.filter(|peer| family == Family::V6 && peer.is_ipv4());
+                socket.sent.extend(by_name);
+            }
+        });
     }
 
     /// `sendto(2)`. It is noted before the kernel looks whether the datagram can leave, unless the address does not
