@@ -61,17 +61,15 @@ static __noinline int rekey_search(const __u32 *record, const struct membership 
 /* Adds the membership if the socket has another one.  No lock held.  A global function, as record_apply() is. */
 __noinline int rekey_apply(struct membership *m)
 {
-	__u32 shard, fresh, surplus = 0, result = SKREAP_REKEY_ADDED, *record, *first;
+	__u32 surplus = 0, result = SKREAP_REKEY_ADDED, *record, *first;
 	struct rekey_nodes found;
 	struct shard *s;
-	struct node *n;
 
 	if (!m)
 		return SKREAP_REKEY_GONE;
-	shard = shard_of(m->cookie);
 	record = record_at(m->cookie);
-	first = bucket_at(shard, bucket_of(m->key));
-	s = shard_at(shard);
+	first = bucket_at(shard_of(m->cookie), bucket_of(m->key));
+	s = shard_at(shard_of(m->cookie));
 	if (!s || !record || !first)
 		return SKREAP_REKEY_GONE;
 	bpf_spin_lock(&s->lock);
@@ -86,22 +84,9 @@ __noinline int rekey_apply(struct membership *m)
 			if (!holding())
 				surplus = record_drop(s, record, m, DROP_ALL);
 			m->tag = NODE_WIDE | (found.tags & NODE_CONNECT);
-			first = bucket_at(shard, bucket_wide());
 		}
-		fresh = node_alloc(s);
-		n = node_at(fresh);
-		if (n && first) {
-			n->sk = m->sk;
-			n->cookie = m->cookie;
-			n->key = m->key;
-			n->tag = m->tag;
-			n->rnext = *record;
-			*record = fresh;
-			bucket_link(first, fresh, n);
-			s->n.inserts++;
-		} else {
+		if (record_insert(s, record, first, m) != RECORD_NEW)
 			result = SKREAP_REKEY_NO_NODE;
-		}
 	}
 	bpf_spin_unlock(&s->lock);
 	if (surplus)

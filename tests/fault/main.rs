@@ -30,48 +30,29 @@ mod round;
 mod start;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use case::Missing;
 use libtest_mimic::Arguments;
 use selection::Selection;
-use skreap::core::EngineName;
-
-const ENGINES: &[EngineName] = &[
-    EngineName::Kfunc,
-    EngineName::Netlink,
-    EngineName::Iter,
-    EngineName::Diag,
-    EngineName::DiagFilter,
-    EngineName::IndexScan,
-];
 
 fn main() -> ExitCode {
     skreap::lab::become_client_if_asked();
     let mut arguments = Arguments::from_args();
     // The tests share one machine, and what is to fail is to fail in one of them.
     arguments.test_threads = Some(1);
-    let selection = match Selection::from_env(ENGINES) {
+    let selection = match Selection::from_env() {
         Ok(selection) => selection,
         Err(error) => {
             eprintln!("{error:#}");
             return ExitCode::FAILURE;
         }
     };
-    let missing = if arguments.list { None } else { world::missing() };
-    if let Some(missing) = &missing {
-        eprintln!("fault tests cannot run here: {missing}");
-    }
-    let whole = missing.is_none()
+    let missing = Missing::look("fault", arguments.list);
+    let whole = missing.all.is_none()
         && !arguments.list
         && arguments.filter.is_none()
         && arguments.skip.is_empty()
         && selection.is_everything();
-    let kfunc = match skreap::bpf::module::look() {
-        Err(error) if !arguments.list => Some(Arc::from(error.to_string())),
-        _ => None,
-    };
-    let missing = Missing { all: missing.map(Arc::from), kfunc };
     let cases = [events::cases(), start::cases(), order::cases(), pins::cases(), audit::cases()];
     let trials = cases.into_iter().flatten().flat_map(|case| case.trials(selection.engines(), &missing));
     let trials = trials.filter(|trial| selection.takes(trial.name())).collect();

@@ -8,7 +8,7 @@ use anyhow::Result;
 use libtest_mimic::{Completion, Failed, Trial};
 use skreap::core::EngineName;
 
-use crate::world::{World, WorldOptions};
+use crate::world::{self, World, WorldOptions};
 
 /// A test, before it is multiplied by engines.
 #[derive(Clone, Copy)]
@@ -106,6 +106,21 @@ pub struct Missing {
     pub all: Option<Arc<str>>,
     /// For those of engine `kfunc`, which needs the kernel module.
     pub kfunc: Option<Arc<str>>,
+}
+
+impl Missing {
+    /// What this machine lacks for these `tests`, and says so; nothing if they are only to be listed.
+    pub fn look(tests: &str, list: bool) -> Self {
+        if list {
+            return Self { all: None, kfunc: None };
+        }
+        let all = world::missing();
+        if let Some(missing) = &all {
+            eprintln!("{tests} tests cannot run here: {missing}");
+        }
+        let kfunc = skreap::bpf::module::look().err().map(|error| Arc::from(error.to_string()));
+        Self { all: all.map(Arc::from), kfunc }
+    }
 }
 
 /// True if what is missing is to be a failure.

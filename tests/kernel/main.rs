@@ -47,45 +47,25 @@ mod wide;
 mod world;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use case::Missing;
 use libtest_mimic::Arguments;
-use skreap::core::EngineName;
 
 use selection::Selection;
-
-/// The engines that are tested, if [`selection`] does not say otherwise. One more is one more name here.
-const ENGINES: &[EngineName] = &[
-    EngineName::Kfunc,
-    EngineName::Netlink,
-    EngineName::Iter,
-    EngineName::Diag,
-    EngineName::DiagFilter,
-    EngineName::IndexScan,
-];
 
 fn main() -> ExitCode {
     skreap::lab::become_client_if_asked();
     let mut arguments = Arguments::from_args();
     // The tests share one machine, and some count what it does in a given time.
     arguments.test_threads.get_or_insert(1);
-    let selection = match Selection::from_env(ENGINES) {
+    let selection = match Selection::from_env() {
         Ok(selection) => selection,
         Err(error) => {
             eprintln!("{error:#}");
             return ExitCode::FAILURE;
         }
     };
-    let missing = if arguments.list { None } else { world::missing() };
-    if let Some(missing) = &missing {
-        eprintln!("kernel tests cannot run here: {missing}");
-    }
-    let kfunc = match skreap::bpf::module::look() {
-        Err(error) if !arguments.list => Some(Arc::from(error.to_string())),
-        _ => None,
-    };
-    let missing = Missing { all: missing.map(Arc::from), kfunc };
+    let missing = Missing::look("kernel", arguments.list);
     let cases = [
         udp::cases(),
         tcp::cases(),

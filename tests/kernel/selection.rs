@@ -19,14 +19,14 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// What the environment says; these engines if it says nothing.
-    pub fn from_env(engines: &[EngineName]) -> Result<Self> {
+    /// What the environment says; everything if it says nothing.
+    pub fn from_env() -> Result<Self> {
         let engines = match env::var("SKREAP_TEST_ENGINES") {
             Ok(names) => names
                 .split(',')
                 .map(|name| name.parse().with_context(|| format!("SKREAP_TEST_ENGINES={names}")))
                 .collect::<Result<_>>()?,
-            Err(_) => engines.to_vec(),
+            Err(_) => EngineName::ALL.to_vec(),
         };
         let names = env::var_os("SKREAP_TEST_NAMES")
             .map(|path| {
