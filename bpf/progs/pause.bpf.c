@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0 OR MIT)
-/* Holds up one of our programs before and after one of its global functions, for tests of what others do meanwhile. */
+/*
+ * Holds up one of our programs before and after one of its global functions, or a process in a function of the kernel,
+ * for tests of what others do meanwhile.
+ */
 #include "../include/kernel.h"
 #include <bpf/bpf_helpers.h>
 
@@ -9,6 +12,9 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #define PAUSE_NS_MAX 5000000000ULL
 /* In one loop; the kernel allows eight times as many. */
 #define LOOKS (1 << 20)
+
+/* 0: whoever comes by */
+const volatile __u32 only_tgid;
 
 enum { HELD, LET_GO };
 
@@ -26,6 +32,8 @@ static __always_inline int pause(void)
 	__u32 zero = HELD, one = LET_GO, *held, *let_go, mine;
 	int loop, i;
 
+	if (only_tgid && bpf_get_current_pid_tgid() >> 32 != only_tgid)
+		return 0;
 	held = bpf_map_lookup_elem(&pauses, &zero);
 	let_go = bpf_map_lookup_elem(&pauses, &one);
 	if (!held || !let_go)
@@ -40,7 +48,7 @@ static __always_inline int pause(void)
 	return 0;
 }
 
-/* Which program and function: set before they are loaded */
+/* Which function, and of which program: set before they are loaded */
 SEC("fentry")
 int pause_before(void *ctx)
 {

@@ -131,14 +131,23 @@ static __always_inline bool state_wanted(const struct walk_slot *w, const struct
 }
 
 /*
+ * A UDP socket whose old association was destroyed after connect() had looked at its port and before it had the lock:
+ * it has a peer then and no port, and gets one when it sends.  Only a reference reaches it, no hash has it.
+ */
+static __always_inline bool is_portless(const struct peer *live, const struct skreap_victim *v)
+{
+	return v->protocol == IPPROTO_UDP && live->dport;
+}
+
+/*
  * What the socket of a node is to the target (or, without one, to the key it is recorded under).  A socket
  * without a local port takes part in nothing and cannot be named: a TCP connect that has not got that far, or
- * what a destroy leaves of a socket that its owner had not bound.
+ * what a destroy leaves of a socket that its owner had not bound.  An event does not leave it at that if it has a peer.
  */
 static __always_inline __u32 relation(const struct walk_slot *w, const struct peer *target, const struct peer *live,
 				      const struct skreap_victim *v, __u64 key, __u32 tag)
 {
-	if (!v->id.sport)
+	if (!v->id.sport && (w->n.flags & SKREAP_WALK_ALL || !is_portless(live, v)))
 		return SKREAP_NO_PEER;
 	if (!live->dport)
 		return tag & NODE_SENDMSG ? SKREAP_UNCONNECTED : SKREAP_NO_PEER;

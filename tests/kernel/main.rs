@@ -31,6 +31,7 @@ mod netns;
 mod older;
 mod order;
 mod peer;
+mod portless;
 mod race;
 mod reach;
 mod selection;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         audit::cases(),
         walk::cases(),
         race::cases(),
+        portless::cases(),
         churn::cases(),
         older::cases(),
         takeover::cases(),

@@ -10,7 +10,8 @@
 //! [`worker`] says how a worker knows of each of its sockets whether it must be destroyed. The soak stops at the first
 //! thing that is wrong, and prints what happened to that socket.
 //!
-//! `make soak MINUTES=10`; run without arguments it does nothing.
+//! `make soak MINUTES=10`; run without arguments it does nothing. `SKREAP_COMMAND` is the `skreap` that is soaked, if not
+//! the one that was built with it.
 
 mod service;
 mod shared;
@@ -237,7 +238,8 @@ fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
     let mut service = Service::start(&cgroup, directory)?;
     let mut talk = Talk::new(directory);
     // Sockets that are opened before the hooks are there would be in no count.
-    talk.ask(&json!({"id": "there?", "type": "status"}))?;
+    let status = talk.ask(&json!({"id": "there?", "type": "status"}))?;
+    let engine = status["status"]["engine"].as_str().context("no engine in a status")?.to_owned();
     let mut all =
         Workers { shared, fd: &fd, cgroup: &cgroup, seed, children: Vec::new(), killed: Vec::new() };
     for worker in 0..workers {
@@ -286,6 +288,7 @@ fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
     let open = witness.open()?;
     let totals = Totals {
         kernel: totals::kernel()?,
+        engine,
         cpus,
         seconds,
         workers: workers as u64,

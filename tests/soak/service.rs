@@ -1,5 +1,6 @@
 //! The `skreap serve` under test, and those who talk to it. It is killed at any moment and started again over its pins.
 
+use std::env;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -69,7 +70,9 @@ fn spawn(cgroup: &Path, directory: &Path, bpffs: &Bpffs) -> Result<Child> {
     let log = File::options().create(true).append(true).open(log(directory))?;
     let mut source = std::ffi::OsString::from("unix:");
     source.push(Service::socket(directory));
-    Command::new(env!("CARGO_BIN_EXE_skreap"))
+    // Elsewhere than where it was built it is told.
+    let command = env::var_os("SKREAP_COMMAND").unwrap_or_else(|| env!("CARGO_BIN_EXE_skreap").into());
+    Command::new(command)
         // Connects are always under way here: to wait for them would leave no time for events.
         .args(["serve", "--log", "warn", "--max-sockets", "65536", "--recheck-ms", "1", "--cgroup"])
         .arg(cgroup)

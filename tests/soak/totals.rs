@@ -12,6 +12,7 @@ use serde::Serialize;
 #[derive(Debug, Default, Serialize)]
 pub struct Totals {
     pub kernel: String,
+    pub engine: String,
     pub cpus: u64,
     pub seconds: f64,
     pub workers: u64,
@@ -69,8 +70,11 @@ fn grouped(n: u64) -> String {
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kernel, cpus, seconds, workers, seed, .. } = self;
-        writeln!(f, "Linux {kernel}, {cpus} CPUs, {seconds:.0} s, {workers} workers, seed {seed}")?;
+        let Self { kernel, engine, cpus, seconds, workers, seed, .. } = self;
+        writeln!(
+            f,
+            "Linux {kernel}, {cpus} CPUs, engine {engine}, {seconds:.0} s, {workers} workers, seed {seed}"
+        )?;
         let done = [
             ("socket operations", self.socket_operations),
             ("sockets", self.sockets),

@@ -39,6 +39,13 @@ build_tests() {
 	make --silent -C "$here/kfunc" LIBBPF="${libbpf%/*}" OUT="$target/vm/kfunc"
 }
 
+# Sets SOAK and COMMAND
+build_soak() {
+	cargo_static test --package skreap --package skreap-bpf --test soak --no-run
+	SOAK=$(test_program soak)
+	COMMAND=$target/$TRIPLE/release/skreap
+}
+
 # Sets BENCH
 build_bench() {
 	cargo_static build --package skreap-bench --package skreap-bpf

@@ -3,6 +3,7 @@
 # tests/vm/run.sh [--quick] --debug              the same on a kernel built here, with all that looks for mistakes
 # tests/vm/run.sh --record [KERNEL...]           writes what their verifiers need for our programs to verifier/KERNEL
 # tests/vm/run.sh --bench KERNEL [ARGUMENT...]   runs skreap-bench in one of them, with these arguments
+# tests/vm/run.sh --soak KERNEL [ARGUMENT...]    runs the soak in one of them: --soak 6.12 --minutes 10
 #
 # KERNEL is a name from the table `kernels`; without any, all of it. --quick: of the kernel tests and the faults only
 # those in the list `quick`, and the model for half a minute in one world. Needs the packages listed in `packages`, apt
@@ -10,13 +11,14 @@
 # works. Results are left in target/vm/KERNEL, which one run at a time has for itself:
 #   console   what the kernel said          verdicts   what the test programs said
 #   stderr    what else they said           result     a verdict for each test
-#   bench/    what skreap-bench wrote
+#   bench/    what skreap-bench wrote       soak/      the totals of the soak
 #
 # The kernel tests hold what the verifier needs against verifier/KERNEL, if there is one.
 #
 # SKREAP_VM_TIMEOUT   seconds until the machine is killed
 # SKREAP_VM_APPEND    more words for the kernel's command line
 # SKREAP_VM_TESTS     these suites instead of those in the table, with commas
+# SKREAP_VM_MODULE    no: the soak and skreap-bench are run without the module
 # SKREAP_VM_FILTER    run only the tests of kernel, model and fault whose names contain this
 # SKREAP_MODEL_SECONDS, SKREAP_MODEL_SEED   as the model takes them, see tests/model/main.rs
 set -eu
@@ -186,34 +188,41 @@ record_kernel() {
 	"$here/verifier.sh" "$RELEASE" <"$out/stderr" >"$here/verifier/$name"
 }
 
-# bench_kernel NAME ARGUMENT...
-bench_kernel() {
+# run_alone NAME bench|soak ARGUMENT...: in a machine that does nothing else; what it wrote is left in $out/bench or soak
+run_alone() {
 	prepare "$1" || return 1
 	shift
 	start_image
-	add_program "$BENCH" skreap-bench
-	[ -z "$MODULE" ] || echo "insmod /tests/skreap.ko" >>"$root/suites"
-	echo "bench $*" >>"$root/suites"
+	case $1 in
+	bench) add_program "$BENCH" skreap-bench ;;
+	soak)
+		add_program "$SOAK" soak
+		add_program "$COMMAND" skreap ;;
+	esac
+	[ -z "$MODULE" ] || [ "${SKREAP_VM_MODULE:-}" = no ] || echo "insmod /tests/skreap.ko" >>"$root/suites"
+	echo "$*" >>"$root/suites"
 	finish_image
 	boot "$timeout" || return 1
-	rm -rf "$out/bench"
-	mkdir "$out/bench"
-	tar -x -C "$out/bench" --strip-components 1 -f "$out/files" || die "no files came out of the machine, see $out/stderr"
+	rm -rf "${out:?}/$1"
+	mkdir "$out/$1"
+	tar -x -C "$out/$1" --strip-components 1 -f "$out/files" || die "no files came out of the machine, see $out/stderr"
 	cat "$out/verdicts"
-	ls "$out/bench"/*
+	ls "$out/$1"/*
+	grep -q 'ended with 0$' "$out/verdicts"
 }
 
 require_packages
 mkdir -p "$target/vm"
-if [ "${1:-}" = --bench ]; then
-	[ $# -gt 1 ] || die "usage: tests/vm/run.sh --bench KERNEL [ARGUMENT...]"
-	shift
+case ${1:-} in --bench | --soak)
+	[ $# -gt 1 ] || die "usage: tests/vm/run.sh $1 KERNEL [ARGUMENT...]"
+	what=${1#--} kernel=$2
+	shift 2
 	MEMORY=4G
 	timeout=${SKREAP_VM_TIMEOUT:-3600}
-	build_bench
-	bench_kernel "$@"
-	exit
-fi
+	"build_$what"
+	run_alone "$kernel" "$what" "$@"
+	exit ;;
+esac
 quick='' record=''
 if [ "${1:-}" = --record ]; then
 	record=yes

@@ -18,7 +18,8 @@ const HELD: u32 = 0;
 const LET_GO: u32 = 1;
 
 /// Holds up a program of an index whenever it calls one of its global functions, and when that returns, until it is let go,
-/// or for 5 s. The processor that it runs on does nothing else meanwhile. Dropping it ends that.
+/// or for 5 s; or a process whenever it enters a function of the kernel. The processor that it runs on does nothing else
+/// meanwhile. Dropping it ends that.
 #[derive(Debug)]
 pub struct Pause {
     _links: Vec<Link>,
@@ -44,6 +45,40 @@ impl Pause {
         }
         let object = open.load().map_err(load_error)?;
         let links = object.progs_mut().map(|pause| pause.attach().map_err(|e| about(io_error(e))));
+        let links = links.collect::<Result<_, _>>()?;
+        Ok(Self { _links: links, object })
+    }
+
+    /// Attaches it to the start of a function of the kernel, for one process: the first of these that the kernel has.
+    ///
+    /// # Errors
+    /// [`Error::Load`] if this kernel does not let its functions be traced (`EPERM`); [`Error::Object`] if it has none of
+    /// them, or it cannot be attached to.
+    pub fn before(functions: &[&str], process: u32) -> Result<Self, Error> {
+        log::install();
+        drop(log::take_warnings());
+        let about = |source| Error::Object { what: format!("functions {functions:?}"), source };
+        let mut open = ObjectBuilder::default().open_memory(PAUSE_OBJECT).map_err(load_error)?;
+        for mut map in open.maps_mut().filter(|map| map.name().to_string_lossy().ends_with(".rodata")) {
+            let value = map.initial_value_mut().ok_or_else(|| about(io::ErrorKind::NotFound.into()))?;
+            // Its only variable.
+            value[..4].copy_from_slice(&process.to_ne_bytes());
+        }
+        let mut found = false;
+        for mut pause in open.progs_mut() {
+            if pause.name() == OsStr::new("pause_before") {
+                found =
+                    functions.iter().any(|name| pause.set_attach_target(0, Some((*name).to_owned())).is_ok());
+            } else {
+                pause.set_autoload(false);
+            }
+        }
+        if !found {
+            return Err(about(io::ErrorKind::NotFound.into()));
+        }
+        let object = open.load().map_err(load_error)?;
+        let links = object.progs_mut().filter(|pause| pause.name() == OsStr::new("pause_before"));
+        let links = links.map(|pause| pause.attach().map_err(|e| about(io_error(e))));
         let links = links.collect::<Result<_, _>>()?;
         Ok(Self { _links: links, object })
     }
