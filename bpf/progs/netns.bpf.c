@@ -58,12 +58,18 @@ static __always_inline struct netns_entry *entry_at(__u32 i)
 	return &entries[i];
 }
 
-/*
- * Nothing keeps it any more, no socket either; a worker of the kernel takes it off the list some time later.  Kernels
- * without the field open a netns by handle, which tells that.
- */
+/* Since Linux 6.18 */
+struct ns_common___ref {
+	refcount_t __ns_ref;
+} __attribute__((preserve_access_index));
+
+/* Nothing keeps it any more, no socket either; a worker of the kernel takes it off the list some time later. */
 static __always_inline bool is_dead(const struct net *net)
 {
+	const struct ns_common___ref *ns = (const void *)&net->ns;
+
+	if (bpf_core_field_exists(ns->__ns_ref))
+		return !ns->__ns_ref.refs.counter;
 	return bpf_core_field_exists(net->ns.count) && !net->ns.count.refs.counter;
 }
 

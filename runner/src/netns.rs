@@ -55,7 +55,7 @@ struct NsfsHandle {
 /// A way to open a netns of which only cookie and inode number are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// By handle (Linux 6.18): every netns that lives.
+    /// By handle (Linux 6.18): every netns that lives; since 6.19 not one that only sockets keep alive.
     Handle,
     /// Through a process that is in it, or a name under `/run/netns`.
     Shown,
@@ -80,14 +80,14 @@ impl Method {
     }
 }
 
-/// Opens the netns: by handle where the kernel can (6.18), else through a process or a name that shows it, else
+/// Opens the netns: by handle where and when the kernel can (6.18), else through a process or a name that shows it, else
 /// through a socket in it or a descriptor of it.
 ///
 /// The descriptor keeps the netns alive: close it soon.
 ///
 /// # Errors
-/// `ESTALE` if the netns is gone; `ESRCH` if the kernel has no handles, nothing in `/proc` or `/run/netns` leads to it, and
-/// it is still there after 200 ms; otherwise the errno of the open.
+/// `ESTALE` if the netns is gone; `ESRCH` if no handle and nothing in `/proc` or `/run/netns` leads to it, and it is still
+/// there after 200 ms; otherwise the errno of the open.
 pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
     fault::at(Point::NetnsOpen)?;
     match Method::Handle.open(id) {
@@ -107,19 +107,19 @@ pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
         {
             current()
         }
-        // To who may not enter it the kernel says that it is gone.
-        Err(e)
-            if e.raw_os_error() == Some(libc::ESTALE)
-                && !privileges::may_enter_netns()
-                && all::is_there(id) != Some(false) =>
-        {
-            Err(io::Error::from_raw_os_error(libc::EPERM))
+        // So the kernel says to who may not enter it; and, since 6.19, of one that only sockets keep alive.
+        Err(e) if e.raw_os_error() == Some(libc::ESTALE) && all::is_there(id) != Some(false) => {
+            if privileges::may_enter_netns() {
+                open_without_handle(id)
+            } else {
+                Err(io::Error::from_raw_os_error(libc::EPERM))
+            }
         }
         opened => opened,
     }
 }
 
-/// As [`open`], on a kernel that opens no netns by handle.
+/// As [`open`], where no handle opens it.
 ///
 /// # Errors
 /// As [`open`].

@@ -98,8 +98,10 @@ fn netns_that_lives_by_a_socket_in_flight(world: &mut World) -> Result<()> {
     let mut client = world.client("client")?;
     let (id, socket) = in_flight(world, &mut client, udp(1))?;
     ensure!(!netns::shown()?.contains(&id) && listed(id)? == [1, 1]);
-    // It is there, and only a handle leads to it: that is not to be taken for gone.
+    // It is there, and at most a handle leads to it: that is not to be taken for gone.
     ensure!(errno(&netns::open_without_handle(id)) == Some(libc::ESRCH));
+    let expected = if Method::Handle.open(id).is_ok() { None } else { Some(libc::ESRCH) };
+    ensure!(errno(&netns::open(id)) == expected);
     let landed = client.land_flight(socket.handle)?;
     netns::open_without_handle(id)?;
     client.close(landed)?;
@@ -108,22 +110,28 @@ fn netns_that_lives_by_a_socket_in_flight(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// True if this kernel opens netns by handle: nothing else leads to a socket in flight.
-fn has_handles() -> Result<bool> {
-    let here = Netns::current()?;
-    Ok(Method::Handle.open(id_of(&here)).is_ok())
+/// True if a handle opens a netns that only a socket in flight keeps alive, to which nothing else leads: Linux 6.18, and
+/// since 6.19 none does.
+pub fn handles_reach_sockets(world: &World, client: &mut Client) -> Result<bool> {
+    let (id, socket) = in_flight(world, client, udp(3))?;
+    let reached = Method::Handle.open(id).is_ok();
+    let landed = client.land_flight(socket.handle)?;
+    client.close(landed)?;
+    wait_until_gone(id)?;
+    Ok(reached)
 }
 
 fn older_sockets_in_a_netns_that_nothing_shows(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), tcp(1)])?;
     let mut client = world.client("client")?;
+    let reached = handles_reach_sockets(world, &mut client)?;
     let place = world.place(1)?;
     let udp_sockets = connect_many(&mut client, place.clone(), udp(1), 5)?;
     let tcp_sockets = connect_many(&mut client, place, tcp(1), 4)?;
     let id = id_of(world.netns(1));
     world.forget_netns(1)?;
     ensure!(!netns::shown()?.contains(&id));
-    let flight = if has_handles()? { Some(in_flight(world, &mut client, udp(2))?.1) } else { None };
+    let flight = if reached { Some(in_flight(world, &mut client, udp(2))?.1) } else { None };
 
     let mut second = second(world, Config { max_sockets: 8192, buckets: 1024, ..Config::default() })?;
     ensure!(second.index().is_bootstrapped()?);
@@ -146,12 +154,13 @@ fn older_sockets_in_a_netns_that_nothing_shows(world: &mut World) -> Result<()> 
 fn full_index_and_a_netns_that_nothing_shows(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp(2)])?;
     let mut client = world.client("client")?;
+    let reached = handles_reach_sockets(world, &mut client)?;
     connect_many(&mut client, Default::default(), udp(2), 16)?;
     let mut victims = connect_many(&mut client, world.place(1)?, udp(1), 5)?.cookies;
     let id = id_of(world.netns(1));
     world.forget_netns(1)?;
     ensure!(!netns::shown()?.contains(&id) && world.counters()?.dropped_full == 5);
-    let flight = if has_handles()? { Some(in_flight(world, &mut client, udp(1))?.1) } else { None };
+    let flight = if reached { Some(in_flight(world, &mut client, udp(1))?.1) } else { None };
     victims.extend(flight.map(|socket| socket.cookie));
 
     let report = world.reap(udp(1))?;

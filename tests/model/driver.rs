@@ -477,7 +477,7 @@ impl<'a> Driver<'a> {
 
     fn unname(&mut self, netns: u8) -> Result<Option<()>> {
         if self.world.kind().module {
-            // Without the module a socket is named to its netns, which before Linux 6.18 has to be found for that.
+            // Without the module a socket is named to its netns, which has to be found for that (but on Linux 6.18).
             return Ok(None);
         }
         let Some(mut netns) = self.coming.remove(&netns) else { return Ok(None) };
@@ -490,7 +490,7 @@ impl<'a> Driver<'a> {
 
     fn anew(&mut self) -> Result<Option<()>> {
         if self.unnamed || self.world.kind().unconnected == Unconnected::Destroy {
-            // Before Linux 6.18 nobody finds a netns that only a socket in flight is in. And whom an older socket has sent
+            // But on Linux 6.18 nobody finds a netns that only a socket in flight is in. And whom an older socket has sent
             // to is not known to anyone.
             return Ok(None);
         }
