@@ -58,6 +58,9 @@ struct Args {
     /// Seed of what workers do [default: the time]
     #[arg(long)]
     seed: Option<u64>,
+    /// What `skreap serve` is to destroy with, as it takes it
+    #[arg(long, default_value = "auto")]
+    engine: String,
     /// File for the totals as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -235,7 +238,7 @@ fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
     let mut kernel_log = KernelLog::open();
     // Before the hooks, which want to be the last.
     let witness = Witness::attach(cgroup.open()?.as_fd())?;
-    let mut service = Service::start(&cgroup, directory)?;
+    let mut service = Service::start(&cgroup, directory, &args.engine)?;
     let mut talk = Talk::new(directory);
     // Sockets that are opened before the hooks are there would be in no count.
     let status = talk.ask(&json!({"id": "there?", "type": "status"}))?;
@@ -358,7 +361,7 @@ fn churn(
     end: Instant,
     no_kills: bool,
 ) -> Result<Vec<u64>> {
-    let (mut services_killed, mut events_at_kill) = (Vec::new(), 0);
+    let (mut services_killed, mut events_at_kill, mut killed_at_start) = (Vec::new(), 0, false);
     let mut random = all.seed | 1;
     let mut below = |n: u64| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -385,10 +388,11 @@ fn churn(
         }
         if !no_kills && Instant::now() > next_service {
             next_service = soon(below(2 * SERVICE_LIFE_MS));
-            // Some are killed while they start; not all, or on a busy machine none would ever be ready.
+            // Some are killed while they start; never two in a row, or on a busy machine none would ever be ready.
             let events = seen.events.load(Relaxed);
-            if events > events_at_kill || below(4) == 0 {
-                events_at_kill = events;
+            let started = events > events_at_kill;
+            if started || !killed_at_start && below(4) == 0 {
+                (events_at_kill, killed_at_start) = (events, !started);
                 service.kill()?;
                 services_killed.push(sys::now_ns());
             }

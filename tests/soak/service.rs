@@ -20,15 +20,16 @@ pub struct Service {
     child: Child,
     cgroup: PathBuf,
     directory: PathBuf,
+    engine: String,
     bpffs: Bpffs,
 }
 
 impl Service {
-    pub fn start(cgroup: &Cgroup, directory: &Path) -> Result<Self> {
+    pub fn start(cgroup: &Cgroup, directory: &Path, engine: &str) -> Result<Self> {
         let bpffs = Bpffs::create()?;
         let cgroup = cgroup.path().to_owned();
-        let child = spawn(&cgroup, directory, &bpffs)?;
-        Ok(Self { child, cgroup, directory: directory.to_owned(), bpffs })
+        let child = spawn(&cgroup, directory, engine, &bpffs)?;
+        Ok(Self { child, cgroup, directory: directory.to_owned(), engine: engine.to_owned(), bpffs })
     }
 
     pub fn socket(directory: &Path) -> PathBuf {
@@ -39,7 +40,7 @@ impl Service {
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
-        self.child = spawn(&self.cgroup, &self.directory, &self.bpffs)?;
+        self.child = spawn(&self.cgroup, &self.directory, &self.engine, &self.bpffs)?;
         Ok(())
     }
 
@@ -66,7 +67,7 @@ pub fn log(directory: &Path) -> PathBuf {
     directory.join("serve.log")
 }
 
-fn spawn(cgroup: &Path, directory: &Path, bpffs: &Bpffs) -> Result<Child> {
+fn spawn(cgroup: &Path, directory: &Path, engine: &str, bpffs: &Bpffs) -> Result<Child> {
     let log = File::options().create(true).append(true).open(log(directory))?;
     let mut source = std::ffi::OsString::from("unix:");
     source.push(Service::socket(directory));
@@ -74,7 +75,8 @@ fn spawn(cgroup: &Path, directory: &Path, bpffs: &Bpffs) -> Result<Child> {
     let command = env::var_os("SKREAP_COMMAND").unwrap_or_else(|| env!("CARGO_BIN_EXE_skreap").into());
     Command::new(command)
         // Connects are always under way here: to wait for them would leave no time for events.
-        .args(["serve", "--log", "warn", "--max-sockets", "65536", "--recheck-ms", "1", "--cgroup"])
+        .args(["serve", "--log", "warn", "--max-sockets", "65536", "--recheck-ms", "1"])
+        .args(["--engine", engine, "--cgroup"])
         .arg(cgroup)
         .arg("--source")
         .arg(source)

@@ -21,7 +21,8 @@ test_program() {
 	echo "$program"
 }
 
-# The integration tests, the command and the tests of the kfuncs; sets FAULT_TESTS, KERNEL_TESTS, MODEL_TESTS and COMMAND
+# The integration tests, the command and the tests of the kfuncs; sets FAULT_TESTS, KERNEL_TESTS, MODEL_TESTS, SOAK and
+# COMMAND
 build_tests() {
 	# First, as it leaves a command in which faults can happen.
 	case ,${SKREAP_VM_TESTS:-fault}, in *,fault,*)
@@ -29,9 +30,10 @@ build_tests() {
 		FAULT_TESTS=$(test_program fault) ;;
 	esac
 	# An integration test has the programs of its package built too.
-	cargo_static test --package skreap --package skreap-bpf --test kernel --test model --no-run
+	cargo_static test --package skreap --package skreap-bpf --test kernel --test model --test soak --no-run
 	KERNEL_TESTS=$(test_program kernel)
 	MODEL_TESTS=$(test_program model)
+	SOAK=$(test_program soak)
 	COMMAND=$target/$TRIPLE/release/skreap
 	# The libbpf of the kernel tests, which have just been built; the newest if there were several.
 	# shellcheck disable=SC2012 # names made by cargo

@@ -49,7 +49,7 @@ END {
 	print "- tests: `command` is the command from outside, with the module missing, useless, loaded and removed; `kernel` are"
 	print "  the kernel tests with real sockets, processes and namespaces, once for each engine; `kfunc` are the module's own;"
 	print "  `model` are random operations with engine `kfunc`, held against a model of the truth; `fault` has every call into the"
-	print "  kernel fail once with that engine."
+	print "  kernel fail once with that engine; `soak` churns at full speed with events and kills, with that engine too."
 	print ""
 	print "Besides, all tests run natively on the kernel of the machine that runs `make test`. Only x86-64 is tested."
 }

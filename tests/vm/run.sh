@@ -6,7 +6,7 @@
 # tests/vm/run.sh --soak KERNEL [ARGUMENT...]    runs the soak in one of them: --soak 6.12 --minutes 10
 #
 # KERNEL is a name from the table `kernels`; without any, all of it. --quick: of the kernel tests and the faults only
-# those in the list `quick`, and the model for half a minute in one world. Needs the packages listed in `packages`, apt
+# those in the list `quick`, and model and soak for half a minute, the model in one world. Needs the packages listed in `packages`, apt
 # sources with Debian's archive, and root only for modules that are built in a Debian of their own; uses KVM where it
 # works. Results are left in target/vm/KERNEL, which one run at a time has for itself:
 #   console   what the kernel said          verdicts   what the test programs said
@@ -75,7 +75,7 @@ prepare() {
 
 # prepare_debug: the same for the debug kernel, which has all drivers within and takes its time
 prepare_debug() {
-	name=debug TESTS=${SKREAP_VM_TESTS:-command,kernel,kfunc,model,fault} MODULES="" MEMORY=4G slowness=8
+	name=debug TESTS=${SKREAP_VM_TESTS:-command,kernel,kfunc,model,fault,soak} MODULES="" MEMORY=4G slowness=8
 	ENGINES=netlink,iter,diag,diag-filter,index-scan
 	out=$target/vm/$name
 	mkdir -p "$out"
@@ -129,6 +129,16 @@ add_suites() {
 			echo "load_module"
 			echo "suite fault $((1800 * slowness)) /tests/fault $(printf '%s' "${SKREAP_VM_FILTER:-}")"
 			echo "unload_module" ;;
+		soak)
+			[ -n "$MODULE" ] || die "$name: here the soak is run with the module"
+			add_program "$SOAK" soak
+			add_program "$COMMAND" skreap
+			cp "$here/soak.sh" "$root/tests"
+			minutes=2
+			[ -z "$quick" ] || minutes=0.5
+			echo "load_module"
+			echo "suite soak $((300 * slowness)) /tests/soak.sh $minutes"
+			echo "unload_module" ;;
 		kfunc)
 			[ -n "$MODULE" ] || die "$name: the tests of the kfuncs need the module"
 			cp "$target/vm/kfunc/kfunc" "$target/vm/kfunc/kfunc.bpf.o" "$here/kfunc-in-order" "$root/tests"
@@ -138,7 +148,7 @@ add_suites() {
 			cp "$here/command.sh" "$root/tests"
 			[ -z "$MODULE" ] || spoil_module
 			echo "suite command $((1200 * slowness)) /tests/command.sh $ENGINES" ;;
-		*) die "$name: no tests $suite: command, fault, kernel, kfunc or model" ;;
+		*) die "$name: no tests $suite: command, fault, kernel, kfunc, model or soak" ;;
 		esac >>"$root/suites"
 	done
 }
