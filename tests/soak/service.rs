@@ -13,8 +13,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use skreap::lab::{Bpffs, Cgroup};
 
-/// How long an answer may take, restarts included.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an answer may take, restarts included: a start takes a minute where everything is looked at and emulated.
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 pub struct Service {
     child: Child,

@@ -137,7 +137,8 @@ add_suites() {
 			minutes=2
 			[ -z "$quick" ] || minutes=0.5
 			echo "load_module"
-			echo "suite soak $((300 * slowness)) /tests/soak.sh $minutes"
+			# Where a start takes minutes beside the churn, nobody would be there for most of the time.
+			echo "suite soak $((300 * slowness)) /tests/soak.sh --minutes $minutes ${debug:+--no-kills}"
 			echo "unload_module" ;;
 		kfunc)
 			[ -n "$MODULE" ] || die "$name: the tests of the kfuncs need the module"
