@@ -325,9 +325,10 @@ impl<'a> Driver<'a> {
         if socket.protocol == Protocol::Tcp {
             return Ok(None);
         }
-        let (client, cookie, addr) = (socket.client, socket.cookie, to.addr(socket.family));
+        let (client, cookie, family) = (socket.client, socket.cookie, socket.family);
+        let addr = to.addr(family);
         let errno = errno(self.world.client(client)?.send_to(handle, addr, b"hello"))?;
-        self.truth.sent_to(cookie, addr, errno);
+        self.truth.sent_to(cookie, family, addr, errno);
         Ok(Some(()))
     }
 
@@ -336,16 +337,16 @@ impl<'a> Driver<'a> {
         if socket.protocol == Protocol::Tcp {
             return Ok(None);
         }
-        let (client, cookie) = (socket.client, socket.cookie);
-        let addrs: Vec<SocketAddr> = to.iter().map(|to| to.addr(socket.family)).collect();
+        let (client, cookie, family) = (socket.client, socket.cookie, socket.family);
+        let addrs: Vec<SocketAddr> = to.iter().map(|to| to.addr(family)).collect();
         let op = LabOp::SendToMany { socket: handle, addrs: addrs.clone(), payload: b"hello".to_vec() };
         let reply = self.world.client(client)?.call(&op)?;
         let Reply::SentMany { sent, first_error } = reply else { bail!("not sent: {reply:?}") };
         for addr in addrs.iter().take(sent as usize) {
-            self.truth.sent_to(cookie, *addr, 0);
+            self.truth.sent_to(cookie, family, *addr, 0);
         }
         if let (Some(error), Some(addr)) = (first_error, addrs.get(sent as usize)) {
-            self.truth.sent_to(cookie, *addr, error.errno);
+            self.truth.sent_to(cookie, family, *addr, error.errno);
         }
         Ok(Some(()))
     }

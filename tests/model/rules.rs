@@ -102,15 +102,17 @@ fn senders_are_victims_if_wanted() -> Result<()> {
     for (policy, wanted) in [(Unconnected::Preserve, 0), (Unconnected::Destroy, 1)] {
         let mut truth = Truth::new(policy);
         truth.opened(SOCKET, Protocol::Udp, Role::Client, false);
-        truth.sent_to(SOCKET, Place::A.addr(), libc::EPIPE);
-        truth.sent_to(SOCKET, Place::B.addr(), libc::EAFNOSUPPORT);
+        truth.sent_to(SOCKET, Family::V4, Place::A.addr(), libc::EPIPE);
+        truth.sent_to(SOCKET, Family::V4, Place::B.addr(), libc::EAFNOSUPPORT);
         ensure!(victims(&truth, Protocol::Udp, Place::A)?.len() == wanted);
         ensure!(victims(&truth, Protocol::Udp, Place::B)?.is_empty(), "never left");
+        truth.sent_to(SOCKET, Family::V6, Place::D.addr(), libc::EAFNOSUPPORT);
+        ensure!(victims(&truth, Protocol::Udp, Place::D)?.len() == wanted, "found out too late");
         truth.connected(SOCKET, Place::B.addr(), 0);
         ensure!(victims(&truth, Protocol::Udp, Place::A)?.is_empty(), "connected elsewhere");
         truth.disconnected(SOCKET, 0);
         ensure!(victims(&truth, Protocol::Udp, Place::A)?.is_empty(), "has no port");
-        truth.sent_to(SOCKET, Place::C.addr(), 0);
+        truth.sent_to(SOCKET, Family::V4, Place::C.addr(), 0);
         ensure!(victims(&truth, Protocol::Udp, Place::A)?.len() == wanted, "has a port again");
     }
     Ok(())

@@ -149,13 +149,15 @@ impl Truth {
     }
 
     /// `sendto(2)`. It is noted before the kernel looks whether the datagram can leave, unless the address does not
-    /// fit the socket at all.
-    pub fn sent_to(&mut self, cookie: u64, to: SocketAddr, errno: Errno) {
+    /// fit the socket at all. An IPv6 socket that has taken an IPv4 address at its own end finds only later that an IPv6
+    /// address does not go with that.
+    pub fn sent_to(&mut self, cookie: u64, family: Family, to: SocketAddr, errno: Errno) {
         let to = canonical(to);
+        let fits = errno != libc::EINVAL && (errno != libc::EAFNOSUPPORT || family == Family::V6);
         self.change(cookie, |socket| {
             if socket.protocol == Protocol::Udp {
                 socket.port = true;
-                if !matches!(errno, libc::EAFNOSUPPORT | libc::EINVAL) {
+                if fits {
                     socket.sent.insert(to);
                 }
             }
