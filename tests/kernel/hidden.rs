@@ -81,7 +81,7 @@ fn netns_that_lives_by_a_descriptor(world: &mut World) -> Result<()> {
 }
 
 /// Puts a socket that is connected to the backend on its way over a unix socket, in a netns that has nothing else.
-fn in_flight(
+pub fn in_flight(
     world: &World,
     client: &mut Client,
     backend: skreap::core::Backend,

@@ -16,7 +16,7 @@ use skreap::netns::{Method, NetnsId};
 use skreap::sock_diag::{DiagSockets, Verdict};
 
 use crate::case::{Case, case};
-use crate::hidden::{handles_reach_sockets, id_of};
+use crate::hidden::{handles_reach_sockets, in_flight};
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
 
@@ -39,12 +39,7 @@ fn socket_in_flight(world: &mut World) -> Result<()> {
     let reached = handles_reach_sockets(world, &mut client)?;
     let in_place = world.reaper().engine() == EngineName::Kfunc;
     let stays = connect(&mut client, udp(1))?;
-    let mut netns = world.fresh_netns("flight", udp(1).addr())?;
-    let id = id_of(&netns);
-    let spec = spec_for(udp(2)).inside(netns.reference()?);
-    let away = open_to(&mut client, spec, udp(1).socket_addr())?;
-    client.start_flight(away.handle)?;
-    netns.forget_name()?;
+    let (id, away) = in_flight(world, &mut client, udp(1))?;
     for method in [Method::Shown, Method::Descriptor] {
         ensure!(gave_up(&method.open(id)), "{method:?} leads to it");
     }

@@ -6,9 +6,9 @@
 # tests/vm/run.sh --soak KERNEL [ARGUMENT...]    runs the soak in one of them: --soak 6.12 --minutes 10
 #
 # KERNEL is a name from the table `kernels`; without any, all of it. --quick: of the kernel tests and the faults only
-# those in the list `quick`, and model and soak for half a minute, the model in one world. Needs the packages listed in `packages`, apt
-# sources with Debian's archive, and root only for modules that are built in a Debian of their own; uses KVM where it
-# works. Results are left in target/vm/KERNEL, which one run at a time has for itself:
+# those in the list `quick`, and model and soak for half a minute, the model in one world. Needs the packages listed in
+# `packages`, apt sources with Debian's archive, and root only for modules that are built in a Debian of their own; uses
+# KVM where it works. Results are left in target/vm/KERNEL, which one run at a time has for itself:
 #   console   what the kernel said          verdicts   what the test programs said
 #   stderr    what else they said           result     a verdict for each test
 #   bench/    what skreap-bench wrote       soak/      the totals of the soak

@@ -160,11 +160,11 @@ impl Destroyer {
             if unsettled.len() < there.len() {
                 continue;
             }
-            let (unreached, there): (Vec<_>, Vec<_>) =
+            let (unreached, not_found): (Vec<_>, Vec<_>) =
                 unsettled.into_iter().partition(Unsettled::is_unreached);
             // Without a local port it is in no hash: neither an id nor an iterator reaches it.
             let (portless, unnamed): (Vec<_>, Vec<_>) =
-                there.into_iter().partition(|u| u.victim.sport() == 0);
+                not_found.into_iter().partition(|u| u.victim.sport() == 0);
             portless.iter().for_each(|u| u.fail(outcome));
             settle_by_cookie(outcome, &unnamed);
             if progress.elapsed() >= DYING {
