@@ -16,9 +16,9 @@ configure() {
 # fetch_debug_kernel: sets RELEASE and KERNEL as find_kernel and fetch_kernel do; apt must see its suites
 fetch_debug_kernel() {
 	source=linux-source-$DEBUG_OF
-	# Another configuration is another kernel.
+	# Another configuration is another kernel. No "=" in the path: the kernel's Makefiles would take it for a variable's.
 	config=$(sha256sum "$here/debug/config" | cut -c 1-12)
-	KERNEL=$CACHE/debug/$source=$(candidate_of "$source")-$config
+	KERNEL=$CACHE/debug/${source}_$(candidate_of "$source")-$config
 	if [ ! -e "$KERNEL/.ready" ]; then
 		echo "building $source for debugging in $KERNEL, which takes a while" >&2
 		rm -rf "$KERNEL"

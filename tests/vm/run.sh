@@ -138,7 +138,7 @@ add_suites() {
 			[ -z "$quick" ] || minutes=0.5
 			echo "load_module"
 			# Where a start takes minutes beside the churn, nobody would be there for most of the time.
-			echo "suite soak $((300 * slowness)) /tests/soak.sh --minutes $minutes ${debug:+--no-kills}"
+			echo "suite soak $((600 * slowness)) /tests/soak.sh --minutes $minutes ${debug:+--no-kills}"
 			echo "unload_module" ;;
 		kfunc)
 			[ -n "$MODULE" ] || die "$name: the tests of the kfuncs need the module"
