@@ -19,6 +19,8 @@ const KEEP: Duration = Duration::from_secs(10);
 const NOTHING_LEADS_THERE: i32 = libc::ESRCH;
 /// How long such a netns may go on without losing a socket until it counts as one that lives.
 const DYING: Duration = Duration::from_millis(50);
+/// How often it must have been looked at in that time: on a slow machine one look takes as long.
+const DYING_LOOKS: u32 = 4;
 const DYING_STEP: Duration = Duration::from_millis(2);
 
 /// Diag sockets, and what is used again from one target to the next.
@@ -129,7 +131,7 @@ impl Destroyer {
         mut unsettled: Vec<Unsettled>,
         mut again: impl FnMut(&mut DiagSockets, &mut Vec<Victim>) -> Result<(), EngineError>,
     ) {
-        let mut progress = Instant::now();
+        let (mut progress, mut looks) = (Instant::now(), 0);
         while !unsettled.is_empty() {
             if unsettled.iter().any(Unsettled::is_unreached) {
                 thread::sleep(DYING_STEP);
@@ -153,8 +155,9 @@ impl Destroyer {
                     outcome.skipped.gone += 1;
                 }
             }
+            looks += 1;
             if there.len() < asked.len() {
-                progress = Instant::now();
+                (progress, looks) = (Instant::now(), 0);
             }
             unsettled = self.destroy(victims, outcome);
             if unsettled.len() < there.len() {
@@ -167,7 +170,7 @@ impl Destroyer {
                 not_found.into_iter().partition(|u| u.victim.sport() == 0);
             portless.iter().for_each(|u| u.fail(outcome));
             settle_by_cookie(outcome, &unnamed);
-            if progress.elapsed() >= DYING {
+            if looks >= DYING_LOOKS && progress.elapsed() >= DYING {
                 unreached.iter().for_each(|u| u.fail(outcome));
                 return;
             }
