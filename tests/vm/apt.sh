@@ -33,9 +33,9 @@ use_suites() {
 	use_machine
 	state=$CACHE/apt/$(echo "$*" | tr ' ' ,)
 	mkdir -p "$state/lists/partial" "$state/archives/partial"
-	sources_of "$@" >"$state/sources.list.new" || return 1
-	cmp -s "$state/sources.list.new" "$state/sources.list" || rm -f "$state/updated"
-	mv "$state/sources.list.new" "$state/sources.list"
+	sources_of "$@" >"$state/sources.list.$$" || return 1
+	cmp -s "$state/sources.list.$$" "$state/sources.list" || rm -f "$state/updated"
+	mv "$state/sources.list.$$" "$state/sources.list"
 	cat >"$state/apt.conf" <<-END
 		Dir::Etc::sourcelist "$state/sources.list";
 		Dir::Etc::sourceparts "/dev/null";

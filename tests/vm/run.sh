@@ -59,6 +59,14 @@ require_packages() {
 	[ -z "$missing" ] || die "missing Debian packages: $missing(make deps-vm installs them)"
 }
 
+# claim_results NAME: makes $out, which is this run's until its shell ends
+claim_results() {
+	out=$target/vm/$1
+	mkdir -p "$out"
+	exec 9>"$out/lock"
+	flock --nonblock 9 || die "$out is in use by another run: set CARGO_TARGET_DIR for this one"
+}
+
 # prepare NAME: reads its row, gets kernel and module; sets TESTS and ENGINES too
 prepare() {
 	row=$(sed '/^#/d' "$here/kernels" | grep "^$1 ") || die "no kernel $1 in $here/kernels"
@@ -66,8 +74,7 @@ prepare() {
 	set -- $row
 	[ $# -eq 6 ] || die "not six columns in $here/kernels: $row"
 	name=$1 suites=$(echo "$2" | tr , ' ') TESTS=${SKREAP_VM_TESTS:-$5} ENGINES=$6
-	out=$target/vm/$name
-	mkdir -p "$out"
+	claim_results "$name"
 	# shellcheck disable=SC2086 # a list
 	use_suites $suites && find_kernel "$3" && fetch_kernel && build_module "$4" $suites || return 1
 	use_machine
@@ -77,8 +84,7 @@ prepare() {
 prepare_debug() {
 	name=debug TESTS=${SKREAP_VM_TESTS:-command,kernel,kfunc,model,fault,soak} MODULES="" MEMORY=4G slowness=8
 	ENGINES=netlink,iter,diag,diag-filter,index-scan
-	out=$target/vm/$name
-	mkdir -p "$out"
+	claim_results "$name"
 	# shellcheck disable=SC2046 # a list
 	use_suites $(sed -n "s/^$DEBUG_OF  *\([^ ]*\) .*/\1/p" "$here/kernels" | tr , ' ') &&
 		fetch_debug_kernel && build_module make || return 1
