@@ -1,6 +1,7 @@
 #!/bin/sh
 # command.sh ENGINES [--list]   tests the command in the machine: what it says about this kernel and about the module
 #
+# DEMO_SIZE: options of the demo, where the machine is slow
 # ENGINES: those that must work here, the one that `auto` takes first; none: the command must refuse.
 # shellcheck disable=SC2317,SC2086 # the tests are called by name; no path here has a space
 
@@ -55,7 +56,7 @@ all_engines_start() {
 }
 
 demo_destroys_exactly_the_clients_of_the_backend() {
-	expect 0 $skreap demo
+	expect 0 $skreap demo ${DEMO_SIZE:-}
 }
 
 # ---- a kernel that has not ----

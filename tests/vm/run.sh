@@ -154,6 +154,7 @@ add_suites() {
 			add_program "$COMMAND" skreap
 			cp "$here/command.sh" "$root/tests"
 			[ -z "$MODULE" ] || spoil_module
+			[ -z "$debug" ] || echo "export DEMO_SIZE='--sockets 480 --rounds 4'"
 			echo "suite command $((1200 * slowness)) /tests/command.sh $ENGINES" ;;
 		*) die "$name: no tests $suite: command, fault, kernel, kfunc, model or soak" ;;
 		esac >>"$root/suites"

@@ -11,7 +11,7 @@ use crate::lab::{
 use crate::source::Stop;
 
 /// How long handshakes and single answers may take.
-pub(super) const PATIENCE_MS: u64 = 10_000;
+pub(super) const PATIENCE_MS: u64 = 30_000;
 
 /// Starts a server: a process that answers on all services of its address, in every netns.
 fn start_server(server: usize, netns: &[Netns]) -> anyhow::Result<Client> {
