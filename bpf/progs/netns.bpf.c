@@ -23,7 +23,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 struct netns_entry {
 	__u64 cookie;
 	__u32 inum;
-	__u32 padding;
+	__u32 references;
 };
 
 struct netns_entry entries[LISTED_MAX] SEC(".bss.entries");
@@ -63,29 +63,33 @@ struct ns_common___ref {
 	refcount_t __ns_ref;
 } __attribute__((preserve_access_index));
 
-/* Nothing keeps it any more, no socket either; a worker of the kernel takes it off the list some time later. */
-static __always_inline bool is_dead(const struct net *net)
+/* What keeps it: processes, names, descriptors and sockets.  0: nothing does any more, and a worker of the kernel
+ * takes it off the list some time later. */
+static __always_inline __u32 references(const struct net *net)
 {
 	const struct ns_common___ref *ns = (const void *)&net->ns;
 
 	if (bpf_core_field_exists(ns->__ns_ref))
-		return !ns->__ns_ref.refs.counter;
-	return bpf_core_field_exists(net->ns.count) && !net->ns.count.refs.counter;
+		return ns->__ns_ref.refs.counter;
+	/* Where it is kept elsewhere, each counts as kept. */
+	return bpf_core_field_exists(net->ns.count) ? net->ns.count.refs.counter : 1;
 }
 
 /* False: there is no room for it. */
 static __always_inline bool put(const struct net *net)
 {
 	__u64 cookie = net->net_cookie;
+	__u32 refs = references(net);
 	struct netns_entry *entry;
 
-	if (cookie % state.parts != state.part)
+	if (!refs || cookie % state.parts != state.part)
 		return true;
 	entry = entry_at(state.listed);
 	if (!entry)
 		return false;
 	entry->cookie = cookie;
 	entry->inum = net->ns.inum;
+	entry->references = refs;
 	state.listed++;
 	return true;
 }
@@ -98,7 +102,7 @@ static __always_inline bool walk_list(void)
 	bpf_for(step, 0, STEPS_MAX) {
 		const struct net *net = net_of(state.at);
 
-		if ((__u64)net->ns.ops == state.ops && !is_dead(net) && !put(net))
+		if ((__u64)net->ns.ops == state.ops && !put(net))
 			return false;
 		state.at = (__u64)net->list.next;
 		if (!state.at)

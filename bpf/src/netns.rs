@@ -25,6 +25,8 @@ pub struct NetnsEntry {
     pub cookie: u64,
     /// Inode number in nsfs.
     pub inum: u32,
+    /// What keeps it: processes, names, descriptors, and the sockets of programs. At least 1.
+    pub references: u32,
 }
 
 /// Lists the netns that the kernel has, whatever keeps them alive: also those that no process is in and no name
@@ -98,7 +100,11 @@ impl NetnsList {
         let mut entries: Vec<netns_types::netns_entry> = Vec::new();
         // SAFETY: an entry is made of integers.
         unsafe { self.entries.copy_to(0, ctx.listed as usize, &mut entries) }.map_err(error)?;
-        all.extend(entries.iter().map(|e| NetnsEntry { cookie: e.cookie, inum: e.inum }));
+        all.extend(entries.iter().map(|e| NetnsEntry {
+            cookie: e.cookie,
+            inum: e.inum,
+            references: e.references,
+        }));
         Ok(ctx.whole != 0)
     }
 }

@@ -20,6 +20,7 @@ use skreap_bpf::socket_option;
 
 use crate::privileges;
 
+use all::Listed;
 pub use all::{Everywhere, everywhere};
 
 /// Identity of a netns, as the walk reads it from a socket.
@@ -31,8 +32,11 @@ pub struct NetnsId {
     pub inum: u32,
 }
 
-/// How long a netns may be there when nothing leads to it any more: the last process closes its sockets after it has left.
+/// How long a netns may be there, and lose nothing that keeps it, when nothing leads to it any more: the last process
+/// closes its sockets after it has left.
 const DYING: Duration = Duration::from_millis(200);
+/// How long at all: an event waits for this.
+const DYING_MAX: Duration = Duration::from_secs(5);
 const DYING_STEP: Duration = Duration::from_millis(2);
 
 /// `FD_NSFS_ROOT` (linux/fcntl.h, since 6.18): stands for the root of nsfs in open_by_handle_at(2).
@@ -87,7 +91,7 @@ impl Method {
 ///
 /// # Errors
 /// `ESTALE` if the netns is gone; `ESRCH` if no handle and nothing in `/proc` or `/run/netns` leads to it, and it is still
-/// there after 200 ms; otherwise the errno of the open.
+/// there when it has lost nothing that keeps it for 200 ms, or after 5 s; otherwise the errno of the open.
 pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
     fault::at(Point::NetnsOpen)?;
     match Method::Handle.open(id) {
@@ -108,7 +112,7 @@ pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
             current()
         }
         // So the kernel says to who may not enter it; and, since 6.19, of one that only sockets keep alive.
-        Err(e) if e.raw_os_error() == Some(libc::ESTALE) && all::is_there(id) != Some(false) => {
+        Err(e) if e.raw_os_error() == Some(libc::ESTALE) && all::look_for(id) != Listed::Gone => {
             if privileges::may_enter_netns() {
                 open_without_handle(id)
             } else {
@@ -132,12 +136,20 @@ pub fn open_without_handle(id: NetnsId) -> io::Result<OwnedFd> {
     }
     // What nothing leads to is mostly gone, and its sockets with it, or about to go; but it may be out of reach.
     let begin = Instant::now();
+    let (mut fewest, mut since) = (u32::MAX, begin);
     loop {
-        match all::is_there(id) {
-            Some(false) => return Err(io::Error::from_raw_os_error(libc::ESTALE)),
-            Some(true) if begin.elapsed() < DYING => thread::sleep(DYING_STEP),
-            _ => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        match all::look_for(id) {
+            Listed::Gone => return Err(io::Error::from_raw_os_error(libc::ESTALE)),
+            Listed::Unknown => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
+            Listed::There { references } if references < fewest => {
+                (fewest, since) = (references, Instant::now())
+            }
+            Listed::There { .. } => {}
         }
+        if since.elapsed() >= DYING || begin.elapsed() >= DYING_MAX {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        thread::sleep(DYING_STEP);
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use skreap_bpf::NetnsList;
+use skreap_bpf::{NetnsEntry, NetnsList};
 
 use super::{NetnsId, shown};
 
@@ -58,21 +58,40 @@ impl Reader {
 /// The errno of reading `/proc`, where the kernel's list cannot be read.
 pub fn everywhere() -> io::Result<Everywhere> {
     match kernel_list() {
-        Some(netns) => Ok(Everywhere { netns, whole: true }),
+        Some(netns) => {
+            let netns = netns.iter().map(|netns| NetnsId { cookie: netns.cookie, inum: netns.inum });
+            Ok(Everywhere { netns: netns.collect(), whole: true })
+        }
         None => Ok(Everywhere { netns: shown()?, whole: false }),
     }
 }
 
-/// Whether the netns is still there; `None` if the kernel's list cannot be read.
-pub(super) fn is_there(id: NetnsId) -> Option<bool> {
-    Some(kernel_list()?.iter().any(|netns| netns.cookie == id.cookie))
+/// What the kernel's list says of a netns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Listed {
+    Gone,
+    /// What keeps it, see [`NetnsEntry::references`].
+    There {
+        references: u32,
+    },
+    /// The list cannot be read.
+    Unknown,
 }
 
-fn kernel_list() -> Option<Vec<NetnsId>> {
+/// Whether the netns is still there.
+pub(super) fn look_for(id: NetnsId) -> Listed {
+    let Some(list) = kernel_list() else {
+        return Listed::Unknown;
+    };
+    match list.iter().find(|netns| netns.cookie == id.cookie) {
+        Some(netns) => Listed::There { references: netns.references },
+        None => Listed::Gone,
+    }
+}
+
+fn kernel_list() -> Option<Vec<NetnsEntry>> {
     match LIST.lock().get()?.read() {
-        Ok(netns) => {
-            Some(netns.iter().map(|netns| NetnsId { cookie: netns.cookie, inum: netns.inum }).collect())
-        }
+        Ok(netns) => Some(netns),
         Err(e) => {
             tracing::warn!("cannot list all netns: {e}");
             None
