@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Serialize;
 use skreap_bpf::hooks::Hooks;
 use skreap_bpf::order::{Hook, Order};
-use skreap_bpf::{Config, Index};
+use skreap_bpf::{Config, Index, WalkCounts};
 use skreap_core::{Target, Unconnected};
 
 use crate::cgroup;
@@ -206,12 +206,35 @@ pub(crate) fn iterator_destroy() -> Result<String, Missing> {
     }
 }
 
+/// How many sockets the index of a trial has room for: this process may share its cgroup with busy ones, whose sockets
+/// are recorded meanwhile as well.
+const TRIAL_SOCKETS: u32 = 8192;
+/// How often a trial is begun anew if they were too many.
+const TRIALS: u32 = 3;
+
 /// Destroys a private socket in the walk of an index of its own, whose hooks see this process's cgroup for a
 /// moment.
 pub(crate) fn lock_taking_kfunc() -> Result<String, Missing> {
-    let failed = |e: &dyn std::fmt::Display| Missing { detail: format!("trial destroy in a walk: {e}") };
     let found = skreap_bpf::module::look().map_err(|e| Missing { detail: e.to_string() })?;
-    let config = Config { max_sockets: 64, buckets: 1, hold: true, ..Config::default() };
+    let mut trials = 0;
+    loop {
+        let (destroyed, counts) = destroy_in_walk()?;
+        trials += 1;
+        if destroyed {
+            return Ok(format!("{found}: a walk destroyed a private UDP socket"));
+        }
+        if !counts.incomplete_full || trials == TRIALS {
+            return missing(format!(
+                "{found} is there, but a walk did not destroy a private UDP socket: {counts:?}"
+            ));
+        }
+    }
+}
+
+/// True if the walk has destroyed the socket.
+fn destroy_in_walk() -> Result<(bool, WalkCounts), Missing> {
+    let failed = |e: &dyn std::fmt::Display| Missing { detail: format!("trial destroy in a walk: {e}") };
+    let config = Config { max_sockets: TRIAL_SOCKETS, buckets: 1024, hold: true, ..Config::default() };
     let index = Index::load(&config).map_err(|e| failed(&e))?;
     index.can_destroy().map_err(|e| Missing { detail: e.to_string() })?;
     let cgroup = cgroup::own().and_then(|path| cgroup::open(&path)).map_err(|e| failed(&e))?;
@@ -229,9 +252,5 @@ pub(crate) fn lock_taking_kfunc() -> Result<String, Missing> {
         .and_then(|mut walker| walker.destroy(&target, 0, false, &mut Vec::new()))
         .map_err(|e| failed(&e))?;
     drop(hooks);
-    if counts.destroyed == 1 && was_destroyed(&socket) {
-        Ok(format!("{found}: a walk destroyed a private UDP socket"))
-    } else {
-        missing(format!("{found} is there, but a walk did not destroy a private UDP socket: {counts:?}"))
-    }
+    Ok((counts.destroyed == 1 && was_destroyed(&socket), counts))
 }
