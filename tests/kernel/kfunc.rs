@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::UdpSocket;
 use std::os::fd::AsFd as _;
 use std::panic::resume_unwind;
 use std::path::Path;
@@ -36,7 +35,6 @@ pub fn cases() -> Vec<Case> {
         case!(older_sockets_are_held).only(EngineName::Kfunc),
         case!(references_outlive_the_process).only(EngineName::Kfunc),
         case!(module_stays_while_in_use).only(EngineName::Kfunc),
-        case!(trial_works_beside_busy_neighbours).only(EngineName::Kfunc),
     ]
 }
 
@@ -402,37 +400,6 @@ fn module_stays_while_in_use(_: &mut World) -> Result<()> {
     let ret = unsafe { libc::syscall(libc::SYS_delete_module, c"skreap".as_ptr(), libc::O_NONBLOCK) };
     let error = std::io::Error::last_os_error();
     ensure!(ret == -1 && error.raw_os_error() == Some(libc::EAGAIN), "rmmod: {ret}, {error}");
-    Ok(())
-}
-
-/// Others connect hundreds of sockets in the cgroup of this process while it tries out what the module can do.
-fn trial_works_beside_busy_neighbours(_: &mut World) -> Result<()> {
-    const THREADS: usize = 4;
-    const SOCKETS: usize = 500;
-    let stop = AtomicBool::new(false);
-    let connected = AtomicU64::new(0);
-    let decision = thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    let mut open = Vec::new();
-                    while open.len() < SOCKETS && !stop.load(Ordering::Relaxed) {
-                        let Ok(socket) = UdpSocket::bind("127.0.0.1:0") else { break };
-                        if socket.connect("127.0.0.1:9").is_ok() {
-                            connected.fetch_add(1, Ordering::Relaxed);
-                        }
-                        open.push(socket);
-                    }
-                }
-            });
-        }
-        let decision = skreap::choice::decide();
-        stop.store(true, Ordering::Relaxed);
-        decision
-    });
-    let connected = connected.into_inner();
-    ensure!(connected > SOCKETS as u64, "only {connected} were connected meanwhile");
-    ensure!(decision.engine == Some(EngineName::Kfunc), "{}", decision.why);
     Ok(())
 }
 
