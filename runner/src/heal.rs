@@ -19,7 +19,7 @@ use skreap_bpf::{Index, Marker, Marks};
 
 use crate::bootstrap::{self, Bootstrapped};
 use crate::engine::EngineError;
-use crate::order::wait_for_hooks;
+use crate::rcu;
 
 /// How long a `connect()` may be on its way from the hook to its effect. It is a few microseconds of one system call;
 /// a UDP connect may have to wait for the lock of its socket besides.
@@ -73,7 +73,8 @@ impl Healer {
     pub fn run(&mut self) -> Result<Healed, EngineError> {
         let before = self.index.marks()?;
         self.marker.turn()?;
-        wait_for_hooks();
+        // A hook that has begun before the turn is through after it.
+        rcu::grace_period_or_pause();
         thread::sleep(self.settle);
         let found = bootstrap::run(&self.index, &self.cgroup)?;
         if found.whole() {

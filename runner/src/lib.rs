@@ -33,6 +33,7 @@ mod observer;
 pub mod order;
 pub mod privileges;
 pub mod probe;
+mod rcu;
 mod reaper;
 mod recheck;
 mod reconcile;

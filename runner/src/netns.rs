@@ -19,6 +19,7 @@ use skreap_bpf::fault::{self, Point};
 use skreap_bpf::socket_option;
 
 use crate::privileges;
+use crate::rcu;
 
 use all::Listed;
 pub use all::{Everywhere, everywhere};
@@ -33,7 +34,7 @@ pub struct NetnsId {
 }
 
 /// How long a netns may be there, and lose nothing that keeps it, when nothing leads to it any more: the last process
-/// closes its sockets after it has left.
+/// closes its sockets after it has left. And one grace period: a closed socket keeps its netns for as long.
 const DYING: Duration = Duration::from_millis(200);
 /// How long at all: an event waits for this.
 const DYING_MAX: Duration = Duration::from_secs(5);
@@ -91,7 +92,8 @@ impl Method {
 ///
 /// # Errors
 /// `ESTALE` if the netns is gone; `ESRCH` if no handle and nothing in `/proc` or `/run/netns` leads to it, and it is still
-/// there when it has lost nothing that keeps it for 200 ms, or after 5 s; otherwise the errno of the open.
+/// there when it has lost nothing that keeps it for 200 ms and an RCU grace period, or after 5 s; otherwise the errno of
+/// the open.
 pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
     fault::at(Point::NetnsOpen)?;
     match Method::Handle.open(id) {
@@ -136,20 +138,25 @@ pub fn open_without_handle(id: NetnsId) -> io::Result<OwnedFd> {
     }
     // What nothing leads to is mostly gone, and its sockets with it, or about to go; but it may be out of reach.
     let begin = Instant::now();
-    let (mut fewest, mut since) = (u32::MAX, begin);
+    let (mut fewest, mut since, mut settled) = (u32::MAX, begin, false);
     loop {
         match all::look_for(id) {
             Listed::Gone => return Err(io::Error::from_raw_os_error(libc::ESTALE)),
             Listed::Unknown => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
             Listed::There { references } if references < fewest => {
-                (fewest, since) = (references, Instant::now())
+                (fewest, since, settled) = (references, Instant::now(), false);
+            }
+            Listed::There { .. } if settled || begin.elapsed() >= DYING_MAX => {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
             Listed::There { .. } => {}
         }
-        if since.elapsed() >= DYING || begin.elapsed() >= DYING_MAX {
-            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        if since.elapsed() >= DYING {
+            rcu::grace_period_or_pause();
+            settled = true;
+        } else {
+            thread::sleep(DYING_STEP);
         }
-        thread::sleep(DYING_STEP);
     }
 }
 

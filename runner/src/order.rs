@@ -10,16 +10,15 @@ use std::fs::File;
 use std::io;
 use std::mem::replace;
 use std::os::fd::AsFd as _;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use skreap_bpf::fault::{self, Point};
 use skreap_bpf::hooks::Hooks;
 use skreap_bpf::order::{Hook, Mark, Order, Program};
 use skreap_bpf::{Index, Rekeyed, Rekeyer, Relation};
 
 use crate::observer::Observer;
 use crate::privileges;
+use crate::rcu;
 use crate::status::OrderStatus;
 
 /// How often the hooks are moved at most: this many times in [`WINDOW`]. Another agent may want to be last too,
@@ -196,8 +195,8 @@ impl OrderKeeper {
         self.status.last = behind == 0 && !blind;
         self.waiting = waiting;
         self.blind = blind;
-        // A hook that was on its way in the old order is through when this returns.
-        wait_for_hooks();
+        // A hook that was on its way in the old order is through after it: the kernel runs them in RCU sections.
+        rcu::grace_period_or_pause();
         self.look_over(observer)
     }
 
@@ -301,19 +300,4 @@ fn report(done: Result<(), skreap_bpf::Error>) -> bool {
         tracing::error!("cannot look over the index after a change of the order of the hooks: {e}");
     }
     done.is_ok()
-}
-
-/// Returns when every hook that was running when it was called has ended: the kernel runs them in RCU sections, and
-/// this waits for a grace period (some milliseconds).
-pub(crate) fn wait_for_hooks() {
-    /// `MEMBARRIER_CMD_GLOBAL` (linux/membarrier.h).
-    const GLOBAL: libc::c_int = 1;
-    /// Longer than a hook can run.
-    const LONG: Duration = Duration::from_millis(50);
-    // SAFETY: membarrier takes no pointers.
-    let call = || unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
-    if fault::at(Point::Membarrier).map_or(-1, |()| call()) != 0 {
-        // Not offered on kernels with nohz_full.
-        thread::sleep(LONG);
-    }
 }

@@ -8,11 +8,11 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use skreap_bpf::fault::{self, Point};
 use skreap_bpf::{InFlight, Walker};
 use skreap_core::Target;
 
 use crate::engine::EngineError;
+use crate::rcu;
 
 /// What a walk for connects under way has found.
 #[derive(Debug, Default)]
@@ -26,22 +26,15 @@ pub(crate) struct Found {
 /// The first pause; each one after is twice as long.
 pub(crate) const FIRST_PAUSE: Duration = Duration::from_micros(200);
 
-/// Waits until every hook that runs now has ended: membarrier(2) is an RCU grace period.
+/// Waits until every hook that runs now has ended: the kernel runs them in RCU sections.
 ///
 /// # Errors
 /// [`EngineError::Io`], with `EINVAL` on a kernel that runs with nohz_full.
 pub(crate) fn grace_period() -> Result<(), EngineError> {
-    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
-    let error = |source| EngineError::Io {
+    rcu::grace_period().map_err(|source| EngineError::Io {
         what: "cannot wait for an RCU grace period (membarrier)".to_owned(),
         source,
-    };
-    fault::at(Point::Membarrier).map_err(error)?;
-    // SAFETY: membarrier takes no pointers.
-    match unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } {
-        0 => Ok(()),
-        _ => Err(error(std::io::Error::last_os_error())),
-    }
+    })
 }
 
 /// The sockets that may be connecting to the target now, and begins to watch them.

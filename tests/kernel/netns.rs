@@ -94,15 +94,20 @@ fn netns_that_dies_meanwhile(world: &mut World) -> Result<()> {
     const ROUNDS: u32 = 200;
     const SOCKETS: u32 = 1000;
     const STEP: Duration = Duration::from_micros(250);
+    const LEAD_MAX: i32 = 4000;
     let (mut destroyed, mut gone) = (0, 0);
-    let mut delay = Duration::ZERO;
+    // How many steps the event comes before the kill; below 0, after it.
+    let mut lead = 0_i32;
     for round in 0..ROUNDS {
         let netns = world.fresh_netns(&format!("dying{round}"), udp(1).addr())?;
         let mut client = world.client_at("dying", &netns)?;
         connect_many(&mut client, Default::default(), udp(1), SOCKETS)?;
         drop(netns);
-        let killer = thread::spawn(move || client.kill());
-        thread::sleep(delay);
+        let killer = thread::spawn(move || {
+            thread::sleep(STEP * lead.max(0).unsigned_abs());
+            client.kill()
+        });
+        thread::sleep(STEP * lead.min(0).unsigned_abs());
         let report = world.reap(udp(1))?;
         killer.join().unwrap_or_else(|panic| resume_unwind(panic))?;
         ensure!(report.complete && report.failed.total() == 0, "{report:?}");
@@ -110,8 +115,13 @@ fn netns_that_dies_meanwhile(world: &mut World) -> Result<()> {
         world.wait_for_nodes(0)?;
         destroyed += report.destroyed;
         gone += report.skipped.gone;
-        // Too early destroys all, too late finds none: the moment between is looked for.
-        delay = if report.victims == 0 { Duration::ZERO } else { delay + STEP };
+        // Too early destroys all, too late finds none: the moment between is looked for. On a slow machine an event that
+        // comes with the kill finds none.
+        lead = match (report.victims, lead) {
+            (0, ..0) => 0,
+            (0, _) => (2 * lead).clamp(1, LEAD_MAX),
+            _ => lead - (lead / 8).max(1),
+        };
         // An iterator, or a walk that destroys, does so in the step that finds: there is no moment between.
         let met = gone > 0 || matches!(world.reaper().engine(), EngineName::Iter | EngineName::Kfunc);
         if destroyed > 0 && met && round >= 20 {

@@ -1,7 +1,6 @@
 //! Destroying victims by exact id over netlink, for every engine that lists them first.
 
 use std::collections::HashSet;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use skreap_bpf::Victim;
@@ -17,11 +16,6 @@ use crate::sock_diag::{DiagSockets, Verdict};
 const KEEP: Duration = Duration::from_secs(10);
 /// What [`netns::open`](crate::netns::open) says of a netns that is there and that it finds no way to.
 const NOTHING_LEADS_THERE: i32 = libc::ESRCH;
-/// How long such a netns may go on without losing a socket until it counts as one that lives.
-const DYING: Duration = Duration::from_millis(50);
-/// How often it must have been looked at in that time: on a slow machine one look takes as long.
-const DYING_LOOKS: u32 = 4;
-const DYING_STEP: Duration = Duration::from_millis(2);
 
 /// Diag sockets, and what is used again from one target to the next.
 #[derive(Debug)]
@@ -122,8 +116,8 @@ impl Destroyer {
     /// was found first and has another cookie. A second look tells which; as long as that makes progress,
     /// those that are still there are tried again.
     ///
-    /// So has "nothing leads to the netns": nothing that we know to look for does, or its last process is ending,
-    /// which closes the sockets after it has left the netns. Those are waited for a moment.
+    /// So has "nothing leads to the netns": nothing that we know to look for does, or its last process is ending, which
+    /// closes the sockets after it has left the netns. [`netns::open`](crate::netns::open) has waited for that.
     fn settle(
         &mut self,
         victims: &mut Vec<Victim>,
@@ -131,11 +125,7 @@ impl Destroyer {
         mut unsettled: Vec<Unsettled>,
         mut again: impl FnMut(&mut DiagSockets, &mut Vec<Victim>) -> Result<(), EngineError>,
     ) {
-        let (mut progress, mut looks) = (Instant::now(), 0);
         while !unsettled.is_empty() {
-            if unsettled.iter().any(Unsettled::is_unreached) {
-                thread::sleep(DYING_STEP);
-            }
             victims.clear();
             if let Err(e) = again(&mut self.diag, victims) {
                 tracing::warn!("cannot look again for {} sockets: {e}", unsettled.len());
@@ -155,10 +145,6 @@ impl Destroyer {
                     outcome.skipped.gone += 1;
                 }
             }
-            looks += 1;
-            if there.len() < asked.len() {
-                (progress, looks) = (Instant::now(), 0);
-            }
             unsettled = self.destroy(victims, outcome);
             if unsettled.len() < there.len() {
                 continue;
@@ -170,7 +156,7 @@ impl Destroyer {
                 not_found.into_iter().partition(|u| u.victim.sport() == 0);
             portless.iter().for_each(|u| u.fail(outcome));
             settle_by_cookie(outcome, &unnamed);
-            if looks >= DYING_LOOKS && progress.elapsed() >= DYING {
+            if there.len() == asked.len() {
                 unreached.iter().for_each(|u| u.fail(outcome));
                 return;
             }
