@@ -8,11 +8,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use skreap::core::{Action, Backend, Event, Protocol, Report, Unconnected};
+use skreap::core::{Action, Backend, Event, Incomplete, Protocol, Report, Unconnected};
 use skreap::lab::{CallError, Family, Netns, NetnsRef, Op as LabOp, OpenSpec, Reply, Selection, SocketState};
 
-use crate::script::{CLIENTS, Gone, NETNS, Op, Open, Place, SLOTS, STANDING, Script, To};
-use crate::truth::{Errno, Role, Truth};
+use crate::script::{CLIENTS, NETNS, Named, Op, Open, Place, SLOTS, STANDING, Script, To};
+use crate::truth::{Errno, Gone, Role, Truth};
 use crate::world::{Removed, World, fresh_netns};
 
 /// `tcpi_state`
@@ -111,6 +111,10 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
+fn backends(named: &[Named]) -> Result<Vec<Backend>> {
+    named.iter().map(|named| named.backend()).collect()
+}
+
 /// Runs a script; the world is empty afterwards, if that is `Ok`. Notes the operations that fitted.
 pub fn run(world: &mut World, script: &Script, carried_out: &mut Vec<Op>) -> Result<Tally> {
     let mut driver = Driver::new(world)?;
@@ -166,6 +170,7 @@ impl<'a> Driver<'a> {
             Op::Unname { netns } => self.unname(netns),
             Op::Gone(ref gone) => self.event(gone, false).map(Some),
             Op::DryRun(ref gone) => self.event(gone, true).map(Some),
+            Op::Living(ref living) => self.reconcile(living).map(Some),
             Op::Restart => {
                 self.tally.restarts += 1;
                 self.world.restart().map(Some)
@@ -517,23 +522,52 @@ impl<'a> Driver<'a> {
 
     // ---- events ----
 
-    fn event(&mut self, gone: &[Gone], dry_run: bool) -> Result<()> {
+    fn event(&mut self, gone: &[Named], dry_run: bool) -> Result<()> {
         self.see_what_others_ended()?;
-        let backends: Vec<Backend> = gone.iter().map(|gone| gone.backend()).collect::<Result<_>>()?;
-        let victims = self.victims(&backends, dry_run);
+        let backends = backends(gone)?;
+        let victims = self.truth.victims(Gone::These(&backends));
         let action = match *backends.as_slice() {
             [backend] => Action::BackendDeleted { backend },
             _ => Action::BackendsDeleted { backends },
         };
+        let report = self.tell(action, dry_run)?;
+        self.check(&report, &victims, true)
+    }
+
+    /// A reconcile, after a dry run of it. The index names the backends: one none of whose sockets had room is not
+    /// known, and the report says so.
+    fn reconcile(&mut self, living: &[Named]) -> Result<()> {
+        self.see_what_others_ended()?;
+        let backends = backends(living)?;
+        let mut victims = self.truth.victims(Gone::AllBut(&backends));
+        let action = Action::Reconcile { backends };
+        let listed = self.tell(action.clone(), true)?;
+        let complete = listed.complete || !self.world.kind().is_small();
+        if !complete {
+            victims.retain(|cookie| self.is_known(&listed, *cookie));
+        }
+        self.check(&listed, &victims, complete)?;
+        let report = self.tell(action, false)?;
+        self.check(&report, &victims, complete)
+    }
+
+    /// True if the report names the backend of this socket.
+    fn is_known(&self, report: &Report, cookie: u64) -> bool {
+        let Some((protocol, peer)) =
+            self.truth.get(cookie).map(|socket| (socket.protocol, self.truth.peer(cookie)))
+        else {
+            return false;
+        };
+        let listed = report.sockets.iter().flatten();
+        listed.into_iter().any(|socket| {
+            socket.protocol == protocol && peer == Some(SocketAddr::new(socket.daddr, socket.dport))
+        })
+    }
+
+    fn tell(&mut self, action: Action, dry_run: bool) -> Result<Report> {
         self.tally.events += 1;
-        self.tally.victims += victims.len() as u64;
         let event = Event { id: format!("e{}", self.tally.events), action, dry_run };
-        let report = self.world.reaper()?.handle(&event);
-        self.check(&report, &victims)
-            .with_context(|| format!("{report:?}; victims should be {victims:?}"))?;
-        self.world.check_index()?;
-        self.check_releases()?;
-        Ok(())
+        Ok(self.world.reaper()?.handle(&event))
     }
 
     fn check_releases(&mut self) -> Result<()> {
@@ -546,33 +580,41 @@ impl<'a> Driver<'a> {
         (self.truth.closed + self.short_lived) as i64
     }
 
-    /// The victims of all backends together: a sender is one once, to however many of them it has sent.
-    fn victims(&mut self, backends: &[Backend], dry_run: bool) -> Vec<u64> {
-        let victims = self.truth.victims(backends);
-        if !dry_run {
-            victims.iter().for_each(|cookie| self.truth.destroyed(*cookie));
-        }
-        victims.into_iter().collect()
+    /// The report says it, the sockets say it, nobody else was touched, and the index is sound.
+    fn check(&mut self, report: &Report, victims: &BTreeSet<u64>, complete: bool) -> Result<()> {
+        let destroyed = if report.dry_run { &BTreeSet::new() } else { victims };
+        destroyed.iter().for_each(|cookie| self.truth.destroyed(*cookie));
+        self.tally.victims += victims.len() as u64;
+        self.check_report(report, victims, complete)
+            .and_then(|()| self.check_sockets(destroyed))
+            .with_context(|| format!("{report:?}; victims should be {victims:?}"))?;
+        self.world.check_index()?;
+        self.check_releases()
     }
 
-    /// The report says it, the sockets say it, and nobody else was touched.
-    fn check(&mut self, report: &Report, victims: &[u64]) -> Result<()> {
-        ensure!(report.error.is_none() && report.complete && report.failed.total() == 0, "it failed");
-        ensure!(report.victims == victims.len() as u64, "not {} victims", victims.len());
-        let destroyed = if report.dry_run { &[] } else { victims };
-        ensure!(report.destroyed == destroyed.len() as u64, "not {} destroyed", destroyed.len());
+    fn check_report(&self, report: &Report, victims: &BTreeSet<u64>, complete: bool) -> Result<()> {
+        ensure!(report.error.is_none() && report.failed.total() == 0, "it failed");
+        ensure!(report.complete == complete, "not complete: {complete}");
+        let full = [Incomplete::IndexFull].into();
+        ensure!(complete || report.incomplete_because == full, "there is another reason");
+        let victims_count = victims.len() as u64;
+        ensure!(report.victims == victims_count, "not {victims_count} victims");
+        let destroyed = if report.dry_run { 0 } else { victims_count };
+        ensure!(report.destroyed == destroyed, "not {destroyed} destroyed");
         if let Some(listed) = &report.sockets {
             let mut listed: Vec<u64> = listed.iter().map(|socket| socket.cookie).collect();
             listed.sort_unstable();
-            ensure!(listed == victims, "listed are {listed:?}");
+            ensure!(listed.iter().eq(victims), "listed are {listed:?}");
         }
+        Ok(())
+    }
 
+    fn check_sockets(&mut self, destroyed: &BTreeSet<u64>) -> Result<()> {
         let states = self.states()?;
         let died: BTreeSet<u64> =
             states.iter().filter(|state| state.errno == libc::ECONNABORTED).map(|s| s.cookie).collect();
         let seen: BTreeSet<u64> = states.iter().map(|state| state.cookie).collect();
-        let expected: BTreeSet<u64> =
-            destroyed.iter().filter(|cookie| seen.contains(cookie)).copied().collect();
+        let expected: BTreeSet<u64> = destroyed.intersection(&seen).copied().collect();
         ensure!(died == expected, "those that died are {died:?}, and should be {expected:?}");
         for state in &states {
             let Some(socket) = self.truth.get(state.cookie) else { bail!("nobody knows {state:?}") };

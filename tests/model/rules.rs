@@ -9,9 +9,9 @@ use proptest::test_runner::TestRunner;
 use skreap::core::{Protocol, Unconnected};
 use skreap::lab::Family;
 
-use crate::script::{Gone, Place, Script};
+use crate::script::{Named, Place, Script};
 use crate::strategy;
-use crate::truth::{Role, Truth};
+use crate::truth::{Gone, Role, Truth};
 
 pub fn trials() -> Vec<Trial> {
     let trial = |name: &str, run: fn() -> Result<()>| {
@@ -34,7 +34,7 @@ pub fn trials() -> Vec<Trial> {
 const SOCKET: u64 = 7;
 
 fn victims(truth: &Truth, protocol: Protocol, place: Place) -> Result<Vec<u64>> {
-    Ok(truth.victims(&[Gone { protocol, place }.backend()?]).into_iter().collect())
+    Ok(truth.victims(Gone::These(&[Named { protocol, place }.backend()?])).into_iter().collect())
 }
 
 fn with_one(protocol: Protocol) -> Truth {

@@ -87,14 +87,14 @@ impl To {
     }
 }
 
-/// What an event is about.
+/// A backend that an event names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gone {
+pub struct Named {
     pub protocol: Protocol,
     pub place: Place,
 }
 
-impl Gone {
+impl Named {
     pub fn backend(self) -> Result<Backend> {
         let addr = self.place.addr();
         Backend::new(self.protocol, addr.ip(), addr.port()).context("not a backend")
@@ -183,8 +183,10 @@ pub enum Op {
     Unname {
         netns: u8,
     },
-    Gone(Vec<Gone>),
-    DryRun(Vec<Gone>),
+    Gone(Vec<Named>),
+    DryRun(Vec<Named>),
+    /// A reconcile: all other backends are gone.
+    Living(Vec<Named>),
     /// The reaper goes and another takes over its pins.
     Restart,
     /// The reaper and its pins go, and another looks for the sockets that are older than its hooks.
@@ -217,9 +219,9 @@ impl fmt::Display for To {
     }
 }
 
-fn gone(f: &mut fmt::Formatter<'_>, word: &str, gone: &[Gone]) -> fmt::Result {
+fn named(f: &mut fmt::Formatter<'_>, word: &str, backends: &[Named]) -> fmt::Result {
     f.write_str(word)?;
-    gone.iter().try_for_each(|gone| write!(f, " {} {}", gone.protocol, gone.place))
+    backends.iter().try_for_each(|named| write!(f, " {} {}", named.protocol, named.place))
 }
 
 impl fmt::Display for Op {
@@ -252,8 +254,9 @@ impl fmt::Display for Op {
             Self::Kill { client } => write!(f, "kill client {client}"),
             Self::NewNetns { netns } => write!(f, "netns {netns}"),
             Self::Unname { netns } => write!(f, "unname {netns}"),
-            Self::Gone(backends) => gone(f, "gone", backends),
-            Self::DryRun(backends) => gone(f, "dry-run", backends),
+            Self::Gone(backends) => named(f, "gone", backends),
+            Self::DryRun(backends) => named(f, "dry-run", backends),
+            Self::Living(backends) => named(f, "living", backends),
             Self::Restart => f.write_str("restart"),
             Self::Anew => f.write_str("anew"),
             Self::Insmod => f.write_str("insmod"),
@@ -345,8 +348,8 @@ impl Words<'_> {
         Ok(all)
     }
 
-    fn gone(&mut self) -> Result<Vec<Gone>> {
-        self.rest(|words| Ok(Gone { protocol: words.protocol()?, place: words.place()? }))
+    fn named(&mut self) -> Result<Vec<Named>> {
+        self.rest(|words| Ok(Named { protocol: words.protocol()?, place: words.place()? }))
     }
 }
 
@@ -388,8 +391,9 @@ impl FromStr for Op {
             "kill" => Self::Kill { client: w.client()? },
             "netns" => Self::NewNetns { netns: w.number(NETNS)? },
             "unname" => Self::Unname { netns: w.number(NETNS)? },
-            "gone" => Self::Gone(w.gone()?),
-            "dry-run" => Self::DryRun(w.gone()?),
+            "gone" => Self::Gone(w.named()?),
+            "dry-run" => Self::DryRun(w.named()?),
+            "living" => Self::Living(w.named()?),
             "restart" => Self::Restart,
             "anew" => Self::Anew,
             "insmod" => Self::Insmod,

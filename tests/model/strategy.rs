@@ -7,7 +7,7 @@ use proptest::strategy::Union;
 use skreap::core::Protocol;
 use skreap::lab::Family;
 
-use crate::script::{CLIENTS, Gone, NETNS, Op, Open, Place, SLOTS, STANDING, Script, To};
+use crate::script::{CLIENTS, NETNS, Named, Op, Open, Place, SLOTS, STANDING, Script, To};
 use crate::world::MODULE;
 
 /// Most operations of one script.
@@ -45,10 +45,10 @@ fn to() -> impl Strategy<Value = To> {
     (place(), prop::bool::weighted(0.1)).prop_map(|(place, raw)| To { place, raw })
 }
 
-fn gone() -> impl Strategy<Value = Vec<Gone>> {
+fn backends() -> impl Strategy<Value = Vec<Named>> {
     let one = || {
         let place = place().prop_map(|place| if place == Place::Nowhere { Place::B } else { place });
-        (protocol(), place).prop_map(|(protocol, place)| Gone { protocol, place })
+        (protocol(), place).prop_map(|(protocol, place)| Named { protocol, place })
     };
     prop_oneof![4 => vec(one(), 1), 1 => vec(one(), 2..4)]
 }
@@ -84,8 +84,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => client().prop_map(|client| Op::Kill { client }),
         1 => (STANDING..NETNS).prop_map(|netns| Op::NewNetns { netns }),
         1 => (STANDING..NETNS).prop_map(|netns| Op::Unname { netns }),
-        8 => gone().prop_map(Op::Gone),
-        2 => gone().prop_map(Op::DryRun),
+        8 => backends().prop_map(Op::Gone),
+        2 => backends().prop_map(Op::DryRun),
+        2 => backends().prop_map(Op::Living),
     ]
 }
 
@@ -117,7 +118,7 @@ pub fn script(worlds: Vec<(u32, &'static str)>) -> impl Strategy<Value = Script>
             let then = if world == MODULE { with_module } else { then };
             let mut ops: Vec<Op> = first.into_iter().chain(then).flatten().collect();
             // No script is for nothing.
-            ops.push(Op::Gone(vec![Gone { protocol: Protocol::Udp, place: Place::A }]));
+            ops.push(Op::Gone(vec![Named { protocol: Protocol::Udp, place: Place::A }]));
             Script { world: world.to_owned(), ops }
         },
     )

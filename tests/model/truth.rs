@@ -21,6 +21,25 @@ pub enum Role {
     Server,
 }
 
+/// Which backends an event says are gone.
+#[derive(Clone, Copy, Debug)]
+pub enum Gone<'a> {
+    These(&'a [Backend]),
+    AllBut(&'a [Backend]),
+}
+
+impl Gone<'_> {
+    fn contains(self, protocol: Protocol, addr: SocketAddr) -> bool {
+        let named = |backends: &[Backend]| {
+            backends.iter().any(|backend| backend.protocol() == protocol && backend.socket_addr() == addr)
+        };
+        match self {
+            Self::These(backends) => named(backends),
+            Self::AllBut(backends) => !named(backends),
+        }
+    }
+}
+
 /// One socket.
 #[derive(Clone, Debug)]
 pub struct Socket {
@@ -190,17 +209,12 @@ impl Truth {
 
     /// Whom an event must destroy: the sockets that are connected to one of the backends, and, if so wanted, those
     /// that are connected to nothing and have sent to one.
-    pub fn victims(&self, gone: &[Backend]) -> BTreeSet<u64> {
+    pub fn victims(&self, gone: Gone<'_>) -> BTreeSet<u64> {
         let is_victim = |socket: &Socket| {
-            socket.role == Role::Client
-                && gone.iter().any(|backend| {
-                    let addr = backend.socket_addr();
-                    let sender = self.unconnected == Unconnected::Destroy
-                        && socket.peer.is_none()
-                        && socket.port
-                        && socket.sent.contains(&addr);
-                    backend.protocol() == socket.protocol && (socket.peer == Some(addr) || sender)
-                })
+            let is_gone = |addr: &SocketAddr| gone.contains(socket.protocol, *addr);
+            let sender =
+                || self.unconnected == Unconnected::Destroy && socket.port && socket.sent.iter().any(is_gone);
+            socket.role == Role::Client && socket.peer.as_ref().map_or_else(sender, is_gone)
         };
         self.sockets.iter().filter(|(_, socket)| is_victim(socket)).map(|(cookie, _)| *cookie).collect()
     }

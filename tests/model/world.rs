@@ -85,7 +85,7 @@ impl Kind {
     }
 
     /// True if scripts open more than its index has room for.
-    fn is_small(&self) -> bool {
+    pub fn is_small(&self) -> bool {
         self.max_sockets < u32::from(SLOTS)
     }
 
