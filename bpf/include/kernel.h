@@ -200,6 +200,7 @@ struct ipv6_pinfo {
 
 struct inet_sock {
 	struct sock sk;
+	__be32 inet_saddr;
 	struct ipv6_pinfo *pinet6;
 	int mc_index;
 };

@@ -94,6 +94,7 @@ static __always_inline void bootstrap_visit(void *trusted, const struct sock *sk
 	m.cookie = bpf_get_socket_cookie(trusted);
 	m.key = key_of(&live);
 	m.live_key = m.key;
+	m.found = 1;
 	/* Nobody knows which thread has connected it: as if several had. */
 	m.tag = NODE_CONNECT | (live.family == AF_INET6 ? NODE_IPV6 : 0);
 	s = shard_at(shard_of(m.cookie));

@@ -6,15 +6,17 @@
  * all sockets that fall on the slot (mostly one).  Found and changed under the lock of the socket's shard.
  *
  * When may connect() drop a node?
- *   UDP runs the hook without the socket lock, and before the connect is carried out or fails.  Two
+ *   UDP gives the socket lock back between the hook and the connect, which is then carried out or fails.  Two
  *   threads may be connecting one socket, and nobody can say which will have the last word.  So the hook
  *   of a thread drops only nodes that the same thread recorded (that connect has returned since, or the
  *   thread could not be here) and that are not the peer the socket has now (it stays in force if this
  *   connect fails).  Nodes that two threads have claimed stay until the socket is closed.  TCP runs the
- *   hook under the socket lock: there, all nodes of connect() count as recorded by one thread.
+ *   hook and the connect under one hold of it: there, all nodes of connect() count as recorded by one thread.
+ *   What a search finds connected (bootstrap.bpf.h) drops nothing: a connect to another node may be under way.
  *
  * When does a record stop to grow?
- *   At cfg_max_memberships nodes the socket becomes wide: one node in a bucket that every walk visits.  The
+ *   At cfg_max_memberships nodes, or with a connect() to a zero address, which does not say where it will lead, the
+ *   socket becomes wide: one node in a bucket that every walk visits.  The
  *   live peer decides there as everywhere, so a connected wide socket is never missed; for an unconnected
  *   one it is no longer known whom it sent to, and a walk that asks for those says so.  Whether it has ever called
  *   connect() its node still tells, see pending.bpf.h.
@@ -29,6 +31,7 @@ struct membership {
 	__u64 key;
 	__u64 live_key; /* of the peer the socket has now; equal to key if it has none */
 	__u32 tag;
+	__u32 found; /* not 0: no connect() of now, but what one has come to; it makes no node obsolete */
 	__u32 node; /* out: the new one */
 	__u32 dead; /* out: a node that was unlinked, and that the caller has to settle */
 };
@@ -98,7 +101,7 @@ static __always_inline bool node_goes(const struct node *n, const struct members
 		return true;
 	if (what == DROP_LISTED)
 		return !(n->tag & NODE_WIDE);
-	return claim(n->tag) == claim(m->tag) && n->key != m->key && n->key != m->live_key;
+	return !m->found && claim(n->tag) == claim(m->tag) && n->key != m->key && n->key != m->live_key;
 }
 
 /*
@@ -276,10 +279,9 @@ static __noinline int record_search(struct shard *s, __u32 *record, struct membe
 	}
 	return RECORD_TOO_LONG;
 not_found:
-	if (!own)
-		return RECORD_NEW;
-	m->tag |= NODE_MULTI;
-	if (own - obsolete >= cfg_max_memberships) {
+	if (own)
+		m->tag |= NODE_MULTI;
+	if (m->tag & NODE_WIDE || own - obsolete >= cfg_max_memberships) {
 		m->tag = NODE_WIDE | connects | (m->tag & (NODE_HELD | NODE_CONNECT));
 		what = DROP_ALL;
 	}
@@ -452,13 +454,17 @@ static __always_inline void record_count(const struct membership *m, int result)
 	if (result == RECORD_NEW) {
 		if (m->tag & NODE_WIDE)
 			__sync_fetch_and_add(&counters.wide, 1);
-	} else if (result == RECORD_NO_NODE) {
-		mark_incomplete(m->key, m->tag);
-		__sync_fetch_and_add(&counters.dropped_full, 1);
-	} else if (result == RECORD_TOO_LONG) {
-		mark_incomplete(m->key, m->tag);
-		__sync_fetch_and_add(&counters.dropped_chain, 1);
+		return;
 	}
+	if (result == RECORD_KNOWN)
+		return;
+	if (m->tag & NODE_WIDE)
+		mark_everything();
+	mark_incomplete(m->key, m->tag);
+	if (result == RECORD_NO_NODE)
+		__sync_fetch_and_add(&counters.dropped_full, 1);
+	else
+		__sync_fetch_and_add(&counters.dropped_chain, 1);
 }
 
 /* True if the membership is new. */
@@ -476,12 +482,13 @@ static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 t
 	if (!sock_may_be_indexed(sk))
 		return false;
 	/* TCP connects under the socket lock: an earlier one is over, whoever called it. */
-	if (tag & NODE_CONNECT && sk->sk_protocol == IPPROTO_UDP)
+	if ((tag & (NODE_CONNECT | NODE_WIDE)) == NODE_CONNECT && sk->sk_protocol == IPPROTO_UDP)
 		tag |= (__u32)bpf_get_current_pid_tgid() & NODE_TID;
 	m.sk = (__u64)bsk;
 	m.key = key;
 	m.live_key = key;
 	m.tag = tag;
+	m.found = 0;
 	m.cookie = sock_cookie(sk);
 	if (m.cookie) {
 		if (record_known(&m))

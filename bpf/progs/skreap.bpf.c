@@ -30,9 +30,30 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 /* The hooks only take note: 1 lets the call go on. */
 #define ALLOW 1
 
+#define LOOPBACK bpf_htonl(0x7f000001)
+
+static __always_inline __be32 own_ipv4(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *bsk = (struct bpf_sock *)ctx->sk;
+	__be32 own = bsk ? bpf_core_cast(bsk, struct inet_sock)->inet_saddr : 0;
+
+	return own ? own : LOOPBACK;
+}
+
+/*
+ * What a zero address stands for is decided after the hook: the socket's own address, or loopback.  A connect() to it
+ * makes the socket wide, so that its live peer decides.  A sender has none: it is taken for one to the own address if
+ * it is bound to one, and to loopback otherwise, as in udp_sendmsg() and udpv6_sendmsg().
+ */
 static __always_inline int record4(struct bpf_sock_addr *ctx, __u32 tag)
 {
-	record(ctx, key_ipv4(ctx->user_ip4, ctx->user_port, ctx->protocol), tag);
+	__be32 daddr = ctx->user_ip4;
+
+	if (!daddr && tag & NODE_CONNECT)
+		tag |= NODE_WIDE;
+	else if (!daddr)
+		daddr = own_ipv4(ctx);
+	record(ctx, key_ipv4(daddr, ctx->user_port, ctx->protocol), tag);
 	return ALLOW;
 }
 
@@ -47,8 +68,15 @@ static __always_inline int record6(struct bpf_sock_addr *ctx, __u32 tag)
 		.protocol = c->protocol,
 	};
 	bool ipv6 = !is_v4mapped(p.daddr[0], p.daddr[1], p.daddr[2]);
-	__u64 key = ipv6 ? key_of(&p) : key_ipv4(p.daddr[3], p.dport, p.protocol);
+	__u64 key;
 
+	if (!(p.daddr[3] | (ipv6 ? p.daddr[0] | p.daddr[1] | p.daddr[2] : 0))) {
+		if (tag & NODE_CONNECT)
+			tag |= NODE_WIDE;
+		else
+			p.daddr[3] = ipv6 ? bpf_htonl(1) : own_ipv4(ctx);
+	}
+	key = ipv6 ? key_of(&p) : key_ipv4(p.daddr[3], p.dport, p.protocol);
 	if (record(ctx, key, ipv6 ? tag | NODE_IPV6 : tag) && ipv6 && tag & NODE_SENDMSG)
 		bpf_map_update_elem(&ipv6_names, &key, &p, BPF_ANY);
 	return ALLOW;

@@ -46,6 +46,7 @@ mod verifier;
 mod walk;
 mod wide;
 mod world;
+mod zero;
 
 use std::process::ExitCode;
 
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         unconnected::cases(),
         senders::cases(),
         wide::cases(),
+        zero::cases(),
         index::cases(),
         balancer::cases(),
         events::cases(),
