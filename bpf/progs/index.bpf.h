@@ -286,12 +286,8 @@ __noinline int shard_refill(__u32 shard)
 	if (!chunk)
 		return false;
 	bpf_spin_lock(&s->lock);
-	/* somebody may have filled it meanwhile */
-	if (!s->free) {
-		s->free = chunk;
-		s->nr_free = CHUNK;
-		chunk = 0;
-	} else if (!s->spare) {
+	/* Somebody may have filled it meanwhile.  Never the current magazine: who frees a node counts on room in it. */
+	if (!s->spare) {
 		s->spare = chunk;
 		chunk = 0;
 	}
@@ -301,30 +297,39 @@ __noinline int shard_refill(__u32 shard)
 	return true;
 }
 
+/* Links a free node to the next one of its list. */
+static __always_inline void node_init(__u32 i, __u32 first)
+{
+	struct node *n = node_at(i);
+
+	if (!n)
+		return;
+	if (cfg_shards == 1) {
+		n->next = i + 1 == cfg_nodes ? 0 : i + 1;
+		return;
+	}
+	/* whole chunks only: user space sizes the pool so */
+	n->next = (i - first) % CHUNK == CHUNK - 1 ? 0 : i + 1;
+	if ((i - first) % CHUNK == 0)
+		n->prev = i + CHUNK < cfg_nodes ? i + CHUNK : 0;
+}
+
+/* bpf_for does nothing where it should count above 2^23. */
+#define INIT_BLOCK (1u << 16)
+
 /* Makes every node free.  Runs once, before the hooks are attached. */
 static __always_inline int index_init(void)
 {
-	__u32 zero = 0, first = CURSORS + 1, i;
+	__u32 zero = 0, first = CURSORS + 1, block, i;
 	struct depot *d = bpf_map_lookup_elem(&depots, &zero);
 	struct shard *s = shard_at(0);
 
 	if (!d || !s || d->initialised)
 		return -EBUSY;
 	d->initialised = 1;
-	bpf_for(i, first, cfg_nodes) {
-		struct node *n = node_at(i);
-		bool last = i + 1 == cfg_nodes;
-
-		if (!n)
-			continue;
-		if (cfg_shards == 1) {
-			n->next = last ? 0 : i + 1;
-			continue;
-		}
-		/* whole chunks only: user space sizes the pool so */
-		n->next = (i - first) % CHUNK == CHUNK - 1 ? 0 : i + 1;
-		if ((i - first) % CHUNK == 0)
-			n->prev = i + CHUNK < cfg_nodes ? i + CHUNK : 0;
+	bpf_for(block, 0, cfg_nodes / INIT_BLOCK + 1) {
+		bpf_for(i, first + block * INIT_BLOCK, first + (block + 1) * INIT_BLOCK)
+			node_init(i, first);
 	}
 	if (cfg_nodes <= first)
 		return 0;

@@ -12,6 +12,8 @@
 /* Nodes passed in one call, a few milliseconds: on a kernel without preemption nothing else runs on this CPU
  * meanwhile.  A longer walk is resumed like one whose buffer is full. */
 #define WALK_STEPS_MAX (1 << 16)
+/* Chains looked into in a row, for the same reason, and since bpf_for does nothing where it should count above 2^23. */
+#define WALK_CHAINS_MAX (1 << 20)
 /* Sockets destroyed in one call, for the same reason. */
 #define WALK_DESTROY_MAX SKREAP_EMIT_MAX
 
@@ -78,16 +80,19 @@ static __always_inline void cursor_leave(struct walk_slot *w, struct node *curso
 	w->linked = 0;
 }
 
-/* Puts the cursor at the head of the next chain that has anything in it; false: there is none. */
-__noinline bool cursor_enter(struct walk_slot *w, __u32 ci, struct node *cursor, __u64 key)
+/* Puts the cursor at the head of the next chain that has anything in it. */
+__noinline int cursor_enter(struct walk_slot *w, __u32 ci, struct node *cursor, __u64 key)
 {
-	__u32 end, p;
+	__u32 all_chains, end, p;
 	bool all;
 
 	if (!w || !cursor)
-		return false;
+		return WALK_DONE;
 	all = w->n.flags & SKREAP_WALK_ALL;
-	end = all ? cfg_shards * (cfg_buckets + 1) : cfg_shards * 2;
+	all_chains = all ? cfg_shards * (cfg_buckets + 1) : cfg_shards * 2;
+	end = all_chains;
+	if (end > w->position + WALK_CHAINS_MAX)
+		end = w->position + WALK_CHAINS_MAX;
 	bpf_for(p, w->position, end) {
 		__u32 shard, bucket, *first;
 		struct shard *s;
@@ -112,10 +117,10 @@ __noinline bool cursor_enter(struct walk_slot *w, __u32 ci, struct node *cursor,
 		bucket_link(first, ci, cursor);
 		bpf_spin_unlock(&s->lock);
 		w->linked = 1;
-		return true;
+		return WALK_GO_ON;
 	}
 	w->position = end;
-	return false;
+	return end < all_chains ? WALK_FULL : WALK_DONE;
 }
 
 /* A TCP socket that is closed but not released keeps the address of its last peer. */
@@ -158,7 +163,8 @@ static __always_inline __u32 relation(const struct walk_slot *w, const struct pe
 	return tag & NODE_WIDE || key_of(live) == key ? SKREAP_CONNECTED : SKREAP_MOVED_ON;
 }
 
-/* The backend that a socket is recorded under takes the place of its destination.  Not known for IPv6 if the socket
+/* The backend that a socket is recorded under takes the place of its destination, one of IPv4 as an IPv4-mapped address
+ * if the socket is of IPv6.  Not known for IPv6 if the socket
  * has never sent to it without being connected. */
 static __always_inline void name_recorded(struct skreap_victim *v, __u64 key, __u32 tag)
 {
@@ -171,6 +177,11 @@ static __always_inline void name_recorded(struct skreap_victim *v, __u64 key, __
 		p = *known;
 	} else {
 		peer_of_key_ipv4(key, &p);
+	}
+	if (v->family == AF_INET6 && p.family == AF_INET) {
+		p.daddr[3] = p.daddr[0];
+		p.daddr[2] = bpf_htonl(0xffff);
+		p.daddr[0] = 0;
 	}
 	v->id.daddr[0] = p.daddr[0];
 	v->id.daddr[1] = p.daddr[1];
@@ -352,6 +363,16 @@ __noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
 	return WALK_GO_ON;
 }
 
+/* False: no socket has such a peer, as sockets are identified here. */
+static __always_inline bool target_is_sound(const struct peer *target)
+{
+	if (target->protocol != IPPROTO_TCP && target->protocol != IPPROTO_UDP)
+		return false;
+	if (target->family == AF_INET)
+		return !(target->daddr[1] | target->daddr[2] | target->daddr[3]);
+	return target->family == AF_INET6 && !is_v4mapped(target->daddr[0], target->daddr[1], target->daddr[2]);
+}
+
 static __always_inline int walk(struct skreap_walk *ctx)
 {
 	__u32 slot = ctx->slot, ci = slot + 1, flags = ctx->flags;
@@ -374,7 +395,7 @@ static __always_inline int walk(struct skreap_walk *ctx)
 		/* A zero address or port would match sockets that are bound, listening or just closed. */
 		if (!target.dport || !(target.daddr[0] | target.daddr[1] | target.daddr[2] | target.daddr[3]))
 			return -EINVAL;
-		if (target.family != AF_INET && target.family != AF_INET6)
+		if (!target_is_sound(&target))
 			return -EINVAL;
 		key = key_of(&target);
 	} else if (flags & SKREAP_WALK_DESTROY) {
@@ -397,11 +418,10 @@ static __always_inline int walk(struct skreap_walk *ctx)
 		w->position = 0;
 	}
 	bpf_for(step, 0, WALK_STEPS_MAX) {
-		if (!w->linked && !cursor_enter(w, ci, cursor, key)) {
-			result = WALK_DONE;
-			break;
-		}
-		result = walk_step(slot, &target, key);
+		if (!w->linked)
+			result = cursor_enter(w, ci, cursor, key);
+		if (result == WALK_GO_ON)
+			result = walk_step(slot, &target, key);
 		if (result != WALK_GO_ON)
 			break;
 	}

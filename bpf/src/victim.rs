@@ -178,13 +178,7 @@ impl Victim {
     /// The backend it is connected to or has sent to; `None` without a peer.
     #[must_use]
     pub fn backend(&self) -> Option<Backend> {
-        // A listing may have put an IPv4 backend into the id of an unconnected IPv6 socket.
-        let daddr = if self.relation() == Relation::Unconnected && self.0.id.daddr[1..] == [0; 3] {
-            IpAddr::V4(Ipv4Addr::from(u32::from_be(self.0.id.daddr[0])))
-        } else {
-            self.daddr()
-        };
-        Backend::new(self.protocol()?, daddr, self.dport()).ok()
+        Backend::new(self.protocol()?, self.daddr().to_canonical(), self.dport()).ok()
     }
 
     /// The bytes of `struct inet_diag_sockid` that name exactly this socket.

@@ -10,10 +10,13 @@ pub fn cases() -> Vec<Case> {
     let defaults = WorldOptions::default();
     let one_bucket = WorldOptions { buckets: 1, max_sockets: 4096, ..defaults };
     let one_bucket_many_shards = WorldOptions { buckets: 1, ..defaults };
+    // On two CPUs and more; the programs count to 2^23 in one loop at most.
+    let many_buckets = WorldOptions { buckets: 1 << 18, ..defaults };
     vec![
         case!(two_backends_in_one_bucket).index_only().with(one_bucket),
         case!(two_backends_in_one_bucket_of_each_shard).index_only().with(one_bucket_many_shards),
         case!(listing_counts_what_is_there).index_only(),
+        case!(listing_of_eight_million_buckets).index_only().with(many_buckets),
         case!(listing_after_a_destroy).index_only(),
     ]
 }
@@ -63,6 +66,10 @@ fn listing_counts_what_is_there(world: &mut World) -> Result<()> {
     ensure!(listing.sockets == 16 && listing.nodes == 17 && listing.unnamed == 0, "{listing:?}");
     ensure!(listing.counters.inserts == 17 && listing.counters.removals == 0, "{listing:?}");
     Ok(())
+}
+
+fn listing_of_eight_million_buckets(world: &mut World) -> Result<()> {
+    listing_counts_what_is_there(world)
 }
 
 /// A destroyed socket is in the index until it is closed, but no longer connected to anything.
