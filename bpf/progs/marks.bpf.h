@@ -8,8 +8,8 @@
  * Marks are healed by a search that puts every socket there is into the index, or finds that none is missing.  It
  * takes a while, and hooks go on setting marks, so there are two generations of them.  A turn makes the other one the
  * younger, which hooks set from then on; when every hook that saw the old one has ended (a grace period), what is
- * marked in the older one was there before the search began, and can be cleared after it.  Readers look at both, so
- * a mark is never out of sight in between.
+ * marked in the older one was there before the search began, and can be cleared after it.  Readers look at both, the
+ * older one first, so a mark is never out of sight in between.
  *
  * No search can find out whom an unconnected socket has sent to: those bits are kept apart and stay.
  */
@@ -72,13 +72,15 @@ static __always_inline void mark_everything(void)
 static __always_inline __u32 marked(__u64 key, bool unconnected)
 {
 	__u32 bit = (__u32)(key >> 32) % (MARK_WORDS * 32), word = bit / 32 % MARK_WORDS, mask = 1u << bit % 32;
-	__u32 *first = mark_word(0, word), *second = mark_word(1, word), found = 0;
+	__u32 young = mark_young(), found = 0;
+	__u32 *older = mark_word(young ^ 1, word), *younger = mark_word(young, word);
 
-	if (first && second && (*(volatile __u32 *)first | *(volatile __u32 *)second) & mask)
+	/* The older one first, as a turn moves marks to the younger.  An atomic operation is a full barrier. */
+	if (older && younger && (__sync_fetch_and_or(older, 0) | *(volatile __u32 *)younger) & mask)
 		found |= SKREAP_INCOMPLETE_FULL;
 	if (unconnected && marks.sent[word] & mask)
 		found |= SKREAP_INCOMPLETE_UNCONNECTED;
-	if (*(volatile __u32 *)&marks.everything[0] | *(volatile __u32 *)&marks.everything[1])
+	if (__sync_fetch_and_or(&marks.everything[young ^ 1], 0) | *(volatile __u32 *)&marks.everything[young])
 		found |= SKREAP_INCOMPLETE_EVERYTHING;
 	return found;
 }

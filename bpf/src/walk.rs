@@ -332,7 +332,7 @@ pub(crate) fn run(program: BorrowedFd<'_>, ctx: &mut [u8]) -> io::Result<()> {
         ..libbpf_sys::bpf_test_run_opts::default()
     };
     if !ctx.is_empty() {
-        opts.ctx_in = ctx.as_ptr().cast();
+        opts.ctx_in = ctx.as_mut_ptr().cast();
         opts.ctx_size_in = ctx.len() as u32;
     }
     // SAFETY: opts points to a context of the stated size, exclusively borrowed for the call; the kernel
