@@ -51,5 +51,6 @@ END {
 	print "  `model` are random operations with engine `kfunc`, held against a model of the truth; `fault` has every call into the"
 	print "  kernel fail once with that engine; `soak` churns at full speed with events and kills, with that engine too."
 	print ""
-	print "Besides, all tests run natively on the kernel of the machine that runs `make test`. Only x86-64 is tested."
+	print "Besides, the unit, command, kernel, fault and model tests run natively, with the engines that work there, on the kernel"
+	print "of the machine that runs `make test`. Only x86-64 is tested."
 }

@@ -82,10 +82,11 @@ pub(super) struct ReaperArgs {
     /// of their map and the event
     #[arg(long)]
     grace: bool,
-    /// Sockets that always find room in the index
+    /// Memberships (a socket under one backend) that always find room in the index
     #[arg(long, value_name = "N", default_value_t = Config::default().max_sockets)]
     max_sockets: u32,
-    /// Buckets of the index, a power of two
+    /// Buckets in each shard of the index, rounded up to a power of two, 4 bytes each. There are 16 shards per CPU,
+    /// rounded up likewise, 256 at most; one if --max-sockets is below 16384
     #[arg(long, value_name = "N", default_value_t = Config::default().buckets)]
     buckets: u32,
 }

@@ -133,8 +133,9 @@ pub(super) const PAGES: [Page; 11] = [
     Page {
         command: "unload",
         more: &[
-            "Refused while a service holds the directory: end that first. Afterwards no socket is recorded any more, and \
-             the next service starts with an empty index.",
+            "Refused while a service holds the directory: end that first. Afterwards no socket is recorded any more. The \
+             next service makes a new index and searches for the sockets that are connected by then, unless it has \
+             --no-bootstrap; whom unconnected UDP sockets have sent to is forgotten.",
         ],
         environment: &[LOG],
         files: &[PINS],
@@ -210,8 +211,7 @@ pub(super) const PAGES: [Page; 11] = [
         command: "reconcile",
         more: &[
             "For a control plane that may have lost events. Each backend in the index that is not in the list counts as \
-             deleted; an empty list would destroy everything, so look with --dry-run first, and give the service \
-             --max-victims.",
+             deleted, so look with --dry-run first, and give the service --max-victims. An empty list is refused.",
             OF_REPORTS,
         ],
         environment: &SOCKET,
