@@ -28,7 +28,7 @@ struct scan_request {
 	__u32 states; /* bit 1 << TCP_*: these TCP sockets are looked at; full sockets only */
 	__u32 dry_run;
 	__u32 padding;
-	__u64 cookie; /* not 0: exactly this socket, whatever the above say */
+	__u64 cookie; /* not 0: exactly this socket, if it has the peer, or none if that has no port */
 };
 
 /* What came of it; sums over all passes since the request was set. */
@@ -70,8 +70,11 @@ static __always_inline bool matches(const struct sock *sk, __u8 protocol)
 	const struct scan_request *request = &scan.request;
 	struct peer live, wanted;
 
-	if (request->cookie)
-		return sock_cookie(sk) == request->cookie;
+	if (request->cookie && sock_cookie(sk) != request->cookie)
+		return false;
+	/* Looked for by name, it may have gone elsewhere since. */
+	if (request->cookie && !request->peer.dport)
+		return !sk->__sk_common.skc_dport;
 	/* A zero address or port would match sockets that are bound, listening or just closed. */
 	if (!request->peer.dport || sk->__sk_common.skc_dport != request->peer.dport)
 		return false;

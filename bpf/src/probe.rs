@@ -1,15 +1,14 @@
 //! What this kernel and these privileges offer, found out by doing.
 
-use crate::Error;
 use crate::scan::Scan;
+use crate::{Error, Victim};
 
-/// Destroys the UDP socket with this cookie, in the netns of the calling thread, from an iterator; answers
-/// how many sockets had it.
+/// Destroys this UDP socket, in the netns of the calling thread, from an iterator; answers how many were found.
 ///
 /// # Errors
 /// [`Error`] naming what is missing.
-pub fn iterator_destroy(cookie: u64) -> Result<u64, Error> {
-    Scan::load(None)?.destroy_udp(cookie)
+pub fn iterator_destroy(victim: &Victim) -> Result<u64, Error> {
+    Scan::load(None)?.destroy_udp(victim)
 }
 
 /// True if this process has the capabilities that loading takes.

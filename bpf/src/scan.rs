@@ -11,7 +11,7 @@ use crate::error::{io_error, load_error};
 use crate::fault::{self, Point};
 use crate::skel::{SCAN_OBJECT, scan_types};
 use crate::victim::peer_words;
-use crate::{Error, Victim, log};
+use crate::{Error, Relation, Victim, log};
 
 /// Bytes asked for at a time. The kernel gathers output in a buffer of eight pages.
 const READ: usize = 32 * 1024;
@@ -157,13 +157,20 @@ impl Scan {
         })
     }
 
-    /// Destroys the UDP socket with this cookie, in the netns of the calling thread; answers how many
-    /// sockets had it.
+    /// Destroys this UDP socket, in the netns of the calling thread, if it has the peer that the victim has, or like it
+    /// none; answers how many there were: 0 or 1.
     ///
     /// # Errors
     /// [`Error::Object`] if the pass fails, or with the errno of the destroy.
-    pub fn destroy_udp(&mut self, cookie: u64) -> Result<u64, Error> {
-        self.request(scan_types::scan_request { cookie, ..scan_types::scan_request::default() })?;
+    pub fn destroy_udp(&mut self, victim: &Victim) -> Result<u64, Error> {
+        let mut peer = scan_types::peer::default();
+        if victim.relation() == Relation::Connected {
+            let (family, daddr) = peer_words(victim.daddr().to_canonical());
+            let protocol = Protocol::Udp.number();
+            peer = scan_types::peer { daddr, dport: victim.dport().to_be(), family, protocol };
+        }
+        let cookie = victim.cookie();
+        self.request(scan_types::scan_request { peer, cookie, ..scan_types::scan_request::default() })?;
         let mut hits = Vec::new();
         self.pass(Protocol::Udp, &mut hits)?;
         let counts = self.counts()?;

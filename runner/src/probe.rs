@@ -199,9 +199,9 @@ pub(crate) fn sock_destroy() -> Result<String, Missing> {
 pub(crate) fn iterator_destroy() -> Result<String, Missing> {
     let socket = private_socket().map_err(|e| Missing { detail: e.to_string() })?;
     let victim = skreap_bpf::Victim::of_udp_socket(&socket).map_err(|e| Missing { detail: e.to_string() })?;
-    match skreap_bpf::probe::iterator_destroy(victim.cookie()) {
+    match skreap_bpf::probe::iterator_destroy(&victim) {
         Ok(1) if was_destroyed(&socket) => Ok("iter/udp destroyed a private UDP socket".to_owned()),
-        Ok(n) => missing(format!("iter/udp found {n} sockets with the private cookie, and it lives")),
+        Ok(n) => missing(format!("iter/udp found {n} private sockets, and it lives")),
         Err(e) => missing(e.to_string()),
     }
 }

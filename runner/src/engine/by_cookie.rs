@@ -11,17 +11,28 @@ use skreap_core::Protocol;
 use super::destroy::netns_id;
 use crate::netns;
 
-/// What came of one victim: destroyed (true) or not there any more (false), or a positive errno.
+/// What came of one victim: destroyed (true), or (false) not there any more or connected to something else by now; or a
+/// positive errno.
 pub(super) type ByCookie = Result<bool, i32>;
 
 /// Destroys the UDP sockets among the victims, each with one pass over its netns; answers in order. Others are
 /// answered with `ENOENT`.
 pub(super) fn destroy(victims: &[Victim]) -> Vec<ByCookie> {
     // A thread of its own: an iterator covers the netns of the thread that makes it.
-    let done = thread::scope(|scope| scope.spawn(|| passes(victims)).join());
-    done.unwrap_or_else(|_| {
-        tracing::error!("the thread that destroys by cookie panicked");
-        vec![Err(libc::EIO); victims.len()]
+    thread::scope(|scope| {
+        let passes =
+            thread::Builder::new().name("skreap-cookies".to_owned()).spawn_scoped(scope, || passes(victims));
+        let passes = match passes {
+            Ok(passes) => passes,
+            Err(e) => {
+                tracing::warn!("cannot start the thread that destroys by cookie: {e}");
+                return vec![Err(e.raw_os_error().unwrap_or(libc::EAGAIN)); victims.len()];
+            }
+        };
+        passes.join().unwrap_or_else(|_| {
+            tracing::error!("the thread that destroys by cookie panicked");
+            vec![Err(libc::EIO); victims.len()]
+        })
     })
 }
 
@@ -51,7 +62,7 @@ fn passes(victims: &[Victim]) -> Vec<ByCookie> {
                     Err(e) => return Err(e.raw_os_error().unwrap_or(libc::EIO)),
                 }
             }
-            scan.destroy_udp(victim.cookie()).map(|found| found > 0).map_err(|e| {
+            scan.destroy_udp(victim).map(|found| found > 0).map_err(|e| {
                 tracing::warn!(cookie = victim.cookie(), "cannot destroy by cookie: {e}");
                 libc::EIO
             })
