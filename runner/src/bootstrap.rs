@@ -58,9 +58,12 @@ pub fn run(index: &Index, cgroup: &Path) -> Result<Bootstrapped, EngineError> {
     // thread that others run on.
     thread::scope(|scope| {
         let visit = thread::Builder::new().name("skreap-older".to_owned()).spawn_scoped(scope, || {
+            let mut dying = Vec::new();
             for id in netns {
-                done.unreachable += usize::from(!pass(&mut bootstrap, id));
+                done.unreachable += usize::from(!pass(&mut bootstrap, id, &mut dying));
             }
+            done.unreachable +=
+                netns::wait_for_dying(dying).iter().inspect(|id| netns::tell_unreached(id)).count();
         });
         let visit = visit.map_err(error("cannot start the thread that visits the netns"))?;
         visit
@@ -72,12 +75,16 @@ pub fn run(index: &Index, cgroup: &Path) -> Result<Bootstrapped, EngineError> {
     Ok(done)
 }
 
-/// False if the netns, or a part of it, could not be looked at.
-fn pass(bootstrap: &mut Bootstrap, id: NetnsId) -> bool {
-    match netns::open(id).and_then(|fd| netns::enter(&fd)) {
+/// False if the netns, or a part of it, could not be looked at. `dying`: those that nothing leads to.
+fn pass(bootstrap: &mut Bootstrap, id: NetnsId, dying: &mut Vec<NetnsId>) -> bool {
+    match netns::open_at_once(id).and_then(|fd| netns::enter(&fd)) {
         Ok(()) => {}
         // The netns is gone, and its sockets with it.
         Err(e) if e.raw_os_error() == Some(libc::ESTALE) => return true,
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {
+            dying.push(id);
+            return true;
+        }
         Err(e) => {
             tracing::warn!(cookie = id.cookie, inum = id.inum, "cannot enter netns: {e}");
             return false;

@@ -1,10 +1,11 @@
 //! Network namespaces: which there are, and how to reach one known by cookie and inode number only.
 
 mod all;
+mod dying;
 
 use std::collections::HashSet;
 use std::ffi::{CString, OsStr};
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
 use std::mem::size_of;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -13,16 +14,14 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use skreap_bpf::fault::{self, Point};
 use skreap_bpf::socket_option;
 
 use crate::privileges;
-use crate::rcu;
 
-use all::Listed;
 pub use all::{Everywhere, everywhere};
+pub(crate) use dying::{tell_unreached, wait_for_dying};
 
 /// Identity of a netns, as the walk reads it from a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,13 +31,6 @@ pub struct NetnsId {
     /// Inode number in nsfs (as in `/proc/PID/ns/net`), used again after the netns is gone.
     pub inum: u32,
 }
-
-/// How long a netns may be there, and lose nothing that keeps it, when nothing leads to it any more: the last process
-/// closes its sockets after it has left. And one grace period: a closed socket keeps its netns for as long.
-const DYING: Duration = Duration::from_millis(200);
-/// How long at all: an event waits for this.
-const DYING_MAX: Duration = Duration::from_secs(5);
-const DYING_STEP: Duration = Duration::from_millis(2);
 
 /// `FD_NSFS_ROOT` (linux/fcntl.h, since 6.18): stands for the root of nsfs in open_by_handle_at(2).
 const FD_NSFS_ROOT: libc::c_int = -10_003;
@@ -95,6 +87,15 @@ impl Method {
 /// there when it has lost nothing that keeps it for 200 ms and an RCU grace period, or after 5 s; otherwise the errno of
 /// the open.
 pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
+    or_dies(id, open_at_once(id))
+}
+
+/// As [`open`], and waits for nothing: `ESRCH` also for a netns that is about to go. Who opens many has
+/// [`wait_for_dying`] wait for all of those together.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_at_once(id: NetnsId) -> io::Result<OwnedFd> {
     fault::at(Point::NetnsOpen)?;
     match Method::Handle.open(id) {
         // An older kernel takes FD_NSFS_ROOT for a bad descriptor, or knows no such handle.
@@ -104,7 +105,7 @@ pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
                 Some(libc::EBADF | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS)
             ) =>
         {
-            open_without_handle(id)
+            through_anything(id)
         }
         // The own one needs no privilege.
         Err(e)
@@ -114,9 +115,9 @@ pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
             current()
         }
         // So the kernel says to who may not enter it; and, since 6.19, of one that only sockets keep alive.
-        Err(e) if e.raw_os_error() == Some(libc::ESTALE) && all::look_for(id) != Listed::Gone => {
+        Err(e) if e.raw_os_error() == Some(libc::ESTALE) && !is_gone(id) => {
             if privileges::may_enter_netns() {
-                open_without_handle(id)
+                through_anything(id)
             } else {
                 Err(io::Error::from_raw_os_error(libc::EPERM))
             }
@@ -130,34 +131,32 @@ pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
 /// # Errors
 /// As [`open`].
 pub fn open_without_handle(id: NetnsId) -> io::Result<OwnedFd> {
+    or_dies(id, through_anything(id))
+}
+
+/// What nothing leads to is mostly gone, and its sockets with it, or about to go; but it may be out of reach.
+fn or_dies(id: NetnsId, opened: io::Result<OwnedFd>) -> io::Result<OwnedFd> {
+    match opened {
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) && wait_for_dying(vec![id]).is_empty() => {
+            Err(io::Error::from_raw_os_error(libc::ESTALE))
+        }
+        opened => opened,
+    }
+}
+
+/// False if that cannot be said.
+fn is_gone(id: NetnsId) -> bool {
+    all::kernel_list().is_some_and(|list| list.iter().all(|netns| netns.cookie != id.cookie))
+}
+
+fn through_anything(id: NetnsId) -> io::Result<OwnedFd> {
     for method in [Method::Shown, Method::Descriptor] {
         match method.open(id) {
             Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
             opened => return opened,
         }
     }
-    // What nothing leads to is mostly gone, and its sockets with it, or about to go; but it may be out of reach.
-    let begin = Instant::now();
-    let (mut fewest, mut since, mut settled) = (u32::MAX, begin, false);
-    loop {
-        match all::look_for(id) {
-            Listed::Gone => return Err(io::Error::from_raw_os_error(libc::ESTALE)),
-            Listed::Unknown => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
-            Listed::There { references } if references < fewest => {
-                (fewest, since, settled) = (references, Instant::now(), false);
-            }
-            Listed::There { .. } if settled || begin.elapsed() >= DYING_MAX => {
-                return Err(io::Error::from_raw_os_error(libc::ESRCH));
-            }
-            Listed::There { .. } => {}
-        }
-        if since.elapsed() >= DYING {
-            rcu::grace_period_or_pause();
-            settled = true;
-        } else {
-            thread::sleep(DYING_STEP);
-        }
-    }
+    Err(io::Error::from_raw_os_error(libc::ESRCH))
 }
 
 fn open_by_handle(id: NetnsId) -> io::Result<OwnedFd> {
@@ -206,7 +205,6 @@ fn open_by_inum(inum: u32) -> io::Result<OwnedFd> {
 /// Looks at every descriptor of every process for a netns with this inode number, or a socket in it.
 fn open_by_descriptor(inum: u32) -> io::Result<OwnedFd> {
     let nsfs = std::fs::metadata("/proc/self/ns/net")?.dev();
-    let is_wanted = |m: &Metadata| m.dev() == nsfs && m.ino() == u64::from(inum);
     for process in std::fs::read_dir("/proc")?.flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<libc::pid_t>().ok()) else {
             continue;
@@ -225,16 +223,16 @@ fn open_by_descriptor(inum: u32) -> io::Result<OwnedFd> {
                 netns_of(pid, &mut pidfd, &name)
             } else if (to.starts_with(b"net:") || to.starts_with(b"/"))
                 && inode_of(&process.path(), &name) == Some(inum.into())
-                && std::fs::metadata(descriptor.path()).is_ok_and(|m| is_wanted(&m))
             {
-                File::open(descriptor.path())
+                // Not by its path: that may lead to something else by now, and an open may wait for ever.
+                descriptor_of(pid, &mut pidfd, &name)
             } else {
                 continue;
             };
             if let Ok(netns) = netns
-                && netns.metadata().is_ok_and(|m| is_wanted(&m))
+                && is_inode(&netns, nsfs, inum)
             {
-                return Ok(netns.into());
+                return Ok(netns);
             }
         }
     }
@@ -248,10 +246,30 @@ fn inode_of(process: &Path, descriptor: &OsStr) -> Option<u64> {
     info.lines().find_map(|line| line.strip_prefix("ino:"))?.trim().parse().ok()
 }
 
+/// Whether this is that inode, without a word to the file system that it may be on.
+fn is_inode(file: &OwnedFd, dev: u64, ino: u32) -> bool {
+    // SAFETY: a struct of integers.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+    // SAFETY: the path is a C string, and `found` is written to during the call only.
+    let done = unsafe { libc::statx(file.as_raw_fd(), c"".as_ptr(), flags, libc::STATX_INO, &mut found) };
+    done == 0
+        && libc::makedev(found.stx_dev_major, found.stx_dev_minor) == dev
+        && found.stx_ino == u64::from(ino)
+}
+
 /// The netns of a socket that another process has open. `pidfd`: of that process, once it was needed.
-fn netns_of(pid: libc::pid_t, pidfd: &mut Option<OwnedFd>, descriptor: &OsStr) -> io::Result<File> {
+fn netns_of(pid: libc::pid_t, pidfd: &mut Option<OwnedFd>, descriptor: &OsStr) -> io::Result<OwnedFd> {
     /// `SIOCGSKNS` (linux/sockios.h).
     const SIOCGSKNS: libc::Ioctl = 0x894c;
+    let socket = descriptor_of(pid, pidfd, descriptor)?;
+    // SAFETY: SIOCGSKNS takes no argument and returns a new descriptor.
+    let netns = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
+    owned(netns.into())
+}
+
+/// What another process has open. `pidfd`: of that process, once it was needed.
+fn descriptor_of(pid: libc::pid_t, pidfd: &mut Option<OwnedFd>, descriptor: &OsStr) -> io::Result<OwnedFd> {
     let descriptor: libc::c_int =
         descriptor.to_str().and_then(|name| name.parse().ok()).ok_or(io::ErrorKind::InvalidInput)?;
     let process = match pidfd {
@@ -260,10 +278,7 @@ fn netns_of(pid: libc::pid_t, pidfd: &mut Option<OwnedFd>, descriptor: &OsStr) -
         None => pidfd.insert(owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?),
     };
     // SAFETY: pidfd_getfd takes no pointers.
-    let socket = owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) })?;
-    // SAFETY: SIOCGSKNS takes no argument and returns a new descriptor.
-    let netns = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
-    owned(netns.into()).map(File::from)
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) })
 }
 
 /// A descriptor that a system call has just returned.

@@ -143,12 +143,16 @@ impl Drop for Scanner {
 
 fn passes(scan: &mut Scan, job: &Job) -> Result<Done, EngineError> {
     scan.begin(&job.target, job.states.bits())?;
-    let (mut hits, mut unreachable) = (Vec::new(), 0);
+    let (mut hits, mut unreachable, mut dying) = (Vec::new(), 0, Vec::new());
     for &id in &job.netns {
-        match netns::open(id).and_then(|fd| netns::enter(&fd)) {
+        match netns::open_at_once(id).and_then(|fd| netns::enter(&fd)) {
             Ok(()) => {}
             // The netns is gone, and its sockets with it.
             Err(e) if e.raw_os_error() == Some(libc::ESTALE) => continue,
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {
+                dying.push(id);
+                continue;
+            }
             Err(e) => {
                 tracing::warn!(cookie = id.cookie, inum = id.inum, "cannot enter netns: {e}");
                 unreachable += 1;
@@ -160,5 +164,6 @@ fn passes(scan: &mut Scan, job: &Job) -> Result<Done, EngineError> {
             unreachable += 1;
         }
     }
+    unreachable += netns::wait_for_dying(dying).iter().inspect(|id| netns::tell_unreached(id)).count();
     Ok(Done { counts: scan.counts()?, hits, unreachable })
 }

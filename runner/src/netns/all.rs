@@ -66,30 +66,7 @@ pub fn everywhere() -> io::Result<Everywhere> {
     }
 }
 
-/// What the kernel's list says of a netns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Listed {
-    Gone,
-    /// What keeps it, see [`NetnsEntry::references`].
-    There {
-        references: u32,
-    },
-    /// The list cannot be read.
-    Unknown,
-}
-
-/// Whether the netns is still there.
-pub(super) fn look_for(id: NetnsId) -> Listed {
-    let Some(list) = kernel_list() else {
-        return Listed::Unknown;
-    };
-    match list.iter().find(|netns| netns.cookie == id.cookie) {
-        Some(netns) => Listed::There { references: netns.references },
-        None => Listed::Gone,
-    }
-}
-
-fn kernel_list() -> Option<Vec<NetnsEntry>> {
+pub(super) fn kernel_list() -> Option<Vec<NetnsEntry>> {
     match LIST.lock().get()?.read() {
         Ok(netns) => Some(netns),
         Err(e) => {

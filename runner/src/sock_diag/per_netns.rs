@@ -1,6 +1,6 @@
 //! One diag socket for each netns.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::thread;
@@ -39,7 +39,7 @@ impl DiagSockets {
     /// # Errors
     /// The errno of making the thread or the epoll set, or of opening the own netns.
     pub fn new(keep: Duration) -> io::Result<Self> {
-        Self::opened_by(keep, netns::open)
+        Self::opened_by(keep, netns::open_at_once)
     }
 
     /// As [`new`](Self::new), with another way to open a netns.
@@ -58,7 +58,8 @@ impl DiagSockets {
             for ids in asked {
                 // Once for all of them.
                 let _raised = privileges::raise();
-                let opened = ids.into_iter().map(|id| (id, open_in(id, &open))).collect();
+                let mut opened: Opened = ids.into_iter().map(|id| (id, open_in(id, &open))).collect();
+                forget_dead(&mut opened);
                 // The thread's own place keeps a netns alive as well.
                 if let Err(e) = netns::enter(&home) {
                     tracing::error!("cannot go back to the own netns: {e}");
@@ -192,6 +193,18 @@ impl Drop for DiagSockets {
         {
             tracing::error!("the netns thread panicked");
         }
+    }
+}
+
+/// Waits for netns that nothing leads to since they are about to go, and says of those that they are gone.
+fn forget_dead(opened: &mut Opened) {
+    let is_lost = |opened: &io::Result<DiagSocket>| {
+        opened.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::ESRCH))
+    };
+    let lost = opened.iter().filter(|(_, opened)| is_lost(opened)).map(|(id, _)| *id).collect();
+    let there: HashSet<NetnsId> = netns::wait_for_dying(lost).into_iter().collect();
+    for (_, dead) in opened.iter_mut().filter(|(id, opened)| is_lost(opened) && !there.contains(id)) {
+        *dead = Err(io::Error::from_raw_os_error(libc::ESTALE));
     }
 }
 
