@@ -230,7 +230,7 @@ static __always_inline bool record_known(const struct membership *m)
 	if (tag & NODE_WIDE)
 		return !(m->tag & NODE_CONNECT) ||
 		       (tag & (NODE_CONNECT | NODE_WATCHED | NODE_SETTLED)) == NODE_CONNECT;
-	if (n->key != m->key)
+	if (n->key != m->key || m->tag & NODE_WIDE)
 		return false;
 	if (m->tag & NODE_CONNECT)
 		return (claim(tag) | (tag & (NODE_WATCHED | NODE_SETTLED))) == claim(m->tag);
@@ -262,7 +262,7 @@ static __noinline int record_search(struct shard *s, __u32 *record, struct membe
 				n->tag = (n->tag | NODE_CONNECT) & ~(NODE_WATCHED | NODE_SETTLED);
 			return RECORD_KNOWN;
 		}
-		if (n->key == m->key) {
+		if (n->key == m->key && !(m->tag & NODE_WIDE)) {
 			/* Only a node with one claimant may be dropped by connect(). */
 			if ((n->tag ^ m->tag) & NODE_TID && n->tag & m->tag & NODE_CONNECT)
 				n->tag &= ~NODE_TID;

@@ -43,16 +43,17 @@ static __always_inline __be32 own_ipv4(struct bpf_sock_addr *ctx)
 /*
  * What a zero address stands for is decided after the hook: the socket's own address, or loopback.  A connect() to it
  * makes the socket wide, so that its live peer decides.  A sender has none: it is taken for one to the own address if
- * it is bound to one, and to loopback otherwise, as in udp_sendmsg() and udpv6_sendmsg().
+ * it is bound to one, and to loopback otherwise, as in udp_sendmsg() and udpv6_sendmsg().  A connect() with an address of
+ * another family is refused after the hook, whatever stands where we look for ours.
  */
 static __always_inline int record4(struct bpf_sock_addr *ctx, __u32 tag)
 {
 	__be32 daddr = ctx->user_ip4;
 
-	if (!daddr && tag & NODE_CONNECT)
-		tag |= NODE_WIDE;
-	else if (!daddr)
+	if (!daddr && tag & NODE_SENDMSG)
 		daddr = own_ipv4(ctx);
+	else if (!daddr && ctx->user_family == AF_INET)
+		tag |= NODE_WIDE;
 	record(ctx, key_ipv4(daddr, ctx->user_port, ctx->protocol), tag);
 	return ALLOW;
 }
@@ -71,10 +72,10 @@ static __always_inline int record6(struct bpf_sock_addr *ctx, __u32 tag)
 	__u64 key;
 
 	if (!(p.daddr[3] | (ipv6 ? p.daddr[0] | p.daddr[1] | p.daddr[2] : 0))) {
-		if (tag & NODE_CONNECT)
-			tag |= NODE_WIDE;
-		else
+		if (tag & NODE_SENDMSG)
 			p.daddr[3] = ipv6 ? bpf_htonl(1) : own_ipv4(ctx);
+		else if (c->user_family == AF_INET6)
+			tag |= NODE_WIDE;
 	}
 	key = ipv6 ? key_of(&p) : key_ipv4(p.daddr[3], p.dport, p.protocol);
 	if (record(ctx, key, ipv6 ? tag | NODE_IPV6 : tag) && ipv6 && tag & NODE_SENDMSG)

@@ -409,6 +409,9 @@ static __always_inline int walk(struct skreap_walk *ctx)
 
 	__builtin_memset(&w->n, 0, sizeof(w->n));
 	w->n.flags = flags;
+	/* Before and after: what a healing links behind the walk takes its mark along. */
+	if (!(flags & SKREAP_WALK_ALL))
+		w->n.incomplete = marked(key, flags & SKREAP_WALK_UNCONNECTED);
 	w->n.states = ctx->states;
 	w->emitted = 0;
 	w->tried = 0;

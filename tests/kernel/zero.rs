@@ -76,8 +76,9 @@ fn connect_to_a_zero_address_and_elsewhere(world: &mut World) -> Result<()> {
     let bound = OpenSpec { bind: Some(SocketAddr::new(V4, 4000)), ..spec(Protocol::Udp, V4, false) };
     let socket = open_to(&mut client, bound, own.socket_addr())?;
     ensure!(world.counters()?.live() == 1);
-    // Refused before it has an effect: the old peer stays.
+    // An address of another family is refused, and says nothing.
     errno(client.connect(socket.handle, SocketAddr::new(V6, 7)))?;
+    ensure!(world.counters()?.wide == 0);
     client.connect(socket.handle, SocketAddr::new(V4, 7))?;
     ensure!(world.counters()?.wide == 1);
     let peer = client.state(socket.handle)?.peer;
