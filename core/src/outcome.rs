@@ -163,6 +163,9 @@ pub struct Failures {
     by_errno: BTreeMap<String, u64>,
     sockets: Vec<Failure>,
     left_out: u64,
+    /// Those without a local port, by errno: no hash has them, so a scan does not see them.
+    #[serde(skip)]
+    portless: BTreeMap<i32, u64>,
 }
 
 impl Failures {
@@ -171,6 +174,10 @@ impl Failures {
         self.total = self.total.saturating_add(1);
         let count = self.by_errno.entry(errno_name(errno).into()).or_default();
         *count = count.saturating_add(1);
+        if socket.sport == 0 {
+            let portless = self.portless.entry(errno.saturating_abs()).or_default();
+            *portless = portless.saturating_add(1);
+        }
         if self.sockets.len() < MAX_FAILURES_LISTED {
             self.sockets.push(Failure {
                 socket,
@@ -189,6 +196,10 @@ impl Failures {
             let count = self.by_errno.entry(name).or_default();
             *count = count.saturating_add(more);
         }
+        for (errno, more) in other.portless {
+            let portless = self.portless.entry(errno).or_default();
+            *portless = portless.saturating_add(more);
+        }
         self.left_out = self.left_out.saturating_add(other.left_out);
         for failure in other.sockets {
             if self.sockets.len() < MAX_FAILURES_LISTED {
@@ -197,6 +208,15 @@ impl Failures {
                 self.left_out = self.left_out.saturating_add(1);
             }
         }
+    }
+
+    /// Only those without a local port.
+    fn portless(mut self) -> Self {
+        self.sockets.retain(|failure| failure.socket.sport == 0);
+        self.total = self.portless.values().copied().fold(0, u64::saturating_add);
+        self.left_out = self.total.saturating_sub(self.sockets.len() as u64);
+        self.by_errno = self.portless.iter().map(|(errno, n)| (errno_name(*errno).into(), *n)).collect();
+        self
     }
 
     /// How many victims could not be destroyed.
@@ -337,11 +357,23 @@ impl Outcome {
         }
     }
 
-    /// Takes back the victims that could not be destroyed: another pass has found whatever is left of them.
+    /// Takes back the victims that could not be destroyed: another pass over the same nodes has found whatever is left of
+    /// them.
     pub fn forget_failures(&mut self) {
-        let failed = std::mem::take(&mut self.failed).total;
-        self.victims = self.victims.saturating_sub(failed);
-        self.visited = self.visited.saturating_sub(failed);
+        self.forget(Failures::default());
+    }
+
+    /// As [`forget_failures`](Self::forget_failures) for a pass over what the kernel's hashes hold: sockets without a local
+    /// port are in none.
+    pub fn forget_failures_of_scan(&mut self) {
+        self.forget(self.failed.clone().portless());
+    }
+
+    fn forget(&mut self, left: Failures) {
+        let forgotten = self.failed.total.saturating_sub(left.total);
+        self.failed = left;
+        self.victims = self.victims.saturating_sub(forgotten);
+        self.visited = self.visited.saturating_sub(forgotten);
     }
 
     /// Nothing was missed and nothing failed: whoever asks for the same again need not be answered by doing it.
@@ -444,6 +476,24 @@ mod tests {
         assert_eq!(outcome.balanced(false), Ok(()));
         outcome.forget_failures();
         assert_eq!((outcome.visited, outcome.victims, outcome.failed.total()), (3, 1, 0));
+        assert_eq!(outcome.balanced(false), Ok(()));
+    }
+
+    #[test]
+    fn a_scan_takes_back_no_failure_that_it_cannot_see() {
+        let mut outcome = Outcome { visited: 70, victims: 70, ..Outcome::new(EngineName::Netlink) };
+        for n in 0..70 {
+            let sport = if n % 10 == 0 { 0 } else { 4000 };
+            outcome.add_failure(SocketTuple { sport, ..a_socket(n) }, if n == 0 { 12 } else { 2 });
+        }
+        assert_eq!((outcome.failed.total(), outcome.failed.left_out()), (70, 6));
+        outcome.forget_failures_of_scan();
+        assert_eq!((outcome.visited, outcome.victims, outcome.failed.total()), (7, 7, 7));
+        let by_errno: Vec<_> =
+            outcome.failed.by_errno().iter().map(|(name, n)| (name.as_str(), *n)).collect();
+        assert_eq!(by_errno, [("ENOENT", 6), ("ENOMEM", 1)]);
+        assert_eq!((outcome.failed.sockets().len(), outcome.failed.left_out()), (7, 0));
+        assert!(outcome.failed.sockets().iter().all(|failure| failure.socket.sport == 0));
         assert_eq!(outcome.balanced(false), Ok(()));
     }
 

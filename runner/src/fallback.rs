@@ -53,8 +53,8 @@ impl Fallback {
             scan.victims = listed.len() as u64;
         }
         if scan.is_complete() {
-            // A socket that the first engine could not destroy is one of the scan's victims, or gone.
-            outcome.forget_failures();
+            // A socket that the first engine could not destroy is one of the scan's victims, or gone, or in no hash.
+            outcome.forget_failures_of_scan();
         }
         outcome.add_finished(Finished {
             engine: scan.engine,

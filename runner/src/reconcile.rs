@@ -32,7 +32,8 @@ pub(crate) fn gone(
                 Some(backend) if wanted && !living.contains(&backend) => {
                     gone.insert(backend);
                 }
-                None if wanted => {
+                // Connected to what can be no backend (multicast), it is nobody's victim.
+                None if wanted && victim.relation() == Relation::Unconnected => {
                     incomplete.insert(Incomplete::WideUnconnected);
                 }
                 _ => {}

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use skreap::core::{Action, Backend, Incomplete};
-use skreap::lab::Selection;
+use skreap::lab::{OpenSpec, Selection};
 
 use crate::case::{Case, case};
 use crate::sockets::*;
@@ -19,6 +19,7 @@ pub fn cases() -> Vec<Case> {
         case!(many_backends_dry_run),
         case!(reconcile_spares_the_living).index_only(),
         case!(reconcile_of_an_index_without_the_dead).index_only(),
+        case!(reconcile_passes_over_multicast).index_only(),
         case!(events_that_waited_together_share_a_walk),
         case!(too_many_victims_are_refused).with(limited),
         case!(the_limit_is_for_the_whole_event).with(limited),
@@ -105,6 +106,19 @@ fn reconcile_of_an_index_without_the_dead(world: &mut World) -> Result<()> {
     expect_exactly(&report, &mut [&mut client], &[])?;
     ensure!(report.visited == 0 && report.by_backend.is_empty(), "{report:?}");
     ensure!(expect_answers(&mut client)? == 3);
+    Ok(())
+}
+
+/// A socket may be connected to what can be no backend.
+fn reconcile_passes_over_multicast(world: &mut World) -> Result<()> {
+    let own = udp(1).addr();
+    let netns = world.fresh_netns("multicast", own)?;
+    let mut client = world.client_at("client", &netns)?;
+    let spec = OpenSpec { bind: Some((own, 0).into()), ..spec_for(udp(1)) };
+    let socket = open_to(&mut client, spec, ([239, 1, 1, 1], 53).into())?;
+    let report = world.tell(Action::Reconcile { backends: vec![udp(2)] }, false)?;
+    expect_exactly(&report, &mut [], &[])?;
+    ensure!(client.state(socket.handle)?.errno == 0);
     Ok(())
 }
 

@@ -81,7 +81,10 @@ impl Membership {
             Ok(false) => Place::Outside,
             Err(e) => Place::Unknown(e.raw_os_error().unwrap_or(libc::EIO)),
         };
-        self.known.insert(cgroup, place);
+        // What else has gone wrong may go well the next time.
+        if !matches!(place, Place::Unknown(errno) if errno != libc::ESTALE) {
+            self.known.insert(cgroup, place);
+        }
         place
     }
 

@@ -23,13 +23,17 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The netns that hold sockets recorded under the target: a walk of its bucket that destroys nothing.
+    /// The netns that hold sockets recorded under the target: a walk of its bucket that destroys nothing. All, if the
+    /// index lacks sockets of the target.
     ///
     /// # Errors
     /// [`EngineError::Walk`] if the index cannot be walked.
     pub fn known(walker: &mut Walker, target: &Target) -> Result<Self, EngineError> {
         let mut victims = Vec::new();
-        walker.walk(&everything(target), &mut victims)?;
+        let counts = walker.walk(&everything(target), &mut victims)?;
+        if counts.incomplete_full || counts.incomplete_everything {
+            return Ok(Self::All);
+        }
         let mut known: Vec<NetnsId> = victims.iter().map(netns_id).collect();
         known.sort_unstable();
         known.dedup();

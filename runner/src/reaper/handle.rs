@@ -107,7 +107,7 @@ impl Reaper {
         if self.leave_order {
             return true;
         }
-        let kept = self.order.before_event(&mut self.hooks, self.monitor.observer());
+        let kept = self.order.before_event(&mut self.hooks, &self.overseer);
         self.monitor.ordered(self.order.status());
         kept
     }
@@ -137,17 +137,20 @@ impl Reaper {
         &mut self,
         living: &[Backend],
     ) -> Result<(Vec<Backend>, BTreeSet<Incomplete>), skreap_bpf::Error> {
+        // Before and after: what a healing puts into the index behind the pass takes its mark along.
+        let before = self.index.marks()?;
         let (gone, mut incomplete) = reconcile::gone(&mut self.walker, living, self.unconnected)?;
         // A backend none of whose sockets was recorded is not known to the index at all.
-        let marks = self.index.marks()?;
-        if marks.backends > 0 {
-            incomplete.insert(Incomplete::IndexFull);
-        }
-        if marks.everything {
-            incomplete.insert(Incomplete::IndexUnsure);
-        }
-        if marks.sent > 0 && self.unconnected == Unconnected::Destroy {
-            incomplete.insert(Incomplete::WideUnconnected);
+        for marks in [before, self.index.marks()?] {
+            if marks.backends > 0 {
+                incomplete.insert(Incomplete::IndexFull);
+            }
+            if marks.everything {
+                incomplete.insert(Incomplete::IndexUnsure);
+            }
+            if marks.sent > 0 && self.unconnected == Unconnected::Destroy {
+                incomplete.insert(Incomplete::WideUnconnected);
+            }
         }
         Ok((gone, incomplete))
     }
@@ -246,6 +249,10 @@ impl Reaper {
                 match self.run(&one.target, chosen) {
                     Ok(more) => {
                         one.outcome.add_stale(more.skipped.stale);
+                        if more.is_complete() {
+                            // It has met them again, and says which still fail.
+                            one.outcome.forget_failures();
+                        }
                         one.outcome.add_victims(more);
                     }
                     Err(e) => {
@@ -270,7 +277,9 @@ impl Reaper {
     /// One target, completely.
     fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
         if self.scan_known {
-            self.engine.set_scope(Scope::known(&mut self.walker, target)?);
+            let unknown = self.order_unknown;
+            let scope = if unknown { Scope::All } else { Scope::known(&mut self.walker, target)? };
+            self.engine.set_scope(scope);
         }
         if !target.dry_run {
             self.pace.before();
