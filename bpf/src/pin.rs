@@ -196,6 +196,18 @@ impl Pins {
         Ok(hooks)
     }
 
+    /// Removes what was made and not published.
+    ///
+    /// # Errors
+    /// [`Error::Pin`] with the errno.
+    pub fn abandon(&self) -> Result<(), Error> {
+        let building = self.at(BUILDING);
+        if building.exists() {
+            remove_index(&building)?;
+        }
+        Ok(())
+    }
+
     /// Puts in its place what [`Hooks::attach_pinned`] has made, and removes what was there before, hooks and
     /// all. Nothing to do for an index that was taken over.
     ///

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use skreap_bpf::{Index, Marker, Marks};
 
 use crate::bootstrap::{self, Bootstrapped};
@@ -32,6 +33,8 @@ pub struct Healer {
     marker: Marker,
     cgroup: PathBuf,
     settle: Duration,
+    /// Of all healers of the index: two at once would clear marks that only one of them has healed.
+    one_at_a_time: Arc<Mutex<()>>,
 }
 
 /// What came of it.
@@ -47,8 +50,12 @@ pub struct Healed {
 
 impl Healer {
     /// `cgroup` is the directory whose sockets the index is to know.
-    pub(crate) fn new(index: Arc<Index>, cgroup: &Path) -> Result<Self, skreap_bpf::Error> {
-        Ok(Self { marker: index.marker()?, index, cgroup: cgroup.to_owned(), settle: SETTLE })
+    pub(crate) fn new(
+        index: Arc<Index>,
+        cgroup: &Path,
+        one_at_a_time: Arc<Mutex<()>>,
+    ) -> Result<Self, skreap_bpf::Error> {
+        Ok(Self { marker: index.marker()?, index, cgroup: cgroup.to_owned(), settle: SETTLE, one_at_a_time })
     }
 
     /// Another time in place of [`SETTLE`].
@@ -66,11 +73,13 @@ impl Healer {
     }
 
     /// Puts every connected socket of the cgroup into the index, and takes back the marks of what was missing. Takes
-    /// two seconds and as long as a look at every socket; events and hooks go on meanwhile. One at a time.
+    /// two seconds and as long as a look at every socket; events and hooks go on meanwhile. Waits for another healer of this index.
     ///
     /// # Errors
     /// [`EngineError`] if the search could not begin; no mark is taken back then.
     pub fn run(&mut self) -> Result<Healed, EngineError> {
+        let turn = Arc::clone(&self.one_at_a_time);
+        let _turn = turn.lock();
         let before = self.index.marks()?;
         self.marker.turn()?;
         // A hook that has begun before the turn is through after it.

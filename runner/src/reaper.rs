@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use skreap_bpf::hooks::Hooks;
 use skreap_bpf::module::ModuleError;
 use skreap_bpf::pin::{Origin, Pins};
@@ -72,6 +73,8 @@ impl Error {
         }
     }
 }
+
+const RECHECK_MAX: Duration = Duration::from_secs(3600);
 
 /// How long an event waits for connects under way.
 #[derive(Clone, Copy, Debug)]
@@ -196,10 +199,10 @@ impl Builder {
     }
 
     /// How long an event waits for sockets whose `connect()` to the backend is under way, at most; zero: not at
-    /// all. 20 ms by default. It waits only while there are any.
+    /// all. 20 ms by default, an hour at most. It waits only while there are any.
     #[must_use]
     pub fn recheck(mut self, bound: Duration) -> Self {
-        self.recheck = RecheckBound(bound);
+        self.recheck = RecheckBound(bound.min(RECHECK_MAX));
         self
     }
 
@@ -274,6 +277,7 @@ impl Builder {
             unconnected: self.unconnected,
         };
         let monitor = Monitor::new(identity, Observer::new(&index)?);
+        let unpublished = Unpublished(pins.as_ref());
         let mut hooks = {
             let _raised = privileges::raise();
             match &pins {
@@ -296,13 +300,18 @@ impl Builder {
             pins.publish(&mut hooks)?;
             tell_origin(pins, &origin);
         }
+        unpublished.done();
         let mut order = OrderKeeper::new(&index, file)?;
-        order.tidy(&mut hooks, monitor.observer());
+        // Of its own: who lists the index must not hold an event up.
+        let overseer = Observer::new(&index)?;
+        order.tidy(&mut hooks, &overseer);
         monitor.ordered(order.status());
         Ok(Reaper {
             hooks,
             engine,
             order,
+            overseer,
+            healing: Arc::default(),
             fallback,
             audits: None,
             walker,
@@ -320,6 +329,27 @@ impl Builder {
             pace,
             _pins: pins,
         })
+    }
+}
+
+/// Takes pins away again that were made and not published.
+struct Unpublished<'a>(Option<&'a Pins>);
+
+impl Unpublished<'_> {
+    fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unpublished<'_> {
+    fn drop(&mut self) {
+        let Some(pins) = self.0 else {
+            return;
+        };
+        let _raised = privileges::raise();
+        if let Err(e) = pins.abandon() {
+            tracing::error!("hooks stay attached until the next start, or `skreap unload`: {e}");
+        }
     }
 }
 
@@ -418,6 +448,9 @@ pub struct Reaper {
     fallback: Option<Fallback>,
     walker: Walker,
     order: OrderKeeper,
+    overseer: Observer,
+    /// One at a time, whoever asks for it.
+    healing: Arc<Mutex<()>>,
     audits: Option<audit::Service>,
     monitor: Monitor,
     index: Arc<Index>,
@@ -503,7 +536,7 @@ impl Reaper {
     /// # Errors
     /// [`skreap_bpf::Error::Object`] if the program that clears marks is missing.
     pub fn healer(&self) -> Result<Healer, skreap_bpf::Error> {
-        Healer::new(Arc::clone(&self.index), &self.cgroup)
+        Healer::new(Arc::clone(&self.index), &self.cgroup, Arc::clone(&self.healing))
     }
 
     /// Starts a thread that audits when the monitor is asked to ([`Monitor::ask_audit`]), and by itself `interval`
@@ -540,7 +573,7 @@ impl Reaper {
             fallback.tidy();
         }
         if !self.leave_order {
-            self.order.tidy(&mut self.hooks, self.monitor.observer());
+            self.order.tidy(&mut self.hooks, &self.overseer);
             self.monitor.ordered(self.order.status());
         }
     }

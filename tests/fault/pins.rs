@@ -65,6 +65,10 @@ fn second_start(world: &mut World, first: Option<fn(&World, &Path) -> Builder>, 
         let happened = fault.zip(armed).is_some_and(|(fault, armed)| fault.disarm(armed));
         if let Err(error) = &second {
             ensure!(happened, "{error}");
+            // What it had attached is gone, unless that is what failed.
+            let removal =
+                fault.is_some_and(|fault| matches!(fault.point, Point::PinRemove | Point::PinRemoveAll));
+            ensure!(removal || !directory.join("building").exists(), "{error}; pins are left");
         }
         drop(second);
         let mut third = pinned(world, &directory).build().context("the third start")?;

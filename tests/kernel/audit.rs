@@ -3,6 +3,7 @@
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use skreap::Reaper;
@@ -11,7 +12,7 @@ use skreap::bpf::hooks::Hooks;
 use skreap::bpf::testing::{LoadBalancer, detach_sock_release};
 use skreap::bpf::{Config, Index};
 use skreap::choice::Choice;
-use skreap::core::{Backend, Protocol};
+use skreap::core::{Backend, EngineName, Protocol};
 use skreap::lab::{Client, Family, OpenSpec};
 
 use crate::case::{Case, case};
@@ -26,6 +27,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         case!(audit_agrees_after_a_mixed_workload).index_only().with(two_netns),
         case!(audit_is_silent_under_traffic).index_only(),
+        case!(audit_at_intervals_without_end).only(EngineName::Netlink),
         case!(audit_tells_accepted_from_connected).index_only(),
         case!(audit_reports_a_full_index_as_incomplete).index_only().with(small),
         case!(audit_finds_missed_sockets).index_only(),
@@ -34,6 +36,17 @@ pub fn cases() -> Vec<Case> {
         case!(audit_finds_stale_nodes).index_only(),
         case!(events_tell_of_stale_nodes).index_only(),
     ]
+}
+
+/// The longest times there are do no harm to the thread that waits for them.
+fn audit_at_intervals_without_end(world: &mut World) -> Result<()> {
+    let (tell, told) = crossbeam_channel::bounded(1);
+    let reaper = world.reaper_mut();
+    reaper.start_audits(Some(Duration::MAX), false)?;
+    let answer = move |audit: Result<Audit, String>| drop(tell.send(audit));
+    ensure!(reaper.monitor().ask_audit(Box::new(answer)), "nobody was asked");
+    let audit = told.recv_timeout(Duration::from_millis(PATIENCE_MS))?.map_err(anyhow::Error::msg)?;
+    expect_clean(&audit, 0, 0, 0)
 }
 
 /// An audit that found nothing, and looked at exactly this much.

@@ -282,6 +282,10 @@ impl World {
         uses_index(self.reaper.engine())
     }
 
+    pub fn reaper_mut(&mut self) -> &mut Reaper {
+        &mut self.reaper
+    }
+
     pub fn reaper(&self) -> &Reaper {
         &self.reaper
     }

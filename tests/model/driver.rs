@@ -553,15 +553,11 @@ impl<'a> Driver<'a> {
 
     /// True if the report names the backend of this socket.
     fn is_known(&self, report: &Report, cookie: u64) -> bool {
-        let Some((protocol, peer)) =
-            self.truth.get(cookie).map(|socket| (socket.protocol, self.truth.peer(cookie)))
-        else {
-            return false;
-        };
-        let listed = report.sockets.iter().flatten();
-        listed.into_iter().any(|socket| {
-            socket.protocol == protocol && peer == Some(SocketAddr::new(socket.daddr, socket.dport))
-        })
+        let Some(socket) = self.truth.get(cookie) else { return false };
+        let peer = self.truth.peer(cookie);
+        let names =
+            |backend: &Backend| backend.protocol() == socket.protocol && Some(backend.socket_addr()) == peer;
+        report.by_backend.iter().any(|one| names(&one.backend))
     }
 
     fn tell(&mut self, action: Action, dry_run: bool) -> Result<Report> {

@@ -16,6 +16,8 @@ use crate::status::AuditStatus;
 const QUEUE: usize = 8;
 /// The longest wait between two healings.
 const HEAL_LAST: Duration = Duration::from_secs(3600);
+/// Longer than any service runs, and short enough to be added to a time.
+const FOREVER: Duration = Duration::from_secs(1 << 32);
 /// Differences that one audit writes to the log.
 const LOGGED_MAX: usize = 10;
 
@@ -67,6 +69,8 @@ impl Service {
         interval: Option<Duration>,
         forgive_older: bool,
     ) -> io::Result<Self> {
+        let (interval, heal_after) =
+            (interval.map(|interval| interval.min(FOREVER)), heal_after.min(FOREVER));
         let (ask, asked) = bounded(QUEUE);
         let worker = Worker { auditor, healer, heal_first: heal_after, heal_after, monitor };
         let thread = thread::Builder::new()
@@ -170,7 +174,8 @@ impl Worker {
                 false
             }
         };
-        self.heal_after = if whole { self.heal_first } else { (self.heal_after * 2).min(HEAL_LAST) };
+        self.heal_after =
+            if whole { self.heal_first } else { (self.heal_after * 2).min(HEAL_LAST.max(self.heal_first)) };
     }
 
     fn audit(&mut self) -> Result<Audit, String> {

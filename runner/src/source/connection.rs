@@ -97,8 +97,9 @@ impl Reader {
         let _ = match request {
             Ok(request) => {
                 // Questions are answered beside the reaper. For one client they keep their place: after all it
-                // has asked for before, and before all that follows.
-                let question = !matches!(request, Request::Event(_));
+                // has asked for before, and before all that follows. So does a dry run, whose answer may name any
+                // number of sockets: one of them at a time is in memory.
+                let question = !matches!(&request, Request::Event(event) if !event.dry_run);
                 if question {
                     self.unanswered.settle();
                 }
