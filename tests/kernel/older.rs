@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use skreap::core::{Action, Backend, EngineName, Event, Report};
 use skreap::lab::{Cgroup, OpenSpec};
 
 use crate::case::{Case, Skip, case};
+use crate::portless::between_hook_and_connect;
+use crate::race::race;
 use crate::sockets::*;
 use crate::unconnected::sender;
 use crate::world::{World, WorldOptions};
@@ -34,7 +37,32 @@ pub fn cases() -> Vec<Case> {
         case!(closed_while_they_are_looked_for_tcp).only(EngineName::Netlink),
         case!(released_before_it_is_in_the_index).only(EngineName::Netlink),
         case!(opened_while_others_are_looked_for).only(EngineName::Netlink),
+        case!(search_beside_a_connect_under_way).only(EngineName::Kfunc),
     ]
+}
+
+/// A UDP socket goes back to a backend that several threads have connected it to, and a search meets it between the hook
+/// and the connect: it must leave the node of the connect alone, though the peer is another one.
+fn search_beside_a_connect_under_way(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2)])?;
+    let mut client = world.client("client")?;
+    let socket = connect(&mut client, udp(1))?;
+    race(&mut client, socket, udp(1), udp(1), 1)?;
+    client.connect(socket.handle, udp(2).socket_addr())?;
+    let pause = between_hook_and_connect(&client)?;
+    let found = thread::scope(|scope| {
+        let back = scope.spawn(|| client.connect(socket.handle, udp(1).socket_addr()));
+        let found = pause
+            .wait(1)
+            .map_err(anyhow::Error::from)
+            .and_then(|()| Ok(skreap::bootstrap::run(world.reaper().index(), world.cgroup().path())?));
+        pause.let_go(1)?;
+        back.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        found
+    })?;
+    ensure!(found.whole() && found.udp.known == 1 && found.udp.indexed == 0, "{found:?}");
+    ensure!(client.state(socket.handle)?.peer == Some(udp(1).socket_addr()));
+    expect_exactly(&world.reap(udp(1))?, &mut [&mut client], &[socket.cookie])
 }
 
 /// A second reaper on the cgroup of the world, that looks for older sockets.
@@ -253,10 +281,10 @@ fn closed_meanwhile(world: &mut World, backend: Backend, count: u32) -> Result<(
             let walker = scope.spawn(|| stale_until(&index, &done));
             thread::sleep(delay);
             let pass = world.netns(0).run(|| bootstrap.pass(backend.protocol()));
-            let closed = closer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            let closed = closer.join().unwrap_or_else(|panic| resume_unwind(panic))?;
             ensure!(closed == count, "{closed} closed");
             done.store(true, Relaxed);
-            let stale = walker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            let stale = walker.join().unwrap_or_else(|panic| resume_unwind(panic))?;
             ensure!(stale == 0, "a walk took {stale} nodes for missed releases");
             pass??;
             let (tcp, udp) = bootstrap.counts()?;
@@ -304,8 +332,8 @@ fn released_before_it_is_in_the_index(world: &mut World) -> Result<()> {
         pause.wait(2)?;
         let counts = index.walker()?.walk_all(|_| ())?;
         pause.let_go(2)?;
-        pass.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))??;
-        let closed = closer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        pass.join().unwrap_or_else(|panic| resume_unwind(panic))??;
+        let closed = closer.join().unwrap_or_else(|panic| resume_unwind(panic))?;
         ensure!(closed == 1, "{closed} closed");
         Ok(counts)
     })?;
@@ -358,7 +386,7 @@ fn opened_while_others_are_looked_for(world: &mut World) -> Result<()> {
             }
             passes += 1;
         }
-        opener.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        opener.join().unwrap_or_else(|panic| resume_unwind(panic))
     })?;
     let (tcp_counts, udp_counts): (BootstrapCounts, BootstrapCounts) = bootstrap.counts()?;
     ensure!(udp_counts.indexed >= 500 && udp_counts.known > 0 && passes > 1, "{tcp_counts:?} {udp_counts:?}");

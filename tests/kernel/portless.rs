@@ -29,16 +29,21 @@ pub fn cases() -> Vec<Case> {
 /// and before.
 const CONNECT: [&str; 2] = ["udp_connect", "ip4_datagram_connect"];
 
+/// Holds the client up in the `connect()` of a UDP socket, after the hook and before anything has come of it.
+pub fn between_hook_and_connect(client: &Client) -> Result<Pause> {
+    match Pause::before(&CONNECT, client.pid()) {
+        Err(Error::Load { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+            Err(Skip("this kernel lets nobody attach to its functions (fentry)").into())
+        }
+        pause => Ok(pause?),
+    }
+}
+
 /// A socket that is connected to `udp(2)` and has no port.
 fn portless(world: &mut World, client: &mut Client) -> Result<Socket> {
     world.serve(&[udp(1), udp(2)])?;
     let socket = connect(client, udp(1))?;
-    let pause = match Pause::before(&CONNECT, client.pid()) {
-        Err(Error::Load { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
-            return Err(Skip("this kernel lets nobody attach to its functions (fentry)").into());
-        }
-        pause => pause?,
-    };
+    let pause = between_hook_and_connect(client)?;
     let report = thread::scope(|scope| {
         let moved = scope.spawn(|| client.connect(socket.handle, udp(2).socket_addr()));
         let report = pause.wait(1).map_err(anyhow::Error::from).and_then(|()| world.reap(udp(1)));

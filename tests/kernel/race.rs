@@ -18,7 +18,8 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-fn race(client: &mut Client, socket: Socket, a: Backend, b: Backend, rounds: u32) -> Result<Raced> {
+/// Two threads of the client connect a socket, each to one of the backends, so often.
+pub fn race(client: &mut Client, socket: Socket, a: Backend, b: Backend, rounds: u32) -> Result<Raced> {
     let op =
         Op::ConnectFromTwoThreads { socket: socket.handle, a: a.socket_addr(), b: b.socket_addr(), rounds };
     match client.call(&op)? {
