@@ -59,6 +59,8 @@ pub fn serve(
         ending.given()
     });
     work_beating(reaper, &jobs, supervisor.beat());
+    // Who goes on with the reaper goes on at its pace.
+    reaper.pace().give_up_when(|| false);
     running.into_iter().for_each(Running::wait);
     // At the end of input nobody has given it yet.
     stop.give();
