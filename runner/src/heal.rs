@@ -73,7 +73,8 @@ impl Healer {
     }
 
     /// Puts every connected socket of the cgroup into the index, and takes back the marks of what was missing. Takes
-    /// two seconds and as long as a look at every socket; events and hooks go on meanwhile. Waits for another healer of this index.
+    /// two seconds and as long as a look at every socket; events and hooks go on meanwhile. Waits for another healer of
+    /// this index.
     ///
     /// # Errors
     /// [`EngineError`] if the search could not begin; no mark is taken back then.

@@ -74,6 +74,7 @@ impl Error {
     }
 }
 
+/// Longer is no use, and must be short enough to be added to a time.
 const RECHECK_MAX: Duration = Duration::from_secs(3600);
 
 /// How long an event waits for connects under way.

@@ -14,7 +14,7 @@ use crate::sock_diag::{DiagSockets, Verdict};
 
 /// How long the diag socket of a netns is kept after its last use.
 const KEEP: Duration = Duration::from_secs(10);
-/// What [`netns::open`](crate::netns::open) says of a netns that is there and that it finds no way to.
+/// What [`DiagSockets::prepare`] says of a netns that is there and that it finds no way to.
 const NOTHING_LEADS_THERE: i32 = libc::ESRCH;
 
 /// Diag sockets, and what is used again from one target to the next.
@@ -117,7 +117,7 @@ impl Destroyer {
     /// those that are still there are tried again.
     ///
     /// So has "nothing leads to the netns": nothing that we know to look for does, or its last process is ending, which
-    /// closes the sockets after it has left the netns. [`netns::open`](crate::netns::open) has waited for that.
+    /// closes the sockets after it has left the netns. [`DiagSockets::prepare`] has waited for that.
     fn settle(
         &mut self,
         victims: &mut Vec<Victim>,
