@@ -115,9 +115,9 @@ fn netns_that_dies_meanwhile(world: &mut World) -> Result<()> {
         world.wait_for_nodes(0)?;
         destroyed += report.destroyed;
         gone += report.skipped.gone;
-        // Too early destroys all, too late finds none: the moment between is looked for. On a slow machine an event that
-        // comes with the kill finds none.
-        lead = match (report.victims, lead) {
+        // Too early destroys all, too late none: the moment between is looked for. On a slow machine an event that comes with
+        // the kill destroys none.
+        lead = match (report.destroyed, lead) {
             (0, ..0) => 0,
             (0, _) => (2 * lead).clamp(1, LEAD_MAX),
             _ => lead - (lead / 8).max(1),
