@@ -62,8 +62,7 @@ pub fn run(index: &Index, cgroup: &Path) -> Result<Bootstrapped, EngineError> {
             for id in netns {
                 done.unreachable += usize::from(!pass(&mut bootstrap, id, &mut dying));
             }
-            done.unreachable +=
-                netns::wait_for_dying(dying).iter().inspect(|id| netns::tell_unreached(id)).count();
+            done.unreachable += netns::count_unreached(dying);
         });
         let visit = visit.map_err(error("cannot start the thread that visits the netns"))?;
         visit

@@ -21,7 +21,7 @@ use skreap_bpf::socket_option;
 use crate::privileges;
 
 pub use all::{Everywhere, everywhere};
-pub(crate) use dying::{tell_unreached, wait_for_dying};
+pub(crate) use dying::{count_unreached, wait_for_dying};
 
 /// Identity of a netns, as the walk reads it from a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

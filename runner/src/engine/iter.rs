@@ -164,6 +164,6 @@ fn passes(scan: &mut Scan, job: &Job) -> Result<Done, EngineError> {
             unreachable += 1;
         }
     }
-    unreachable += netns::wait_for_dying(dying).iter().inspect(|id| netns::tell_unreached(id)).count();
+    unreachable += netns::count_unreached(dying);
     Ok(Done { counts: scan.counts()?, hits, unreachable })
 }

@@ -61,7 +61,11 @@ pub(crate) fn wait_for_dying(ids: Vec<NetnsId>) -> Vec<NetnsId> {
     dying.into_iter().map(|one| one.id).collect()
 }
 
-/// Says in the log that a netns is there and out of reach.
-pub(crate) fn tell_unreached(id: &NetnsId) {
-    tracing::warn!(cookie = id.cookie, inum = id.inum, "cannot enter netns: nothing leads to it");
+/// As [`wait_for_dying`]; says in the log which stay, and answers how many.
+pub(crate) fn count_unreached(ids: Vec<NetnsId>) -> usize {
+    let there = wait_for_dying(ids);
+    for id in &there {
+        tracing::warn!(cookie = id.cookie, inum = id.inum, "cannot enter netns: nothing leads to it");
+    }
+    there.len()
 }
