@@ -163,9 +163,6 @@ pub struct Failures {
     by_errno: BTreeMap<String, u64>,
     sockets: Vec<Failure>,
     left_out: u64,
-    /// Those without a local port, by errno: no hash has them, so a scan does not see them.
-    #[serde(skip)]
-    portless: BTreeMap<i32, u64>,
 }
 
 impl Failures {
@@ -174,10 +171,6 @@ impl Failures {
         self.total = self.total.saturating_add(1);
         let count = self.by_errno.entry(errno_name(errno).into()).or_default();
         *count = count.saturating_add(1);
-        if socket.sport == 0 {
-            let portless = self.portless.entry(errno.saturating_abs()).or_default();
-            *portless = portless.saturating_add(1);
-        }
         if self.sockets.len() < MAX_FAILURES_LISTED {
             self.sockets.push(Failure {
                 socket,
@@ -196,10 +189,6 @@ impl Failures {
             let count = self.by_errno.entry(name).or_default();
             *count = count.saturating_add(more);
         }
-        for (errno, more) in other.portless {
-            let portless = self.portless.entry(errno).or_default();
-            *portless = portless.saturating_add(more);
-        }
         self.left_out = self.left_out.saturating_add(other.left_out);
         for failure in other.sockets {
             if self.sockets.len() < MAX_FAILURES_LISTED {
@@ -208,15 +197,6 @@ impl Failures {
                 self.left_out = self.left_out.saturating_add(1);
             }
         }
-    }
-
-    /// Only those without a local port.
-    fn portless(mut self) -> Self {
-        self.sockets.retain(|failure| failure.socket.sport == 0);
-        self.total = self.portless.values().copied().fold(0, u64::saturating_add);
-        self.left_out = self.total.saturating_sub(self.sockets.len() as u64);
-        self.by_errno = self.portless.iter().map(|(errno, n)| (errno_name(*errno).into(), *n)).collect();
-        self
     }
 
     /// How many victims could not be destroyed.
@@ -256,6 +236,9 @@ pub struct Outcome {
     pub skipped: Skipped,
     /// Victims that could not be destroyed.
     pub failed: Failures,
+    /// Those of `failed` without a local port: the kernel's hashes have none of them, so a scan does not see them.
+    /// They are no part of a report.
+    pub failed_portless: Failures,
     /// Why there may be sockets of the backend that were not visited; empty if there are none.
     pub incomplete: BTreeSet<Incomplete>,
     /// What other engines had to do; one entry for each engine and reason.
@@ -282,6 +265,7 @@ impl Outcome {
             destroyed: 0,
             skipped: Skipped::default(),
             failed: Failures::default(),
+            failed_portless: Failures::default(),
             incomplete: BTreeSet::new(),
             finished: Vec::new(),
             rechecks: 0,
@@ -296,6 +280,9 @@ impl Outcome {
     ///
     /// A victim that its owner closed first is no failure: count it in `skipped.gone` instead.
     pub fn add_failure(&mut self, socket: SocketTuple, errno: i32) {
+        if socket.sport == 0 {
+            self.failed_portless.add(socket.clone(), errno);
+        }
         self.failed.add(socket, errno);
     }
 
@@ -350,6 +337,7 @@ impl Outcome {
             *sum = sum.saturating_add(n);
         }
         self.failed.merge(other.failed);
+        self.failed_portless.merge(other.failed_portless);
         self.incomplete.extend(other.incomplete);
         other.finished.into_iter().for_each(|f| self.add_finished(f));
         if let Some(listed) = other.victims_listed {
@@ -360,18 +348,15 @@ impl Outcome {
     /// Takes back the victims that could not be destroyed: another pass over the same nodes has found whatever is left of
     /// them.
     pub fn forget_failures(&mut self) {
-        self.forget(Failures::default());
+        self.failed_portless = Failures::default();
+        self.forget_failures_of_scan();
     }
 
     /// As [`forget_failures`](Self::forget_failures) for a pass over what the kernel's hashes hold: sockets without a local
     /// port are in none.
     pub fn forget_failures_of_scan(&mut self) {
-        self.forget(self.failed.clone().portless());
-    }
-
-    fn forget(&mut self, left: Failures) {
-        let forgotten = self.failed.total.saturating_sub(left.total);
-        self.failed = left;
+        let forgotten = self.failed.total.saturating_sub(self.failed_portless.total);
+        self.failed = self.failed_portless.clone();
         self.victims = self.victims.saturating_sub(forgotten);
         self.visited = self.visited.saturating_sub(forgotten);
     }

@@ -73,13 +73,15 @@ pub(crate) fn phases() -> impl Strategy<Value = Phases> {
 }
 
 fn socket() -> impl Strategy<Value = SocketTuple> {
-    (protocol(), any::<[IpAddr; 2]>(), any::<[u16; 2]>(), any::<[u32; 2]>(), any::<[u64; 2]>(), any::<u8>())
+    // No port is what a socket between its hook and its connect() has: as likely here as any other.
+    let ports = || prop_oneof![Just(0), any::<u16>()];
+    (protocol(), any::<[IpAddr; 2]>(), (ports(), ports()), any::<[u32; 2]>(), any::<[u64; 2]>(), any::<u8>())
         .prop_map(|(protocol, addrs, ports, numbers, cookies, state)| SocketTuple {
             protocol,
             saddr: addrs[0],
-            sport: ports[0],
+            sport: ports.0,
             daddr: addrs[1],
-            dport: ports[1],
+            dport: ports.1,
             ifindex: numbers[0],
             cookie: cookies[0],
             netns: cookies[1],
