@@ -26,6 +26,7 @@ pub fn trials() -> Vec<Trial> {
         trial("senders_are_victims_if_wanted", senders_are_victims_if_wanted),
         trial("a_send_of_ipv6_to_an_ipv4_peer_is_by_name", a_send_of_ipv6_to_an_ipv4_peer_is_by_name),
         trial("mapped_addresses_are_ipv4", mapped_addresses_are_ipv4),
+        trial("a_zero_address_stands_for_another", a_zero_address_stands_for_another),
         trial("a_script_is_its_text", a_script_is_its_text),
         trial("bad_lines_are_refused", bad_lines_are_refused),
     ]
@@ -147,6 +148,34 @@ fn mapped_addresses_are_ipv4() -> Result<()> {
     Ok(())
 }
 
+fn a_zero_address_stands_for_another() -> Result<()> {
+    let mut truth = with_one(Protocol::Udp);
+    let mapped_zero: SocketAddr = "[::ffff:0.0.0.0]:53".parse()?;
+    let expect = |truth: &Truth, expected: [Place; 2]| {
+        let leads = [Place::Zero, Place::Zero6].map(|zero| truth.leads_to(SOCKET, zero.addr()));
+        ensure!(leads == expected.map(|place| Some(place.addr())), "{leads:?} is not {expected:?}");
+        ensure!(truth.leads_to(SOCKET, mapped_zero) == leads[0], "mapped");
+        ensure!(truth.leads_to(SOCKET, Place::B.addr()) == Some(Place::B.addr()), "not zero");
+        Ok(())
+    };
+    expect(&truth, [Place::Lo, Place::Lo6])?;
+    truth.connected(SOCKET, Place::C.addr(), libc::ENETUNREACH);
+    expect(&truth, [Place::Lo, Place::Lo6])?;
+    truth.connected(SOCKET, Place::D.addr(), 0);
+    expect(&truth, [Place::Lo, Place::Lo6])?;
+    // It is IPv4's own address from now on; that of IPv6 it has already.
+    truth.connected(SOCKET, Place::A.addr(), 0);
+    truth.connected(SOCKET, Place::B.addr(), 0);
+    expect(&truth, [Place::A, Place::Lo6])?;
+    truth.disconnected(SOCKET, 0);
+    truth.connected(SOCKET, Place::B.addr(), 0);
+    expect(&truth, [Place::B, Place::Lo])?;
+    ensure!(truth.raced(SOCKET, &[Place::A.addr(), Place::C.addr()], Some(Place::C.addr())));
+    ensure!(truth.leads_to(SOCKET, Place::Zero.addr()).is_none(), "nobody knows who was first");
+    truth.destroyed(SOCKET);
+    expect(&truth, [Place::Lo, Place::Lo6])
+}
+
 fn a_script_is_its_text() -> Result<()> {
     let strategy = strategy::script(vec![(2, "plain"), (1, "full")]);
     let mut runner = TestRunner::deterministic();
@@ -167,6 +196,7 @@ fn bad_lines_are_refused() -> Result<()> {
         ("world plain\nclose 99", "not below"),
         ("world plain\nclose 1 2", "too many"),
         ("world plain\nconnect 1 x", "no place"),
+        ("world plain\ngone udp zero6", "no backend"),
         ("world plain\n\nexplode", "line 3"),
     ] {
         let error = text.parse::<Script>().map_or_else(|e| format!("{e:#}"), |script| script.to_string());

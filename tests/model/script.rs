@@ -5,7 +5,7 @@
 //! shrinking possible.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -29,16 +29,36 @@ pub enum Place {
     C,
     D,
     E,
+    /// Loopback, of IPv4 and of IPv6.
+    Lo,
+    Lo6,
     /// Where a listener of the script may be.
     Own,
     /// There is no route to it.
     Nowhere,
+    /// The addresses that stand for another one, which the socket's own address decides; no backend has them.
+    Zero,
+    Zero6,
 }
 
 impl Place {
-    pub const ALL: [Self; 7] = [Self::A, Self::B, Self::C, Self::D, Self::E, Self::Own, Self::Nowhere];
+    pub const ALL: [Self; 11] = [
+        Self::A,
+        Self::B,
+        Self::C,
+        Self::D,
+        Self::E,
+        Self::Lo,
+        Self::Lo6,
+        Self::Own,
+        Self::Nowhere,
+        Self::Zero,
+        Self::Zero6,
+    ];
     /// The ones at which a backend answers.
-    pub const SERVED: [Self; 5] = [Self::A, Self::B, Self::C, Self::D, Self::E];
+    pub const SERVED: [Self; 7] = [Self::A, Self::B, Self::C, Self::D, Self::E, Self::Lo, Self::Lo6];
+    /// The ones whose address a new netns does not have by itself.
+    pub const ADDED: [Self; 6] = [Self::A, Self::B, Self::C, Self::D, Self::E, Self::Own];
 
     const fn name(self) -> &'static str {
         match self {
@@ -47,9 +67,18 @@ impl Place {
             Self::C => "c",
             Self::D => "d",
             Self::E => "e",
+            Self::Lo => "lo",
+            Self::Lo6 => "lo6",
             Self::Own => "own",
             Self::Nowhere => "nowhere",
+            Self::Zero => "zero",
+            Self::Zero6 => "zero6",
         }
+    }
+
+    /// True if it stands for another one.
+    pub fn is_zero(self) -> bool {
+        matches!(self, Self::Zero | Self::Zero6)
     }
 
     /// Addresses that are nobody else's.
@@ -62,8 +91,12 @@ impl Place {
             Self::C => v4(3),
             Self::D => v6(1),
             Self::E => v6(2),
+            Self::Lo => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 53),
+            Self::Lo6 => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 53),
             Self::Own => v4(9),
             Self::Nowhere => SocketAddr::new(IpAddr::from([203, 0, 113, 1]), 53),
+            Self::Zero => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 53),
+            Self::Zero6 => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 53),
         }
     }
 }
@@ -349,7 +382,11 @@ impl Words<'_> {
     }
 
     fn named(&mut self) -> Result<Vec<Named>> {
-        self.rest(|words| Ok(Named { protocol: words.protocol()?, place: words.place()? }))
+        self.rest(|words| {
+            let named = Named { protocol: words.protocol()?, place: words.place()? };
+            ensure!(!named.place.is_zero(), "there is no backend at {}", named.place);
+            Ok(named)
+        })
     }
 }
 

@@ -9,5 +9,6 @@ pub const KEPT: &[(&str, &str)] = &[
     ("invisible", include_str!("scripts/invisible")),
     ("take-over", include_str!("scripts/take-over")),
     ("older", include_str!("scripts/older")),
+    ("zero", include_str!("scripts/zero")),
     ("module", include_str!("scripts/module")),
 ];

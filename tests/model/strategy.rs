@@ -42,7 +42,8 @@ fn place() -> impl Strategy<Value = Place> {
 }
 
 fn to() -> impl Strategy<Value = To> {
-    (place(), prop::bool::weighted(0.1)).prop_map(|(place, raw)| To { place, raw })
+    let place = prop_oneof![11 => place(), 1 => select(vec![Place::Zero, Place::Zero6])];
+    (place, prop::bool::weighted(0.1)).prop_map(|(place, raw)| To { place, raw })
 }
 
 fn backends() -> impl Strategy<Value = Vec<Named>> {

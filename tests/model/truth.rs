@@ -4,7 +4,7 @@
 //! their cookies.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use skreap::core::{Backend, Protocol, Unconnected};
 use skreap::lab::Family;
@@ -53,6 +53,8 @@ pub struct Socket {
     bound: bool,
     /// Has a local port, without which it can neither send nor be named.
     port: bool,
+    /// `None` after a race, which may have ended either way.
+    own: Option<Own>,
     /// Where it has ever sent to by name.
     sent: BTreeSet<SocketAddr>,
 }
@@ -71,6 +73,36 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
+/// What a socket that was bound to none has taken as its own addresses: for each kind of address the first that it
+/// connected to, since every place is on its own machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Own {
+    /// What IPv4 goes by.
+    v4: Option<IpAddr>,
+    /// What IPv6 goes by, which may be an IPv4 address too.
+    v6: Option<IpAddr>,
+}
+
+impl Own {
+    fn take(&mut self, peer: IpAddr) {
+        if peer.is_ipv4() {
+            self.v4.get_or_insert(peer);
+        }
+        self.v6.get_or_insert(peer);
+    }
+
+    /// Where a zero address leads. One of IPv4 leads to the socket itself, or to loopback without an address of its
+    /// own; one of IPv6 to loopback, which is that of IPv4 if the socket goes by an IPv4 address there.
+    fn leads_to(self, zero: SocketAddr) -> SocketAddr {
+        let place = match zero.ip() {
+            IpAddr::V4(_) => self.v4.unwrap_or(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(_) if self.v6.is_some_and(|own| own.is_ipv4()) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        SocketAddr::new(place, zero.port())
+    }
+}
+
 impl Truth {
     pub fn new(unconnected: Unconnected) -> Self {
         Self { sockets: BTreeMap::new(), unconnected, closed: 0 }
@@ -82,6 +114,12 @@ impl Truth {
 
     pub fn peer(&self, cookie: u64) -> Option<SocketAddr> {
         self.get(cookie)?.peer
+    }
+
+    /// Where this address leads the socket; `None`: nobody knows.
+    pub fn leads_to(&self, cookie: u64, to: SocketAddr) -> Option<SocketAddr> {
+        let to = canonical(to);
+        if to.ip().is_unspecified() { Some(self.get(cookie)?.own?.leads_to(to)) } else { Some(to) }
     }
 
     pub fn cookies(&self) -> impl Iterator<Item = u64> {
@@ -96,8 +134,16 @@ impl Truth {
 
     /// A socket was made; it has one holder.
     pub fn opened(&mut self, cookie: u64, protocol: Protocol, role: Role, bound: bool) {
-        let socket =
-            Socket { protocol, role, holders: 1, peer: None, bound, port: bound, sent: BTreeSet::new() };
+        let socket = Socket {
+            protocol,
+            role,
+            holders: 1,
+            peer: None,
+            bound,
+            port: bound,
+            own: Some(Own::default()),
+            sent: BTreeSet::new(),
+        };
         self.sockets.insert(cookie, socket);
     }
 
@@ -115,7 +161,7 @@ impl Truth {
         }
     }
 
-    /// `connect(2)`. A UDP socket goes to the new peer, or keeps the old one if that fails. A TCP socket has one peer
+    /// `connect(2)`, to where the address leads. A UDP socket goes to the new peer, or keeps the old one if that fails. A TCP socket has one peer
     /// until it loses it: another connect may succeed (it tells that the first one is over) and changes nothing.
     pub fn connected(&mut self, cookie: u64, to: SocketAddr, errno: Errno) {
         let to = canonical(to);
@@ -123,7 +169,10 @@ impl Truth {
             // The port is taken before the route is looked for.
             socket.port = true;
             match socket.protocol {
-                Protocol::Udp if errno == 0 => socket.peer = Some(to),
+                Protocol::Udp if errno == 0 => {
+                    socket.peer = Some(to);
+                    socket.own.iter_mut().for_each(|own| own.take(to.ip()));
+                }
                 Protocol::Tcp if errno == 0 && socket.peer.is_none() => socket.peer = Some(to),
                 Protocol::Udp | Protocol::Tcp => {}
             }
@@ -144,6 +193,7 @@ impl Truth {
                 peer.is_some_and(|peer| possible.contains(&peer))
             };
             socket.peer = peer;
+            socket.own = None;
         });
         right
     }
@@ -167,7 +217,7 @@ impl Truth {
         });
     }
 
-    /// `sendto(2)`. It is noted before the kernel looks whether the datagram can leave, unless the address does not
+    /// `sendto(2)`, to where the address leads. It is noted before the kernel looks whether the datagram can leave, unless the address does not
     /// fit the socket at all. An IPv6 socket that has taken an IPv4 address at its own end finds only later that an IPv6
     /// address does not go with that.
     pub fn sent_to(&mut self, cookie: u64, family: Family, to: SocketAddr, errno: Errno) {
@@ -203,6 +253,7 @@ impl Truth {
             socket.peer = None;
             if socket.protocol == Protocol::Udp {
                 socket.port = socket.bound;
+                socket.own = Some(Own::default());
             }
         });
     }

@@ -115,6 +115,8 @@ pub struct World {
     module: Option<Module>,
     /// The index was made with the module.
     held: bool,
+    /// A socket that connected to a zero address may have found no room, so the index may lack one of any backend.
+    pub unsure: bool,
     /// The reaper has found the module when it started, so its programs use it, whether they have a need for it or not.
     found: bool,
 }
@@ -149,6 +151,7 @@ impl World {
             spawned: 0,
             module: kind.module.then(Module::find).transpose()?,
             held: kind.engine == EngineName::Kfunc,
+            unsure: false,
             found: false,
         };
         world.restart()?;
@@ -195,6 +198,7 @@ impl World {
 
     fn unload(&mut self) -> Result<()> {
         self.reaper = None;
+        self.unsure = false;
         ensure!(Pins::hold(&self.bpffs.path("pins"))?.remove()?, "there were no pins");
         Ok(())
     }
@@ -320,10 +324,8 @@ impl World {
 /// A netns in which every place has its address.
 pub fn fresh_netns(label: &str) -> Result<Netns> {
     let netns = Netns::create(label)?;
-    for place in Place::ALL {
-        if place != Place::Nowhere {
-            netns.add_address(place.addr().ip())?;
-        }
+    for place in Place::ADDED {
+        netns.add_address(place.addr().ip())?;
     }
     // The routes of IPv6 addresses are put in place from a work queue.
     for place in [Place::D, Place::E] {
