@@ -19,7 +19,10 @@ use crate::{Error, Index};
 /// The programs that keep the index up to date. `skreap_sock_release` comes first: no socket may be
 /// recorded whose release would not be seen.
 pub const NAMES: [&str; 5] =
-    ["skreap_sock_release", "skreap_connect4", "skreap_connect6", "skreap_sendmsg4", "skreap_sendmsg6"];
+    [RELEASE, "skreap_connect4", "skreap_connect6", "skreap_sendmsg4", "skreap_sendmsg6"];
+
+/// The program that takes sockets out of the index. Nobody cares in which order it runs.
+pub const RELEASE: &str = "skreap_sock_release";
 
 /// The attached hooks; dropping them detaches, in the reverse order, unless they are pinned.
 #[derive(Debug)]
@@ -97,6 +100,16 @@ impl Hooks {
         let link = self.place(hook).and_then(|i| self.links.get(i)).ok_or(io::ErrorKind::NotFound)?;
         fault::at(Point::LinkInfo)?;
         link.info().map(|info| info.prog_id).map_err(io_error)
+    }
+
+    /// The programs that were attached here and run nowhere now: somebody has detached them, or the cgroup was removed.
+    /// One whose link cannot be asked is left out.
+    pub fn detached(&self) -> impl Iterator<Item = &str> {
+        let on_none = |link: &Link| {
+            fault::at(Point::LinkInfo).is_ok()
+                && link.info().is_ok_and(|link| matches!(link.info, LinkTypeInfo::Cgroup(on) if on.cgroup_id == 0))
+        };
+        self.links.iter().zip(&self.names).filter(move |(link, _)| on_none(link)).map(|(_, name)| name.as_str())
     }
 
     fn place(&self, hook: Hook) -> Option<usize> {

@@ -12,7 +12,7 @@ use std::mem::replace;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use skreap_bpf::hooks::Hooks;
+use skreap_bpf::hooks::{self, Hooks};
 use skreap_bpf::order::{Hook, Mark, Order, Program};
 use skreap_bpf::{Index, Rekeyed, Rekeyer, Relation};
 
@@ -47,6 +47,8 @@ pub struct OrderKeeper {
     blind: bool,
     /// Of which hooks the log has that already.
     told: [bool; Hook::ALL.len()],
+    /// The log has it that closed sockets stay in the index.
+    told_release: bool,
     /// The index was to be looked over, and that has failed.
     unseen: bool,
     status: OrderStatus,
@@ -68,6 +70,7 @@ impl OrderKeeper {
             suspected: Instant::now(),
             blind: false,
             told: [false; Hook::ALL.len()],
+            told_release: false,
             unseen: false,
             status: OrderStatus::default(),
         })
@@ -97,6 +100,7 @@ impl OrderKeeper {
 
     /// To be called about once a second: also sees what has changed in parent cgroups, and moves what had to wait.
     pub fn tidy(&mut self, hooks: &mut Hooks, observer: &Observer) {
+        self.count_detached(hooks);
         if self.blind || self.changed(true) || self.waiting && self.may_move(Instant::now()) {
             report(self.put_right(hooks, observer));
         } else if self.unseen {
@@ -107,6 +111,20 @@ impl OrderKeeper {
             if over {
                 self.suspects = Vec::new();
             }
+        }
+    }
+
+    /// Nothing puts a hook back that somebody took away. Without that of connects an event is finished by a scan;
+    /// without that of releases all are right, and the index fills up.
+    fn count_detached(&mut self, hooks: &Hooks) {
+        let detached: Vec<&str> = hooks.detached().collect();
+        self.status.detached = detached.len() as u64;
+        if detached.contains(&hooks::RELEASE) && !replace(&mut self.told_release, true) {
+            tracing::error!(
+                hook = hooks::RELEASE,
+                "our program was detached: sockets that close stay in the index (with engine kfunc in the kernel, too) \
+                 until it is full; start again"
+            );
         }
     }
 

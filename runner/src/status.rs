@@ -262,6 +262,9 @@ pub struct OrderStatus {
     pub behind: u64,
     /// Sockets that were recorded under another address meanwhile, and were put right.
     pub rekeyed: u64,
+    /// Hooks of ours, that of releases too, that somebody has detached. Not 0: start again.
+    #[serde(default)]
+    pub detached: u64,
 }
 
 /// What an audit found: the index held against an independent scan.

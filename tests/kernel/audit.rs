@@ -354,7 +354,13 @@ fn events_tell_of_stale_nodes(world: &mut World) -> Result<()> {
     let engine = Choice::Named(world.reaper().engine());
     let mut reaper = Reaper::builder().cgroup(cgroup.path()).config(small()).engine(engine).build()?;
     connect_many(&mut client, Default::default(), udp(1), 3)?;
+    reaper.tidy();
+    ensure!(reaper.order().detached == 0, "{:?}", reaper.order());
     ensure!(detach_sock_release(cgroup.open()?.as_fd())? == 1);
+    reaper.tidy();
+    // It is told, and in nobody's way.
+    let order = reaper.order();
+    ensure!(order.detached == 1 && order.last, "{order:?}");
     client.close_all()?;
     connect_many(&mut client, Default::default(), udp(1), 2)?;
     let report = reap(&mut reaper, udp(1));

@@ -276,6 +276,9 @@ fn hook_that_was_detached(world: &mut World) -> Result<()> {
     ensure!(report.destroyed == 7 && sockets == 7, "{report:?}");
     // What was lost may belong to anybody, also when the order can be read again.
     ensure!(marks(world)?.everything);
+    world.tidy();
+    let order = world.reaper().order();
+    ensure!(order.detached == 1 && !order.last, "{order:?}");
     let report = world.tell(Action::Reconcile { backends: vec![udp(2)] }, true)?;
     ensure!(
         report.incomplete_because == [Incomplete::HookOrder, Incomplete::IndexUnsure].into(),

@@ -124,19 +124,19 @@ impl Worker {
         loop {
             match asked.recv_deadline(next.map_or(heal, |next| next.min(heal))) {
                 Ok(Ask::Audit(answer)) => answer(self.audit()),
-                Err(RecvTimeoutError::Timeout) => {
-                    let now = Instant::now();
-                    if next.is_some_and(|next| next <= now) {
-                        // What it found is in the log and in the numbers.
-                        let _ = self.audit();
-                        next = interval.map(|interval| Instant::now() + interval);
-                    }
-                    if heal <= now {
-                        self.heal();
-                        heal = Instant::now() + self.heal_after;
-                    }
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Ok(Ask::End) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+            // Also when somebody asks again and again.
+            let now = Instant::now();
+            if next.is_some_and(|next| next <= now) {
+                // What it found is in the log and in the numbers.
+                let _ = self.audit();
+                next = interval.map(|interval| Instant::now() + interval);
+            }
+            if heal <= now {
+                self.heal();
+                heal = Instant::now() + self.heal_after;
             }
         }
     }

@@ -108,6 +108,9 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
                 order.moves, order.held_back, order.rekeyed
             ),
         )?;
+        if order.detached > 0 {
+            row("DETACHED", format!("{} of our hooks were taken away: start again", order.detached))?;
+        }
     }
     if let Some(audit) = &s.audit {
         let ago = age(Duration::from_nanos(audit.age_ns));

@@ -195,6 +195,8 @@ fn hooks(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
         to.counter("hook_order_held_back", help, one(order.held_back))?;
         let help = "Memberships put right that were recorded under another address than the backend's";
         to.counter("hook_order_rekeyed", help, one(order.rekeyed))?;
+        let help = "Hooks of ours that somebody has detached: start again";
+        to.gauge("hooks_detached", help, order.detached)?;
     }
     Ok(())
 }
