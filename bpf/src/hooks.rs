@@ -107,9 +107,15 @@ impl Hooks {
     pub fn detached(&self) -> impl Iterator<Item = &str> {
         let on_none = |link: &Link| {
             fault::at(Point::LinkInfo).is_ok()
-                && link.info().is_ok_and(|link| matches!(link.info, LinkTypeInfo::Cgroup(on) if on.cgroup_id == 0))
+                && link
+                    .info()
+                    .is_ok_and(|link| matches!(link.info, LinkTypeInfo::Cgroup(on) if on.cgroup_id == 0))
         };
-        self.links.iter().zip(&self.names).filter(move |(link, _)| on_none(link)).map(|(_, name)| name.as_str())
+        self.links
+            .iter()
+            .zip(&self.names)
+            .filter(move |(link, _)| on_none(link))
+            .map(|(_, name)| name.as_str())
     }
 
     fn place(&self, hook: Hook) -> Option<usize> {
