@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::commands::{TCP, Ten, UDP, good, good_json};
-use crate::serve::{Serve, event};
+use crate::serve::{Serve, Talk, event};
 
 crate::tests![status_counts_what_was_done, questions_keep_their_place, a_client_that_does_not_read_is_alone,];
 
@@ -87,6 +87,16 @@ fn questions_keep_their_place() -> Result<()> {
 /// Neither its events nor its questions hold up anyone else's.
 fn a_client_that_does_not_read_is_alone() -> Result<()> {
     let serve = Serve::start("cli-deaf")?;
+    let mut other = serve.client()?;
+    let connected = |other: &mut Talk| -> Result<Value> {
+        other.send("{\"id\":\"q\",\"type\":\"status\"}\n")?;
+        let answer = other.answer()?.context("closed")?;
+        Ok(answer["status"]["clients"]["connected"].clone())
+    };
+    // The start has asked whether anybody answers.
+    crate::process::until("nobody else to be there", || {
+        connected(&mut other).is_ok_and(|clients| clients == 1)
+    })?;
     let mut deaf = serve.client()?;
     deaf.stream.set_nonblocking(true)?;
     let mut sent = 0;
@@ -98,12 +108,10 @@ fn a_client_that_does_not_read_is_alone() -> Result<()> {
         std::thread::sleep(std::time::Duration::from_millis(50));
         deaf.send(&question(sent)).is_err()
     })?;
-    let mut other = serve.client()?;
     for i in 0..20 {
         other.ask(&format!("o{i}"))?;
-        other.send("{\"id\":\"q\",\"type\":\"status\"}\n")?;
-        let answer = other.answer()?.context("closed")?;
-        ensure!(answer["status"]["clients"]["connected"] == 2, "{answer}");
+        let clients = connected(&mut other)?;
+        ensure!(clients == 2, "{clients} clients");
     }
     drop(deaf);
     serve.finish()
