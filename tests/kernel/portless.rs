@@ -6,6 +6,7 @@
 
 use std::io;
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::thread;
 
 use anyhow::{Result, ensure};
@@ -29,11 +30,20 @@ pub fn cases() -> Vec<Case> {
 /// and before.
 const CONNECT: [&str; 2] = ["udp_connect", "ip4_datagram_connect"];
 
+/// The functions that can be attached to.
+const FUNCTIONS: &str = "/sys/kernel/tracing/available_filter_functions";
+
 /// Holds the client up in the `connect()` of a UDP socket, after the hook and before anything has come of it.
 pub fn between_hook_and_connect(client: &Client) -> Result<Pause> {
     match Pause::before(&CONNECT, client.pid()) {
         Err(Error::Load { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
             Err(Skip("this kernel lets nobody attach to its functions (fentry)").into())
+        }
+        // Where there is no call at the beginning of a function, it is not what the kernel expects to replace.
+        Err(Error::Load { source, .. })
+            if source.kind() == io::ErrorKind::ResourceBusy && !Path::new(FUNCTIONS).exists() =>
+        {
+            Err(Skip("this kernel has no functions to attach to (CONFIG_DYNAMIC_FTRACE)").into())
         }
         pause => Ok(pause?),
     }
