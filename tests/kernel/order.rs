@@ -5,6 +5,7 @@ use std::os::fd::AsFd as _;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use skreap::Reaper;
@@ -293,7 +294,7 @@ fn balancer_moves_in_a_connect_storm(world: &mut World) -> Result<()> {
     let mut client = world.client("client")?;
     let bystanders = connect_many(&mut client, Default::default(), udp(2), BATCH)?;
     let mut stormers = [world.client("first")?, world.client("second")?];
-    let stop = AtomicBool::new(false);
+    let (begin, stop) = (Instant::now(), AtomicBool::new(false));
     let (done, stormed) = thread::scope(|scope| {
         let stop = &stop;
         let storms = stormers.each_mut().map(|stormer| scope.spawn(|| storm(stormer, vip(udp(1)), stop)));
@@ -324,8 +325,14 @@ fn balancer_moves_in_a_connect_storm(world: &mut World) -> Result<()> {
         expected.extend(last);
     }
     let order = world.reaper().order();
-    ensure!(order.moves == 8 && order.held_back == u64::from(ROUNDS) - 8, "{order:?}");
-    ensure!(order.behind == 4 && order.rekeyed >= u64::from(ROUNDS * BATCH), "{order:?}");
+    ensure!(order.moves + order.held_back == u64::from(ROUNDS), "{order:?}");
+    ensure!(order.rekeyed >= u64::from(ROUNDS * BATCH), "{order:?}");
+    if begin.elapsed() < Duration::from_mins(1) {
+        ensure!(order.moves == 8 && order.behind == 4, "{order:?}");
+    } else {
+        // A slow machine: the minute in which there may be eight moves was over, and another had begun.
+        ensure!(order.moves >= 8, "{order:?}");
+    }
 
     // The storms have left their last batch open.
     let report = world.reap(udp(1))?;
