@@ -17,6 +17,7 @@ use skreap::lab::{Bpffs, Client, Selection};
 
 use crate::case::{Case, case};
 use crate::holder::{LockHolder, descriptor_of, wait_until_asleep_in};
+use crate::portless::between_hook_and_connect;
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
 use crate::{older, takeover};
@@ -79,15 +80,20 @@ fn reap_meanwhile(
     })
 }
 
-/// The connect has the lock before the reap: what was a victim when the walk looked is none any more.
+/// The connect has the lock before the reap: what was a victim when the walk looked is none any more. It takes the lock
+/// twice, for the hook and for itself, and a walk that waits may get it in between: it is held from then on only.
 fn socket_that_moves_before_its_lock_is_had_survives(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp(2)])?;
     let mut client = world.client("client")?;
     let pid = client.pid();
     let socket = connect(&mut client, udp(1))?;
-    let holder = LockHolder::take(descriptor_of(pid, socket.cookie)?)?;
+    let descriptor = descriptor_of(pid, socket.cookie)?;
+    let pause = between_hook_and_connect(&client)?;
     let report = thread::scope(|scope| {
         let moved = scope.spawn(|| client.connect(socket.handle, udp(2).socket_addr()));
+        let holder = pause.wait(1).map_err(anyhow::Error::from).and_then(|()| LockHolder::take(descriptor));
+        pause.let_go(1)?;
+        let holder = holder?;
         // The queue of the lock is first come, first served: this one, then the walk.
         wait_until_asleep_in(pid, pid as i32, libc::SYS_connect)?;
         let report = reap_meanwhile(world, udp(1), || holder.release());
