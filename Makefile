@@ -12,7 +12,7 @@ BUILD  = target/release
 # What the build needs beyond git, make and a Rust toolchain
 PACKAGES = clang-19 gcc libc6-dev libelf-dev make pkg-config zlib1g-dev
 
-.PHONY: all bench build deb deps deps-vm demo kmod kmod-install kmod-source test test-deb test-debug-kernel test-matrix test-vm check-matrix checkpatch shellcheck support-matrix verifier-record fmt clippy unit kernel-tests docs fuzz clean help
+.PHONY: all bench build deb deps deps-debug-kernel deps-vm demo kmod kmod-install kmod-source test test-deb test-debug-kernel test-matrix test-vm check-matrix checkpatch shellcheck support-matrix verifier-record fmt clippy unit kernel-tests docs fuzz clean help
 
 all: build
 
@@ -167,9 +167,11 @@ test-matrix: deps-vm
 	@$(MAKE) --no-print-directory deps PACKAGES=mmdebstrap
 	$(SUDO) env PATH="$$PATH" HOME="$$HOME" tests/vm/run.sh
 
-# The tests on a kernel with KASAN, lockdep and the like, built once from Debian's source; hours without KVM.
-test-debug-kernel: deps-vm
+deps-debug-kernel: deps-vm
 	@$(MAKE) --no-print-directory deps PACKAGES='$(shell sed '/^\#/d' tests/vm/debug/packages)'
+
+# The tests on a kernel with KASAN, lockdep and the like, built once from Debian's source; hours without KVM.
+test-debug-kernel: deps-debug-kernel
 	tests/vm/run.sh --debug
 
 # Writes down how much work our programs are for the verifier of this kernel, and of those in tests/vm/kernels.

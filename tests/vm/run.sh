@@ -52,11 +52,12 @@ die() {
 	exit 1
 }
 
+# require_packages LIST TARGET: those of a list, which this target of the Makefile installs
 require_packages() {
-	missing=$(sed '/^#/d' "$here/packages" | while read -r package; do
+	missing=$(sed '/^#/d' "$1" | while read -r package; do
 		dpkg-query -W -f='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || echo "$package"
 	done | tr '\n' ' ')
-	[ -z "$missing" ] || die "missing Debian packages: $missing(make deps-vm installs them)"
+	[ -z "$missing" ] || die "missing Debian packages: $missing(make $2 installs them)"
 }
 
 # claim_results NAME: makes $out, which is this run's until its shell ends
@@ -229,7 +230,7 @@ run_alone() {
 	grep -q 'ended with 0$' "$out/verdicts"
 }
 
-require_packages
+require_packages "$here/packages" deps-vm
 mkdir -p "$target/vm"
 case ${1:-} in --bench | --soak)
 	[ $# -gt 1 ] || die "usage: tests/vm/run.sh $1 KERNEL [ARGUMENT...]"
@@ -256,6 +257,7 @@ if [ "${1:-}" = --debug ]; then
 	debug=yes
 	shift
 	[ $# -eq 0 ] || die "usage: tests/vm/run.sh [--quick] --debug"
+	require_packages "$here/debug/packages" deps-debug-kernel
 	set -- debug
 fi
 timeout=${SKREAP_VM_TIMEOUT:-${debug:+28800}}
