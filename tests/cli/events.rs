@@ -33,6 +33,7 @@ fn reap_names_several() -> Result<()> {
         "{ended:?}"
     );
     ensure!(ten.states()?.iter().filter(|state| state.destroyed()).count() == 10);
+    drop(ten);
     serve.finish()
 }
 
@@ -53,6 +54,7 @@ fn reconcile_names_the_living() -> Result<()> {
     let destroyed: Vec<bool> = ten.states()?.iter().map(|state| state.destroyed()).collect();
     ensure!(destroyed == [[true; 6].as_slice(), &[false; 4]].concat(), "{destroyed:?}");
     ensure!(ten.echo(6, 4)?.answered() == 4);
+    drop(ten);
     serve.finish()
 }
 
@@ -102,6 +104,7 @@ fn a_limit_of_victims() -> Result<()> {
     ensure!(report["destroyed"] == 4 && report["guard"]["found"] == 4, "{report}");
     ensure!(report["guard"]["max_rate"] == 100_000 && report["guard"]["refused"] == false, "{report}");
     ensure!(ten.echo(0, 6)?.answered() == 6);
+    drop(ten);
     serve.finish()
 }
 

@@ -79,6 +79,7 @@ fn only_what_is_needed_on_every_thread() -> Result<()> {
     let report = ended.json()?.pop().unwrap_or_default();
     ensure!(report["destroyed"] == 3 && report["complete"] == true, "{ended:?}");
     expect_lowered(serve.pid())?;
+    drop(client);
     serve.finish()
 }
 

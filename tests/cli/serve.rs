@@ -139,7 +139,11 @@ impl Serve {
         let ended = self.ended()?;
         ensure!(ended.code == Some(0), "{ended:?}");
         ensure!(!ended.err.contains("panicked"), "{ended:?}");
-        self.nothing_left()
+        self.nothing_left()?;
+        let cgroup = self.cgroup.path().to_owned();
+        drop(self);
+        ensure!(!cgroup.exists(), "the cgroup has members: drop them first");
+        Ok(())
     }
 
     /// Neither hooks nor socket file.

@@ -95,6 +95,9 @@ impl Managed {
         let ended = process::collect(&mut self.child)?;
         ensure!(ended.code == Some(0), "{ended:?}");
         ensure!(hooks::attached(&self.cgroup)? == 0, "hooks are still attached");
+        let cgroup = self.cgroup.path().to_owned();
+        drop(self);
+        ensure!(!cgroup.exists(), "the cgroup has members: drop them first");
         Ok(ended)
     }
 }
@@ -154,7 +157,7 @@ fn waiting_for_the_rate_is_no_standstill() -> Result<()> {
     const GRANTED: Duration = Duration::from_millis(600);
     let managed = Managed::start("cli-slow", Some(GRANTED), &["--max-rate", "5"])?;
     managed.manager.wait_for("READY=1")?;
-    let _ten = Ten::inside(&managed.cgroup)?;
+    let ten = Ten::inside(&managed.cgroup)?;
     let socket = managed.socket()?;
     let reap = std::thread::spawn(move || good_json(&["reap", UDP, "--socket", &socket, "--json"]));
     let mut signs = 0;
@@ -167,6 +170,7 @@ fn waiting_for_the_rate_is_no_standstill() -> Result<()> {
     let total = report["ns"]["total"].as_u64().context("no total")?;
     ensure!(Duration::from_nanos(total) > GRANTED, "too fast to show anything: {report}");
     ensure!(signs >= 4, "{signs} signs of life in {total} ns");
+    drop(ten);
     let ended = managed.finish()?;
     ensure!(!ended.err.contains("does not move on"), "{ended:?}");
     Ok(())
