@@ -2,6 +2,7 @@
 # make test    everything that must hold: format, lints, unit and kernel tests, a stock kernel in QEMU (root or sudo)
 # make test-matrix   the tests on all kernels of docs/support-matrix.md in QEMU (root or sudo)
 # make deb     the Debian package, in target/debian
+# make findings   runs the scripts of findings/: behaviour of the kernel and others that surprises (root or sudo)
 # make fuzz    looks for input that breaks what must hold (nightly toolchain); SECONDS=600 TARGET=request
 # make bench   a quick run of the benchmark kit (root or sudo)
 
@@ -64,6 +65,13 @@ kernel-tests:
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --test cli
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --test kernel
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --features fault --test fault
+
+# Behaviour of kernels, libraries and tools that a good engineer guesses wrong: a verdict for each script in findings/. Not
+# a part of `test`: the behaviour is not ours, and some scripts download packages from Debian's archive.
+.PHONY: findings
+findings:
+	@$(MAKE) --no-print-directory deps PACKAGES='iproute2 python3 util-linux'
+	@$(SUDO) findings/run
 
 # Fuzzing: what a target finds is kept in target/fuzz, and goes to tests/fuzz/corpus when it is worth it.
 TARGET             = $(basename $(notdir $(wildcard tests/fuzz/targets/*.rs)))
@@ -194,7 +202,7 @@ shellcheck:
 	@$(MAKE) --no-print-directory deps PACKAGES=shellcheck
 	shellcheck --external-sources --check-sourced --source-path=SCRIPTDIR .ci/run tests/vm/run.sh \
 		tests/vm/checkpatch.sh tests/vm/command.sh tests/vm/verifier.sh tests/vm/kfunc-in-order tests/vm/soak.sh \
-		tests/deb/run.sh tests/deb/inside.sh
+		tests/deb/run.sh tests/deb/inside.sh findings/run findings/*.sh
 	shellcheck --shell=sh tests/vm/init
 
 # The kernel's own style check, from Debian's package of the kernel's source

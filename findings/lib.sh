@@ -1,0 +1,105 @@
+# shellcheck shell=sh
+# Sourced by every finding, right after its header. The first time, this file
+# - skips (exit 77) without root or without the commands that the script named in `needs`,
+# - makes the temporary folder $work,
+# - runs the script once more, in network, mount and process namespaces of its own,
+# - compares the output of that run with the lines below "Seen:" in the header (exit 1 if it
+#   differs), and
+# - removes the folder. The namespaces end with the run, and with them every process, interface and
+#   mount in them.
+# The second time it prepares these namespaces and returns, and the script does its work.
+
+# skip WHAT IS MISSING: ends a finding that this kernel or machine cannot show.
+skip() {
+	echo "$finding: skipped: $*" >&2
+	exit 77
+}
+
+# debian PACKAGE=VERSION...: unpacks packages below $root and puts their commands on the PATH.
+# Nothing is installed.
+debian() {
+	root=$work/root
+	mkdir -p "$root" "$work/download"
+	for package; do
+		( cd "$work/download" && apt-get download -qq -o APT::Sandbox::User=root "$package" >"$work/apt" 2>&1 ) ||
+			skip "apt-get cannot download $package: $(tail -1 "$work/apt")"
+	done
+	for package in "$work"/download/*.deb; do
+		dpkg -x "$package" "$root"
+	done
+	PATH=$root/usr/sbin:$root/usr/bin:$root/sbin:$root/bin:$PATH
+	LD_LIBRARY_PATH=$root/usr/lib/$(uname -m)-linux-gnu
+	export PATH LD_LIBRARY_PATH
+}
+
+# The inner run: the loopback device is up, and names of network namespaces end with the run.
+inside() {
+	work=$FINDING_WORK
+	ip link set lo up
+	mkdir -p /run/netns
+	mount -t tmpfs tmpfs /run/netns
+}
+
+# The outer run: everything around the inner one.
+outside() {
+	PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin
+	LC_ALL=C
+	PYTHONPATH=$(dirname "$script")
+	PYTHONDONTWRITEBYTECODE=1
+	export PATH LC_ALL PYTHONPATH PYTHONDONTWRITEBYTECODE
+	[ "$(id -u)" = 0 ] || skip "needs root"
+	for command in ip python3 unshare ${needs-}; do
+		command -v "$command" >/dev/null || skip "needs the command $command"
+	done
+
+	child=
+	FINDING_WORK=$(mktemp -d)
+	export FINDING_WORK
+	trap end EXIT
+	trap 'exit 130' INT TERM
+	timeout --kill-after=5 "${seconds-120}" \
+		unshare --net --mount --propagation private --pid --fork --kill-child --mount-proc \
+		"$script" >"$FINDING_WORK/seen" &
+	child=$!
+	status=0
+	wait "$child" || status=$?
+	child=
+	case $status in
+	0) compare ;;
+	77) exit 77 ;;
+	*)
+		cat "$FINDING_WORK/seen"
+		echo "$finding: the run failed with status $status" >&2
+		exit 1
+		;;
+	esac
+}
+
+# Prints the output of the run; the header has to say the same.
+compare() {
+	sed -n '/^# Seen:$/,/^[^#]/ s/^#   //p' "$script" >"$FINDING_WORK/header"
+	[ -s "$FINDING_WORK/header" ] || { echo "$finding: nothing below \"Seen:\" in its header" >&2; exit 1; }
+	cat "$FINDING_WORK/seen"
+	diff -u --label "header of $finding" --label "this run" "$FINDING_WORK/header" "$FINDING_WORK/seen" >&2 || {
+		echo "$finding: the behaviour is not what the header says" >&2
+		exit 1
+	}
+}
+
+# shellcheck disable=SC2317 # called by the trap
+end() {
+	if [ -n "$child" ]; then
+		kill "$child" 2>/dev/null || :
+		wait "$child" || :
+	fi
+	rm -rf --one-file-system "$FINDING_WORK"
+}
+
+script=$(realpath "$0")
+finding=$(basename "$script" .sh)
+if [ -n "${FINDING_WORK-}" ]; then
+	inside
+else
+	outside
+	exit
+fi
