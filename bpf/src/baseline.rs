@@ -1,4 +1,4 @@
-//! What the cost of the hooks is compared with.
+//! The baselines that the cost of the hooks is compared with.
 
 use std::os::fd::BorrowedFd;
 
@@ -28,7 +28,7 @@ impl Baseline {
         }
     }
 
-    /// Loads the programs and attaches them to the cgroup; they go when the hooks are dropped.
+    /// Loads the programs and attaches them to the cgroup. Dropping the hooks detaches them.
     ///
     /// # Errors
     /// As [`Index::load`](crate::Index::load) and [`Hooks::attach`].
@@ -41,7 +41,8 @@ impl Baseline {
             program.set_autoload(wanted);
         }
         let object = open.load().map_err(load_error)?;
-        // The links keep the programs, and those their maps, when the object is gone.
+        // The links keep the programs loaded, and the programs their maps, after the object is
+        // dropped.
         Hooks::attach_programs(&object, &self.programs(), cgroup)
     }
 }

@@ -1,4 +1,4 @@
-//! Sizes of an index: what the user asks for, and what is laid out from it.
+//! Sizes of an index: the requested ones, and the layout derived from them.
 
 use crate::Error;
 
@@ -7,17 +7,19 @@ const CHUNK: u32 = 64;
 /// Below this many sockets one shard is enough, and the capacity is exact to the node.
 const ONE_SHARD_BELOW: u32 = 16_384;
 
-/// How large an index is made. All of its memory is taken at load.
+/// Size of an index. All of its memory is allocated at load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Memberships (a socket under a backend) that always find room; 1 ..= 2^26. 44 bytes each.
     pub max_sockets: u32,
     /// Buckets per shard, rounded up to a power of two; 1 ..= 2^20. 4 bytes each in every shard.
     pub buckets: u32,
-    /// Peers of one socket that are listed before it is kept as *wide* (found by every walk); 1 ..= 63.
+    /// Peers of one socket that are listed before it is kept as *wide* (found by every walk);
+    /// 1 ..= 63.
     pub max_memberships: u32,
-    /// Hold a reference to each recorded socket, without which a walk cannot destroy (8 more bytes for each of
-    /// `max_sockets`). Only done with the kernel module; see [`Index::can_destroy`](crate::Index::can_destroy).
+    /// Hold a reference to each recorded socket (8 more bytes for each of `max_sockets`). A walk
+    /// cannot destroy without one. Takes effect only with the kernel module; see
+    /// [`Index::can_destroy`](crate::Index::can_destroy).
     pub hold: bool,
 }
 
@@ -50,8 +52,8 @@ impl Layout {
         if !(1..CHUNK).contains(&config.max_memberships) {
             return Err(bad("max_memberships", config.max_memberships, "1 to 63"));
         }
-        // Sixteen shards per CPU make it unlikely that two CPUs are on one at the same time, and cost a
-        // walk a nanosecond or two each.
+        // Sixteen shards per CPU make it unlikely that two CPUs use the same one at the same time,
+        // and cost a walk a nanosecond or two each.
         let shards = if config.max_sockets < ONE_SHARD_BELOW {
             1
         } else {
@@ -74,7 +76,7 @@ impl Layout {
         })
     }
 
-    /// Length of the array of buckets; one more in each shard is for wide sockets.
+    /// Length of the array of buckets. Each shard has one more, for wide sockets.
     pub(crate) fn all_buckets(&self) -> u32 {
         self.shards * (self.buckets + 1)
     }

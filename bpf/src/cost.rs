@@ -1,4 +1,4 @@
-//! What the hooks cost, by the kernel's own statistics.
+//! The cost of the hooks, from the kernel's own statistics.
 
 use std::io;
 

@@ -1,9 +1,9 @@
-//! What the index counted, as one snapshot.
+//! The counters of the index, as one snapshot.
 
 use serde::{Deserialize, Serialize};
 
-/// Counters of an index since load, summed over shards and CPUs. Exact while no hook is running; under load
-/// the members are read one after the other.
+/// Counters of an index since load, summed over shards and CPUs. Exact while no hook is running;
+/// under load the members are read one after the other.
 ///
 /// Two things always hold at rest: `inserts == removals + nodes in buckets`, and
 /// `free_nodes + (inserts - removals) == capacity`.
@@ -33,9 +33,10 @@ pub struct Counters {
     pub ignored_protocol: u64,
     /// Sockets that came to have too many peers to list.
     pub wide: u64,
-    /// Nodes without their socket that walks have met: an alarm.
+    /// Nodes without their socket that walks have visited: an alarm.
     pub stale: u64,
-    /// Sockets that were recorded without a reference, though references are held; 0 without the kernel module.
+    /// Sockets recorded without a reference although the index holds references; 0 without the
+    /// kernel module.
     pub not_held: u64,
     /// Cookie of the socket of the last stale node; 0: there was none.
     pub last_stale: u64,

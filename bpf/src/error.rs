@@ -1,4 +1,4 @@
-//! What can go wrong at the border to the kernel.
+//! Errors at the border to the kernel.
 
 use std::io;
 use std::path::PathBuf;
@@ -19,26 +19,26 @@ pub enum Error {
         /// The values that can be.
         range: &'static str,
     },
-    /// This kernel cannot do it, whoever asks.
+    /// This kernel cannot do it, whatever the privileges.
     #[error("this kernel lacks {missing}: {remedy}")]
     Unsupported {
         /// The missing feature.
         missing: String,
-        /// What to do about it.
+        /// The next step for the user.
         remedy: String,
     },
     /// The kernel can, this process may not.
     #[error("not permitted to {what}: {remedy}")]
     Denied {
-        /// What was tried.
+        /// The operation that was tried.
         what: String,
-        /// What to do about it.
+        /// The next step for the user.
         remedy: String,
     },
-    /// The programs were not accepted for a reason that is not known to be the kernel's age.
+    /// The kernel rejected the programs, and no known limit of an old kernel explains it.
     #[error("the BPF programs could not be loaded: {source}{}", .log.as_deref().map(|l| format!("\n{l}")).unwrap_or_default())]
     Load {
-        /// What libbpf said.
+        /// Message of libbpf.
         source: io::Error,
         /// The last lines libbpf or the verifier printed, if any.
         log: Option<String>,
@@ -64,7 +64,7 @@ pub enum Error {
     Object {
         /// Which map or program.
         what: String,
-        /// What the kernel or libbpf said.
+        /// Message of the kernel or libbpf.
         source: io::Error,
     },
     /// Another process serves from these pins.
@@ -73,7 +73,7 @@ pub enum Error {
         .0.display()
     )]
     PinsHeld(PathBuf),
-    /// A pin cannot be made, opened, replaced or removed.
+    /// A pin cannot be created, opened, replaced or removed.
     #[error("pin {}: {source}{}", .path.display(), next_step(.source))]
     Pin {
         /// Which.
@@ -96,14 +96,14 @@ pub enum Error {
 }
 
 impl Error {
-    /// True if this kernel or these privileges cannot, so that trying again is no use.
+    /// True if this kernel or these privileges do not allow it, so that a retry is useless.
     #[must_use]
     pub fn cannot(&self) -> bool {
         matches!(self, Self::Unsupported { .. } | Self::Denied { .. })
     }
 }
 
-/// What to do about a pin that cannot be made.
+/// The next step for a pin that cannot be created.
 fn next_step(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::ReadOnlyFilesystem => "; mount it writable (mount -o remount,rw), or pin elsewhere",
@@ -111,7 +111,7 @@ fn next_step(source: &io::Error) -> &'static str {
     }
 }
 
-/// What libbpf-rs still tells of an errno: its kind and its text.
+/// The parts of an errno that libbpf-rs still exposes: its kind and its text.
 pub(crate) fn io_error(error: libbpf_rs::Error) -> io::Error {
     let kind = match error.kind() {
         libbpf_rs::ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,

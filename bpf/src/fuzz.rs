@@ -1,4 +1,4 @@
-//! What fuzzing (`tests/fuzz`) has to reach, and nobody else.
+//! Access for fuzzing (`tests/fuzz`) only.
 
 use crate::scan::Hits;
 use crate::{ScanHit, Victim};
@@ -12,8 +12,8 @@ pub fn victim(bytes: &[u8; size_of::<Victim>()]) -> Victim {
 /// Bytes of one record that an iterator writes: a victim, an `i32` and padding.
 pub const HIT_BYTES: usize = Hits::BYTES;
 
-/// What the reads of an iterator's output, each of these many bytes, are made of; `None` if it ends within a
-/// record.
+/// Parses an iterator's output that arrives in reads of these many bytes; `None` if it ends within
+/// a record.
 #[must_use]
 pub fn hits(mut output: &[u8], mut reads: impl Iterator<Item = usize>) -> Option<Vec<ScanHit>> {
     let (mut hits, mut found) = (Hits::new(), Vec::new());

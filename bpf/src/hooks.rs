@@ -17,14 +17,14 @@ use crate::pin::{self, Incompatible, Obstacle, Origin, Pins};
 use crate::{Error, Index};
 
 /// The programs that keep the index up to date. `skreap_sock_release` comes first: no socket may be
-/// recorded whose release would not be seen.
+/// recorded if its release would not be seen.
 pub const NAMES: [&str; 5] =
     [RELEASE, "skreap_connect4", "skreap_connect6", "skreap_sendmsg4", "skreap_sendmsg6"];
 
-/// The program that takes sockets out of the index. Nobody cares in which order it runs.
+/// The program that removes sockets from the index. Its place in the order does not matter.
 pub const RELEASE: &str = "skreap_sock_release";
 
-/// The attached hooks; dropping them detaches, in the reverse order, unless they are pinned.
+/// The attached hooks. Dropping them detaches them in reverse order, unless they are pinned.
 #[derive(Debug)]
 pub struct Hooks {
     links: Vec<Link>,
@@ -35,19 +35,20 @@ pub struct Hooks {
 }
 
 impl Hooks {
-    /// Attaches all hooks, with links, behind the programs that are on this cgroup already (they run in the
-    /// order of attachment, so the hooks see what a load balancer has made of the address).
+    /// Attaches all hooks, with links, behind the programs that are on this cgroup already.
+    /// Programs run in the order of attachment, so the hooks see the address as a load balancer has
+    /// translated it.
     ///
     /// # Errors
-    /// [`Error::Attach`] with the hook's name; [`Error::Denied`] without the privileges. Nothing stays
-    /// attached.
+    /// [`Error::Attach`] with the hook's name; [`Error::Denied`] without the privileges. Nothing
+    /// stays attached.
     pub fn attach(index: &Index, cgroup: BorrowedFd<'_>) -> Result<Self, Error> {
         Self::attach_programs(index.object(), &NAMES, cgroup)
     }
 
-    /// Attaches all hooks of an index that [`Pins::load`] gave, pinned, so that they outlive this process. Hooks
-    /// that are pinned already get the programs of this index and keep their place in the order; there is no
-    /// moment without them. New ones are to be completed with [`Pins::publish`].
+    /// Attaches and pins all hooks of an index from [`Pins::load`], so that they outlive this
+    /// process. A hook that is pinned already gets the program of this index and keeps its place in
+    /// the order; it is attached at every moment. Complete new hooks with [`Pins::publish`].
     ///
     /// # Errors
     /// As [`attach`](Self::attach); [`Error::Pin`] with the errno.
@@ -70,11 +71,13 @@ impl Hooks {
         }
     }
 
-    /// Moves a hook behind all programs of its cgroup, without a moment in which it runs nowhere: it is attached a
-    /// second time before the first link is taken away. A pin follows. Nothing is done if it is not attached here.
+    /// Moves a hook behind all programs of its cgroup. It is attached a second time before the
+    /// first link is dropped, so it runs at every moment. A pin follows. Does nothing if the hook
+    /// is not attached here.
     ///
     /// # Errors
-    /// As [`attach`](Self::attach); [`Error::Pin`] with the errno. The hook is attached at least once.
+    /// As [`attach`](Self::attach); [`Error::Pin`] with the errno. The hook is attached at least
+    /// once.
     pub fn become_last(&mut self, index: &Index, hook: Hook, cgroup: BorrowedFd<'_>) -> Result<(), Error> {
         let place = self.place(hook);
         let Some(link) = place.and_then(|i| self.links.get_mut(i)) else {
@@ -95,15 +98,15 @@ impl Hooks {
     /// The id of the program on a hook.
     ///
     /// # Errors
-    /// `NotFound` if that hook is not attached here; otherwise the errno of asking its link.
+    /// `NotFound` if that hook is not attached here; otherwise the errno of querying its link.
     pub fn program_id(&self, hook: Hook) -> io::Result<u32> {
         let link = self.place(hook).and_then(|i| self.links.get(i)).ok_or(io::ErrorKind::NotFound)?;
         fault::at(Point::LinkInfo)?;
         link.info().map(|info| info.prog_id).map_err(io_error)
     }
 
-    /// The programs that were attached here and run nowhere now: somebody has detached them, or the cgroup was removed.
-    /// One whose link cannot be asked is left out.
+    /// The programs that were attached here and run nowhere now: another process has detached them,
+    /// or the cgroup was removed. A program whose link cannot be queried is left out.
     pub fn detached(&self) -> impl Iterator<Item = &str> {
         let on_none = |link: &Link| {
             fault::at(Point::LinkInfo).is_ok()
@@ -148,8 +151,8 @@ impl Hooks {
         self.pins = Some(links);
     }
 
-    /// Kernel ids of the attached programs, in the order of attachment; for `bpftool prog show id` and the run
-    /// time statistics. A program whose link cannot be asked is left out.
+    /// Kernel ids of the attached programs, in the order of attachment; for `bpftool prog show id`
+    /// and the run time statistics. A program whose link cannot be queried is left out.
     #[must_use]
     pub fn program_ids(&self) -> Vec<u32> {
         self.links.iter().filter_map(|link| link.info().ok()).map(|info| info.prog_id).collect()
@@ -179,12 +182,12 @@ impl Hooks {
 
 impl Drop for Hooks {
     fn drop(&mut self) {
-        // Release goes last, see NAMES.
+        // The release hook is detached last, see NAMES.
         while self.links.pop().is_some() {}
     }
 }
 
-/// What tells the pin of a second link of a hook from that of the first.
+/// Suffix of the pin of a hook's second link.
 const NEXT: &str = "_next";
 
 /// Refuses unless the links that are pinned here are all hooks, on this cgroup.
@@ -207,7 +210,7 @@ pub(crate) fn compatible(links: &Path, cgroup: BorrowedFd<'_>) -> Result<(), Obs
     Ok(())
 }
 
-/// Detaches what is pinned here, whoever has it open.
+/// Detaches the links that are pinned here, also if other processes have them open.
 pub(crate) fn detach(links: &Path) -> Result<(), Error> {
     for name in pin::names(links)? {
         let detached = Link::open(links.join(&name)).and_then(|link| link.detach());
@@ -233,7 +236,8 @@ fn find<'a>(object: &'a Object, name: &str) -> Result<Program<'a>, Error> {
         .ok_or_else(|| Error::Attach { hook: name.to_owned(), source: io::ErrorKind::NotFound.into() })
 }
 
-/// Attaches one program of the object, behind those that are there. `flags` are those of `BPF_LINK_CREATE`.
+/// Attaches one program of the object, behind those that are there. `flags` are those of
+/// `BPF_LINK_CREATE`.
 pub(crate) fn attach_program(
     object: &Object,
     name: &str,
@@ -250,8 +254,8 @@ pub(crate) fn attach_program(
         flags,
         ..libbpf_sys::bpf_cgroup_opts::default()
     };
-    // libbpf directly: libbpf-rs keeps the errno to itself.
-    // SAFETY: the program belongs to the loaded object that is borrowed; opts says its size.
+    // Calls libbpf directly, because libbpf-rs hides the errno.
+    // SAFETY: the program belongs to the loaded object that is borrowed; opts states its size.
     let link = unsafe {
         libbpf_sys::bpf_program__attach_cgroup_opts(
             program.as_libbpf_object().as_ptr(),
@@ -260,11 +264,11 @@ pub(crate) fn attach_program(
         )
     };
     let link = NonNull::new(link).ok_or_else(|| attach_error(name, io::Error::last_os_error(), cgroup))?;
-    // SAFETY: a fresh link of libbpf's, owned by nobody else.
+    // SAFETY: a fresh link from libbpf, which nothing else owns.
     Ok(unsafe { Link::from_ptr(link) })
 }
 
-/// Whose program stands in the way of one of ours.
+/// The foreign program that blocks one of ours.
 fn conflict(name: &str, cgroup: BorrowedFd<'_>) -> Option<Conflict> {
     let hook = Hook::ALL.into_iter().find(|hook| hook.program() == name)?;
     Conflict::find(cgroup, hook)

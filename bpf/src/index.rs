@@ -1,4 +1,4 @@
-//! Loading the programs and reading what the index counted.
+//! Loading the programs and reading the counters of the index.
 
 use std::ffi::OsStr;
 use std::io;
@@ -18,20 +18,20 @@ use crate::skel::{OBJECT, types};
 use crate::walk::{Emit, Slots, Walker, run};
 use crate::{Config, Counters, Error, Marker, Marks, Rekeyer, log};
 
-/// `SKREAP_ABI_VERSION` this library was written for: what a program in another language has to say to the pinned
-/// walk program.
+/// `SKREAP_ABI_VERSION` of this library: a program in another language passes it to the pinned walk
+/// program.
 pub const ABI_VERSION: u32 = 2;
 /// `SKREAP_LAYOUT_VERSION` this library was written for.
 const LAYOUT_VERSION: u32 = 2;
 /// `CHUNK` of `index.bpf.h`.
 const CHUNK: u64 = 64;
-/// The counters are given whole pages, so that a later version can count more in the same memory.
+/// The counters occupy whole pages, so that a later version can add counters in the same memory.
 const COUNTER_PAGE: usize = 4096;
-/// Holds what a later version must know of an index that it takes over.
+/// Holds the facts that a later version needs to take over an index.
 const CFG: &str = "cfg";
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// The loaded programs and maps. Dropping it detaches nothing by itself: the hooks live as long as their
+/// The loaded programs and maps. Dropping it does not detach the hooks: they live as long as their
 /// [`Hooks`](crate::hooks::Hooks).
 #[derive(Debug)]
 pub struct Index {
@@ -45,11 +45,12 @@ pub struct Index {
 }
 
 impl Index {
-    /// Loads programs and maps and makes every node free. The hooks are not attached yet.
+    /// Loads programs and maps and puts every node on a free list. The hooks are not attached yet.
     ///
     /// # Errors
-    /// [`Error::Config`] for sizes out of range; [`Error::Unsupported`] and [`Error::Denied`] if this kernel
-    /// or these privileges cannot; [`Error::Load`] with the verifier's words for anything else.
+    /// [`Error::Config`] for sizes out of range; [`Error::Unsupported`] and [`Error::Denied`] if
+    /// this kernel or these privileges cannot; [`Error::Load`] with the verifier's words for
+    /// anything else.
     pub fn load(config: &Config) -> Result<Self, Error> {
         if !config.hold {
             return Self::load_with(config, Err(ModuleError::NotUsed));
@@ -79,14 +80,15 @@ impl Index {
         Ok(index)
     }
 
-    /// Loads the programs on the maps that are pinned in a directory, if those are what this program would
-    /// have made itself.
+    /// Loads the programs on the maps pinned in a directory, if they equal the maps that this
+    /// program would create itself.
     ///
     /// # Errors
     /// [`Obstacle::Incompatible`] if they are not; otherwise as [`load`](Self::load).
     pub(crate) fn take_over(config: &Config, maps: &Path) -> Result<Self, Obstacle> {
         let pinned = pinned_cfg(maps)?;
-        // With or without references, as the maps were made: the module may have come or gone since.
+        // With or without references, as the maps were created: the module may have been loaded or
+        // unloaded since.
         let held = pinned.held != 0;
         let destroys = if held { Ok(()) } else { Err(ModuleError::NotUsed) };
         let (mut open, shape) = prepare(config, Some(pinned.seed), held)?;
@@ -136,10 +138,11 @@ impl Index {
         self.destroys.clone()
     }
 
-    /// What the programs found of the module's functions when they were loaded.
+    /// The functions of the module that the programs found when they were loaded.
     fn functions(&self) -> Result<Result<(), ModuleError>, Error> {
         let mut found = types::skreap_functions::default();
-        // SAFETY: the struct is integers without padding (asserted in abi.h), and any bytes are a value of it.
+        // SAFETY: the struct is integers without padding (asserted in abi.h), and any bytes are a
+        // value of it.
         let bytes = unsafe {
             std::slice::from_raw_parts_mut(
                 std::ptr::from_mut(&mut found).cast::<u8>(),
@@ -214,7 +217,7 @@ impl Index {
         Ok(c)
     }
 
-    /// What is not known completely.
+    /// The parts of the index that may be incomplete.
     ///
     /// # Errors
     /// [`Error::Object`] if the map cannot be read.
@@ -229,7 +232,7 @@ impl Index {
         })
     }
 
-    /// Sets and takes back marks.
+    /// Sets and clears marks.
     ///
     /// # Errors
     /// [`Error::Object`] if the program is missing.
@@ -258,7 +261,7 @@ impl Index {
         Ok(bytes)
     }
 
-    /// True if the sockets that are older than the hooks have been looked for.
+    /// True if the search for sockets older than the hooks has been done.
     ///
     /// # Errors
     /// [`Error::Object`] if the map cannot be read.
@@ -266,7 +269,7 @@ impl Index {
         Ok(self.read_element::<types::skreap_cfg>(CFG, 0)?.bootstrapped != 0)
     }
 
-    /// Remembers that they have been; a process that takes over need not look again.
+    /// Stores that it has been done; a process that takes over need not search again.
     ///
     /// # Errors
     /// [`Error::Object`] if the map cannot be written.
@@ -306,12 +309,13 @@ impl Index {
             .map_err(|e| object_error(map, io_error(e)))?
             .filter(|v| v.len() >= size_of::<T>())
             .ok_or_else(|| object_error(map, io::ErrorKind::UnexpectedEof.into()))?;
-        // SAFETY: the value is at least as long as T, which is a struct of integers from the skeleton.
+        // SAFETY: the value is at least as long as T, which is a struct of integers from the
+        // skeleton.
         Ok(unsafe { value.as_ptr().cast::<T>().read_unaligned() })
     }
 }
 
-/// All that makes an index what it is: two with the same shape have the same memory.
+/// Everything that defines an index: two with the same shape have the same memory.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
     layout: Layout,
@@ -356,7 +360,7 @@ impl Shape {
     }
 }
 
-/// What a pinned index says about itself, if its layout is the one known here.
+/// The configuration stored in a pinned index, if its layout is the one known here.
 fn pinned_cfg(maps: &Path) -> Result<types::skreap_cfg, Incompatible> {
     let value = pin::read_first(maps, CFG)?;
     let found = value.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
@@ -404,7 +408,8 @@ fn prepare(config: &Config, seed: Option<u64>, held: bool) -> Result<(OpenObject
     Ok((open, Shape { layout, abi, seed, held }))
 }
 
-/// Takes every map with state from the pins; a pin that has no map here is of a version that knows more.
+/// Takes every map with state from the pins. A pin without a map here is from a version that knows
+/// more.
 fn reuse_maps(open: &mut OpenObject, maps: &Path) -> Result<(), Obstacle> {
     let mut left = pin::names(maps)?;
     for mut map in open.maps_mut() {
@@ -432,13 +437,15 @@ fn open_rodata(open: &mut OpenObject) -> Result<&mut types::rodata, Error> {
     let mut length = 0;
     // SAFETY: the map belongs to the open object; libbpf returns its initial value, or null.
     let data = unsafe { libbpf_sys::bpf_map__initial_value(bytes.as_ptr(), &mut length) };
-    // The section ends with its last member, the Rust struct with its alignment; both lie in one page.
+    // The section ends with its last member, the Rust struct with its alignment; both lie in one
+    // page.
     let length = length.next_multiple_of(align_of::<types::rodata>() as u64);
     if data.is_null() || length < size_of::<types::rodata>() as u64 {
         return Err(object_error(".rodata", io::ErrorKind::UnexpectedEof.into()));
     }
-    // SAFETY: libbpf maps the initial value page-aligned, it is as long as the generated struct (checked),
-    // consists of integers, and lives until the object, which is borrowed for as long, is loaded.
+    // SAFETY: libbpf maps the initial value page-aligned; it is as long as the generated struct
+    // (checked), consists of integers, and lives until the object is loaded; the object is borrowed
+    // until then.
     Ok(unsafe { &mut *data.cast::<types::rodata>() })
 }
 
@@ -483,7 +490,7 @@ fn map_memory(object: &Object, name: &str, length: usize) -> Result<Mapping, Err
 
 fn random_seed() -> Result<u64, Error> {
     let mut seed = [0; 8];
-    // SAFETY: the buffer is as long as is said.
+    // SAFETY: the buffer is as long as stated.
     let n = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
     if n != 8 {
         return Err(object_error("seed (getrandom)", io::Error::last_os_error()));

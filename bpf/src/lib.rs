@@ -11,8 +11,9 @@
 //!                                            the same, outliving the process
 //! ```
 //!
-//! The C side is in `progs/` (entry points in `skreap.bpf.c`, one subject per `*.bpf.h`), the structs that
-//! cross the border in `include/abi.h`; Rust knows those only through the generated skeleton.
+//! The C side is in `progs/` (entry points in `skreap.bpf.c`, one subject per `*.bpf.h`), the
+//! structs that cross the border in `include/abi.h`; Rust knows those only through the generated
+//! skeleton.
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod baseline;

@@ -5,7 +5,7 @@ use std::sync::Once;
 
 use libbpf_rs::PrintLevel;
 
-/// Bytes of warnings that are kept: the end of a verifier log is what tells.
+/// Bytes of warnings that are kept: the cause is at the end of a verifier log.
 const KEEP: usize = 4096;
 
 static WARNINGS: Mutex<String> = Mutex::new(String::new());

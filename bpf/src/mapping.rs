@@ -33,8 +33,8 @@ impl Mapping {
         Ok(Self { address, length })
     }
 
-    /// Appends `count` values of `T` that start at index `first` to `out`. `T` must be plain data: any bits
-    /// are a value of it.
+    /// Appends `count` values of `T` that start at index `first` to `out`. `T` must be plain data:
+    /// any bits are a value of it.
     ///
     /// # Safety
     /// `T` must be valid for every bit pattern.
@@ -51,8 +51,8 @@ impl Mapping {
             .ok_or(io::ErrorKind::InvalidInput)?;
         debug_assert!(end <= self.length);
         out.reserve(count);
-        // SAFETY: the source range was checked against the mapping, the destination was reserved, and the
-        // caller vouches for T.
+        // SAFETY: the source range was checked against the mapping, the destination was reserved,
+        // and the caller vouches for T.
         unsafe {
             std::ptr::copy_nonoverlapping(
                 self.address.as_ptr().cast::<T>().add(first),
@@ -67,7 +67,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: address and length are those of the mapping made in new(), and nothing refers to it.
+        // SAFETY: address and length are those of the mapping made in new(), and nothing refers to
+        // it.
         unsafe { libc::munmap(self.address.as_ptr(), self.length) };
     }
 }

@@ -1,4 +1,4 @@
-//! What the index does not know completely: marks, and how they are taken back.
+//! Marks: the parts of the index that may be incomplete, and how marks are cleared.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -6,15 +6,15 @@ use crate::Error;
 use crate::skel::types::{skreap_marks, skreap_marks_what};
 use crate::walk::run;
 
-/// How much of the index is marked as not known completely.
+/// How much of the index is marked as possibly incomplete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
-    /// Marks of backends some membership of which could not be recorded; backends with the same hash share one.
+    /// Marks of backends that lack a membership; backends with the same hash share a mark.
     pub backends: u64,
     /// Sockets of any backend may be missing.
     pub everything: bool,
-    /// Those of [`backends`](Self::backends), now or before they were healed, where some of the memberships were of
-    /// sockets that had only sent: these stay, since no search can tell whom a socket has sent to.
+    /// The marks in [`backends`](Self::backends), current or healed, that include sockets which had
+    /// only sent. They stay, because no search can find out which backends a socket has sent to.
     pub sent: u64,
 }
 
@@ -26,11 +26,12 @@ impl Marks {
     }
 }
 
-/// Sets marks, and takes them back.
+/// Sets marks, and clears them.
 ///
-/// To take back: [`turn`](Self::turn); let an RCU grace period pass, and the time that a `connect()` may take from its
-/// hook to its effect; put every socket there is into the index ([`Bootstrap`](crate::Bootstrap)); if none was out of
-/// reach, [`clear`](Self::clear). One thread at a time may do that.
+/// To clear marks: call [`turn`](Self::turn); wait for an RCU grace period, and for the time that a
+/// `connect()` may take from its hook to its effect; put every existing socket into the index
+/// ([`Bootstrap`](crate::Bootstrap)); if every netns was reached, call [`clear`](Self::clear). Only
+/// one thread at a time may do that.
 #[derive(Debug)]
 pub struct Marker {
     program: OwnedFd,
@@ -42,7 +43,7 @@ impl Marker {
         Self { program, version }
     }
 
-    /// What is marked from now on is told apart from what is marked already.
+    /// Starts a new generation: later marks are kept apart from the existing ones.
     ///
     /// # Errors
     /// [`Error::Mark`] with the kernel's errno.
@@ -50,7 +51,7 @@ impl Marker {
         self.run(skreap_marks_what::SKREAP_MARKS_TURN)
     }
 
-    /// Takes back what was marked before the last turn.
+    /// Clears the marks that were set before the last turn.
     ///
     /// # Errors
     /// [`Error::Mark`] with the kernel's errno.
@@ -73,7 +74,7 @@ impl Marker {
 }
 
 fn as_bytes(ctx: &mut skreap_marks) -> &mut [u8] {
-    // SAFETY: the struct is plain integers without padding (asserted in abi.h), so its bytes may be read; the program
-    // writes a number to `error` only, any value of which is one of that integer.
+    // SAFETY: the struct is plain integers without padding (asserted in abi.h), so its bytes may be
+    // read. The program writes a number to `error` only, and any value is valid for that integer.
     unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(ctx).cast::<u8>(), size_of::<skreap_marks>()) }
 }

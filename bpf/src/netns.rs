@@ -25,12 +25,13 @@ pub struct NetnsEntry {
     pub cookie: u64,
     /// Inode number in nsfs.
     pub inum: u32,
-    /// What keeps it: processes, names, descriptors, and the sockets of programs. At least 1.
+    /// The kernel's reference count: processes, names, descriptors, and sockets of programs. At
+    /// least 1.
     pub references: u32,
 }
 
-/// Lists the netns that the kernel has, whatever keeps them alive: also those that no process is in and no name
-/// leads to.
+/// Lists every netns of the kernel, whatever keeps it alive, also those without a process or a
+/// name.
 #[derive(Debug)]
 pub struct NetnsList {
     object: Object,
@@ -54,8 +55,8 @@ impl NetnsList {
         Ok(Self { object, entries })
     }
 
-    /// Every netns that is there from the beginning of the call to its end, and maybe some that come or go
-    /// meanwhile. A few nanoseconds for each, and again for every 4096.
+    /// Every netns that exists from the beginning of the call to its end, and possibly some that
+    /// come or go meanwhile. A few nanoseconds for each, and again for every 4096.
     ///
     /// # Errors
     /// [`Error::Object`] if the list cannot be read to its end.
@@ -63,7 +64,8 @@ impl NetnsList {
         self.read_in_parts(1)
     }
 
-    /// As [`read`](Self::read), in this many calls or more: what it does by itself where there are more than 4096.
+    /// As [`read`](Self::read), in at least this many calls. `read` itself does so where there are
+    /// more than 4096 netns.
     ///
     /// # Errors
     /// As [`read`](Self::read).

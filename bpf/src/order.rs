@@ -1,8 +1,8 @@
 //! The order in which the programs of a hook run, and being the last of them.
 //!
-//! The programs of one cgroup run in the order of attachment (those with `BPF_F_PREORDER` before all others), then
-//! those of its parent, and so on up to the root. What a hook of ours records is the address as the programs
-//! before it have left it, so a load balancer has to be one of those.
+//! The programs of one cgroup run in the order of attachment (those with `BPF_F_PREORDER` before
+//! all others), then those of its parent, and so on up to the root. Our hooks record the address as
+//! the programs before them have left it, so a load balancer has to run before them.
 
 use std::ffi::CStr;
 use std::fmt;
@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 
 use crate::fault::{self, Point};
 
-/// What our own programs are called; another instance's do not translate addresses either.
+/// Names of our own programs. Those of another instance do not translate addresses either.
 const OWN_PREFIX: &str = "skreap_";
 /// Programs on one hook of one cgroup (`BPF_CGROUP_MAX_PROGS` of kernel/bpf/cgroup.c).
 const MAX_PROGRAMS: usize = 64;
@@ -84,7 +84,7 @@ impl Serialize for Hook {
 pub struct Program {
     /// Its id, as `bpftool prog show id` takes it.
     pub id: u32,
-    /// Its name, the first 15 bytes of it; empty if it has none, or has gone meanwhile.
+    /// Its name, cut to 15 bytes; empty if it has none, or was unloaded meanwhile.
     pub name: String,
 }
 
@@ -102,18 +102,20 @@ impl fmt::Display for Program {
     }
 }
 
-/// What runs before and after our program on one hook, for a process in the cgroup it is attached to.
+/// The programs before and after ours on one hook, for a process in the cgroup ours is attached to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Order {
     /// The hook.
     pub hook: Hook,
     /// Our program; `None` if it is not attached to the cgroup (any more).
     pub ours: Option<Program>,
-    /// What runs before it, in order. All programs if ours is not there.
+    /// Programs that run before it, in order. All programs if ours is not there.
     pub before: Vec<Program>,
-    /// What runs after it and is attached to the same cgroup: attaching ours anew moves it behind them.
+    /// Programs that run after it and are attached to the same cgroup: attaching ours anew moves it
+    /// behind them.
     pub after: Vec<Program>,
-    /// What runs after it and is attached to a parent cgroup: nothing moves ours behind them but to attach it there.
+    /// Programs that run after it and are attached to a parent cgroup: ours runs behind them only
+    /// if it is attached there.
     pub above: Vec<Program>,
 }
 
@@ -121,8 +123,8 @@ impl Order {
     /// Reads the order of a hook; `ours` is the id of our program.
     ///
     /// # Errors
-    /// The errno of the query: `EBADF` if the descriptor is no cgroup, `ENODEV` if the cgroup was removed, `EPERM`
-    /// without CAP_NET_ADMIN.
+    /// The errno of the query: `EBADF` if the descriptor is not a cgroup's, `ENODEV` if the cgroup
+    /// was removed, `EPERM` without CAP_NET_ADMIN.
     pub fn read(cgroup: BorrowedFd<'_>, hook: Hook, ours: u32) -> io::Result<Self> {
         let effective = programs(cgroup, hook, Kind::Effective)?;
         let local = programs(cgroup, hook, Kind::Local)?;
@@ -148,7 +150,7 @@ impl Order {
     }
 }
 
-/// What tells cheaply whether the order of a hook has changed: two equal marks mean that nothing was attached or
+/// A cheap fingerprint of the order of a hook: two equal marks mean that nothing was attached or
 /// detached in between.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
@@ -159,8 +161,8 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// Takes the mark of a hook. `thorough` also sees what changes in parent cgroups; without it, one that has a
-    /// revision sees the cgroup itself only.
+    /// Takes the mark of a hook. `thorough` also covers changes in parent cgroups. Without it, a
+    /// kernel that has revisions reports changes of the cgroup itself only.
     ///
     /// # Errors
     /// As [`Order::read`].
@@ -186,9 +188,10 @@ struct Split<'a> {
     above: &'a [u32],
 }
 
-/// Tells apart what runs after ours. `effective` is in the order of running, and `local`, what is attached to the
-/// cgroup itself, in that of attachment. What was attached after ours either runs right after it, in the same
-/// order, or has BPF_F_PREORDER and runs before.
+/// Splits the programs that run after ours by the cgroup they are attached to. `effective` is in
+/// the order of execution. `local`, the programs attached to the cgroup itself, is in the order of
+/// attachment. A program attached after ours either runs right after it, in the same order, or has
+/// BPF_F_PREORDER and runs before.
 fn split<'a>(effective: &'a [u32], local: &[u32], ours: u32) -> Split<'a> {
     let (Some(at), Some(attached)) =
         (effective.iter().rposition(|&id| id == ours), local.iter().rposition(|&id| id == ours))
@@ -254,7 +257,8 @@ fn query(cgroup: BorrowedFd<'_>, hook: Hook, kind: Kind, ids: &mut [u32]) -> io:
         opts.prog_ids = ids.as_mut_ptr();
         opts.__bindgen_anon_1.count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
     }
-    // SAFETY: opts says its size, and points to as many writable ids as it says, borrowed for the call.
+    // SAFETY: opts states its size, and points to as many writable ids as it states, borrowed for
+    // the call.
     let ret = unsafe { libbpf_sys::bpf_prog_query_opts(cgroup.as_raw_fd(), hook.attach_type(), &mut opts) };
     if ret < 0 {
         return Err(io::Error::from_raw_os_error(-ret));
@@ -271,11 +275,11 @@ fn name(id: u32) -> String {
     if fd < 0 {
         return String::new();
     }
-    // SAFETY: a fresh descriptor that nobody else owns.
+    // SAFETY: a fresh descriptor that nothing else owns.
     let program = unsafe { OwnedFd::from_raw_fd(fd) };
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut length = size_of::<libbpf_sys::bpf_prog_info>() as u32;
-    // SAFETY: info is writable for the length that is said, and zero: it asks for no arrays.
+    // SAFETY: info is writable for the stated length, and zero: it asks for no arrays.
     let ret = unsafe { libbpf_sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut length) };
     if ret != 0 {
         return String::new();
@@ -284,8 +288,8 @@ fn name(id: u32) -> String {
     unsafe { CStr::from_ptr(info.name.as_ptr()) }.to_string_lossy().into_owned()
 }
 
-/// Whose program keeps ours from a hook, if one does: attached so that no other may be beside it, or so that ours
-/// would take its place without a word.
+/// A foreign program that blocks our attachment: it is exclusive, or overridable, so that ours
+/// would silently replace it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Conflict {
     /// Attached to this cgroup, or a parent, without `BPF_F_ALLOW_MULTI`: the kernel refuses ours.
@@ -297,7 +301,7 @@ pub enum Conflict {
 }
 
 impl Conflict {
-    /// Looks at the cgroup and its parents, as far up as they are visible.
+    /// Checks the cgroup and its parents, as far up as they are visible.
     #[must_use]
     pub fn find(cgroup: BorrowedFd<'_>, hook: Hook) -> Option<Self> {
         let mut level = cgroup.try_clone_to_owned().ok()?;
@@ -305,7 +309,8 @@ impl Conflict {
             let mut ids = [0; MAX_PROGRAMS];
             let answer = query(level.as_fd(), hook, Kind::Local, &mut ids).ok()?;
             if answer.attach_flags & libbpf_sys::BPF_F_ALLOW_MULTI != 0 {
-                // Programs beside each other: ours may be too, and what is above was looked at when they came.
+                // Several programs may be attached here, so ours may be too. The parents were
+                // checked when these programs were attached.
                 return None;
             }
             if answer.count > 0 {
@@ -352,7 +357,7 @@ fn parent(cgroup: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a fresh descriptor that nobody else owns.
+    // SAFETY: a fresh descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

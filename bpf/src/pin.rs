@@ -1,4 +1,4 @@
-//! Pins: what lets hooks and index outlive the process that made them.
+//! Pins let hooks and index outlive the process that created them.
 //!
 //! ```text
 //! DIR/              locked (flock) by the process that serves
@@ -9,8 +9,8 @@
 //!   building/       not complete yet, or just replaced: of no value to anyone
 //! ```
 //!
-//! All is made in `building` and put in its place by one rename, so whoever is killed at any moment leaves
-//! either a whole `index` or none.
+//! Everything is created in `building` and moved to its place by one rename, so a process that is
+//! killed at any moment leaves either a whole `index` or none.
 
 use std::ffi::{CString, OsStr};
 use std::fs::{self, DirBuilder, File};
@@ -44,18 +44,18 @@ pub enum Origin {
     New,
     /// It was found pinned, with its sockets and its hooks.
     TakenOver,
-    /// It is new and takes the place of a pinned one that cannot be used, for the reason given.
+    /// It is new and replaces a pinned one that cannot be used, for the given reason.
     Replaces(Incompatible),
 }
 
-/// Why what is pinned cannot be taken over.
+/// The reason why the pinned index cannot be taken over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Incompatible {
-    /// Another version made it.
+    /// Another version created it.
     #[error("its layout is version {found}, this program's {expected}")]
     Layout {
-        /// `SKREAP_LAYOUT_VERSION` of who made it.
+        /// `SKREAP_LAYOUT_VERSION` of its creator.
         found: u32,
         /// That of this program.
         expected: u32,
@@ -70,12 +70,12 @@ pub enum Incompatible {
         /// As asked for.
         wanted: u32,
     },
-    /// A map is missing, or not what this program needs, or one that it does not know.
+    /// A map is missing, differs from the one this program needs, or is unknown to it.
     #[error("map {name}: {why}")]
     Map {
         /// Name of its pin.
         name: String,
-        /// What is wrong.
+        /// The difference.
         why: String,
     },
     /// A hook is missing or not attached to the cgroup.
@@ -83,7 +83,7 @@ pub enum Incompatible {
     Hook {
         /// Name of its pin.
         name: String,
-        /// What is wrong.
+        /// The difference.
         why: String,
     },
     /// The programs are not accepted with these maps.
@@ -91,7 +91,7 @@ pub enum Incompatible {
     Load(String),
 }
 
-/// What can stand in the way of a take-over.
+/// The obstacles to a take-over.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Obstacle {
     /// A new index can take the place of the old one.
@@ -102,7 +102,7 @@ pub(crate) enum Obstacle {
     Error(#[from] Error),
 }
 
-/// A directory of pins, held: no other process can hold it as long as this lives.
+/// A locked directory of pins: no other process can lock it while this value lives.
 #[derive(Debug)]
 pub struct Pins {
     directory: PathBuf,
@@ -110,12 +110,12 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// Holds a directory on a bpf filesystem; it is made if it is not there. What a killed process has not
-    /// completed is removed.
+    /// Locks a directory on a bpf filesystem, and creates it if needed. Pins that a killed process
+    /// has not completed are removed.
     ///
     /// # Errors
-    /// [`Error::PinsHeld`] if another process holds it; [`Error::Unsupported`] if it is not on a bpf
-    /// filesystem; [`Error::Pin`] with the errno for anything else.
+    /// [`Error::PinsHeld`] if another process has locked it; [`Error::Unsupported`] if it is not on
+    /// a bpf filesystem; [`Error::Pin`] with the errno for anything else.
     pub fn hold(directory: &Path) -> Result<Self, Error> {
         let error = |source| pin_error(directory, source);
         let directory = &std::path::absolute(directory).map_err(error)?;
@@ -140,7 +140,8 @@ impl Pins {
                 Err(fs::TryLockError::WouldBlock) => return Err(Error::PinsHeld(directory.to_owned())),
                 Err(fs::TryLockError::Error(e)) => return Err(error(e)),
             }
-            // Somebody may have unloaded between our open and our lock: then this is the lock of nothing.
+            // An unload between our open and our lock has removed this directory: then we have
+            // locked a directory that no path leads to.
             let held = lock.metadata().map_err(error)?;
             if fs::metadata(directory).is_ok_and(|m| m.ino() == held.ino() && m.dev() == held.dev()) {
                 let pins = Self { directory: directory.to_owned(), _lock: lock };
@@ -150,8 +151,8 @@ impl Pins {
         }
     }
 
-    /// Loads the programs: on the maps that are pinned here if they fit, else on new ones. The hooks are as
-    /// they were; [`Hooks::attach_pinned`] is next.
+    /// Loads the programs: on the maps pinned here if they fit, else on new ones. The hooks stay as
+    /// they are; call [`Hooks::attach_pinned`] next.
     ///
     /// # Errors
     /// As [`Index::load`].
@@ -169,7 +170,8 @@ impl Pins {
         }
     }
 
-    /// Pins index and hooks where nobody looks yet: [`publish`](Self::publish) completes it.
+    /// Pins index and hooks in `building`, which no other process reads: [`publish`](Self::publish)
+    /// completes it.
     pub(crate) fn build(
         &self,
         index: &Index,
@@ -196,7 +198,7 @@ impl Pins {
         Ok(hooks)
     }
 
-    /// Removes what was made and not published.
+    /// Removes pins that were created and not published.
     ///
     /// # Errors
     /// [`Error::Pin`] with the errno.
@@ -208,12 +210,12 @@ impl Pins {
         Ok(())
     }
 
-    /// Puts in its place what [`Hooks::attach_pinned`] has made, and removes what was there before, hooks and
-    /// all. Nothing to do for an index that was taken over.
+    /// Moves the pins of [`Hooks::attach_pinned`] to their place, and removes the previous ones,
+    /// hooks included. Does nothing for an index that was taken over.
     ///
     /// # Errors
-    /// [`Error::Pin`] with the errno; the old one is still there and works, the new one ends with this process
-    /// or the next start.
+    /// [`Error::Pin`] with the errno. The old index is still there and works; the new one ends with
+    /// this process or the next start.
     pub fn publish(&self, hooks: &mut Hooks) -> Result<(), Error> {
         let (index, building) = (self.at(INDEX), self.at(BUILDING));
         if building.exists() {
@@ -228,8 +230,8 @@ impl Pins {
         Ok(())
     }
 
-    /// Removes index and hooks; true if there were any. What is not from here stays, and the directory with
-    /// it.
+    /// Removes index and hooks; true if there were any. Foreign files stay, and the directory with
+    /// them.
     ///
     /// # Errors
     /// [`Error::Pin`] with the errno.
@@ -244,7 +246,7 @@ impl Pins {
         }
     }
 
-    /// Where they are.
+    /// The directory of the pins.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -255,8 +257,8 @@ impl Pins {
     }
 }
 
-/// Name of the pin of a map, `None` for one without state of its own: constants, and what belongs to the
-/// process. A bpf filesystem takes no dots.
+/// Name of the pin of a map; `None` for a map without state of its own (constants, and data of the
+/// process). A bpf filesystem does not accept dots.
 pub(crate) fn pin_name(map: &OsStr) -> Option<String> {
     let map = map.to_string_lossy();
     match map.rsplit_once('.') {

@@ -1,12 +1,13 @@
-//! What this kernel and these privileges offer, found out by doing.
+//! The features that this kernel and these privileges offer, found by trying.
 
 use crate::scan::Scan;
 use crate::{Error, Victim};
 
-/// Destroys this UDP socket, in the netns of the calling thread, from an iterator; answers how many were found.
+/// Destroys this UDP socket, in the netns of the calling thread, from an iterator; returns how many
+/// were found.
 ///
 /// # Errors
-/// [`Error`] naming what is missing.
+/// [`Error`] naming the missing feature.
 pub fn iterator_destroy(victim: &Victim) -> Result<u64, Error> {
     Scan::load(None)?.destroy_udp(victim)
 }

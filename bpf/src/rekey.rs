@@ -7,12 +7,13 @@ use crate::fault::{self, Point};
 use crate::skel::types::{skreap_rekey, skreap_rekeyed};
 use crate::walk::run;
 
-/// What became of one socket.
+/// Result for one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rekeyed {
     /// Closed, or not in the index.
     Gone,
-    /// Has no peer: a connect is in flight or has failed, or the socket was disconnected or destroyed.
+    /// Has no peer: a connect is in flight or has failed, or the socket was disconnected or
+    /// destroyed.
     NoPeer,
     /// Has no peer, and was never recorded by `connect()`.
     OnlySent,
@@ -20,7 +21,7 @@ pub enum Rekeyed {
     Known,
     /// Is recorded under its live peer now.
     Added {
-        /// It had one other membership only, so that one is explained: it led to the live peer.
+        /// It had only one other membership, so that one is explained: it led to the live peer.
         settled: bool,
     },
     /// There is no free node. Its live peer is marked as incomplete.
@@ -39,8 +40,8 @@ impl Rekeyer {
         Self { program, version }
     }
 
-    /// Records the socket with this cookie under its live peer, if it is in the index under others only. What it
-    /// was recorded under stays.
+    /// Records the socket with this cookie under its live peer, if the index has it under other
+    /// backends only. Its other memberships stay.
     ///
     /// # Errors
     /// [`Error::Rekey`] with the kernel's errno.
@@ -60,7 +61,7 @@ impl Rekeyer {
 }
 
 fn as_bytes(ctx: &mut skreap_rekey) -> &mut [u8] {
-    // SAFETY: the struct is plain integers without padding (asserted in abi.h), so its bytes may be read and any
-    // bytes may be written.
+    // SAFETY: the struct is plain integers without padding (asserted in abi.h), so its bytes may be
+    // read and any bytes may be written.
     unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(ctx).cast::<u8>(), size_of::<skreap_rekey>()) }
 }

@@ -1,4 +1,5 @@
-//! What libbpf-cargo generated from the BTF of the programs: the only Rust view of `include/abi.h`.
+//! The code that libbpf-cargo generated from the BTF of the programs: the only Rust view of
+//! `include/abi.h`.
 
 // The generated code comes with its own `allow` list; these lints are the workspace's.
 #![allow(

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Reads such an option of level `SOL_SOCKET`: `SO_COOKIE`, `SO_NETNS_COOKIE` (5.14).
+/// Reads a 64-bit option of level `SOL_SOCKET`: `SO_COOKIE`, `SO_NETNS_COOKIE` (5.14).
 ///
 /// # Errors
 /// The errno of getsockopt(2); `ENOPROTOOPT` if the kernel does not know the option.

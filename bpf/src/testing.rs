@@ -1,4 +1,4 @@
-//! What the tests put beside the hooks.
+//! Programs that tests attach beside the hooks.
 
 mod pause;
 mod witness;
@@ -28,14 +28,14 @@ const ENTRIES_MAX: usize = 2;
 /// How the load balancer is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placing {
-    /// Behind the programs that are there, as everybody does.
+    /// Behind the existing programs, by a plain attachment.
     Last,
     /// With `BPF_F_PREORDER`: before all that are attached without it.
     Preorder,
 }
 
-/// A socket load balancer of at most two entries: it makes a virtual address into a backend when a client
-/// connects or sends. Dropping it detaches it.
+/// A socket load balancer of at most two entries: it translates a virtual address to a backend when
+/// a client connects or sends. Dropping it detaches it.
 #[derive(Debug)]
 pub struct LoadBalancer {
     links: Vec<Link>,
@@ -43,12 +43,13 @@ pub struct LoadBalancer {
 }
 
 impl LoadBalancer {
-    /// Loads it with `entries`, each a virtual address and the backend behind it, of the same protocol and
-    /// family, and attaches it to the cgroup.
+    /// Loads it with `entries` and attaches it to the cgroup. Each entry is a virtual address and
+    /// the backend behind it, of the same protocol and family.
     ///
     /// # Errors
-    /// [`Error::Config`] for more than two entries, [`Error::Object`] for a pair that does not fit together;
-    /// otherwise as [`Index::load`](crate::Index::load) and [`Hooks::attach`](crate::hooks::Hooks::attach).
+    /// [`Error::Config`] for more than two entries, [`Error::Object`] for a pair that does not fit
+    /// together; otherwise as [`Index::load`](crate::Index::load) and
+    /// [`Hooks::attach`](crate::hooks::Hooks::attach).
     pub fn attach(entries: &[(Backend, Backend)], cgroup: BorrowedFd<'_>) -> Result<Self, Error> {
         Self::attach_placed(entries, cgroup, Placing::Last)
     }
@@ -68,7 +69,7 @@ impl LoadBalancer {
         Ok(balancer)
     }
 
-    /// Attaches it once more and gives the old place up, so that it is never away.
+    /// Attaches it once more and then drops the first link, so that it is attached at every moment.
     ///
     /// # Errors
     /// As [`attach`](Self::attach); it is where it was then.
@@ -84,8 +85,9 @@ impl LoadBalancer {
         Ok(())
     }
 
-    /// Attaches its program for `connect()` over IPv4 without a link, so that no other may be beside it, or (if
-    /// `overridable`) so that one in a child cgroup replaces it. It goes with the cgroup.
+    /// Attaches its program for `connect()` over IPv4 without a link, exclusively, or (if
+    /// `overridable`) such that one in a child cgroup replaces it. It is detached with the removal
+    /// of the cgroup.
     ///
     /// # Errors
     /// As [`attach`](Self::attach).
@@ -121,7 +123,7 @@ impl LoadBalancer {
         Ok(object)
     }
 
-    /// Puts other entries in the place of the first ones, one after the other.
+    /// Overwrites the first entries with these, one after the other.
     ///
     /// # Errors
     /// As [`attach`](Self::attach).
@@ -132,8 +134,8 @@ impl LoadBalancer {
     }
 }
 
-/// Holds up every `connect()` over IPv4 for 0.7 s, after all hooks that were attached before. Dropping it
-/// detaches it; what it holds up then is held up to the end.
+/// Delays every `connect()` over IPv4 by 0.7 s, after all hooks that were attached before. Dropping
+/// it detaches it; a connect that is being delayed then is delayed to the end.
 #[derive(Debug)]
 pub struct Delay {
     _link: Link,
@@ -150,8 +152,8 @@ impl Delay {
     }
 }
 
-/// Detaches whatever is attached by links to `connect()` over IPv4 on this cgroup, as `bpftool link detach` does: the
-/// owners keep links that do nothing. Answers how many there were.
+/// Detaches every program that a link attaches to `connect()` over IPv4 on this cgroup, as `bpftool
+/// link detach` does: the owners keep links without effect. Returns how many there were.
 ///
 /// # Errors
 /// The errno of looking at the cgroup or of a detach.
@@ -178,7 +180,7 @@ fn detach_links(cgroup: BorrowedFd<'_>, hook: libbpf_sys::bpf_attach_type) -> io
             // Gone meanwhile.
             continue;
         }
-        // SAFETY: a fresh descriptor that nobody else owns.
+        // SAFETY: a fresh descriptor that nothing else owns.
         let link = unsafe { OwnedFd::from_raw_fd(fd) };
         let mut info = libbpf_sys::bpf_link_info::default();
         let mut length = size_of::<libbpf_sys::bpf_link_info>() as u32;

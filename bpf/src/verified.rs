@@ -1,7 +1,7 @@
 //! How much work the programs are for the verifier of this kernel.
 //!
-//! It gives up after a million instructions that it looked at, counted over all ways through a program. How many it looks
-//! at depends on the kernel, and a small change of a program may multiply it.
+//! It gives up after walking through a million instructions, counted over all paths of a program.
+//! The number depends on the kernel, and a small change of a program may multiply it.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -12,17 +12,17 @@ use crate::error::load_error;
 use crate::skel::{BASELINE_OBJECT, NETNS_OBJECT, SCAN_OBJECT, TEST_LB_OBJECT, WITNESS_OBJECT};
 use crate::{Error, Index, log};
 
-/// What the verifier had to do for one program.
+/// The verifier's work for one program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     /// Name of the program.
     pub program: String,
-    /// Instructions that it looked at (`processed N insns` in its log).
+    /// Instructions that it walked through (`processed N insns` in its log).
     pub insns: u32,
 }
 
 impl Index {
-    /// What the verifier had to do for the programs of the index, by name.
+    /// The verifier's work for the programs of the index, by name.
     ///
     /// # Errors
     /// [`Error::Object`] if a program cannot be asked.
@@ -31,11 +31,11 @@ impl Index {
     }
 }
 
-/// Loads all programs besides those of the index (full scan, list of netns, baselines, load balancer of the tests), and
-/// answers what the verifier had to do for them, by name.
+/// Loads all programs other than those of the index (full scan, list of netns, baselines, load
+/// balancer of the tests), and returns the verifier's work for them, by name.
 ///
 /// # Errors
-/// [`Error::Load`] with the verifier's words; [`Error::Object`] if a program cannot be asked.
+/// [`Error::Load`] with the verifier's words; [`Error::Object`] if a program cannot be queried.
 pub fn others() -> Result<Vec<Verified>, Error> {
     log::install();
     drop(log::take_warnings());
@@ -60,13 +60,13 @@ fn of(object: &Object) -> Result<Vec<Verified>, Error> {
     Ok(all)
 }
 
-/// What the kernel says of a loaded program.
+/// The kernel's information about a loaded program.
 pub(crate) fn info<T>(program: &ProgramImpl<'_, T>) -> io::Result<libbpf_sys::bpf_prog_info> {
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut length = size_of::<libbpf_sys::bpf_prog_info>() as u32;
     let fd = program.as_fd().as_raw_fd();
-    // SAFETY: the kernel writes at most `length` bytes into `info`; its array pointers are null with length 0, so
-    // nothing else is written.
+    // SAFETY: the kernel writes at most `length` bytes into `info`; its array pointers are null
+    // with length 0, so nothing else is written.
     let ret = unsafe { libbpf_sys::bpf_prog_get_info_by_fd(fd, &raw mut info, &raw mut length) };
     if ret < 0 { Err(io::Error::from_raw_os_error(-ret)) } else { Ok(info) }
 }

@@ -8,7 +8,7 @@ use skreap_core::{Backend, Protocol};
 use crate::skel::types::{skreap_relation, skreap_victim};
 use crate::socket_option;
 
-/// What an emitted socket is to the backend it is recorded under.
+/// Relation of an emitted socket to the backend it is recorded under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Relation {
     /// Connected to it.
@@ -31,14 +31,15 @@ pub struct Victim(pub(crate) skreap_victim);
 impl Victim {
     /// The record as the kernel wrote it: any bytes are one.
     pub(crate) fn from_bytes(bytes: &[u8; size_of::<skreap_victim>()]) -> Self {
-        // SAFETY: as many bytes as the struct has, which is made of integers without padding (abi.h).
+        // SAFETY: as many bytes as the struct has, which is made of integers without padding
+        // (abi.h).
         Self(unsafe { bytes.as_ptr().cast::<skreap_victim>().read_unaligned() })
     }
 
     /// Names a connected IPv4 UDP socket of this process, without a walk.
     ///
     /// # Errors
-    /// The errno of asking the socket; `EINVAL` if it is not connected over IPv4.
+    /// The errno of querying the socket; `EINVAL` if it is not connected over IPv4.
     pub fn of_udp_socket(socket: &UdpSocket) -> io::Result<Self> {
         let (SocketAddr::V4(local), SocketAddr::V4(peer)) = (socket.local_addr()?, socket.peer_addr()?)
         else {
@@ -84,7 +85,7 @@ impl Victim {
         self.0.state
     }
 
-    /// What it is to the backend.
+    /// Its relation to the backend.
     #[must_use]
     pub fn relation(&self) -> Relation {
         match skreap_relation(u32::from(self.0.relation)) {
@@ -96,13 +97,15 @@ impl Victim {
         }
     }
 
-    /// Names a socket as sock_diag shows it: a `struct inet_diag_msg` (linux/inet_diag.h) and what follows.
-    /// The relation is [`Relation::Connected`]; the caller has looked at the peer. `None` if it is too short.
+    /// Names a socket from a sock_diag message: a `struct inet_diag_msg` (linux/inet_diag.h) and
+    /// its attributes. The relation is [`Relation::Connected`]; the caller has checked the peer.
+    /// `None` if the message is too short.
     ///
     /// `netns` is the cookie of the netns that was asked, `netns_inum` its inode number.
     #[must_use]
     pub fn from_inet_diag(message: &[u8], protocol: Protocol, netns: u64, netns_inum: u32) -> Option<Self> {
-        // idiag_family, idiag_state, idiag_timer, idiag_retrans, then struct inet_diag_sockid at offset 4
+        // idiag_family, idiag_state, idiag_timer, idiag_retrans, then struct inet_diag_sockid at
+        // offset 4
         let (&[family, state, ..], id) = message.split_first_chunk::<4>()?;
         let (id, _) = id.split_first_chunk::<48>()?;
         let (sport, dport) = ([id[0], id[1]], [id[2], id[3]]);

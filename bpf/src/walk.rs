@@ -36,26 +36,26 @@ pub struct WalkCounts {
     pub destroyed: u64,
     /// Victims that were closed before such a walk had their lock.
     pub gone: u64,
-    /// Some membership of the target could not be recorded: the pool was full.
+    /// The index lacks a membership of the target: the pool was full.
     pub incomplete_full: bool,
-    /// Some unconnected socket has sent to too many peers to tell whether the target was one of them, or was not
-    /// recorded when it sent to the target.
+    /// Some unconnected socket has sent to too many peers to know whether the target was one of
+    /// them, or was not recorded when it sent to the target.
     pub incomplete_unconnected: bool,
     /// Sockets of any backend may be missing.
     pub incomplete_everything: bool,
-    /// Errno of the call with which a walk that destroys was broken off, if it was not the first: what is counted here
-    /// was done, the rest of the bucket was not looked at.
+    /// Errno of the call that ended a destroying walk early, if it was not the first call. The
+    /// counts cover the calls before it; the rest of the bucket was not visited.
     pub broken_off: Option<i32>,
 }
 
-/// What is done with sockets that may be connecting to the target.
+/// Treatment of sockets that may be connecting to the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InFlight {
     /// Begins to watch them.
     Watch,
-    /// Only tells which they are.
+    /// Only list them.
     Look,
-    /// Those that are watched are not told of any more, until they are connected anew.
+    /// End the wait for the watched ones: they are not listed again until they connect anew.
     Settle,
 }
 
@@ -64,12 +64,13 @@ pub enum InFlight {
 pub struct Left {
     /// The socket, as it was before.
     pub victim: Victim,
-    /// Positive errno, 0 if it was destroyed. `ENODATA`: the index has no reference to it; `EBUSY`: it is being
-    /// recorded or destroyed by somebody else at this moment; `EOPNOTSUPP`: it cannot be aborted.
+    /// Positive errno, 0 if it was destroyed. `ENODATA`: the index has no reference to it; `EBUSY`:
+    /// another program is recording or destroying it at this moment; `EOPNOTSUPP`: it cannot be
+    /// aborted.
     pub errno: i32,
 }
 
-/// Where the programs write victims and what became of them.
+/// The maps into which the programs write victims and the results of destroys.
 #[derive(Debug)]
 pub(crate) struct Emit {
     pub victims: Mapping,
@@ -100,8 +101,8 @@ impl Slots {
     }
 }
 
-/// Walks the index. Each walker has a slot (cursor and emit buffer) of its own, so that walkers can be used
-/// from several threads at once, even on the same bucket.
+/// Walks the index. Each walker has its own slot (cursor and emit buffer), so several threads can
+/// walk at once, even in the same bucket.
 #[derive(Debug)]
 pub struct Walker {
     program: OwnedFd,
@@ -137,13 +138,13 @@ impl Walker {
     /// Walks the bucket of the target and appends its victims to `victims`.
     ///
     /// # Errors
-    /// [`Error::Walk`] with the kernel's errno. What was found until then is in `victims`.
+    /// [`Error::Walk`] with the kernel's errno. The sockets found until then are in `victims`.
     pub fn walk(&mut self, target: &Target, victims: &mut Vec<Victim>) -> Result<WalkCounts, Error> {
         self.walk_states(target, 0, victims)
     }
 
-    /// As [`walk`](Self::walk); only TCP sockets in one of these states (bit `1 << TCP_*`, 0 for all that can be
-    /// destroyed) are victims.
+    /// As [`walk`](Self::walk); only TCP sockets in one of these states (bit `1 << TCP_*`, 0 for
+    /// all that can be destroyed) are victims.
     ///
     /// # Errors
     /// As [`walk`](Self::walk).
@@ -158,16 +159,16 @@ impl Walker {
         self.pass(&mut ctx, &mut |batch, _| victims.extend_from_slice(batch))
     }
 
-    /// Walks the bucket of the target and destroys its victims in place, each under its lock, if it is still
-    /// connected to the target then. Sleeps for as long as the owner of a socket holds its lock.
+    /// Walks the bucket of the target and destroys its victims in place, each under its lock, if it
+    /// is still connected to the target then. Sleeps while the owner of a socket holds its lock.
     ///
-    /// `states` are the TCP states (bit `1 << TCP_*`) whose sockets are victims. Those that could not be
-    /// destroyed are appended to `left`; with `list`, all are.
+    /// `states` are the TCP states (bit `1 << TCP_*`) whose sockets are victims. Those that could
+    /// not be destroyed are appended to `left`; with `list`, all are.
     ///
     /// # Errors
     /// [`Error::Walk`] with the kernel's errno: `EOPNOTSUPP` if the index
-    /// [cannot](crate::Index::can_destroy). Nothing was destroyed then: if a call after the first fails, the counts
-    /// say so ([`WalkCounts::broken_off`]).
+    /// [cannot](crate::Index::can_destroy). Nothing was destroyed then. If a call after the first
+    /// fails, this returns the counts, with the errno in [`WalkCounts::broken_off`].
     pub fn destroy(
         &mut self,
         target: &Target,
@@ -186,8 +187,9 @@ impl Walker {
         })
     }
 
-    /// Cookies of the sockets that `connect()` has recorded under the target and that are not connected to it,
-    /// as long as nobody has waited for them in vain; and how many nodes without their socket were met, and removed.
+    /// Cookies of the sockets that `connect()` has recorded under the target and that are not
+    /// connected to it, without those whose wait has expired; and how many nodes without their
+    /// socket were found and removed.
     ///
     /// # Errors
     /// [`Error::Walk`] with the kernel's errno.
@@ -204,8 +206,8 @@ impl Walker {
         Ok((cookies, counts.stale))
     }
 
-    /// Walks the whole index and hands over every node, 2048 at most at a time. The relation of each is to
-    /// the backend it is recorded under.
+    /// Walks the whole index and hands over every node, 2048 at most at a time. The relation of
+    /// each is to the backend it is recorded under.
     ///
     /// # Errors
     /// [`Error::Walk`] with the kernel's errno.
@@ -215,8 +217,9 @@ impl Walker {
         self.pass(&mut ctx, &mut |batch, _| each(batch))
     }
 
-    /// As [`walk_all`](Self::walk_all), but a socket that has [moved on](crate::Relation::MovedOn) is shown with the
-    /// backend it is recorded under in place of its peer, if that is known: [`Victim::backend`] tells.
+    /// As [`walk_all`](Self::walk_all), but a socket that has [moved on](crate::Relation::MovedOn)
+    /// carries the backend it is recorded under in place of its peer, if that backend is known: see
+    /// [`Victim::backend`].
     ///
     /// # Errors
     /// [`Error::Walk`] with the kernel's errno.
@@ -226,7 +229,8 @@ impl Walker {
         self.pass(&mut ctx, &mut |batch, _| each(batch))
     }
 
-    /// Calls the program until it is done; `each` is given what a call has emitted, and the results of destroys.
+    /// Calls the program until it is done; `each` gets the emitted sockets of a call, and the
+    /// results of destroys.
     fn pass(
         &mut self,
         ctx: &mut skreap_walk,
@@ -319,13 +323,13 @@ fn flag(flag: skreap_walk_flags) -> u16 {
 }
 
 fn as_bytes(ctx: &mut skreap_walk) -> &mut [u8] {
-    // SAFETY: the struct is plain integers without padding (asserted in abi.h), so its bytes may be read and
-    // any bytes may be written.
+    // SAFETY: the struct is plain integers without padding (asserted in abi.h), so its bytes may be
+    // read and any bytes may be written.
     unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(ctx).cast::<u8>(), size_of::<skreap_walk>()) }
 }
 
-/// `BPF_PROG_TEST_RUN` of a SYSCALL program: the context is written back in place. A negative return of the
-/// program is the errno.
+/// `BPF_PROG_TEST_RUN` of a SYSCALL program: the context is written back in place. A negative
+/// return of the program is the errno.
 pub(crate) fn run(program: BorrowedFd<'_>, ctx: &mut [u8]) -> io::Result<()> {
     let mut opts = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as u64,
@@ -335,8 +339,8 @@ pub(crate) fn run(program: BorrowedFd<'_>, ctx: &mut [u8]) -> io::Result<()> {
         opts.ctx_in = ctx.as_mut_ptr().cast();
         opts.ctx_size_in = ctx.len() as u32;
     }
-    // SAFETY: opts points to a context of the stated size, exclusively borrowed for the call; the kernel
-    // writes it back to the same place.
+    // SAFETY: opts points to a context of the stated size, exclusively borrowed for the call; the
+    // kernel writes it back to the same place.
     let ret = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut opts) };
     if ret < 0 {
         return Err(io::Error::from_raw_os_error(-ret));

@@ -17,9 +17,10 @@ const PAUSES: &str = "pauses";
 const HELD: u32 = 0;
 const LET_GO: u32 = 1;
 
-/// Holds up a program of an index whenever it calls one of its global functions, and when that returns, until it is let go,
-/// or for 5 s; or a process whenever it enters a function of the kernel. The processor that it runs on does nothing else
-/// meanwhile. Dropping it ends that.
+/// Pauses a program of an index whenever it calls one of its global functions, and again when that
+/// function returns, until it is released, or for 5 s; or pauses a process whenever it enters a
+/// function of the kernel. The processor that it runs on does nothing else meanwhile. Dropping it
+/// ends the pauses.
 #[derive(Debug)]
 pub struct Pause {
     _links: Vec<Link>,
@@ -30,9 +31,9 @@ impl Pause {
     /// Attaches it to `function` of `program`.
     ///
     /// # Errors
-    /// [`Error::Load`] if the program has no such global function, or this kernel does not let programs be traced (`EPERM`);
-    /// [`Error::Object`] if there is no such program, or it cannot
-    /// be attached to.
+    /// [`Error::Load`] if the program has no such global function, or this kernel does not allow
+    /// tracing of programs (`EPERM`); [`Error::Object`] if there is no such program, or attaching
+    /// to it fails.
     pub fn around(index: &Index, program: &str, function: &str) -> Result<Self, Error> {
         log::install();
         drop(log::take_warnings());
@@ -49,11 +50,12 @@ impl Pause {
         Ok(Self { _links: links, object })
     }
 
-    /// Attaches it to the start of a function of the kernel, for one process: the first of these that the kernel has.
+    /// Attaches it to the start of a kernel function, for one process: the first function of this
+    /// list that the kernel has.
     ///
     /// # Errors
-    /// [`Error::Load`] if this kernel does not let its functions be traced (`EPERM`); [`Error::Object`] if it has none of
-    /// them, or it cannot be attached to.
+    /// [`Error::Load`] if this kernel does not allow tracing of its functions (`EPERM`);
+    /// [`Error::Object`] if it has none of them, or attaching fails.
     pub fn before(functions: &[&str], process: u32) -> Result<Self, Error> {
         log::install();
         drop(log::take_warnings());
@@ -105,10 +107,10 @@ impl Pause {
         }
     }
 
-    /// Lets the program go that was held up as number `times`, and all before it.
+    /// Releases pause number `times` of the program, and all before it.
     ///
     /// # Errors
-    /// [`Error::Object`] if it cannot be told.
+    /// [`Error::Object`] if its map cannot be written.
     pub fn let_go(&self, times: u32) -> Result<(), Error> {
         let map = self.object.maps().find(|m| m.name() == OsStr::new(PAUSES));
         let map = map.ok_or_else(|| object_error(io::ErrorKind::NotFound.into()))?;

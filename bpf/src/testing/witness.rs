@@ -16,7 +16,7 @@ const COUNTS: &str = "witness_counts";
 const LOST: &str = "witness_lost";
 /// `LOST_MAX` of `witness.bpf.c`.
 const LOST_MAX: u64 = 64;
-/// The release first: no socket is seen made whose release would not be.
+/// The release first: no creation is recorded whose release would be missed.
 const PROGRAMS: [&str; 6] = [
     "witness_release",
     "witness_make",
@@ -26,40 +26,41 @@ const PROGRAMS: [&str; 6] = [
     "witness_sendmsg6",
 ];
 
-/// Sees every socket of a cgroup made and released, with hooks of its own. Dropping it detaches it.
+/// Records the creation and release of every socket of a cgroup, with hooks of its own. Dropping it
+/// detaches it.
 #[derive(Debug)]
 pub struct Witness {
     _links: Vec<Link>,
     object: Object,
 }
 
-/// What a [`Witness`] has counted.
+/// Counters of a [`Witness`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WitnessCounts {
-    /// Sockets made.
+    /// Sockets created.
     pub made: u64,
-    /// Sockets made in the place of one whose release was not seen.
+    /// Sockets created at the address of one whose release was not seen.
     pub remade: u64,
-    /// Sockets made that there was no room for.
+    /// Sockets created for which there was no room.
     pub unseen: u64,
-    /// Sockets released that were seen made.
+    /// Sockets released whose creation was seen.
     pub released: u64,
-    /// Sockets released that were not: mostly the server's sides of TCP connections.
+    /// Sockets released whose creation was not seen: usually the server sides of TCP connections.
     pub accepted: u64,
-    /// Of these, UDP sockets, which nobody accepts.
+    /// Of these, UDP sockets, which cannot come from an accept.
     pub strange: u64,
     /// The cookie of the last of these.
     pub stranger: u64,
 }
 
-/// A socket that was made and not released.
+/// A socket that was created and not released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Witnessed {
     /// Its cookie; 0 if it has neither connected nor sent to an address.
     pub cookie: u64,
-    /// `CLOCK_MONOTONIC` when it was made, nanoseconds.
+    /// `CLOCK_MONOTONIC` at its creation, nanoseconds.
     pub ns: u64,
-    /// The process that made it.
+    /// The process that created it.
     pub tgid: u32,
     /// `AF_*`
     pub family: u16,
@@ -82,7 +83,7 @@ impl Witness {
         Ok(Self { _links: links, object })
     }
 
-    /// What it has counted.
+    /// The counters.
     ///
     /// # Errors
     /// [`Error::Object`] if the map cannot be read.
@@ -93,7 +94,8 @@ impl Witness {
         Ok(WitnessCounts { made, remade, unseen, released, accepted, strange, stranger })
     }
 
-    /// The sockets that were made and not released, in no order, but those whose place another has taken.
+    /// The sockets that were created and not released, in no order, without those whose address
+    /// another socket has reused.
     ///
     /// # Errors
     /// [`Error::Object`] if the map cannot be read.
@@ -106,8 +108,8 @@ impl Witness {
         Ok(all)
     }
 
-    /// The first of the sockets whose place another has taken, 64 at most, each with `CLOCK_MONOTONIC` of that moment,
-    /// nanoseconds.
+    /// The first sockets whose address another socket has reused, 64 at most, each with
+    /// `CLOCK_MONOTONIC` of that moment, nanoseconds.
     ///
     /// # Errors
     /// [`Error::Object`] if the map cannot be read.
