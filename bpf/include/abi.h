@@ -3,8 +3,8 @@
  * Every struct that crosses the border between kernel and user space.
  *
  * Fixed-width members, explicit padding, sizes asserted.  Rust gets these types from the BTF of the
- * object (libbpf-cargo's skeleton), other languages can include this file.  Any change of meaning or
- * layout raises SKREAP_ABI_VERSION, which a walk checks first.
+ * object (libbpf-cargo's skeleton), other languages can include this file.  Any change of meaning
+ * or layout raises SKREAP_ABI_VERSION, which a walk checks first.
  */
 #ifndef SKREAP_ABI_H
 #define SKREAP_ABI_H
@@ -12,17 +12,18 @@
 #define SKREAP_ABI_VERSION 2
 
 /*
- * Version of everything that lives in pinned maps: raised whenever a program of this version could not go on
- * with what one of the version before has left in them.  A size that changes is told apart without it.
+ * Version of everything that lives in pinned maps.  Raise it whenever the programs of this version
+ * cannot continue with the map contents of the version before.  A changed size is detected without
+ * it.
  */
 #define SKREAP_LAYOUT_VERSION 2
 
-/* Walks that may be under way at once; each has a slot, a cursor node and an emit buffer of its own. */
+/* Number of concurrent walks; each has a slot, a cursor node and an emit buffer of its own. */
 #define SKREAP_WALK_SLOTS 8
 /* Victims one emit buffer holds; a walk with more is resumed. */
 #define SKREAP_EMIT_MAX 2048
 
-/* What identifies a socket to sock_diag: the layout of struct inet_diag_sockid (linux/inet_diag.h). */
+/* Identifies a socket to sock_diag: the layout of struct inet_diag_sockid (linux/inet_diag.h). */
 struct skreap_sockid {
 	__be16 sport;
 	__be16 dport;
@@ -33,7 +34,7 @@ struct skreap_sockid {
 };
 _Static_assert(sizeof(struct skreap_sockid) == 48, "layout of struct inet_diag_sockid");
 
-/* Why a socket was emitted.  A targeted walk emits CONNECTED and, if asked, UNCONNECTED. */
+/* Reason why a socket was emitted.  A targeted walk emits CONNECTED and, if asked, UNCONNECTED. */
 enum skreap_relation {
 	SKREAP_CONNECTED = 1,	/* its live peer is the backend it is recorded under */
 	SKREAP_UNCONNECTED = 2, /* has no peer, has sent to the backend (id.daddr is the backend) */
@@ -56,36 +57,42 @@ _Static_assert(sizeof(struct skreap_victim) == 64, "one cache line");
 
 enum skreap_walk_flags {
 	SKREAP_WALK_UNCONNECTED = 1, /* sockets that only sent to the backend are victims too */
-	SKREAP_WALK_RESUME = 2,	     /* go on where the last call on this slot had to stop */
+	SKREAP_WALK_RESUME = 2,	     /* continue where the last call on this slot stopped */
 	SKREAP_WALK_ALL = 4,	     /* no target: emit every node of the index */
 	SKREAP_WALK_DESTROY = 8,     /* destroy the victims; emit those that could not be */
 	SKREAP_WALK_LIST = 16,	     /* with DESTROY: emit all victims */
-	/* Emit the sockets that may be connecting to the target at this moment, and nothing else */
+	/* Emit only the sockets that may be connecting to the target at this moment */
 	SKREAP_WALK_IN_FLIGHT = 32,
 	SKREAP_WALK_WATCH = 64,	  /* with IN_FLIGHT: begin to watch them */
-	SKREAP_WALK_SETTLE = 128, /* with IN_FLIGHT: those that are watched are not emitted any more */
-	/* With ALL: id.daddr, id.dport and family of MOVED_ON are of the backend it is recorded under (dport 0: not
-	 * known), not of its peer */
+	SKREAP_WALK_SETTLE = 128, /* with IN_FLIGHT: end the wait, do not emit the watched ones again */
+	/*
+	 * With ALL: id.daddr, id.dport and family of MOVED_ON are those of the backend it is
+	 * recorded under (dport 0: not known), not of its peer
+	 */
 	SKREAP_WALK_RECORDED = 256,
 };
 
 /* Why the index may not know all sockets of the target */
 enum skreap_incomplete {
 	SKREAP_INCOMPLETE_FULL = 1,	   /* a record failed: no free node */
-	/* an unconnected socket sent to too many peers to list, or one that sent to the target had no node */
+	/*
+	 * an unconnected socket sent to too many peers to list, or one that sent to the target had
+	 * no node
+	 */
 	SKREAP_INCOMPLETE_UNCONNECTED = 2,
 	SKREAP_INCOMPLETE_EVERYTHING = 4, /* sockets of any backend may be missing */
 };
 
 /*
- * Context of the `skreap_walk` program, BPF_PROG_TEST_RUN with ctx_in only; the kernel writes it back
- * in place.  The victims are in the map `.bss.emit`, at index slot * SKREAP_EMIT_MAX; what came of the
- * destroy of each, 0 or a positive errno, is in `.bss.results` at the same index.  Counters are of this
- * call alone: add them up over resumed calls.
+ * Context of the `skreap_walk` program, BPF_PROG_TEST_RUN with ctx_in only; the kernel writes it
+ * back in place.  The victims are in the map `.bss.emit`, at index slot * SKREAP_EMIT_MAX.  The
+ * result of each destroy, 0 or a positive errno, is in `.bss.results` at the same index.  Counters
+ * are of this call alone: add them up over resumed calls.
  *
- * SKREAP_WALK_DESTROY needs the kernel module (docs/kfunc.md), sleeps for the lock of each socket, and
- * compares the peer again under it.  An emitted victim with ENODATA has no reference to be destroyed by, one
- * with EBUSY is being recorded or destroyed by somebody else at this moment: end these by their id.
+ * SKREAP_WALK_DESTROY needs the kernel module (docs/kfunc.md), sleeps for the lock of each socket,
+ * and compares the peer again under it.  An emitted victim with ENODATA has no reference; one with
+ * EBUSY is being recorded or destroyed by another program at this moment.  Destroy these by their
+ * id.
  */
 struct skreap_walk {
 	/* in */
@@ -104,17 +111,17 @@ struct skreap_walk {
 	__u32 incomplete; /* enum skreap_incomplete */
 	__u64 visited;	   /* nodes of the target */
 	__u64 passed_over; /* nodes of other backends in the same bucket */
-	__u64 unconnected; /* skipped: has only sent to the target, and was not asked for */
+	__u64 unconnected; /* skipped: has only sent to the target, and not requested */
 	__u64 moved_on;	   /* skipped: connected to another peer */
 	__u64 no_peer;	   /* skipped: recorded by connect(), has no peer */
-	__u64 state;	   /* skipped: TCP state that cannot be destroyed, or was not asked for */
+	__u64 state;	   /* skipped: TCP state that cannot be destroyed, or not requested */
 	__u64 stale;	   /* skipped: the node's socket is gone; an alarm */
 	__u64 destroyed;   /* victims destroyed by this walk */
 	__u64 gone;	   /* victims that were closed before the destroy had their lock */
 };
 _Static_assert(sizeof(struct skreap_walk) == 120, "no hidden padding");
 
-/* What became of one socket in a re-key */
+/* Result of a re-key for one socket */
 enum skreap_rekeyed {
 	SKREAP_REKEY_GONE = 1,	    /* closed, or not in the index */
 	SKREAP_REKEY_NO_PEER = 2,   /* a connect in flight or failed, disconnected, destroyed */
@@ -134,11 +141,13 @@ struct skreap_rekey {
 };
 _Static_assert(sizeof(struct skreap_rekey) == 24, "no hidden padding");
 
-/* Context of the `skreap_mark` program, BPF_PROG_TEST_RUN as for `skreap_walk`: the marks of what the index does not
- * know completely. */
+/*
+ * Context of the `skreap_mark` program, BPF_PROG_TEST_RUN as for `skreap_walk`.  Marks are the
+ * parts of the index that may be incomplete.
+ */
 enum skreap_marks_what {
-	SKREAP_MARKS_TURN = 1,	     /* what is marked from now on is of another generation */
-	SKREAP_MARKS_CLEAR = 2,	     /* forget the marks that are older than the last turn */
+	SKREAP_MARKS_TURN = 1,	     /* later marks are of another generation */
+	SKREAP_MARKS_CLEAR = 2,	     /* clear the marks that are older than the last turn */
 	SKREAP_MARKS_EVERYTHING = 3, /* mark everything */
 };
 
@@ -158,7 +167,7 @@ struct skreap_shard_counters {
 
 struct skreap_cpu_counters {
 	__u64 releases_without_node;   /* has a cookie, was not recorded */
-	__u64 releases_without_cookie; /* never connected, never named by anyone */
+	__u64 releases_without_cookie; /* never connected, cookie never requested */
 	__u64 padding[6];
 };
 _Static_assert(sizeof(struct skreap_cpu_counters) == 64, "one cache line per CPU");
@@ -168,13 +177,16 @@ struct skreap_counters {
 	__u64 dropped_chain;	 /* not recorded: record chain longer than the bound */
 	__u64 ignored_kernel;	 /* not recorded: in-kernel socket, never runs sock_release */
 	__u64 ignored_protocol; /* not recorded: neither TCP nor UDP */
-	__u64 wide;		 /* sockets that came to have too many peers to list */
-	__u64 stale;		 /* nodes without their socket met by walks */
+	__u64 wide;		 /* sockets that became wide: too many peers to list */
+	__u64 stale;		 /* nodes without their socket, found by walks */
 	__u64 not_held;		 /* sockets the module gave no reference to */
 	__u64 last_stale;	 /* cookie of the socket whose nodes were the last stale ones */
 };
 
-/* What became of the sockets that are older than the hooks; those not connected, or outside the cgroup, not counted. */
+/*
+ * Results for the sockets that are older than the hooks.  Sockets that are not connected, or
+ * outside the cgroup, are not counted.
+ */
 struct skreap_bootstrap_counts {
 	__u64 indexed;
 	__u64 known;	/* a hook was first */
@@ -191,7 +203,9 @@ struct skreap_bootstrap {
 };
 _Static_assert(sizeof(struct skreap_bootstrap) == 96, "no hidden padding");
 
-/* Context of the `skreap_functions` program: 1 where it was loaded with the function of the module. */
+/*
+ * Context of the `skreap_functions` program: 1 where it was loaded with the function of the module.
+ */
 struct skreap_functions {
 	__u32 acquire;
 	__u32 release;
@@ -199,7 +213,9 @@ struct skreap_functions {
 };
 _Static_assert(sizeof(struct skreap_functions) == 12, "no hidden padding");
 
-/* What a process that takes over a pinned index must know of it before it loads its programs. */
+/*
+ * The facts that a process needs about a pinned index before it loads its programs and takes over.
+ */
 struct skreap_cfg {
 	__u32 layout; /* SKREAP_LAYOUT_VERSION */
 	__u32 nodes;
@@ -215,7 +231,9 @@ struct skreap_cfg {
 };
 _Static_assert(sizeof(struct skreap_cfg) == 48, "no hidden padding");
 
-/* The constants above, in the read-only data of the object: what user space checks and reads. */
+/*
+ * The constants above, in the read-only data of the object, where user space checks and reads them.
+ */
 struct skreap_abi {
 	__u32 version;
 	__u32 layout;

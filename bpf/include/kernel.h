@@ -3,8 +3,8 @@
  * The few kernel types that the programs read, instead of a generated vmlinux.h.
  *
  * Types from the UAPI are complete and their layout is fixed.  Kernel-internal types list only the
- * members in use; preserve_access_index lets libbpf move every access to the offset of the running
- * kernel, so order and padding here mean nothing.
+ * members in use.  preserve_access_index lets libbpf move every access to the offset of the running
+ * kernel, so order and padding here have no meaning.
  */
 #ifndef SKREAP_KERNEL_H
 #define SKREAP_KERNEL_H

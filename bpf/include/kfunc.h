@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR MIT) OR Apache-2.0 */
 /*
- * What the BPF programs and the kernel module (bpf/kmod) agree on.  The contract of each function is in
- * docs/kfunc.md.
+ * The interface between the BPF programs and the kernel module (bpf/kmod).  The contract of each
+ * function is in docs/kfunc.md.
  *
- * The version is part of every name: a program that was built against another signature does not find
- * the function, instead of calling it wrongly.
+ * The version is part of every name: a program built against another signature does not find the
+ * function, so it cannot call it wrongly.
  */
 #ifndef SKREAP_KFUNC_H
 #define SKREAP_KFUNC_H
 
 /*
- * Whom a socket must be connected to when it is destroyed.  IPv4-mapped addresses are written as IPv4;
- * unused words of daddr are 0.  family 0, with daddr and dport 0: it must have no peer (UDP only).
+ * The peer that a socket must be connected to when it is destroyed.  IPv4-mapped addresses are
+ * written as IPv4; unused words of daddr are 0.  family 0, with daddr and dport 0: the socket must
+ * have no peer (UDP only).
  */
 struct skreap_peer {
 	__be32 daddr[4]; /* IPv4 in [0] */
@@ -22,12 +23,12 @@ struct skreap_peer {
 _Static_assert(sizeof(struct skreap_peer) == 20, "no padding: compared as bytes");
 
 #ifdef __bpf__
-/* A socket that somebody holds a reference to.  In a map value: struct skreap_sock __kptr *. */
+/* A referenced socket.  In a map value: struct skreap_sock __kptr *. */
 struct skreap_sock {
 	struct sock sk;
 } __attribute__((preserve_access_index));
 
-/* Weak: the object loads without the module too, then they are all 0. */
+/* Weak: the object also loads without the module; then the functions are all 0. */
 extern struct skreap_sock *skreap_sock_acquire_v1(struct sock_common *skc) __ksym __attribute__((weak));
 extern void skreap_sock_release_v1(struct skreap_sock *sock) __ksym __attribute__((weak));
 extern int skreap_sock_destroy_v1(struct skreap_sock *sock, const struct skreap_peer *peer) __ksym

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
-/* Which cgroup a socket belongs to, for programs that see the sockets of all. */
+/* Cgroup membership of a socket, for programs that see the sockets of all cgroups. */
 #ifndef SKREAP_CGROUP_BPF_H
 #define SKREAP_CGROUP_BPF_H
 
-/* cgroup2 nests deeper than this only where somebody tries how deep it goes. */
+/* No cgroup2 hierarchy in use is deeper; only a test of the depth itself would be. */
 #define CGROUP_DEPTH_MAX 256
 
-/* True if the socket belongs to the cgroup with this id or one below it, also when that was removed by now; 0: to
- * the root, as all do. */
+/*
+ * True if the socket belongs to the cgroup with this id or one below it, also if that was removed
+ * meanwhile.  0: the root, to which all belong.
+ */
 static __always_inline bool in_cgroup(const struct sock *sk, __u64 wanted)
 {
 	struct cgroup *cgroup, *ancestor;
@@ -16,7 +18,7 @@ static __always_inline bool in_cgroup(const struct sock *sk, __u64 wanted)
 
 	if (!wanted || !bpf_core_field_exists(sk->sk_cgrp_data))
 		return true;
-	/* Read as plain numbers: ancestors is indexed with what the verifier cannot know. */
+	/* Read as plain numbers: the verifier does not know the index into ancestors. */
 	if (bpf_core_read(&cgroup, sizeof(cgroup), &sk->sk_cgrp_data.cgroup) || !cgroup)
 		return false;
 	BPF_CORE_READ_INTO(&level, cgroup, level);

@@ -7,19 +7,23 @@
  *     buckets[key]   ──► node ◄─ next/prev ─►    nodes of the backends that share a bucket
  *     free nodes     ──► node ─ next ─► …        refilled from the depot, 64 at a time
  *
- * A socket belongs to one shard for life, chosen by its cookie.  The kernel hands cookies out to each CPU
- * 4096 at a time, so cookie / 4096 keeps the sockets that one CPU makes together, and two CPUs seldom
- * share a lock or a cache line.  A walk visits the bucket of its key in every shard.
+ * A socket belongs to one shard for life, chosen by its cookie.  The kernel hands out cookies to
+ * each CPU 4096 at a time, so cookie / 4096 keeps the sockets that one CPU creates together, and
+ * two CPUs seldom share a lock or a cache line.  A walk visits the bucket of its key in every
+ * shard.
  *
  * Lock rules
- * - Everything that belongs to a shard is touched under its lock, and one lock is enough for any change:
- *   the record of a socket, its nodes, their buckets and the free nodes are of the same shard.
- * - No second lock and no helper under it (the verifier allows neither), so all the helpers' answers are
- *   gathered before, and the depot has a lock of its own that is taken only while no other is held.
+ * - Everything that belongs to a shard is accessed under its lock.  One lock is enough for any
+ *   change: the record of a socket, its nodes, their buckets and the free nodes are of the same
+ *   shard.
+ * - No second lock and no helper is used under it (the verifier allows neither).  Therefore all
+ *   helper results are gathered before, and the depot's own lock is taken only while no other is
+ *   held.
  * - The lock disables interrupts: no hook can interrupt another one inside it.
  *
- * A node that is linked has not passed cgroup/sock_release, or not got further in its close (see bootstrap.bpf.h).
- * Whoever sees it linked inside an RCU read section may read its socket until the end of that section.
+ * The socket of a linked node has not passed cgroup/sock_release, or is not further in its close
+ * (see bootstrap.bpf.h).  A program that sees the node linked inside an RCU read section may read
+ * its socket until the end of that section.
  */
 #ifndef SKREAP_INDEX_BPF_H
 #define SKREAP_INDEX_BPF_H
@@ -27,7 +31,7 @@
 #define CHUNK 64u /* nodes that move between shard and depot together */
 #define CURSORS SKREAP_WALK_SLOTS /* nodes 1 .. CURSORS are the cursors, never in a free list */
 
-/* node.tag: what the node is, and who recorded it */
+/* node.tag: the kind of the node, and the thread that recorded it */
 #define NODE_TID 0x003fffffu /* thread that called connect(); PID_MAX_LIMIT is 2^22 */
 #define NODE_CONNECT 0x00400000u /* recorded by connect() */
 #define NODE_SENDMSG 0x00800000u /* recorded by sendmsg() */
@@ -52,8 +56,8 @@ struct node {
 };
 
 /*
- * Two CPUs mostly work on neighbouring shards, and an array map starts on no particular boundary: the distance
- * keeps their locks on cache lines (and prefetched pairs of lines) of their own.
+ * Two CPUs usually work on neighbouring shards, and an array map has no particular alignment.  The
+ * distance keeps their locks on separate cache lines (and prefetched pairs of lines).
  */
 struct shard {
 	struct bpf_spin_lock lock;
@@ -92,8 +96,8 @@ __u32 records[1] SEC(".bss.records");
 __u32 buckets[1] SEC(".bss.buckets");
 
 /*
- * The verifier believes a bounds check only on the register that is used afterwards.  Two barriers keep clang
- * from checking a copy and from computing the address before the check.
+ * The verifier applies a bounds check only to the register that is used afterwards.  Two barriers
+ * keep clang from checking a copy and from computing the address before the check.
  */
 static __always_inline struct node *node_at(__u32 i)
 {
@@ -158,7 +162,10 @@ static __always_inline void bucket_unlink(__u32 *first, struct node *n)
 {
 	struct node *prev = node_at(n->prev), *next = node_at(n->next);
 
-	/* The barriers keep two stores apart that would need one instruction on two kinds of pointer. */
+	/*
+	 * The barriers keep clang from merging the two stores into one instruction on two kinds of
+	 * pointer.
+	 */
 	if (prev) {
 		prev->next = n->next;
 		barrier();
@@ -215,8 +222,8 @@ static __always_inline __u32 node_alloc(struct shard *s)
 }
 
 /*
- * The caller holds the shard's lock, and gives the chunk that comes back to the depot once it has let go.
- * With one shard there is nobody to share with: its magazine is the whole pool.
+ * The caller holds the shard's lock.  After unlocking it gives the returned chunk to the depot.
+ * With one shard no other shard needs the nodes: its magazine is the whole pool.
  */
 static __always_inline __u32 node_free(struct shard *s, __u32 i, struct node *n)
 {
@@ -270,11 +277,15 @@ static __always_inline void depot_give(__u32 chunk)
 	bpf_spin_unlock(&d->lock);
 }
 
-/* Whoever is preempted between a refill and what it was for may find the nodes taken by others, and tries again. */
+/*
+ * A program that is preempted after a refill may find the nodes taken by others, and tries again.
+ */
 #define REFILLS_MAX 4
 
-/* Gives a shard that has run out of free nodes a chunk of the depot.  No lock held.  False: the depot has none.
- * A global function: the verifier looks at it once, and not for every way that leads here. */
+/*
+ * Gives a shard without free nodes a chunk of the depot.  No lock held.  False: the depot has none.
+ * A global function: the verifier checks it once, and not on every path that leads here.
+ */
 __noinline int shard_refill(__u32 shard)
 {
 	struct shard *s = shard_at(shard);
@@ -286,7 +297,10 @@ __noinline int shard_refill(__u32 shard)
 	if (!chunk)
 		return false;
 	bpf_spin_lock(&s->lock);
-	/* Somebody may have filled it meanwhile.  Never the current magazine: who frees a node counts on room in it. */
+	/*
+	 * Another program may have filled it meanwhile.  Never the current magazine: node_free()
+	 * relies on room in it.
+	 */
 	if (!s->spare) {
 		s->spare = chunk;
 		chunk = 0;
@@ -308,7 +322,7 @@ static __always_inline void node_init(__u32 i, __u32 first)
 		n->next = i + 1 == cfg_nodes ? 0 : i + 1;
 		return;
 	}
-	/* whole chunks only: user space sizes the pool so */
+	/* whole chunks only: user space sizes the pool accordingly */
 	n->next = (i - first) % CHUNK == CHUNK - 1 ? 0 : i + 1;
 	if ((i - first) % CHUNK == 0)
 		n->prev = i + CHUNK < cfg_nodes ? i + CHUNK : 0;

@@ -2,8 +2,9 @@
 /*
  * Keys: (protocol, family, daddr, dport) as 64 bits.
  *
- * IPv4 is exact: the mix is a bijection and can be taken back.  IPv6 is a hash; it finds the socket, and
- * the live peer decides.  Both depend on the secret seed, so that nobody outside can aim at one bucket.
+ * IPv4 keys are exact: the mix is a bijection and can be inverted.  IPv6 keys are hashes: the key
+ * finds the socket, and the live peer decides.  Both depend on the secret seed, so nobody outside
+ * can aim at one bucket.
  */
 #ifndef SKREAP_KEY_BPF_H
 #define SKREAP_KEY_BPF_H
@@ -11,8 +12,8 @@
 #include "peer.bpf.h"
 
 /*
- * IPv6 backends by key, for those that unconnected sockets have sent to: nothing else could name them, and
- * nothing but the listing of the index reads this.  The oldest give way.
+ * IPv6 backends by key, for those that unconnected sockets have sent to: no other place has their
+ * addresses, and only the listing of the index reads this map.  The oldest entries are evicted.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -2,14 +2,17 @@
 /*
  * Loops under a bpf_spin_lock.
  *
- * bpf_for() calls kfuncs, which only kernels from 6.15 on allow under a lock; before, nothing may be called.
- * may_goto (6.9) is an instruction: the kernel lets it jump when the loop has run too often.
+ * bpf_for() calls kfuncs, which only kernels from 6.15 on allow under a lock; before, no call is
+ * allowed. may_goto (6.9) is an instruction: the kernel lets it jump when the loop has run too
+ * often.
  */
 #ifndef SKREAP_LOOP_BPF_H
 #define SKREAP_LOOP_BPF_H
 
-/* False when the kernel wants the loop to end, after eight million rounds.  The bytes are may_goto, which the
- * assembler knows only for -mcpu=v4. */
+/*
+ * False when the kernel wants the loop to end, after eight million rounds.  The bytes are may_goto,
+ * which the assembler knows only for -mcpu=v4.
+ */
 #define loop_may_go_on()                                                                          \
 	({                                                                                        \
 		__label__ stop, go;                                                               \
@@ -24,8 +27,9 @@
 	})
 
 /*
- * Where every counter of such a loop must begin: 0, but the verifier does not know it.  It compares the states
- * of two rounds, and numbers that it knows are never the same.  Node 0 is nil, nobody writes to it.
+ * Initial value for every counter of such a loop: 0, but unknown to the verifier.  It compares the
+ * states of two rounds, and known numbers would differ in each.  Node 0 is nil, and nothing writes
+ * to it.
  */
 static __always_inline __u32 loop_zero(void)
 {

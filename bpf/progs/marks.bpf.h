@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
 /*
- * Marks: what the index does not know completely.
+ * Marks: the parts of the index that may be incomplete.
  *
- * A socket that could not be recorded sets a bit that stands for its backend (and for one in 65,536 others); where
- * even the backend is not known, `everything` stands for all.  A walk says so, and its event is finished by a scan.
+ * A socket that could not be recorded sets a bit that stands for its backend (and for one in 65,536
+ * others).  Where even the backend is unknown, `everything` stands for all.  A walk reports marks,
+ * and a scan finishes its event.
  *
- * Marks are healed by a search that puts every socket there is into the index, or finds that none is missing.  It
- * takes a while, and hooks go on setting marks, so there are two generations of them.  A turn makes the other one the
- * younger, which hooks set from then on; when every hook that saw the old one has ended (a grace period), what is
- * marked in the older one was there before the search began, and can be cleared after it.  Readers look at both, the
- * older one first, so a mark is never out of sight in between.
+ * Marks are healed by a search that puts every socket into the index, or finds that none is
+ * missing.  It takes a while, and hooks keep setting marks, so there are two generations of them.
+ * A turn makes the other generation the younger one, in which hooks set marks from then on.  Once
+ * every hook that saw the old state has ended (a grace period), the marks in the older generation
+ * date from before the search, and can be cleared after it.  Readers read both, the older one
+ * first, so they see every mark at every moment.
  *
- * No search can find out whom an unconnected socket has sent to: those bits are kept apart and stay.
+ * No search can find out which backends an unconnected socket has sent to: those bits are separate
+ * and permanent.
  */
 #ifndef SKREAP_MARKS_BPF_H
 #define SKREAP_MARKS_BPF_H
@@ -48,8 +51,8 @@ static __always_inline __u32 mark_young(void)
 }
 
 /*
- * Marks the backend as one whose sockets the index does not know completely.  In an RCU read section, as every hook
- * and iterator is.  tag: of the membership that was lost.
+ * Marks the backend as one that may lack sockets in the index.  Runs in an RCU read section, as
+ * every hook and iterator does. tag: of the membership that was lost.
  */
 static __always_inline void mark_incomplete(__u64 key, __u32 tag)
 {
@@ -68,14 +71,20 @@ static __always_inline void mark_everything(void)
 	__sync_lock_test_and_set(&marks.everything[mark_young()], 1);
 }
 
-/* enum skreap_incomplete, as far as marks tell.  unconnected: whether those that only sent are asked for. */
+/*
+ * The bits of enum skreap_incomplete that marks decide. unconnected: also for sockets that only
+ * sent.
+ */
 static __always_inline __u32 marked(__u64 key, bool unconnected)
 {
 	__u32 bit = (__u32)(key >> 32) % (MARK_WORDS * 32), word = bit / 32 % MARK_WORDS, mask = 1u << bit % 32;
 	__u32 young = mark_young(), found = 0;
 	__u32 *older = mark_word(young ^ 1, word), *younger = mark_word(young, word);
 
-	/* The older one first, as a turn moves marks to the younger.  An atomic operation is a full barrier. */
+	/*
+	 * The older one first, because a turn moves marks to the younger.  An atomic operation is a
+	 * full barrier.
+	 */
 	if (older && younger && (__sync_fetch_and_or(older, 0) | *(volatile __u32 *)younger) & mask)
 		found |= SKREAP_INCOMPLETE_FULL;
 	if (unconnected && marks.sent[word] & mask)
@@ -85,8 +94,10 @@ static __always_inline __u32 marked(__u64 key, bool unconnected)
 	return found;
 }
 
-/* What a healing that did not come to its end has left in the older generation goes to the younger, which becomes the
- * older: a mark is in the one before it leaves the other. */
+/*
+ * Moves the marks of an unfinished healing from the older generation to the younger, which then
+ * becomes the older.  A mark is set in one before it is cleared in the other.
+ */
 static __always_inline void marks_turn(void)
 {
 	__u32 young = mark_young(), old = young ^ 1, i;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: (GPL-2.0 OR MIT)
 /*
- * Every network namespace there is, whatever keeps it alive: a process, a name, a descriptor, or no more than a
- * socket that is on its way between two ends of a unix socket.
+ * Lists every network namespace, whatever keeps it alive: a process, a name, a descriptor, or only
+ * a socket in flight over a unix socket.
  *
- * The kernel keeps them in one list under RCU (net_namespace_list), which runs through the netns of the calling
- * process.  It is a ring with a head that is no netns; the head is told by what all netns point to and it does not.
+ * The kernel keeps them in one list under RCU (net_namespace_list), which runs through the netns of
+ * the calling process.  The list is a ring.  Its head is not embedded in a `struct net`; its
+ * `ns.ops` differs from every real entry's.
  */
 #include "../include/kernel.h"
 #include <bpf/bpf_helpers.h>
@@ -15,7 +16,7 @@ extern void bpf_rcu_read_unlock(void) __ksym;
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-/* Netns listed in one call.  With more, user space asks for them in parts. */
+/* Netns listed in one call.  If there are more, user space asks for them in parts. */
 #define LISTED_MAX 4096
 /* Netns passed in one call: some ten milliseconds. */
 #define STEPS_MAX (1 << 20)
@@ -35,7 +36,7 @@ struct netns_list {
 	__u32 whole;  /* out: 1 if all of the part were listed */
 };
 
-/* Where the walk is.  In memory, as in walk.bpf.h; user space makes one call at a time. */
+/* Position of the walk.  In memory, as in walk.bpf.h; user space makes one call at a time. */
 struct {
 	__u64 at, end, ops;
 	__u32 parts, part, listed;
@@ -63,19 +64,21 @@ struct ns_common___ref {
 	refcount_t __ns_ref;
 } __attribute__((preserve_access_index));
 
-/* What keeps it: processes, names, descriptors and sockets.  0: nothing does any more, and a worker of the kernel
- * takes it off the list some time later. */
+/*
+ * The reference count: processes, names, descriptors and sockets.  At 0 nothing keeps the netns any
+ * more, and a worker of the kernel removes it from the list some time later.
+ */
 static __always_inline __u32 references(const struct net *net)
 {
 	const struct ns_common___ref *ns = (const void *)&net->ns;
 
 	if (bpf_core_field_exists(ns->__ns_ref))
 		return ns->__ns_ref.refs.counter;
-	/* Where it is kept elsewhere, each counts as kept. */
+	/* A kernel that keeps the count elsewhere: every netns counts as referenced. */
 	return bpf_core_field_exists(net->ns.count) ? net->ns.count.refs.counter : 1;
 }
 
-/* False: there is no room for it. */
+/* False: the list is full. */
 static __always_inline bool put(const struct net *net)
 {
 	__u64 cookie = net->net_cookie;
@@ -94,7 +97,7 @@ static __always_inline bool put(const struct net *net)
 	return true;
 }
 
-/* True if the walk has come round. */
+/* True if the walk is back at its start. */
 static __always_inline bool walk_list(void)
 {
 	__u32 step;
@@ -124,7 +127,10 @@ int skreap_netns(struct netns_list *ctx)
 	state.parts = ctx->parts;
 	state.part = ctx->part;
 	state.listed = 0;
-	/* What is met inside the section stays a netns until its end; the own one stays anyway. */
+	/*
+	 * A netns found inside the section stays one until its end; the caller's own netns stays
+	 * anyway.
+	 */
 	bpf_rcu_read_lock();
 	own = task->nsproxy->net_ns;
 	state.ops = (__u64)own->ns.ops;

@@ -2,15 +2,17 @@
 /*
  * The re-key: records a socket under the peer it really has.
  *
- * A hook that runs before a load balancer's sees, and records, the virtual address.  User space finds such
- * sockets (their live peer is not what they are recorded under) and has each of them looked at here.
+ * A hook that runs before a load balancer's sees, and records, the virtual address.  User space
+ * finds such sockets (their live peer is not the one they are recorded under) and calls this
+ * program for each of them.
  *
- * A re-key only adds.  A node under another key may belong to a connect that is in flight, which nobody
- * can tell from one that was recorded too early; taking it away could lose the socket, and a node too many
- * costs 40 bytes until the next connect or close.  For the same reason no thread has a claim on what is
- * added (see record.bpf.h): connect() of a UDP socket leaves it alone.
+ * A re-key only adds.  A node under another key may belong to a connect in flight, which looks the
+ * same as one that was recorded too early.  Removing it could lose the socket; an extra node costs
+ * 40 bytes until the next connect or close.  For the same reason no thread has a claim on an added
+ * node (see record.bpf.h): connect() of a UDP socket does not touch it.
  *
- * A node is added only while the socket has another one, under the lock: its release is still to come.
+ * A node is added only while the socket has another one, under the lock: its release is still to
+ * come.
  */
 #ifndef SKREAP_REKEY_BPF_H
 #define SKREAP_REKEY_BPF_H
@@ -26,7 +28,7 @@ struct rekey_nodes {
 	bool known; /* one is under the key, or stands for all */
 };
 
-/* The caller holds the lock.  `adding`: a further node is about to follow. */
+/* The caller holds the lock. `adding`: the caller is about to add a node. */
 static __noinline int rekey_search(const __u32 *record, const struct membership *m, struct rekey_nodes *found,
 				   bool adding)
 {
@@ -58,7 +60,10 @@ static __noinline int rekey_search(const __u32 *record, const struct membership 
 	return 0;
 }
 
-/* Adds the membership if the socket has another one.  No lock held.  A global function, as record_apply() is. */
+/*
+ * Adds the membership if the socket has another one.  No lock held.  A global function, like
+ * record_apply().
+ */
 __noinline int rekey_apply(struct membership *m)
 {
 	__u32 surplus = 0, result = SKREAP_REKEY_ADDED, *record, *first;
@@ -80,7 +85,7 @@ __noinline int rekey_apply(struct membership *m)
 		result = SKREAP_REKEY_KNOWN;
 	} else {
 		if (found.count >= cfg_max_memberships) {
-			/* Nodes with a token go when the lock is free again. */
+			/* Nodes with a token are removed after the unlock. */
 			if (!holding())
 				surplus = record_drop(s, record, m, DROP_ALL);
 			m->tag = NODE_WIDE | (found.tags & NODE_CONNECT);
@@ -94,7 +99,10 @@ __noinline int rekey_apply(struct membership *m)
 	return result;
 }
 
-/* Reads the peer of the socket that a node of this cookie names; what is not in `m` yet is put there. */
+/*
+ * Reads the peer of the socket that a node of this cookie points to, and fills in the missing parts
+ * of `m`.
+ */
 static __always_inline __u32 rekey_look(struct shard *s, const __u32 *record, struct membership *m, __u32 *nodes)
 {
 	struct rekey_nodes found;
@@ -114,7 +122,10 @@ static __always_inline __u32 rekey_look(struct shard *s, const __u32 *record, st
 	}
 	sk = sock_of((void *)found.sk);
 	live_peer(sk, sk->sk_protocol, &live);
-	/* A TCP socket keeps the address of its last peer in CLOSE, and has that of the next one there already. */
+	/*
+	 * A TCP socket in CLOSE keeps the address of its last peer, or already has that of the next
+	 * one.
+	 */
 	idle = live.protocol == IPPROTO_TCP && sk->__sk_common.skc_state == TCP_CLOSE;
 	/* As in a walk: the cookie is read last. */
 	closed = !sk->sk_socket;
