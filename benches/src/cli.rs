@@ -23,9 +23,9 @@ use crate::stop::Stop;
 /// Exit status after a signal, as shells have it.
 const STOPPED: u8 = 130;
 
-/// Measures what a targeted walk, the full scans, the hooks and the index cost on this machine.
+/// Measures the cost of a targeted walk, the full scans, the hooks and the index on this machine.
 ///
-/// Everything happens in network namespaces and cgroups of its own, which are removed at the end.
+/// Everything runs in network namespaces and cgroups of its own, which are removed at the end.
 #[derive(Debug, Parser)]
 #[command(version, name = "skreap-bench")]
 struct Cli {
@@ -42,7 +42,7 @@ enum Command {
         /// The directory of the run.
         directory: PathBuf,
     },
-    /// Measure what the hooks cost the applications.
+    /// Measure the cost of the hooks for applications.
     Hooks(hooks::Options),
     /// Bytes per tracked socket.
     Memory {
@@ -50,7 +50,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// What long chains of the index cost: 100,000 sockets on one backend, 65,000 backends, all in one bucket.
+    /// Measure the cost of long chains of the index: 100,000 sockets on one backend, 65,000
+    /// backends, all in one bucket.
     Chains(chains::Options),
     /// Try something once and show what happens.
     #[command(subcommand)]
@@ -59,7 +60,8 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Experiment {
-    /// An unreachable route for the backend in place of a reap: what its clients see over the next seconds.
+    /// An unreachable route for the backend instead of a reap: the errors of its clients over the
+    /// next seconds.
     UnreachableRoute(experiment::Options),
 }
 
@@ -80,17 +82,17 @@ struct RunArgs {
     /// Numbers of sockets that are connected to the backend that is gone.
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=15_000))]
     victims: Vec<u32>,
-    /// Whose hash tables the sockets are in.
+    /// Hash tables of the sockets: shared or per netns.
     #[arg(long, value_delimiter = ',', value_enum)]
     tables: Vec<Tables>,
-    /// Engines: kfunc, netlink, iter, diag, diag-filter, index-scan, and netlink-cold, floor. All if not
-    /// given; those that cannot run here are left out, and the result says why.
+    /// Engines: kfunc, netlink, iter, diag, diag-filter, index-scan, and netlink-cold, floor.
+    /// Default: all. Engines that cannot run here are left out, and the result gives the reason.
     #[arg(long, value_delimiter = ',')]
     engines: Vec<Kind>,
     /// Measured rounds: a full scan runs once in each, the others five times.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    /// Where results.json, the histograms and the report go.
+    /// Directory for results.json, the histograms and the report.
     #[arg(long, default_value = "bench-out")]
     out: PathBuf,
 }
@@ -129,7 +131,7 @@ fn execute(command: Command) -> Result<()> {
     }
 }
 
-/// Takes signals, and removes what a run that was killed has left.
+/// Handles signals, and removes the leftovers of a killed run.
 fn prepared() -> Result<Stop> {
     let stop = Stop::on_signals()?;
     let swept = lab::sweep().context("look for what an earlier run has left behind")?;

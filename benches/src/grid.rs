@@ -1,4 +1,4 @@
-//! Which worlds are built and what is measured in each.
+//! The worlds that are built, and the measures in each.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use skreap::core::Protocol;
 
-/// Whose hash tables hold the sockets of a netns.
+/// The hash tables that hold the sockets of a netns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tables {
@@ -35,7 +35,7 @@ pub struct WorldSpec {
     pub netns: u32,
     /// Client sockets in all, victims included.
     pub sockets: u32,
-    /// Whose tables they are in.
+    /// The tables of the sockets.
     pub tables: Tables,
     /// Numbers of victims, the largest first: the world grows from one to the next.
     pub victims: Vec<u32>,
@@ -64,7 +64,7 @@ pub enum Preset {
     Standard,
     /// The table of the SOCKHASH RFC: 100 to 1,000,000 UDP sockets in 100 netns, 1 and 5 destroyed.
     Rfc,
-    /// 1,000,000 connected UDP sockets in 100 netns, and 1,000 to compare with.
+    /// 1,000,000 connected UDP sockets in 100 netns, and 1,000 for comparison.
     Million,
 }
 
@@ -119,7 +119,7 @@ impl Preset {
         }
     }
 
-    /// The worlds of the preset; an axis of `overrides` that is not empty takes the place of the preset's.
+    /// The worlds of the preset; an axis of `overrides` that is not empty replaces the preset's.
     pub fn worlds(self, overrides: &Axes) -> Vec<WorldSpec> {
         let mut worlds: Vec<WorldSpec> = Vec::new();
         for block in self.blocks() {

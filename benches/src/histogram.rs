@@ -12,7 +12,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 const SIGNIFICANT_DIGITS: u8 = 3;
 /// Lines of the percentile distribution for each halving of the distance to 100 %.
 const TICKS_PER_HALF: u32 = 5;
-/// What three significant digits make of a bucket.
+/// Buckets that three significant digits need.
 const SUB_BUCKETS: u32 = 2048;
 
 /// The histogram of some samples in nanoseconds.
@@ -27,7 +27,8 @@ pub fn of(samples_ns: &[u64]) -> Result<Histogram<u64>> {
     Ok(histogram)
 }
 
-/// The percentile distribution (`.hgrm`), as the plotter at hdrhistogram.github.io reads it. In microseconds.
+/// The percentile distribution (`.hgrm`), as the plotter at hdrhistogram.github.io reads it. In
+/// microseconds.
 pub fn percentile_distribution(histogram: &Histogram<u64>) -> String {
     let us = |ns: f64| ns / 1000.0;
     let mut text =
@@ -56,8 +57,8 @@ pub fn percentile_distribution(histogram: &Histogram<u64>) -> String {
     text
 }
 
-/// Histograms, each with the name of its case, as an HdrHistogram interval log: one line each, the V2 form
-/// (deflate) in base64. In nanoseconds; the maximum of a line is in milliseconds.
+/// Histograms, each with the name of its case, as an HdrHistogram interval log: one line each, the
+/// V2 form (deflate) in base64. In nanoseconds; the maximum of a line is in milliseconds.
 ///
 /// # Errors
 /// When a name is no tag (blank or comma in it).

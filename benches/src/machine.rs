@@ -1,4 +1,4 @@
-//! What a result depends on and cannot say itself: the machine, the kernel, the commit.
+//! The context of a result: the machine, the kernel, the commit.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-/// Sysctls that change what a scan or a walk costs.
+/// Sysctls that influence the cost of a scan or a walk.
 const SYSCTLS: [&str; 9] = [
     "net.core.bpf_jit_enable",
     "net.core.somaxconn",
@@ -20,7 +20,7 @@ const SYSCTLS: [&str; 9] = [
     "kernel.unprivileged_bpf_disabled",
 ];
 
-/// Where and from what a run was made.
+/// Machine and source of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// Release and build of the kernel.

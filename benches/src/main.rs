@@ -1,4 +1,5 @@
-//! The `skreap-bench` command: what a targeted walk, the full scans, the hooks and the index cost.
+//! The `skreap-bench` command: the cost of a targeted walk, the full scans, the hooks and the
+//! index.
 
 mod chains;
 mod cli;

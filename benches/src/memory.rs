@@ -1,7 +1,7 @@
-//! `skreap-bench memory`: what the index takes for each socket it can track.
+//! `skreap-bench memory`: the memory of the index for each socket it can track.
 //!
-//! All of it is taken when the index is loaded, so no socket needs to be opened: there is no BPF storage,
-//! map entry or allocation that comes with a socket.
+//! All of it is allocated when the index is loaded, so no socket needs to be opened: a socket has
+//! no BPF storage, map entry or allocation of its own.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,24 +13,24 @@ use skreap::bpf::{Config, Index, module};
 use crate::machine::Machine;
 use crate::ratio::grouped;
 
-/// Numbers of sockets that are looked at.
+/// Numbers of sockets that are measured.
 const SOCKETS: [u32; 3] = [10_000, 100_000, 1_000_000];
 
-/// What one index takes.
+/// The memory of one index.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     /// Sockets that always find room.
     pub sockets: u32,
     /// Bytes of all maps: nodes, records, buckets, counters, emit buffers, constants.
     pub bytes: u64,
-    /// What the kernel says that the same maps take (`memlock` in fdinfo), rounded up to pages.
+    /// Size of the same maps as the kernel reports it (`memlock` in fdinfo), rounded up to pages.
     pub kernel_bytes: u64,
     /// `bytes` of an index that holds a reference to each socket; none without the kernel module.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_bytes: Option<u64>,
 }
 
-/// What `--json` prints.
+/// The JSON output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Where it was run.

@@ -11,8 +11,9 @@ pub enum Pace {
 
 /// The order of round `round`: indexes into `paces`.
 ///
-/// A round has `repeats` turns. Every fast measure runs in every turn, the slow ones are dealt out to the
-/// turns. Each turn begins one measure later than the turn before it, so that none always follows the same.
+/// A round has `repeats` turns. Every fast measure runs in every turn; the slow ones are
+/// distributed over the turns. Each turn begins one measure later than the turn before it, so that
+/// no measure always follows the same one.
 pub fn of_round(paces: &[Pace], round: usize, repeats: usize) -> Vec<usize> {
     let repeats = repeats.max(1);
     let mut slow_seen = 0;

@@ -29,7 +29,7 @@ impl Progress {
         self.0.set_length(self.0.position() + steps);
     }
 
-    /// What is measured from now on.
+    /// The current measure.
     pub fn case(&self, case: &str) {
         self.0.set_prefix(case.to_owned());
         self.0.set_message("");

@@ -7,25 +7,25 @@ use skreap::core::Protocol;
 use crate::grid::Tables;
 use crate::results::{Case, Scope};
 
-/// Engine names that are no engine of the service: what no implementation can be faster than.
+/// Engine names that are not engines of the service: the lower bound.
 pub const FLOOR: &str = "floor";
 /// Engine `netlink` without the diag sockets that it keeps between events.
 pub const COLD: &str = "netlink-cold";
 /// Engines that walk one bucket, the better first.
 pub const TARGETED: [&str; 2] = ["kfunc", "netlink"];
-/// Full scans of what the kernel has, without an index.
+/// Full scans of the kernel's sockets, without an index.
 pub const BASELINES: [&str; 3] = ["iter", "diag", "diag-filter"];
-/// What the ratio over the number of sockets is relative to.
+/// The reference of the ratio over the number of sockets.
 const FEW: u32 = 1_000;
 
-/// Medians of one world with one number of victims, and what they are relative to targeted.
+/// Medians of one world with one number of victims, and their ratios to targeted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// Protocol.
     pub proto: Protocol,
     /// Namespaces.
     pub netns: u32,
-    /// Whose socket tables.
+    /// The socket tables.
     pub tables: Tables,
     /// Sockets in all.
     pub sockets: u32,
@@ -39,7 +39,7 @@ pub struct Row {
     pub iter: Option<f64>,
     /// The fastest scan of every netns / targeted, and which it is.
     pub best: Option<(f64, String)>,
-    /// The fastest scan of only the netns that hold victims / targeted, and which it is.
+    /// The fastest scan of only the netns that hold victims / targeted, and its name.
     pub best_known: Option<(f64, String)>,
     /// targeted / floor.
     pub floor: Option<f64>,

@@ -15,13 +15,13 @@ use crate::stats::Percentiles;
 /// Name of the file in the output directory.
 pub const FILE: &str = "results.json";
 
-/// Which namespaces an engine looked at.
+/// The namespaces that an engine visited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// Every netns of the world.
     All,
-    /// Only those that were known beforehand to hold victims. No engine but the index can know that.
+    /// Only those known to hold victims. Only the index can know that.
     Known,
 }
 
@@ -61,7 +61,7 @@ pub struct Case {
     pub victims: u32,
     /// Shared or per-netns socket tables.
     pub tables: Tables,
-    /// Which namespaces the engine looked at.
+    /// The namespaces that the engine visited.
     pub scope: Scope,
     /// How many samples count.
     pub samples: usize,
@@ -81,7 +81,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// Engine and, where it is not every netns, its scope: `iter (known netns)`.
+    /// Engine and, if it did not visit every netns, its scope: `iter (known netns)`.
     pub fn label(&self) -> String {
         match self.scope {
             Scope::All => self.engine.clone(),
@@ -115,14 +115,15 @@ impl Results {
     /// Reads `results.json` of a directory.
     ///
     /// # Errors
-    /// When it is not there or is not what this program writes.
+    /// When the file is missing or has another format.
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join(FILE);
         let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("{} is not a result of run", path.display()))
     }
 
-    /// Writes `results.json` so that a reader, or a crash, sees the old or the new one and never half of it.
+    /// Writes `results.json` such that a reader, or a crash, sees the old or the new file and never
+    /// half of it.
     ///
     /// # Errors
     /// When the directory cannot be written to.

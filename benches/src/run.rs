@@ -1,4 +1,4 @@
-//! `skreap-bench run`: builds the worlds, measures every engine in each, keeps what was measured.
+//! `skreap-bench run`: builds the worlds, measures every engine in each, stores the samples.
 
 use std::fs;
 use std::path::Path;
@@ -21,27 +21,27 @@ use crate::world::{World, check_memory, index_size};
 
 /// How often a fast measure runs in each round.
 const REPEATS: usize = 5;
-/// Between the making of the victims and the run: lets the kernel free what was closed before.
+/// Between opening the victims and the run: lets the kernel free sockets that were closed before.
 const SETTLE: Duration = Duration::from_millis(2);
-/// A case is given up after so many runs that killed not exactly the victims.
+/// A case is given up after so many runs that did not destroy exactly the victims.
 const MAX_REJECTED: usize = 3;
 
-/// What to run.
+/// The plan of a run.
 #[derive(Debug)]
 pub struct Plan {
     /// Worlds, in this order.
     pub worlds: Vec<WorldSpec>,
     /// Engines.
     pub kinds: Vec<Kind>,
-    /// Measured rounds; one more goes before them and does not count.
+    /// Measured rounds; one more runs before them and does not count.
     pub rounds: usize,
 }
 
 /// Runs the plan and writes `results.json` and the histograms into `out` after every case.
 ///
 /// # Errors
-/// When a world cannot be built, an engine destroys what is no victim, or the user stops. Finished cases
-/// are in `out` in every case.
+/// When a world cannot be built, an engine destroys a socket that is not a victim, or the user
+/// stops. Finished cases are in `out` in every case.
 pub fn run(plan: &Plan, out: &Path, stop: &Stop) -> Result<Results> {
     fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     check_memory(&plan.worlds)?;
@@ -64,7 +64,8 @@ pub fn run(plan: &Plan, out: &Path, stop: &Stop) -> Result<Results> {
                 results.refuse(&kind.to_string(), format!("{why:#}"));
             }
             let mut bench = Bench { world: &mut world, spec, victims, columns: columns(measures) };
-            // The cases to come as if they were like this one: which engines they have is not known before.
+            // Estimates the cases to come as if they were like this one: their engines are not
+            // known before.
             progress.expect((cases * bench.samples(plan.rounds)) as u64);
             cases -= 1;
             progress.case(&format!("{spec}, {victims} victims"));
@@ -124,7 +125,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Makes the victims, lets one measure destroy them, and counts that if exactly they have died.
+    /// Opens the victims, lets one measure destroy them, and counts the sample if exactly they have
+    /// died.
     fn sample(&mut self, index: usize, counts: bool, progress: &Progress) -> Result<()> {
         let Some(column) = self.columns.get_mut(index) else { bail!("there is no measure {index}") };
         let name = column.measure.name().to_owned();

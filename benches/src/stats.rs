@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Percentiles by nearest rank: every one is a value that was measured. Nanoseconds.
+/// Percentiles by nearest rank: every one is a measured value. Nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Percentiles {
     /// Median.
@@ -29,7 +29,8 @@ impl Percentiles {
     }
 }
 
-/// The smallest sample that at least `quantile` (0 to 1) of all are not above; 0 if there are none.
+/// The smallest sample such that at least `quantile` (0 to 1) of all samples are not above it; 0 if
+/// there are none.
 pub fn nearest_rank(sorted: &[u64], quantile: f64) -> u64 {
     let rank = (quantile * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0)

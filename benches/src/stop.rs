@@ -1,4 +1,4 @@
-//! Ctrl-C: a flag that is looked at between samples, so that everything is taken down in order.
+//! Ctrl-C: a flag that is checked between samples, so that everything is removed in order.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<AtomicBool>);
 
-/// The error that [`Stop::check`] answers: nothing is wrong, there is just no more to do.
+/// The error that [`Stop::check`] returns: nothing is wrong, the user has stopped the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped;
 
@@ -31,7 +31,8 @@ impl Stop {
     pub fn on_signals() -> Result<Self> {
         let stop = Self::default();
         for signal in [SIGINT, SIGTERM] {
-            // In this order: the first signal finds the flag down and raises it, the next finds it up.
+            // In this order: the first signal finds the flag unset and sets it, the next finds it
+            // set.
             signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop.0))
                 .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop.0)))
                 .with_context(|| format!("handle signal {signal}"))?;

@@ -14,7 +14,7 @@ use crate::error::{UnknownName, by_name};
 pub enum EngineName {
     /// The walk of one bucket destroys each socket itself, with the kernel module's kfunc.
     Kfunc,
-    /// The walk of one bucket lists the victims; `SOCK_DESTROY` over netlink ends each by its
+    /// The walk of one bucket lists the victims; `SOCK_DESTROY` over netlink destroys each by its
     /// exact id.
     Netlink,
     /// Full scan with BPF socket iterators and `bpf_sock_destroy`, once per network namespace.
@@ -23,7 +23,7 @@ pub enum EngineName {
     Diag,
     /// Full scan with sock_diag dumps, matched by bytecode in the kernel, as `ss -K` does.
     DiagFilter,
-    /// Scan of every bucket of the index: what the index is worth without its key.
+    /// Scan of every bucket of the index: the index without the benefit of its key.
     IndexScan,
 }
 
@@ -37,7 +37,7 @@ impl EngineName {
         matches!(self, Self::Iter | Self::Diag | Self::DiagFilter)
     }
 
-    /// Name in kebab case, such as `diag-filter`.
+    /// Name in kebab case, for example `diag-filter`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Kfunc => "kfunc",

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-/// Number, name, and what it means when a socket was to be destroyed. The numbers are those of
+/// Number, name, and meaning for the destroy of a socket. The numbers are those of
 /// `include/uapi/asm-generic/errno*.h` (x86-64, arm64, riscv, s390, ppc64le); the last one is
 /// kernel-internal (`include/linux/errno.h`) and reaches user space through BPF.
 const ERRNOS: &[(u32, &str, &str)] = &[
@@ -49,8 +49,8 @@ const ERRNOS: &[(u32, &str, &str)] = &[
     (524, "ENOTSUPP", "the kernel does not support the operation"),
 ];
 
-/// Name of an error number such as `ENOENT`; `errno N` if it has no entry here. A negative
-/// number, as kernel functions return it, is taken for its positive one.
+/// Name of an error number, for example `ENOENT`; `errno N` if it has no entry here. The sign is
+/// ignored: kernel functions return negative numbers.
 pub fn errno_name(errno: i32) -> Cow<'static, str> {
     let number = errno.unsigned_abs();
     match ERRNOS.iter().find(|(known, ..)| *known == number) {
@@ -59,7 +59,7 @@ pub fn errno_name(errno: i32) -> Cow<'static, str> {
     }
 }
 
-/// What an error number means when a socket was to be destroyed.
+/// Meaning of an error number for the destroy of a socket.
 pub fn errno_reason(errno: i32) -> &'static str {
     let number = errno.unsigned_abs();
     match ERRNOS.iter().find(|(known, ..)| *known == number) {

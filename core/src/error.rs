@@ -1,4 +1,4 @@
-//! Errors that go back to whoever wrote the input.
+//! Errors that go back to the author of the input.
 
 use std::fmt;
 
@@ -6,15 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::MAX_BACKENDS;
 
-/// How many characters of somebody's input a message repeats at most.
+/// Maximum number of characters of the input that a message repeats.
 const EXCERPT_CHARS: usize = 64;
 
-/// A line that is not a request: where, which field, and what to write instead.
+/// A line that is not a request: its number, the field at fault, and the expected input.
 ///
-/// On the wire, one JSON object:
-/// `{"error":{"line":3,"field":"backend","message":"…"},"id":"…"}`.
-/// `id` is left out when the line had no usable one, `field` is null when the refusal concerns
-/// the whole line.
+/// On the wire, one JSON object: `{"error":{"line":3,"field":"backend","message":"…"},"id":"…"}`.
+/// `id` is left out when the line had no usable one, `field` is null when the refusal concerns the
+/// whole line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "Wire", from = "Wire")]
 pub struct Refusal {
@@ -24,7 +23,7 @@ pub struct Refusal {
     pub id: Option<String>,
     /// The field at fault, or `None` for the whole line. Cut after 64 characters.
     pub field: Option<String>,
-    /// What is wrong and what to write instead.
+    /// The defect, and the expected input.
     pub message: String,
 }
 
@@ -126,7 +125,7 @@ pub(crate) fn by_name<T: Copy>(
     })
 }
 
-/// Somebody's input for use in a message: quoted, control characters escaped, cut when long.
+/// Quotes a part of the input for use in a message: control characters escaped, cut when long.
 pub(crate) fn excerpt(text: &str) -> String {
     format!("{:?}", cut(text))
 }

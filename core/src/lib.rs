@@ -1,7 +1,7 @@
-//! What skreap talks about.
+//! The vocabulary of skreap.
 //!
-//! skreap terminates exactly the sockets that talk to a backend that is gone. This crate has the
-//! words for that, and nothing that touches a kernel: no I/O, no libbpf, no `unsafe`.
+//! skreap destroys exactly the sockets that are connected to a deleted backend. This crate has the
+//! types for that, and nothing that touches a kernel: no I/O, no libbpf, no `unsafe`.
 //!
 //! Data flows one way:
 //!
@@ -11,11 +11,12 @@
 //!           └► Refusal ─► line                     └► Phases ─► Timings
 //! ```
 //!
-//! * [`Request`]: what one line of input asks for; a bad line becomes a [`Refusal`] that names
+//! * [`Request`]: the request in one line of input. A bad line becomes a [`Refusal`] that names
 //!   line and field.
 //! * [`Event`]: something happened to a [`Backend`].
-//! * [`Target`]: what a walk must match. The walk itself is an engine's work, in other crates.
-//! * [`Outcome`]: what the engine did, with counters that must add up ([`Outcome::balanced`]).
+//! * [`Target`]: the sockets that a walk matches. The walk itself is an engine's work, in other
+//!   crates.
+//! * [`Outcome`]: the result of an engine, with counters that must add up ([`Outcome::balanced`]).
 //! * [`Report`]: event, outcome and [`Phases`] together, one JSON object a line.
 //! * [`Timings`]: the phases of many events as histograms.
 //!

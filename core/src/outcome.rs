@@ -1,4 +1,4 @@
-//! What an engine did.
+//! The result of an engine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,7 +10,8 @@ use crate::errno::{errno_name, errno_reason};
 use crate::socket::SocketTuple;
 use crate::timing::Phases;
 
-/// How many failed sockets a report lists one by one; all of them are counted by errno.
+/// Maximum number of failed sockets that a report lists one by one; all of them are counted by
+/// errno.
 pub const MAX_FAILURES_LISTED: usize = 64;
 
 /// Visited sockets that were not destroyed, by reason.
@@ -21,13 +22,12 @@ pub struct Skipped {
     /// Connected to another peer now.
     pub moved_on: u64,
     /// Recorded by `connect()` but without a peer now: the connect is in flight or failed, the
-    /// socket was disconnected (`AF_UNSPEC`), or it was destroyed before. Also a sender that was a victim
-    /// of the same event already, for another of its backends.
+    /// socket was disconnected (`AF_UNSPEC`), or it was destroyed before. Also a sender that was
+    /// already a victim of the same event, for another of its backends.
     pub no_peer: u64,
     /// In a TCP state that cannot be destroyed (CLOSE, TIME_WAIT).
     pub state: u64,
-    /// A node whose socket is not there any more. Anything but 0 is an alarm: the index missed
-    /// a close.
+    /// A node whose socket no longer exists. Anything but 0 is an alarm: the index missed a close.
     pub stale: u64,
     /// Chosen as a victim, but closed by its owner before the destroy reached it.
     pub gone: u64,
@@ -47,27 +47,27 @@ impl Skipped {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Incomplete {
-    /// The index was full when a socket should have been added, and no scan has finished the work.
+    /// The index was full when a socket should have been added, and no scan has finished the event.
     IndexFull,
-    /// An unconnected socket sent to more peers than its record holds, or found no room in the index; a scan
-    /// cannot find it either, since the kernel does not remember where it sent.
+    /// An unconnected socket sent to more peers than its record holds, or found no room in the
+    /// index. A scan cannot find it either, since the kernel does not remember its destinations.
     WideUnconnected,
-    /// A network namespace could not be entered or asked; its sockets were not looked at.
+    /// A network namespace could not be entered or queried; its sockets were not checked.
     NetnsUnreachable,
     /// The kernel flagged its dump as interrupted (`NLM_F_DUMP_INTR`); some sockets may be
     /// missing from it.
     DumpInterrupted,
-    /// The walk or its list of victims reached its bound before the end; walk again.
+    /// The walk or its list of victims reached its limit before the end; walk again.
     LimitReached,
-    /// The event had more victims than one may have, and nothing was done about it.
+    /// The event had more victims than the limit, and destroyed none.
     Refused,
-    /// The engine could not do the work at all; the report's `error` says why.
+    /// The engine could not work at all; the report's `error` gives the reason.
     EngineFailed,
-    /// Whether the hooks see translated addresses could not be found out, and no scan has finished the work;
-    /// sockets may be recorded under a virtual address.
+    /// It is unknown whether the hooks see translated addresses, and no scan has finished the
+    /// event; sockets may be recorded under a virtual address.
     HookOrder,
-    /// The index may lack sockets of any backend, and no scan has finished the work: those that are older than the
-    /// hooks could not all be looked for, or a hook was gone for a while.
+    /// The index may lack sockets of any backend, and no scan has finished the event: the search
+    /// for sockets older than the hooks was incomplete, or a hook was detached for a while.
     IndexUnsure,
 }
 
@@ -85,7 +85,7 @@ impl Incomplete {
         Self::IndexUnsure,
     ];
 
-    /// Name in kebab case, such as `index-full`.
+    /// Name in kebab case, for example `index-full`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::IndexFull => "index-full",
@@ -107,23 +107,23 @@ impl fmt::Display for Incomplete {
     }
 }
 
-/// Why a second engine had to finish what the first had begun.
+/// Reason why a second engine had to finish an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum FinishReason {
-    /// The index does not hold every socket of the backend: a full scan looks for the rest.
+    /// The index does not hold every socket of the backend: a full scan finds the rest.
     IndexFull,
-    /// The index may lack sockets of any backend, likewise.
+    /// The index may lack sockets of any backend: a full scan finds the rest.
     IndexUnsure,
-    /// Sockets may be recorded under a virtual address: a full scan looks for them by their peer.
+    /// Sockets may be recorded under a virtual address: a full scan finds them by their peer.
     HookOrder,
-    /// Sockets that differ in nothing but their cookie (SO_REUSEPORT groups): sock_diag cannot name them, an
-    /// iterator can.
+    /// Sockets that differ only in their cookie (SO_REUSEPORT groups): sock_diag cannot name them,
+    /// an iterator can.
     NoExactId,
 }
 
-/// What a second engine did. Its numbers are part of the totals.
+/// The result of a second engine. Its numbers are part of the totals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Finished {
     /// The engine that finished.
@@ -145,7 +145,7 @@ pub struct Failure {
     pub socket: SocketTuple,
     /// Positive error number.
     pub errno: i32,
-    /// What the number means here.
+    /// Meaning of the number.
     pub reason: String,
 }
 
@@ -220,7 +220,7 @@ impl Failures {
     }
 }
 
-/// What an engine did for one target.
+/// The result of an engine for one target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The engine.
@@ -236,16 +236,16 @@ pub struct Outcome {
     pub skipped: Skipped,
     /// Victims that could not be destroyed.
     pub failed: Failures,
-    /// Those of `failed` without a local port: the kernel's hashes have none of them, so a scan does not see them.
-    /// They are no part of a report.
+    /// The victims in `failed` without a local port. They are in none of the kernel's hash tables,
+    /// so a scan does not find them. Not part of a report.
     pub failed_portless: Failures,
-    /// Why there may be sockets of the backend that were not visited; empty if there are none.
+    /// Reasons why sockets of the backend may have been missed; empty if there are none.
     pub incomplete: BTreeSet<Incomplete>,
-    /// What other engines had to do; one entry for each engine and reason.
+    /// Results of other engines; one entry for each engine and reason.
     pub finished: Vec<Finished>,
-    /// Walks that were made again because a `connect()` was under way.
+    /// Repeated walks because a `connect()` was under way.
     pub rechecks: u64,
-    /// Sockets that still had no peer, or another one, when the time for that was over.
+    /// Sockets that still had no peer, or another one, when the wait for their connect ended.
     pub pending: u64,
     /// Time spent finding, in nanoseconds.
     pub walk_ns: u64,
@@ -278,7 +278,7 @@ impl Outcome {
 
     /// Counts and lists a victim that could not be destroyed. The sign of `errno` is ignored.
     ///
-    /// A victim that its owner closed first is no failure: count it in `skipped.gone` instead.
+    /// A victim that its owner closed first is not a failure: count it in `skipped.gone` instead.
     pub fn add_failure(&mut self, socket: SocketTuple, errno: i32) {
         if socket.sport == 0 {
             self.failed_portless.add(socket.clone(), errno);
@@ -286,7 +286,7 @@ impl Outcome {
         self.failed.add(socket, errno);
     }
 
-    /// Adds what another engine did, and keeps one entry for each engine and reason.
+    /// Adds the result of another engine, and keeps one entry for each engine and reason.
     pub fn add_finished(&mut self, more: Finished) {
         let same = |f: &&mut Finished| f.engine == more.engine && f.because == more.because;
         match self.finished.iter_mut().find(same) {
@@ -299,7 +299,7 @@ impl Outcome {
         }
     }
 
-    /// Adds what was done about another backend of the same event. The engine stays the one of `self`.
+    /// Adds the result for another backend of the same event. The engine stays that of `self`.
     pub fn add_backend(&mut self, other: Self) {
         let (skipped, more) = (&mut self.skipped, other.skipped);
         for (sum, n) in [
@@ -317,14 +317,14 @@ impl Outcome {
         self.add_victims(other);
     }
 
-    /// Counts nodes without their socket that a walk beside that of the engine has met.
+    /// Counts nodes without their socket that a walk other than the engine's has found.
     pub fn add_stale(&mut self, stale: u64) {
         self.visited = self.visited.saturating_add(stale);
         self.skipped.stale = self.skipped.stale.saturating_add(stale);
     }
 
-    /// Adds what a further pass over the same backend found: its victims, but not the sockets that it skipped,
-    /// which the first pass has counted.
+    /// Adds the result of a further pass over the same backend: its victims, but not the sockets
+    /// that it skipped, which the first pass has counted.
     pub fn add_victims(&mut self, other: Self) {
         for (sum, n) in [
             (&mut self.visited, other.victims),
@@ -345,15 +345,15 @@ impl Outcome {
         }
     }
 
-    /// Takes back the victims that could not be destroyed: another pass over the same nodes has found whatever is left of
-    /// them.
+    /// Removes the victims that could not be destroyed: another pass over the same nodes has found
+    /// those that are left.
     pub fn forget_failures(&mut self) {
         self.failed_portless = Failures::default();
         self.forget_failures_of_scan();
     }
 
-    /// As [`forget_failures`](Self::forget_failures) for a pass over what the kernel's hashes hold: sockets without a local
-    /// port are in none.
+    /// As [`forget_failures`](Self::forget_failures), for a pass over the kernel's hash tables,
+    /// which do not contain sockets without a local port.
     pub fn forget_failures_of_scan(&mut self) {
         let forgotten = self.failed.total.saturating_sub(self.failed_portless.total);
         self.failed = self.failed_portless.clone();
@@ -361,7 +361,8 @@ impl Outcome {
         self.visited = self.visited.saturating_sub(forgotten);
     }
 
-    /// Nothing was missed and nothing failed: whoever asks for the same again need not be answered by doing it.
+    /// Nothing was missed and nothing failed, so this result also answers another request for the
+    /// same backend.
     pub fn is_clean(&self) -> bool {
         self.is_complete() && self.failed.total == 0 && self.pending == 0
     }
@@ -379,7 +380,8 @@ impl Outcome {
     /// Checks that every visited socket is accounted for exactly once.
     ///
     /// # Errors
-    /// The first [`Imbalance`], with the numbers. It is a bug in the engine that made this.
+    /// The first [`Imbalance`], with the numbers. It is a bug in the engine that produced the
+    /// outcome.
     pub fn balanced(&self, dry_run: bool) -> Result<(), Imbalance> {
         let failed = self.failed.total;
         let gone = self.skipped.gone;

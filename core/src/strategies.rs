@@ -73,7 +73,7 @@ pub(crate) fn phases() -> impl Strategy<Value = Phases> {
 }
 
 fn socket() -> impl Strategy<Value = SocketTuple> {
-    // No port is what a socket between its hook and its connect() has: as likely here as any other.
+    // A socket between its hook and its connect() has no port: as likely here as any other.
     let ports = || prop_oneof![Just(0), any::<u16>()];
     (protocol(), any::<[IpAddr; 2]>(), (ports(), ports()), any::<[u32; 2]>(), any::<[u64; 2]>(), any::<u8>())
         .prop_map(|(protocol, addrs, ports, numbers, cookies, state)| SocketTuple {

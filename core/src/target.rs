@@ -1,4 +1,4 @@
-//! What a walk must match.
+//! The sockets that a walk matches.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::backend::Backend;
 use crate::error::{UnknownName, by_name};
 
-/// What happens to UDP sockets that only ever sent to the backend with `sendto`/`sendmsg` and
-/// never connected to it.
+/// Policy for UDP sockets that only ever sent to the backend with `sendto`/`sendmsg` and never
+/// connected to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unconnected {
@@ -47,12 +47,12 @@ impl FromStr for Unconnected {
     }
 }
 
-/// What a walk must match, and what it does with the match.
+/// The sockets that a walk matches, and the treatment of each match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     /// The peer that victims are connected to.
     pub backend: Backend,
-    /// What to do with sockets that sent to the backend without connecting to it.
+    /// Policy for sockets that sent to the backend without connecting to it.
     pub unconnected: Unconnected,
     /// Choose and list the victims, destroy nothing.
     pub dry_run: bool,

@@ -20,7 +20,7 @@ pub const RENEWALS: u32 = 200;
 /// Walks for one sample, which is their median.
 const WALKS: usize = 5;
 
-/// An index with its hooks, and the sockets that it has seen. Everything goes on drop, in the order of the fields.
+/// An index with its hooks, and the sockets that it has seen. Fields are dropped in their order.
 pub struct Site {
     crowd: Crowd,
     walker: Walker,
@@ -31,7 +31,7 @@ pub struct Site {
     buckets: u32,
 }
 
-/// Backends that are looked at together.
+/// Backends that are measured together.
 pub struct Case {
     /// Backends.
     pub backends: u32,
@@ -39,18 +39,18 @@ pub struct Case {
     pub sockets: u32,
     /// Sockets of the one that is walked.
     of_target: u32,
-    /// Which of the indexes they are in.
+    /// The index they are in.
     pub site: usize,
     /// Buckets of that index, in each shard.
     pub buckets: u32,
     target: Target,
     /// The oldest first.
     members: VecDeque<Member>,
-    /// What was measured, round by round.
+    /// Samples, round by round.
     pub samples: Vec<Sample>,
 }
 
-/// What was measured in one round.
+/// The sample of one round.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sample {
     /// In the hook of `connect()`, nanoseconds for one.
@@ -66,7 +66,8 @@ pub struct Sample {
 }
 
 impl Site {
-    /// Loads an index and attaches its hooks to a new cgroup. `nofile`: descriptors that a process may have.
+    /// Loads an index and attaches its hooks to a new cgroup. `nofile`: limit of descriptors of a
+    /// process.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -138,8 +139,8 @@ impl Case {
     /// One sample.
     ///
     /// # Errors
-    /// When a client fails, a hook did not run exactly as often as it had to, or a walk saw not exactly the
-    /// sockets of its target.
+    /// When a client fails, a hook did not run exactly as often as expected, or a walk did not find
+    /// exactly the sockets of its target.
     pub fn measure(&mut self, site: &mut Site) -> Result<Sample> {
         let before = (site.hook("connect4")?, site.hook("sock_release")?);
         for _ in 0..RENEWALS {
@@ -176,7 +177,7 @@ fn per_run(before: (u64, u64), after: (u64, u64)) -> Result<f64> {
     Ok(after.1.saturating_sub(before.1) as f64 / f64::from(RENEWALS))
 }
 
-/// Time that this thread has had a processor for: a long walk is preempted on a busy machine.
+/// Processor time of this thread: a long walk is preempted on a busy machine.
 fn processor_ns() -> Result<u64> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid, writable timespec.

@@ -1,6 +1,6 @@
 //! Connected UDP sockets in client processes, each with a netns of its own.
 //!
-//! Nothing answers at the other end, and nothing is sent: a backend is only an address on `lo`.
+//! Nothing listens at the other end, and nothing is sent: a backend is only an address on `lo`.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,7 +17,7 @@ use crate::stop::Stop;
 const PER_CLIENT: u32 = 20_000;
 /// Descriptors of a client that are not for sockets.
 const OTHER_FILES: u32 = 128;
-/// Requests that are sent ahead; their answers must fit a socket buffer.
+/// Requests sent ahead; their responses must fit a socket buffer.
 const AHEAD: usize = 128;
 
 /// A socket of a client.
@@ -113,7 +113,7 @@ impl Crowd {
         Ok(Member { handle, ..member })
     }
 
-    /// The client to open the next socket with, its number, and how many it can take.
+    /// The client that opens the next socket, its number, and how many sockets it can take.
     fn client(&mut self, cgroup: &Cgroup) -> Result<(usize, &mut Client, u32)> {
         if self.room == 0 {
             let label = format!("{}-{}", self.label, self.clients.len());

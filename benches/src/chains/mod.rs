@@ -1,8 +1,9 @@
-//! `skreap-bench chains`: what long chains of the index cost a connect, a close and a walk.
+//! `skreap-bench chains`: the cost of long chains of the index for a connect, a close and a walk.
 //!
-//! Chains of several lengths (sockets of one backend), very many backends with one socket each, and as many
-//! backends that are all in one bucket. In each round every case has its oldest sockets closed, one by one,
-//! each of which is replaced by a new one: the new one is at the head of its chain, the old one at the end.
+//! Chains of several lengths (sockets of one backend), very many backends with one socket each, and
+//! as many backends that are all in one bucket. In each round every case has its oldest sockets
+//! closed, one by one, and replaced by new ones: a new socket is at the head of its chain, an old
+//! one at the end.
 
 mod case;
 mod crowd;
@@ -40,7 +41,7 @@ pub struct Options {
         value_parser = clap::value_parser!(u32).range(1..=1_000_000)
     )]
     sockets: Vec<u32>,
-    /// Backends with one socket each: in buckets as they fall, and all in one bucket.
+    /// Backends with one socket each: spread over the buckets, and all in one bucket.
     #[arg(long, default_value_t = 65_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     backends: u32,
 }
@@ -72,7 +73,7 @@ pub struct Row {
     pub walk_ratio: Quartiles,
 }
 
-/// What `--json` prints.
+/// The JSON output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Where it was run.
@@ -88,8 +89,8 @@ pub struct Report {
 /// Measures and prints.
 ///
 /// # Errors
-/// When the kernel lacks something, memory is short, a walk does not see exactly what there is, or the user
-/// stops.
+/// When the kernel lacks something, memory is short, a walk does not find exactly the existing
+/// sockets, or the user stops.
 pub fn run(options: &Options, stop: &Stop) -> Result<()> {
     let chains: u64 = options.sockets.iter().copied().map(u64::from).sum();
     world::require_sockets(Protocol::Udp, chains + 2 * u64::from(options.backends))?;
@@ -115,7 +116,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<()> {
     cases.push(one_bucket.many_backends(1, options.backends, stop)?);
 
     progress.case("measuring");
-    // On as long as the descriptor is open.
+    // Statistics are on while the descriptor is open.
     let _statistics = programs::enable_statistics()?;
     let count = cases.len();
     // The first round does not count.

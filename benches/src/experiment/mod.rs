@@ -1,4 +1,4 @@
-//! `skreap-bench experiment unreachable-route`: the other approach of the SOCKHASH RFC's discussion.
+//! `skreap-bench experiment unreachable-route`: the alternative in the SOCKHASH RFC's discussion.
 //!
 //! ```text
 //!  ┌─ netns of the clients ─┐          ┌─ netns of the backend ─┐
@@ -6,9 +6,9 @@
 //!  └────────────────────────┘          └────────────────────────┘
 //! ```
 //!
-//! Four clients talk to the backend: one that sends all the time and one that waits for an answer, over TCP
-//! and over UDP. The backend falls silent. Then, once, an unreachable route to it is added in the clients'
-//! netns; and once, in a second world like the first, the clients are reaped.
+//! Four clients talk to the backend: one that sends all the time and one that waits for a response,
+//! over TCP and over UDP. The backend falls silent. Then, once, an unreachable route to it is added
+//! in the clients' netns; and once, in a second world like the first, the clients are reaped.
 
 mod watch;
 
@@ -48,7 +48,7 @@ pub struct Options {
     seconds: u32,
 }
 
-/// What was done about the backend that fell silent.
+/// The remedy for the silent backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Remedy {
@@ -58,14 +58,14 @@ pub enum Remedy {
     Reap,
 }
 
-/// What one client saw.
+/// The errors that one client saw.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// What was done.
+    /// The remedy.
     pub remedy: Remedy,
     /// The client's protocol.
     pub protocol: Protocol,
-    /// What the client does.
+    /// The client's activity.
     pub habit: Habit,
     /// Its first error of a send; `None` if it saw none.
     pub send: Option<Seen>,
@@ -73,7 +73,7 @@ pub struct Row {
     pub receive: Option<Seen>,
 }
 
-/// What `--json` prints.
+/// The JSON output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Where it was run.

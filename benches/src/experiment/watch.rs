@@ -1,4 +1,4 @@
-//! A client that goes on as if nothing had happened, and notes its first errors.
+//! A client that continues as if nothing had happened, and records its first errors.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ pub const LEAD: Duration = Duration::from_millis(300);
 /// Between two sends.
 const PERIOD: Duration = Duration::from_millis(50);
 
-/// What a client does.
+/// A client's activity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Habit {
-    /// Sends every 50 ms, and looks for answers in between.
+    /// Sends every 50 ms, and reads responses in between.
     Sends,
     /// Waits in receive.
     Waits,
@@ -49,18 +49,18 @@ pub struct Noted {
 }
 
 impl Noted {
-    /// Relative to the remedy. Both clocks are this process's: the answer's way from the client, some tens of
-    /// microseconds, is part of it.
+    /// Relative to the remedy. Both clocks are this process's, so the time includes the response's
+    /// way from the client, some tens of microseconds.
     pub fn after(&self, remedy: Instant) -> Seen {
         let after_ms = self.at.saturating_duration_since(remedy).as_secs_f64() * 1e3;
         Seen { what: self.what.clone(), after_ms }
     }
 }
 
-/// What came of a watch.
+/// Result of a watch.
 #[derive(Clone, Debug)]
 pub struct Watched {
-    /// What the client did.
+    /// The client's activity.
     pub habit: Habit,
     /// First error of a send.
     pub send: Option<Noted>,
@@ -91,7 +91,7 @@ pub fn watch(client: &mut Client, socket: u32, habit: Habit, duration: Duration)
     Ok(watched)
 }
 
-/// Waits for an error; an answer that comes is taken and forgotten.
+/// Waits for an error; a response that arrives is read and dropped.
 fn receive(client: &mut Client, socket: u32, at_most: Duration) -> Result<Option<Noted>> {
     let end = Instant::now() + at_most;
     loop {
@@ -111,7 +111,7 @@ fn receive(client: &mut Client, socket: u32, at_most: Duration) -> Result<Option
     }
 }
 
-/// Name of an errno. Some are only ever seen by clients, never by an engine.
+/// Name of an errno. Some occur only in clients, never in an engine.
 fn name_of(errno: i32) -> String {
     match errno {
         libc::EPIPE => "EPIPE".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// Pins the calling thread to the `number`th CPU that it may run on, counted round and round.
+/// Pins the calling thread to the `number`th of its allowed CPUs, modulo their number.
 ///
 /// # Errors
 /// The errno of the scheduler calls.

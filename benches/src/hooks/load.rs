@@ -19,7 +19,8 @@ pub struct Site {
 }
 
 impl Site {
-    /// Opens them. The UDP backends never read: what does not fit their buffer is dropped.
+    /// Opens them. The UDP backends never read: the kernel drops datagrams that do not fit their
+    /// buffer.
     ///
     /// # Errors
     /// When an address cannot be bound.
@@ -44,8 +45,9 @@ fn raw(port: u16) -> libc::sockaddr_in {
     }
 }
 
-/// Lets each of `threads` threads, pinned to a CPU of its own, do `warm_up` operations and then, all at the
-/// same time, `operations`; answers how long these took from the first start to the last end.
+/// Lets each of `threads` threads, pinned to a CPU of its own, do `warm_up` operations and then,
+/// all at the same time, `operations`. Returns the time from the first start to the last end of
+/// these.
 ///
 /// # Errors
 /// When an operation fails.
@@ -88,7 +90,8 @@ fn work(case: Case, site: &Site, operations: u32) -> io::Result<()> {
                 // Ends with a reset: no TIME_WAIT takes the port away for a minute.
                 set_linger(&client)?;
                 connect(&client, &peer)?;
-                // The one just made, or another thread's: each takes as many as it makes.
+                // The one just connected, or another thread's: each thread accepts as many as it
+                // connects.
                 let server = accept(&site.tcp)?;
                 drop(client);
                 drop(server);
@@ -120,7 +123,7 @@ fn work(case: Case, site: &Site, operations: u32) -> io::Result<()> {
 fn socket(kind: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: the call takes no pointer.
     let fd = check(unsafe { libc::socket(libc::AF_INET, kind | libc::SOCK_CLOEXEC, 0) })?;
-    // SAFETY: a fresh descriptor that nobody else owns.
+    // SAFETY: a fresh descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -131,17 +134,17 @@ fn connect(socket: &OwnedFd, peer: &libc::sockaddr_in) -> io::Result<()> {
 }
 
 fn accept(listener: &TcpListener) -> io::Result<OwnedFd> {
-    // SAFETY: the call may be told not to answer with an address.
+    // SAFETY: a null address is allowed: the call then does not return one.
     let fd = check(unsafe {
         libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC)
     })?;
-    // SAFETY: a fresh descriptor that nobody else owns.
+    // SAFETY: a fresh descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn send_to(socket: &OwnedFd, peer: &libc::sockaddr_in) -> io::Result<()> {
     let length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
-    // SAFETY: one byte is read from a static string, and `peer` is of the length that is said.
+    // SAFETY: one byte is read from a static string, and `peer` has the stated length.
     let sent = unsafe {
         libc::sendto(
             socket.as_raw_fd(),

@@ -12,8 +12,8 @@ pub struct Member {
 }
 
 impl Member {
-    /// Moves this process, with all its threads, into the cgroup. Sockets belong to the cgroup in which they
-    /// are opened, so open none before.
+    /// Moves this process, with all its threads, into the cgroup. Sockets belong to the cgroup in
+    /// which they are opened, so open none before.
     ///
     /// # Errors
     /// When it may not be moved.

@@ -1,7 +1,8 @@
-//! `skreap-bench hooks`: what the hooks cost the applications.
+//! `skreap-bench hooks`: the cost of the hooks for applications.
 //!
-//! The same work is timed without any program, with programs that do nothing, with a baseline that records
-//! as Cilium does, and with the hooks of skreap: all of them in each round, each round beginning with another.
+//! The same work is timed without any program, with programs that do nothing, with a baseline that
+//! records as Cilium does, and with the hooks of skreap. All of them run in each round, and each
+//! round begins with another one.
 
 mod case;
 mod cpu;
@@ -62,7 +63,7 @@ pub struct Row {
     pub variant: Variant,
     /// Time for the work / time without programs, of the same round. Above 1 is slower.
     pub ratio_to_off: Quartiles,
-    /// Time in our programs for one operation, nanoseconds, measured apart from the rest.
+    /// Time in our programs for one operation, nanoseconds, measured in a separate pass.
     pub program_ns: f64,
     /// Time for one operation, nanoseconds; of all threads together.
     pub operation_ns: Quartiles,
@@ -70,7 +71,7 @@ pub struct Row {
     pub throughput_to_off: f64,
 }
 
-/// What `--json` prints.
+/// The JSON output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Where it was run.
@@ -90,12 +91,12 @@ pub fn run(options: &Options, stop: &Stop) -> Result<()> {
     let netns = Netns::create("hooks")?;
     let cgroup = Cgroup::create("hooks")?;
     let indexes = Indexes::load()?;
-    // Before the cgroup in the order of drops: it cannot be removed while this process is a member.
+    // Dropped before the cgroup, which cannot be removed while this process is a member.
     let _member = Member::of(&cgroup)?;
     let bench = Bench { cgroup: cgroup.open()?, indexes, rounds: options.rounds };
     let steps = cases.len() * options.threads.len() * (options.rounds as usize + 2);
     let progress = Progress::new(steps as u64);
-    // A thread inside: every socket is of this netns, and its lo has no filter rules.
+    // A thread inside the netns: every socket belongs to it, and its lo has no filter rules.
     let rows = netns.run(|| -> Result<Vec<Row>> {
         let site = Site::open().context("open the backends of the hook benchmark")?;
         let mut rows = Vec::new();
@@ -164,9 +165,11 @@ impl Bench {
         Ok(elapsed.as_nanos() as f64 / f64::from(case.operations() * threads))
     }
 
-    /// For each variant the nanoseconds in its programs for one operation, by the kernel's own statistics.
+    /// For each variant the nanoseconds in its programs for one operation, from the kernel's own
+    /// statistics.
     fn program_times(&self, case: Case, threads: u32, site: &Site) -> Result<Vec<f64>> {
-        // On as long as the descriptor is open; they cost time themselves, so no other time is taken.
+        // Statistics are on while the descriptor is open. They cost time, so no other time is
+        // measured here.
         let _statistics = programs::enable_statistics()?;
         let variants = self.indexes.variants().iter();
         variants

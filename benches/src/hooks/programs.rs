@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use anyhow::{Context as _, Result};
 use skreap::bpf::hooks::Hooks;
 
-/// Turns run time statistics on for as long as the descriptor is open; the sysctl is not touched.
+/// Turns run time statistics on while the descriptor is open; the sysctl is not changed.
 ///
 /// # Errors
 /// Without CAP_SYS_ADMIN, or before Linux 5.8.
@@ -30,8 +30,8 @@ fn run_time_of(id: u32) -> Result<u64> {
     let fd = owned(unsafe { libbpf_sys::bpf_prog_get_fd_by_id(id) }).with_context(about)?;
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut length = size_of::<libbpf_sys::bpf_prog_info>() as u32;
-    // SAFETY: the kernel writes at most `length` bytes into `info`; its array pointers are null with length
-    // 0, so nothing else is written.
+    // SAFETY: the kernel writes at most `length` bytes into `info`; its array pointers are null
+    // with length 0, so nothing else is written.
     let ret = unsafe { libbpf_sys::bpf_prog_get_info_by_fd(fd.as_raw_fd(), &raw mut info, &raw mut length) };
     if ret < 0 {
         return Err(io::Error::from_raw_os_error(-ret)).with_context(about);
@@ -44,6 +44,6 @@ fn owned(fd: i32) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::from_raw_os_error(-fd));
     }
-    // SAFETY: a fresh descriptor that nobody else owns.
+    // SAFETY: a fresh descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

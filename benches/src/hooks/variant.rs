@@ -1,4 +1,4 @@
-//! What can be attached.
+//! The variants of attached programs.
 
 use std::os::fd::BorrowedFd;
 
@@ -19,12 +19,12 @@ pub enum Variant {
     Lru,
     /// Those of skreap.
     Ours,
-    /// Those of skreap, which hold a reference to each socket; needs the kernel module.
+    /// The hooks of skreap with a reference to each socket; needs the kernel module.
     OursHeld,
 }
 
 impl Variant {
-    /// Every variant; the one that others are relative to comes first, the one that needs the module last.
+    /// Every variant. The reference of the ratios comes first, the one that needs the module last.
     pub const ALL: [Self; 5] = [Self::Off, Self::Empty, Self::Lru, Self::Ours, Self::OursHeld];
 
     /// As in the JSON.
@@ -39,16 +39,16 @@ impl Variant {
     }
 }
 
-/// What the variants attach.
+/// The programs of the variants.
 #[derive(Debug)]
 pub struct Indexes {
     plain: Index,
-    /// Holds references; the kernel module is there.
+    /// Holds references; present if the kernel module is loaded.
     held: Option<Index>,
 }
 
 impl Indexes {
-    /// Loads what this kernel can.
+    /// Loads the programs that this kernel supports.
     ///
     /// # Errors
     /// When an index cannot be loaded.
@@ -72,7 +72,7 @@ impl Indexes {
         }
     }
 
-    /// Attaches the programs of a variant; they go when the hooks are dropped.
+    /// Attaches the programs of a variant. Dropping the hooks detaches them.
     ///
     /// # Errors
     /// When the kernel refuses them.

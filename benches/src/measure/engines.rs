@@ -1,4 +1,4 @@
-//! The one place where engines are made.
+//! The only place that constructs engines.
 
 use anyhow::{Context as _, Result};
 use skreap::bpf::{Config, Index};
@@ -11,9 +11,9 @@ use crate::world::World;
 
 /// Starts an engine. `netns`: where a full scan has to look.
 ///
-/// A full scan is given this list in place of `Scope::All`, with which it would first search /proc for
-/// namespaces, and it is told of no cgroup, whose sockets it would have to tell from others: it does nothing
-/// but scan. All engines have the same TCP state mask, the default one.
+/// A full scan gets this list in place of `Scope::All`, with which it would first search /proc for
+/// namespaces. It gets no cgroup, so it need not check the membership of sockets: it only scans.
+/// All engines have the same TCP state mask, the default one.
 ///
 /// # Errors
 /// When it does not work on this kernel; the message says why.
@@ -21,8 +21,8 @@ pub fn start(name: EngineName, world: &World, netns: &[NetnsId]) -> Result<Box<d
     let options = EngineOptions { scope: Scope::Known(netns.to_vec()), ..EngineOptions::default() };
     let wanted = Choice::Named(name);
     let engine = if is_scan(name) {
-        // A scan holds a walker, for what the list above spares it. An index has slots for four walkers, and
-        // there are more scans than that, so each is given an index of its own: an empty one.
+        // A scan holds a walker, for the searches that the list above spares it. An index has slots
+        // for eight walkers, so each scan gets an index of its own: an empty one.
         let index = Index::load(&Config { max_sockets: 1, buckets: 1, ..Config::default() })
             .context("load an index for a scan")?;
         choice::start(wanted, &index, &options)?
@@ -32,7 +32,7 @@ pub fn start(name: EngineName, world: &World, netns: &[NetnsId]) -> Result<Box<d
     Ok(engine)
 }
 
-/// True for a full scan of what the kernel has, which can be told to look at some netns only.
+/// True for a full scan of the kernel's sockets, which can be limited to some netns.
 pub fn is_scan(name: EngineName) -> bool {
     matches!(name, EngineName::Iter | EngineName::Diag | EngineName::DiagFilter)
 }

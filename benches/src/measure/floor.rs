@@ -1,5 +1,4 @@
-//! What no targeted engine can be faster than: it cannot do without one call of the walk program, and it
-//! cannot do without destroying.
+//! The lower bound for every targeted engine: one call of the walk program, and the destroys.
 
 use std::time::{Duration, Instant};
 
@@ -15,18 +14,18 @@ use crate::world::World;
 /// Longer than any run: the sockets are opened before the clock starts.
 const KEEP: Duration = Duration::from_secs(86_400);
 
-/// One walk that finds nothing, and the destroys with everything known beforehand.
+/// One walk that finds nothing, and the destroys with all victims known in advance.
 pub struct Floor {
     diag: DiagSockets,
     /// By netns.
     victims: Vec<Victim>,
-    /// A walker, and what it is to look for without finding.
+    /// A walker, and a target without sockets.
     walk: Option<(Walker, Target)>,
 }
 
 impl Floor {
     /// # Errors
-    /// When the thread that visits namespaces cannot be made.
+    /// When the thread that visits namespaces cannot be created.
     pub fn new() -> Result<Self> {
         Ok(Self { diag: DiagSockets::new(KEEP)?, victims: Vec::new(), walk: None })
     }

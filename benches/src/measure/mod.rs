@@ -1,4 +1,4 @@
-//! What is measured: the engines, and what no engine can be faster than.
+//! The measures: the engines, and their lower bound.
 
 mod engines;
 mod floor;
@@ -18,12 +18,12 @@ use crate::world::World;
 
 use floor::Floor;
 
-/// What can be asked for on the command line.
+/// The choices on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// An engine of the service, as it runs in the daemon: what it keeps between events is kept.
+    /// An engine of the service, as it runs in the daemon: it keeps its state between events.
     Engine(EngineName),
-    /// Engine `netlink` for the first event after a pause, when it keeps nothing.
+    /// Engine `netlink` for the first event after a pause, when it has no state.
     Cold,
     /// One empty walk, and the same destroys by exact id.
     Floor,
@@ -93,7 +93,7 @@ pub struct Measure {
     state: State,
 }
 
-/// What can be measured with `victims` victims in this world, and what cannot and why.
+/// The measures that work with `victims` victims in this world, and the others with the reason.
 pub fn all(world: &World, kinds: &[Kind], victims: u32) -> (Vec<Measure>, Vec<(Kind, anyhow::Error)>) {
     let (mut measures, mut refused) = (Vec::new(), Vec::new());
     let everywhere = world.victim_netns(victims).len() == world.all_netns().len();
@@ -140,7 +140,7 @@ impl Measure {
         &self.name
     }
 
-    /// Which netns it looks at.
+    /// The netns that it visits.
     pub fn scope(&self) -> Scope {
         self.scope
     }
@@ -150,7 +150,7 @@ impl Measure {
         self.pace
     }
 
-    /// What must be done before the clock starts.
+    /// Work before the clock starts.
     ///
     /// # Errors
     /// When it cannot be done.

@@ -18,7 +18,7 @@ const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(27, 31, 36);
 const GRID: RGBColor = RGBColor(216, 222, 228);
 
-/// Colours that stay apart for colour-blind readers (Okabe and Ito, 2008).
+/// Colours that colour-blind readers can distinguish (Okabe and Ito, 2008).
 fn colour(engine: &str) -> RGBColor {
     match engine {
         "netlink" => RGBColor(0, 114, 178),
@@ -126,7 +126,7 @@ fn line_legend(area: &Area<'_>, lines: &[Line]) -> Result<(), DrawError> {
     Ok(())
 }
 
-/// Stacked bars of the shares of each engine's time; the time itself stands at the right.
+/// Stacked bars of the shares of each engine's time; the time itself is on the right.
 ///
 /// # Errors
 /// When plotters cannot draw.

@@ -4,7 +4,7 @@ use crate::results::Results;
 
 use super::tables::{self, Table};
 
-/// What the words in the tables mean; the HTML page says the same.
+/// Meaning of the words in the tables; the HTML page says the same.
 pub const LEGEND: [(&str, &str); 7] = [
     ("targeted", "the walk of one bucket of the index: the first of kfunc and netlink that ran"),
     (

@@ -18,8 +18,8 @@ pub const MARKDOWN: &str = "results.md";
 /// File name of the page with plots.
 pub const HTML: &str = "report.html";
 
-/// Reads `results.json` of the directory and writes `results.md`, `report.html` and, for use in other documents,
-/// the latency plots (`latency-*.svg`) beside it.
+/// Reads `results.json` of the directory and writes `results.md`, `report.html` and, for use in
+/// other documents, the latency plots (`latency-*.svg`) beside it.
 ///
 /// # Errors
 /// When there is no result, or a file cannot be written.

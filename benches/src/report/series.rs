@@ -1,4 +1,4 @@
-//! What the plots show, picked from the cases.
+//! The data of the plots, selected from the cases.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ pub struct Line {
 /// Lines with a title.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
-    /// What is the same for all lines.
+    /// The parameters common to all lines.
     pub title: String,
     /// The lines.
     pub lines: Vec<Line>,
@@ -45,14 +45,14 @@ pub struct Bar {
 /// Bars with a title.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bars {
-    /// What is the same for all bars.
+    /// The parameters common to all bars.
     pub title: String,
     /// The bars.
     pub bars: Vec<Bar>,
 }
 
-/// Median against the number of sockets: a plot for each protocol, number of netns, kind of tables and number
-/// of victims that was measured with more than one number of sockets.
+/// Median against the number of sockets: a plot for each protocol, number of netns, kind of tables
+/// and number of victims that was measured with more than one number of sockets.
 pub fn growths(cases: &[Case]) -> Vec<Group> {
     let mut groups: BTreeMap<(Protocol, u32, Tables, u32), Vec<Line>> = BTreeMap::new();
     for case in counted(cases) {
@@ -81,7 +81,8 @@ pub fn growths(cases: &[Case]) -> Vec<Group> {
         .collect()
 }
 
-/// The largest world of each protocol, number of netns and kind of tables, with the fewest victims it had.
+/// The largest world of each protocol, number of netns and kind of tables, with the fewest victims
+/// it had.
 fn largest(cases: &[Case]) -> Vec<Vec<&Case>> {
     let mut groups: BTreeMap<(Protocol, u32, Tables), Vec<&Case>> = BTreeMap::new();
     for case in counted(cases) {
@@ -111,7 +112,8 @@ pub fn distributions(cases: &[Case]) -> Vec<Group> {
         .collect()
 }
 
-/// Every sample at its percentile. The last one is at the percentile that its rank can tell from 100 %.
+/// Every sample at its percentile. The last one is at the highest percentile below 100 % that its
+/// rank can express.
 fn curve(samples: &[u64]) -> Vec<(f64, f64)> {
     let mut sorted = samples.to_vec();
     sorted.sort_unstable();

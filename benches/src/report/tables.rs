@@ -1,4 +1,4 @@
-//! The tables, as rows of text that Markdown and HTML show alike.
+//! The tables, as rows of text for both Markdown and HTML.
 
 use crate::ratio::{self, Row, duration, grouped, show};
 use crate::results::{Case, Results};
@@ -7,7 +7,7 @@ use crate::stats::Percentiles;
 /// A heading and rows of cells. The first column is text, the others are numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// What the columns are.
+    /// Titles of the columns.
     pub head: Vec<String>,
     /// As many cells each.
     pub rows: Vec<Vec<String>>,
@@ -17,7 +17,7 @@ fn head(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// Where and from what the run was made.
+/// Machine and source of the run.
 pub fn machine(results: &Results) -> Table {
     let m = &results.machine;
     let mut rows = vec![

@@ -16,7 +16,7 @@ pub const GONE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0,
 pub const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 2)), PORT);
 /// How many other backends the other sockets are connected to.
 pub const LIVING: u32 = 10;
-/// How long the backend may take to accept what is in its queue.
+/// Time limit for the backend to accept its queue.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Living backend `number`, of [`LIVING`].
@@ -37,13 +37,13 @@ pub fn addresses() -> impl Iterator<Item = Ipv4Addr> {
 pub struct Backends {
     _living: Vec<Echo>,
     gone: Option<Echo>,
-    /// Connections that the backend that is gone must have accepted in the end.
+    /// Total of connections that the deleted backend must have accepted.
     expected: u64,
 }
 
 impl Backends {
-    /// Listens in every netns. All backends are frozen: the kernel completes the handshakes, nobody accepts,
-    /// and no thread of this process runs while an engine is measured.
+    /// Listens in every netns. All backends are frozen: the kernel completes the handshakes, no
+    /// backend accepts, and no thread of this process runs while an engine is measured.
     ///
     /// # Errors
     /// When one cannot listen.
@@ -62,8 +62,7 @@ impl Backends {
         self.expected += u64::from(count);
     }
 
-    /// Accepts the connections of victims that are closed by now, so that the accept queue does not fill up
-    /// with them.
+    /// Accepts the connections of closed victims, so that they do not fill the accept queue.
     ///
     /// # Errors
     /// When they do not come.

@@ -1,4 +1,5 @@
-//! The sockets that must survive: connected to living backends, spread evenly over netns and backends.
+//! The sockets that must survive: connected to living backends, spread evenly over netns and
+//! backends.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -13,11 +14,11 @@ use crate::stop::Stop;
 
 /// Descriptors of a client that are not for sockets.
 const OTHER_FILES: u32 = 128;
-/// Ports of a netns that UDP sockets without a local address may take: one each, whatever their peer is.
+/// Ports of a netns for UDP sockets without a local address: one each, whatever their peer.
 const UDP_PORTS: u32 = 60_000;
 /// How long TCP may take to connect the sockets of one request.
 const TIMEOUT_MS: u64 = 60_000;
-/// Requests that are sent ahead; their answers must fit a socket buffer.
+/// Requests sent ahead; their responses must fit a socket buffer.
 const AHEAD: usize = 128;
 
 /// Client processes, each with as many sockets as its limit of open files allows.
@@ -97,8 +98,8 @@ impl Bulk {
         Ok(())
     }
 
-    /// Opens UDP sockets number `range` of a netns that has no port left for sockets without a local
-    /// address: each group of [`UDP_PORTS`] gets a local address of its own.
+    /// Opens UDP sockets number `range` of a netns that has no port left for sockets without a
+    /// local address: each group of [`UDP_PORTS`] gets a local address of its own.
     fn open_bound(&mut self, range: std::ops::Range<u32>, netns: &NetnsRef, cgroup: &Cgroup) -> Result<()> {
         let protocol = self.proto;
         let mut numbers = range.peekable();

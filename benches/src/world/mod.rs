@@ -1,4 +1,5 @@
-//! A world: namespaces full of real sockets, an index that has seen them, and a backend that will be gone.
+//! A world: namespaces full of real sockets, an index that has seen them, and a backend to be
+//! deleted.
 //!
 //! ```text
 //!  cgroup skreap-PID-world          hooks ─► Index
@@ -43,7 +44,7 @@ pub fn index_size(worlds: &[WorldSpec]) -> u32 {
     largest.unwrap_or(0).saturating_add(SPARE)
 }
 
-/// See the module. Everything goes on drop, in the order of the fields.
+/// See the module. Fields are dropped in their order.
 pub struct World {
     victims: Victims,
     bulk: Bulk,
@@ -55,22 +56,23 @@ pub struct World {
     proto: Protocol,
 }
 
-/// What a look at every socket after a run has shown.
+/// Result of checking every socket after a run.
 pub type Verdict = Result<(), String>;
 
 impl World {
-    /// Makes the namespaces, backends and the index, but no sockets yet. `max_sockets`: size of the index,
-    /// the same for all worlds of a run as it is for all hours of a daemon.
+    /// Creates the namespaces, backends and the index, but no sockets yet. `max_sockets`: size of
+    /// the index, the same for all worlds of a run, as a daemon's is constant.
     ///
     /// # Errors
-    /// When the kernel lacks something or memory is short; what was made is taken down again.
+    /// When the kernel lacks something or memory is short; everything created is removed again.
     pub fn build(spec: &WorldSpec, max_sockets: u32) -> Result<Self> {
         let nofile = lab::raise_nofile_limit().context("raise the limit of open files")?;
         let per_netns = spec.sockets.div_ceil(spec.netns);
         let space = Space::make(spec, per_netns)?;
         let backends = Backends::start(spec.proto, space.netns())?;
         let cgroup = Cgroup::create("world")?;
-        // Held where the module is there, so that engine kfunc can be measured beside the others.
+        // With references if the module is loaded, so that engine kfunc can be measured with the
+        // others.
         let config = Config { max_sockets, hold: true, ..Config::default() };
         let index = Index::load(&config).context("load the index")?;
         let hooks = Hooks::attach(&index, cgroup.open()?.as_fd()).context("attach the hooks")?;
@@ -105,7 +107,7 @@ impl World {
         target(self.proto, backends::GONE)
     }
 
-    /// A backend that nobody was ever connected to.
+    /// A backend that no socket was ever connected to.
     ///
     /// # Errors
     /// None: its address is fixed and valid.
@@ -133,8 +135,8 @@ impl World {
     pub fn raise_victims(&mut self, count: u32) -> Result<()> {
         self.victims.raise(count, &self.space)?;
         self.backends.expect(count);
-        // The index must know them, and no other. This walk also puts the bucket into the caches, alike for
-        // every engine and every size of world.
+        // The index must have exactly these sockets. This walk also loads the bucket into the
+        // caches, for every engine and every size of world.
         let mut found = Vec::new();
         let target = Target { dry_run: true, ..self.target()? };
         self.index.walker()?.walk(&target, &mut found)?;
@@ -145,11 +147,11 @@ impl World {
         Ok(())
     }
 
-    /// Whether exactly the victims have died: asks each victim, and looks at every socket of the index.
-    /// `alive`: how many others there must be.
+    /// Checks that exactly the victims have died: queries each victim, and checks every socket of
+    /// the index. `alive`: the expected number of others.
     ///
     /// # Errors
-    /// When they could not be looked at.
+    /// When they could not be checked.
     pub fn verify(&mut self, alive: u32) -> Result<Verdict> {
         if let Err(why) = self.victims.all_destroyed()? {
             return Ok(Err(why));
@@ -182,7 +184,7 @@ impl World {
     /// Closes the victims and takes their connections off the backend.
     ///
     /// # Errors
-    /// When the client or the backend does not answer.
+    /// When the client or the backend does not respond.
     pub fn bury_victims(&mut self) -> Result<()> {
         self.victims.close()?;
         self.backends.drain()

@@ -1,4 +1,4 @@
-//! What a world takes, held against what there is, before anything is made.
+//! Compares the memory that a world needs with the available memory, before anything is created.
 
 use std::fs;
 
@@ -8,8 +8,8 @@ use skreap::core::Protocol;
 use crate::grid::WorldSpec;
 use crate::ratio::grouped;
 
-/// Kernel memory of a connected UDP socket with its file, inode and dentry, and the client's own record of
-/// it, in bytes; measured, rounded up.
+/// Kernel memory of a connected UDP socket with its file, inode and dentry, and the client's own
+/// record of it, in bytes; measured, rounded up.
 const UDP_BYTES: u64 = 3_072;
 /// The same for a TCP client socket and the connection in its backend's accept queue.
 const TCP_BYTES: u64 = 8_192;
@@ -17,7 +17,7 @@ const TCP_BYTES: u64 = 8_192;
 const INDEX_BYTES: u64 = 96;
 /// A netns with its sysctl tables, `lo` and routes.
 const NETNS_BYTES: u64 = 512 << 10;
-/// From this on it is said without being asked for.
+/// From this size on the estimate is always printed.
 const WORTH_SAYING: u64 = 1 << 30;
 /// What must stay free for everything else.
 const RESERVE: u64 = 512 << 20;
@@ -35,7 +35,7 @@ fn socket_bytes(proto: Protocol) -> u64 {
         }
 }
 
-/// Says what the largest of the worlds needs, and refuses if that is not there.
+/// Prints the memory that the largest of the worlds needs, and refuses if it is not available.
 ///
 /// # Errors
 /// When memory would run short, with both numbers; when /proc/meminfo cannot be read.
@@ -44,7 +44,7 @@ pub fn check_memory(worlds: &[WorldSpec]) -> Result<()> {
     require(&largest.to_string(), bytes(largest))
 }
 
-/// The same for a number of sockets of no world.
+/// The same for a number of sockets without a world.
 ///
 /// # Errors
 /// As for [`check_memory`].

@@ -1,4 +1,4 @@
-//! The namespaces of a world, and whose hash tables their sockets are in.
+//! The namespaces of a world, and the hash tables of their sockets.
 
 use std::fs;
 use std::net::IpAddr;
@@ -11,15 +11,16 @@ use skreap::netns::NetnsId;
 use super::backends;
 use crate::grid::{Tables, WorldSpec};
 
-/// Sizes the kernel takes for the tables of a netns: `UDP_HTABLE_SIZE_MIN_PERNET` to the largest that is
-/// worth it.
+/// Table sizes that the kernel accepts for a netns: `UDP_HTABLE_SIZE_MIN_PERNET` to the largest
+/// useful one.
 const ENTRIES: std::ops::RangeInclusive<u32> = 128..=65_536;
 
 /// All namespaces of a world.
 pub struct Space {
     netns: Vec<Netns>,
     table_entries: Option<u32>,
-    /// What the others are made in. Their tables are set there, so that no sysctl of the host is touched.
+    /// The netns in which the others are created. Its sysctls set their tables, so that no sysctl
+    /// of the host is changed.
     _nursery: Netns,
 }
 
@@ -27,7 +28,7 @@ impl Space {
     /// Makes the namespaces, with the addresses of all backends on `lo`.
     ///
     /// # Errors
-    /// When the kernel refuses, or does not give the namespaces the tables that were asked for.
+    /// When the kernel refuses, or does not give the namespaces the requested tables.
     pub fn make(spec: &WorldSpec, per_netns: u32) -> Result<Self> {
         let nursery = Netns::create("nursery")?;
         let table_entries = match spec.tables {

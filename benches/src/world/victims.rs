@@ -1,4 +1,4 @@
-//! The sockets that an engine has to find and destroy, made anew for every sample.
+//! The sockets that an engine has to find and destroy, opened anew for every sample.
 
 use std::collections::HashSet;
 
