@@ -1,10 +1,11 @@
 # shellcheck shell=sh
-# Debian's package lists of any suite, kept in the cache: those of the machine have other suites, and are not ours.
+# Debian's package lists of any suite, kept in the cache: the machine's own lists have other suites
+# and must not be changed.
 
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/skreap
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
-# The release of Debian that this machine has
+# The Debian release of this machine
 machine_codename() {
 	sed -n 's/^VERSION_CODENAME=//p' /etc/os-release
 }
@@ -28,7 +29,7 @@ sources_of() {
 	done
 }
 
-# use_suites SUITE...: lets apt see these suites and nothing else, until use_machine
+# use_suites SUITE...: limits apt to these suites, until use_machine
 use_suites() {
 	use_machine
 	state=$CACHE/apt/$(echo "$*" | tr ' ' ,)
@@ -54,7 +55,7 @@ use_machine() {
 	unset APT_CONFIG
 }
 
-# update_lists daily|now: without a network, what is there has to do
+# update_lists daily|now: without a network the existing lists are used
 update_lists() {
 	state=${APT_CONFIG%/*}
 	[ "$1" = daily ] && [ -n "$(find "$state/updated" -mmin -1440 2>/dev/null)" ] && return 0

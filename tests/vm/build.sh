@@ -1,10 +1,10 @@
 # shellcheck shell=sh
-# Builds what runs in the machine: static programs, and the module for its kernel.
+# Builds the static programs that run in the machine, and the module for its kernel.
 
 TRIPLE=x86_64-unknown-linux-gnu
 
-# cargo_static ARGUMENTS...: libelf and zlib come from Debian, as archives; --target keeps the flags away from
-# build scripts.
+# cargo_static ARGUMENTS...: links libelf and zlib from Debian, as archives; --target keeps the flags
+# away from build scripts.
 cargo_static() {
 	LIBBPF_SYS_LIBRARY_PATH=/usr/lib/x86_64-linux-gnu RUSTFLAGS='-C target-feature=+crt-static' \
 		CARGO_TARGET_DIR="$target" "${CARGO:-cargo}" "$@" --locked --release --target $TRIPLE \
@@ -14,28 +14,28 @@ cargo_static() {
 	}
 }
 
-# test_program NAME: where cargo, when it was last called, has put an integration test
+# test_program NAME: path of an integration test from the last call of cargo
 test_program() {
 	program=$(sed -n "s|^ *Executable .*$1/main.rs (\(.*\))\$|\1|p" "$target/vm/cargo.log")
 	[ -f "$program" ] || die "cargo did not say where the tests $1 are, see $target/vm/cargo.log"
 	echo "$program"
 }
 
-# The integration tests, the command and the tests of the kfuncs; sets FAULT_TESTS, KERNEL_TESTS, MODEL_TESTS, SOAK and
-# COMMAND
+# The integration tests, the command and the tests of the kfuncs; sets FAULT_TESTS, KERNEL_TESTS,
+# MODEL_TESTS, SOAK and COMMAND
 build_tests() {
-	# First, as it leaves a command in which faults can happen.
+	# First, because it leaves behind a command with fault injection.
 	case ,${SKREAP_VM_TESTS:-fault}, in *,fault,*)
 		cargo_static test --package skreap --package skreap-bpf --features skreap/fault --test fault --no-run
 		FAULT_TESTS=$(test_program fault) ;;
 	esac
-	# An integration test has the programs of its package built too.
+	# Building an integration test also builds the programs of its package.
 	cargo_static test --package skreap --package skreap-bpf --test kernel --test model --test soak --no-run
 	KERNEL_TESTS=$(test_program kernel)
 	MODEL_TESTS=$(test_program model)
 	SOAK=$(test_program soak)
 	COMMAND=$target/$TRIPLE/release/skreap
-	# The libbpf of the kernel tests, which have just been built; the newest if there were several.
+	# The libbpf of the kernel tests, which have just been built; the newest if there are several.
 	# shellcheck disable=SC2012 # names made by cargo
 	libbpf=$(ls -td "$target/$TRIPLE"/release/build/libbpf-sys-*/out/libbpf.a | head -n 1)
 	make --silent -C "$here/kfunc" LIBBPF="${libbpf%/*}" OUT="$target/vm/kfunc"
@@ -54,8 +54,8 @@ build_bench() {
 	BENCH=$target/$TRIPLE/release/skreap-bench
 }
 
-# build_module make|dkms|none SUITE...: sets MODULE, a file in $out, empty if there is none; SELFTEST, one that tests
-# itself; INSTALLED, where it was installed, if it was
+# build_module make|dkms|none SUITE...: sets MODULE (a file in $out, empty if there is none), SELFTEST
+# (one that tests itself) and INSTALLED (its path, if it was installed)
 build_module() {
 	how=$1
 	shift

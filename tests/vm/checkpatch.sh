@@ -1,5 +1,6 @@
 #!/bin/sh
-# tests/vm/checkpatch.sh DIRECTORY   the kernel's own style check, taken from Debian's package of the kernel's source
+# tests/vm/checkpatch.sh DIRECTORY   runs the kernel's own style check, from Debian's package of the
+#                                    kernel's source
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -17,6 +18,6 @@ if [ ! -e "$scripts/checkpatch.pl" ]; then
 			'*/scripts/spelling.txt' '*/scripts/const_structs.checkpatch'
 	rm -r "$scripts/deb"
 fi
-# compat.h is there for what the tree would not have: comparisons of versions.
+# compat.h exists for comparisons of versions, which the kernel tree would not have.
 exec perl "$scripts/checkpatch.pl" --no-tree --strict --terse --show-types \
 	--ignore FILE_PATH_CHANGES,LINUX_VERSION_CODE,CONSTANT_COMPARISON --file "$1"/*.[ch]

@@ -1,8 +1,9 @@
 #!/bin/sh
-# command.sh ENGINES [--list]   tests the command in the machine: what it says about this kernel and about the module
+# command.sh ENGINES [--list]   tests the command in the machine: its messages about this kernel and
+#                               the module
 #
-# DEMO_SIZE: options of the demo, where the machine is slow
-# ENGINES: those that must work here, the one that `auto` takes first; none: the command must refuse.
+# DEMO_SIZE: options of the demo, for slow machines
+# ENGINES: the engines that must work here, the choice of `auto` first; none: the command must refuse.
 # shellcheck disable=SC2317,SC2086 # the tests are called by name; no path here has a space
 
 skreap=/tests/skreap
@@ -12,7 +13,7 @@ btf=/sys/kernel/btf/skreap
 engines=$1
 list=${2:-}
 
-# expect CODE COMMAND...: runs it; true if it ends with this exit code. Sets $out and $err
+# expect CODE COMMAND...: runs it; true if it exits with this code. Sets $out and $err
 expect() {
 	expected=$1
 	shift
@@ -24,7 +25,7 @@ expect() {
 	return 1
 }
 
-# says TEXT WORDS: true if they are in it
+# says TEXT WORDS: true if the text contains the words
 says() {
 	case $1 in *"$2"*) return 0 ;; esac
 	echo "no word of \"$2\" in: $1" >&2
@@ -37,12 +38,12 @@ one_line() {
 	return 1
 }
 
-# What probe says about the module
+# The line of probe about the module
 module_finding() {
 	expect 0 $skreap probe && echo "$out" | grep 'lock-taking kfunc'
 }
 
-# ---- a kernel that has what is needed ----
+# ---- a kernel with all needed features ----
 
 probe_finds_everything_needed() {
 	expect 0 $skreap probe && says "$out" "auto takes the engine ${engines%%,*}: "
@@ -59,7 +60,7 @@ demo_destroys_exactly_the_clients_of_the_backend() {
 	expect 0 $skreap demo ${DEMO_SIZE:-}
 }
 
-# ---- a kernel that has not ----
+# ---- a kernel without them ----
 
 probe_names_what_is_missing() {
 	expect 3 $skreap probe && one_line "$err" && says "$err" "this kernel lacks" && says "$err" "use Linux 6."
@@ -87,7 +88,7 @@ module_for_another_kernel_does_not_load() {
 	! insmod /tests/other-kernel.ko && [ ! -e /sys/module/skreap ]
 }
 
-# The kernel loads it, says 0, and complains where few people look.
+# The kernel loads it, returns 0, and complains only in its log.
 module_without_btf_is_not_taken_for_one() {
 	echo "skreap-vm: provokes missing module BTF" >/dev/kmsg
 	insmod /tests/no-btf.ko && [ ! -e $btf ] && found=$(module_finding) &&
@@ -97,7 +98,7 @@ module_without_btf_is_not_taken_for_one() {
 	rmmod skreap && return $result
 }
 
-# What `make kmod-install` leaves behind, and what comes next
+# The state after `make kmod-install`, and the next step
 installed_module_is_loaded_by_name() {
 	found=$(module_finding) && says "$found" "is not loaded: \`modprobe skreap\`" && modprobe skreap && [ -e $btf ] &&
 		found=$(module_finding) && says "$found" "yes  lock-taking kfunc"
@@ -124,7 +125,7 @@ auto_takes_the_module() {
 	expect 0 $skreap probe && says "$out" "auto takes the engine kfunc: " && expect 0 $skreap serve --engine kfunc
 }
 
-# start_serve ARGUMENT...: in the background, until it answers; sets $serving
+# start_serve ARGUMENT...: starts it in the background and waits until it responds; sets $serving
 start_serve() {
 	$skreap serve --source unix:/run/skreap.sock "$@" </dev/null >/tmp/served 2>&1 &
 	serving=$!
@@ -141,18 +142,18 @@ stop_serve() {
 	wait $serving
 }
 
-# What the running service says about its engine
+# The engine line of the running service
 engine_row() {
 	expect 0 $skreap status --socket /run/skreap.sock && echo "$out" | grep '^engine'
 }
 
-# With the engine it has, and it can be told of an event.
+# With its engine, and it accepts an event.
 goes_on() {
 	row=$(engine_row) && says "$row" "engine    $1: " &&
 		expect 0 $skreap reap --json --socket /run/skreap.sock udp://192.0.2.1:53 && says "$out" "\"engine\":\"$1\""
 }
 
-# The clock goes ten years forward and twenty back: events are told of, and take no years.
+# The clock jumps ten years forward and twenty back: events are reported, and take no years.
 clock_jumps() {
 	now=$(date +%s)
 	start_serve
@@ -165,7 +166,7 @@ clock_jumps() {
 	return $result
 }
 
-# The report that goes_on has left says that the event took more than nothing, and less than a minute.
+# In the report from goes_on the event took more than nothing, and less than a minute.
 quick_event() {
 	total=$(echo "$out" | sed -n 's/.*"ns":{[^}]*"total":\([0-9]*\).*/\1/p')
 	[ "${total:-0}" -gt 0 ] && [ "$total" -lt 60000000000 ] && return 0
@@ -173,7 +174,8 @@ quick_event() {
 	return 1
 }
 
-# serve that runs without the module: says when it could be used, does not hold it, and has its engine to the end.
+# A serve without the module says when the module could be used, does not hold it, and keeps its
+# engine to the end.
 module_that_comes_and_goes_while_serving() {
 	start_serve && goes_on "${engines%%,*}" && insmod $module &&
 		row=$(engine_row) && says "$row" "the module skreap is loaded by now: restart the service" &&
@@ -185,7 +187,7 @@ module_that_comes_and_goes_while_serving() {
 	return $result
 }
 
-# serve that runs with it: it stays.
+# A serve with the module holds it.
 module_in_use_stays() {
 	insmod $module && start_serve && goes_on kfunc && ! rmmod skreap && [ -e $btf ] && goes_on kfunc
 	result=$?
@@ -193,7 +195,7 @@ module_in_use_stays() {
 	module_goes && return $result
 }
 
-# What is pinned holds it without a process.
+# Pins hold it without a process.
 module_of_pinned_index_stays() {
 	pins=/sys/fs/bpf/skreap-test
 	insmod $module && start_serve --pin $pins && goes_on kfunc && stop_serve && ! rmmod skreap &&
@@ -203,7 +205,7 @@ module_of_pinned_index_stays() {
 	expect 0 $skreap unload --pin $pins && module_goes && return $result
 }
 
-# A pin that was made without is taken over without, and says so.
+# Pins created without the module are taken over without it, and serve says so.
 index_pinned_without_module_goes_on_without() {
 	pins=/sys/fs/bpf/skreap-test
 	start_serve --pin $pins && stop_serve && insmod $module && start_serve --pin $pins &&
@@ -213,7 +215,7 @@ index_pinned_without_module_goes_on_without() {
 	expect 0 $skreap unload --pin $pins && module_goes && return $result
 }
 
-# One function has another name there.
+# One function has another name in that module.
 module_of_another_version_is_not_taken() {
 	insmod /tests/other-version.ko && [ -e $btf ] && found=$(module_finding) &&
 		says "$found" "no   lock-taking kfunc" && says "$found" "has no skreap_sock_destroy_v1, it is of another version" &&
@@ -227,7 +229,7 @@ module_of_another_version_is_not_taken() {
 	module_goes && return $result
 }
 
-# Maps that hold references are freed by a worker of the kernel, a moment after the last process that had them.
+# A worker of the kernel frees maps with references, a moment after their last process has ended.
 module_goes() {
 	for _ in 1 2 3 4 5 6 7 8 9 10; do
 		rmmod skreap 2>/dev/null && break

@@ -1,10 +1,10 @@
 # shellcheck shell=sh
-# Builds a kernel from Debian's source with everything that looks for mistakes, see debug/config, into the cache.
+# Builds a kernel from Debian's source with all debug checks, see debug/config, into the cache.
 
-# The row of the table whose source it is
+# The row of the table with its source
 DEBUG_OF=6.12
 
-# configure SOURCE BUILD: fails if anything that debug/config asks for is not in the result
+# configure SOURCE BUILD: fails if the result lacks an option of debug/config
 configure() {
 	make -s -C "$1" O="$2" tinyconfig &&
 		"$1/scripts/kconfig/merge_config.sh" -O "$2" -m "$2/.config" "$here/debug/config" >/dev/null &&
@@ -13,10 +13,12 @@ configure() {
 	[ -z "$refused" ] || { echo "this kernel's configuration does not take: $refused" >&2; return 1; }
 }
 
-# fetch_debug_kernel: sets RELEASE and KERNEL as find_kernel and fetch_kernel do; apt must see its suites
+# fetch_debug_kernel: sets RELEASE and KERNEL as find_kernel and fetch_kernel do; apt must see its
+# suites
 fetch_debug_kernel() {
 	source=linux-source-$DEBUG_OF
-	# Another configuration is another kernel. No "=" in the path: the kernel's Makefiles would take it for a variable's.
+	# Another configuration is another kernel. The path has no "=": the kernel's Makefiles would read
+	# it as an assignment.
 	config=$(sha256sum "$here/debug/config" | cut -c 1-12)
 	KERNEL=$CACHE/debug/${source}_$(candidate_of "$source")-$config
 	if [ ! -e "$KERNEL/.ready" ]; then

@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # Gets a Debian kernel: image, modules and headers, unpacked into the cache and not installed.
 
-# The kernel package that a metapackage stands for
+# The kernel package behind a metapackage
 newest_of() {
 	apt-cache depends "$1" 2>/dev/null | sed -n 's/^ *Depends: \(linux-\(image\|headers\)-.*\)$/\1/p' | head -n 1
 }
@@ -10,12 +10,13 @@ candidate_of() {
 	apt-cache policy "$1" | sed -n 's/^ *Candidate: //p'
 }
 
-# The packages that a kernel or its headers are made of besides: Debian splits them differently in each release.
+# The other packages of a kernel or its headers: Debian splits them differently in each release.
 parts_of() {
 	apt-cache depends "$1" | sed -n 's/^ *Depends: \(linux-\(headers\|kbuild\|binary\|modules\)-.*\)$/\1/p'
 }
 
-# find_kernel FLAVOUR: sets RELEASE (as of uname -r), IMAGE and HEADERS (packages); apt must see its suites
+# find_kernel FLAVOUR: sets RELEASE (as of uname -r), IMAGE and HEADERS (packages); apt must see its
+# suites
 find_kernel() {
 	IMAGE=$(newest_of "linux-image-$1")
 	HEADERS=$(newest_of "linux-headers-$1")
@@ -26,7 +27,7 @@ find_kernel() {
 	RELEASE=${IMAGE#linux-image-}
 }
 
-# fetch_kernel: what find_kernel found, with at least $MODULES; sets KERNEL (the directory)
+# fetch_kernel: unpacks the kernel of find_kernel, with at least $MODULES; sets KERNEL (directory)
 fetch_kernel() {
 	KERNEL=$CACHE/kernels/$IMAGE=$(candidate_of "$IMAGE")
 	[ -e "$KERNEL/.ready" ] && return 0
@@ -50,7 +51,7 @@ fetch_kernel() {
 	rm -r "$KERNEL/deb"
 	# Newer packages have all in /usr/lib.
 	[ -e "$KERNEL/lib/modules" ] || ln -s usr/lib "$KERNEL/lib"
-	# It includes its other half by the path where that would be installed.
+	# It includes its other half by the installed path.
 	sed -i "s|^include /usr/src/|include $KERNEL/usr/src/|" "$KERNEL/usr/src/$HEADERS/Makefile"
 	# Newer packages have it with the modules.
 	for vmlinuz in "$KERNEL/boot/vmlinuz-$RELEASE" "$KERNEL/lib/modules/$RELEASE/vmlinuz"; do
@@ -65,7 +66,7 @@ fetch_kernel() {
 	touch "$KERNEL/.ready"
 }
 
-# module_files MODULE...: their files and those they need, in the order of loading
+# module_files MODULE...: their files and their dependencies, in the order of loading
 module_files() {
 	for module; do
 		modprobe -d "$KERNEL" -S "$RELEASE" --show-depends "$module" | sed -n 's/^insmod \([^ ]*\).*$/\1/p'

@@ -1,7 +1,8 @@
 # shellcheck shell=sh
-# The virtual machine: an initramfs with all it has, and QEMU.
+# The virtual machine: an initramfs with all its files, and QEMU.
 
-# add_program FILE NAME: without debug information, as the machine unpacks everything into its memory
+# add_program FILE NAME: without debug information, because the machine unpacks everything into its
+# memory
 add_program() {
 	strip -o "$root/tests/$2" "$1"
 }
@@ -30,12 +31,12 @@ start_image() {
 	[ -z "$INSTALLED" ] || install_module
 }
 
-# Its debug information, which no other has a use for, would be most of the image.
+# Without its debug information, which would be most of the image and which nothing uses.
 add_self_test() {
 	strip --strip-debug -o "$root/tests/selftest.ko" "$SELFTEST"
 }
 
-# Where DKMS has put it, with what modprobe wants to know
+# At the path of DKMS, with the indexes of modprobe
 install_module() {
 	mkdir -p "$root${INSTALLED%/*}"
 	cp "$MODULE" "$root$INSTALLED"
@@ -47,17 +48,19 @@ finish_image() {
 	rm -r "$root"
 }
 
-# emulate SECONDS ACCELERATOR OPTION...: QEMU with what all machines have in common
+# emulate SECONDS ACCELERATOR OPTION...: QEMU with the options common to all machines
 emulate() {
 	seconds=$1 accel=$2
 	shift 2
-	# Inside another virtual machine KVM may be there and still refuse to set the register of that feature.
+	# Inside another virtual machine KVM may exist and still refuse to set the register of that
+	# feature.
 	timeout -k 5 "$seconds" qemu-system-x86_64 -accel "$accel" -cpu max,arch-capabilities=off -m "$MEMORY" -smp 2 \
 		-nodefaults -no-user-config -display none -nic none -no-reboot \
 		-kernel "$KERNEL/vmlinuz" "$@" 2>>"$out/qemu"
 }
 
-# Found by trying: /dev/kvm may be there and the machine crash or hang. The kernel panics without an initramfs.
+# Found by trying: /dev/kvm may exist and the machine still crash or hang. The kernel panics without
+# an initramfs.
 kvm_works() {
 	[ -w /dev/kvm ] && emulate 15 kvm -append "console=ttyS0 panic=-1" -serial "file:$out/kvm" &&
 		grep -q 'Kernel panic' "$out/kvm"
@@ -66,9 +69,10 @@ kvm_works() {
 boot_once() {
 	rm -f "$out/qemu" "$out/console" "$out/verdicts" "$out/stderr" "$out/files"
 	ACCELERATOR=tcg,thread=multi
-	# An emulated CPU takes many times as long for everything, the verifier's work too: 120 seconds are a lockup there.
-	# It may stand still between two reads of a clock, which Linux 7.x takes for a wrong TSC now and then:
-	# the scheduler's clock is another one from then on, and some task does not run for 20 seconds.
+	# An emulated CPU takes many times as long for everything, including the verifier: only 120
+	# seconds are a lockup there. It may pause between two reads of a clock. Linux 7.x sometimes
+	# mistakes that for a wrong TSC: the scheduler then switches its clock, and some task does not run
+	# for 20 seconds.
 	slow="watchdog_thresh=60 tsc=nowatchdog"
 	! kvm_works || { ACCELERATOR=kvm; slow=; }
 	emulate "$1" $ACCELERATOR -initrd "$out/initramfs.gz" \
@@ -80,13 +84,14 @@ boot_once() {
 	return 1
 }
 
-# emulator_tripped: true if an emulated CPU has run into an instruction that the other was just patching: an int3 where a
-# jump label was. Real CPUs do not, and it says nothing about what is tested.
+# emulator_tripped: true if an emulated CPU has executed an instruction that the other was just
+# patching: an int3 in place of a jump label. Real CPUs do not do that, and it says nothing about the
+# tested code.
 emulator_tripped() {
 	[ "$ACCELERATOR" != kvm ] && grep -q 'int3: 0000' "$out/console"
 }
 
-# boot SECONDS: false if the machine did not come to an end by itself; sets ACCELERATOR
+# boot SECONDS: false if the machine did not shut down by itself; sets ACCELERATOR
 boot() {
 	for attempt in 1 2 3; do
 		status=0

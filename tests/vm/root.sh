@@ -1,6 +1,6 @@
 # shellcheck shell=sh
-# A Debian of its own in the cache, with what someone has who builds a module: the headers of the kernel, whose tools
-# need the libraries of their release, and DKMS. Needs root, for mmdebstrap and chroot.
+# A Debian of its own in the cache, set up to build a module: with DKMS and the headers of the kernel,
+# whose tools need the libraries of their release. Needs root, for mmdebstrap and chroot.
 
 # make_root SUITE...: for the kernel that find_kernel found; sets ROOT
 make_root() {
@@ -18,7 +18,7 @@ make_root() {
 	mkdir -p "$ROOT"
 	[ "$1" = "$release" ] || set -- "$release" "$@"
 	sources=$(sources_of "$@") || return 1
-	# What the machine has to know about its mirrors, Debian inside must know too.
+	# The Debian inside needs the machine's settings for its mirrors.
 	apt-config dump | grep -E '^Acquire::(Check-|http|https|Retries|Proxy)' >"$ROOT.apt" || :
 	echo "$sources" | mmdebstrap --quiet --variant=apt --include="dkms,dwarves,kmod,make,$HEADERS" \
 		--aptopt="$ROOT.apt" "$release" "$ROOT" - >&2 || return 1
@@ -26,7 +26,7 @@ make_root() {
 	touch "$ROOT/.complete"
 }
 
-# in_root COMMAND...: as root in it, with /proc, and with nothing left mounted
+# in_root COMMAND...: runs it there as root, with /proc, and leaves nothing mounted
 in_root() {
 	# shellcheck disable=SC2016 # for the shell inside
 	unshare --mount --pid --fork --kill-child -- sh -ec '

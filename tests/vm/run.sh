@@ -1,26 +1,29 @@
 #!/bin/sh
-# tests/vm/run.sh [--quick] [KERNEL...]          boots Debian kernels in QEMU and runs the tests in them
-# tests/vm/run.sh [--quick] --debug              the same on a kernel built here, with all that looks for mistakes
-# tests/vm/run.sh --record [KERNEL...]           writes what their verifiers need for our programs to verifier/KERNEL
-# tests/vm/run.sh --bench KERNEL [ARGUMENT...]   runs skreap-bench in one of them, with these arguments
-# tests/vm/run.sh --soak KERNEL [ARGUMENT...]    runs the soak in one of them: --soak 6.12 --minutes 10
+# tests/vm/run.sh [--quick] [KERNEL...]          boots Debian kernels in QEMU and runs the tests
+# tests/vm/run.sh [--quick] --debug              the same on a debug kernel built here
+# tests/vm/run.sh --record [KERNEL...]           writes the verifiers' instruction counts for our
+#                                                programs to verifier/KERNEL
+# tests/vm/run.sh --bench KERNEL [ARGUMENT...]   runs skreap-bench in one of them
+# tests/vm/run.sh --soak KERNEL [ARGUMENT...]    runs the soak in one of them:
+#                                                --soak 6.12 --minutes 10
 #
-# KERNEL is a name from the table `kernels`; without any, all of it. --quick: of the kernel tests and the faults only
-# those in the list `quick`, and model and soak for half a minute, the model in one world. Needs the packages listed in
-# `packages`, apt sources with Debian's archive, and root only for modules that are built in a Debian of their own; uses
-# KVM where it works. Results are left in target/vm/KERNEL, which one run at a time has for itself:
-#   console   what the kernel said          verdicts   what the test programs said
-#   stderr    what else they said           result     a verdict for each test
-#   bench/    what skreap-bench wrote       soak/      the totals of the soak
+# KERNEL is a name from the table `kernels`; the default is all of them. --quick: of the kernel
+# tests and the faults only those in the list `quick`, and model and soak for half a minute, the
+# model in one world. Needs the packages listed in `packages`, apt sources with Debian's archive,
+# and root only for modules that are built in a Debian of their own. Uses KVM where it works. A run
+# locks target/vm/KERNEL and leaves its results there:
+#   console   output of the kernel          verdicts   output of the test programs
+#   stderr    their stderr                  result     a verdict for each test
+#   bench/    files of skreap-bench         soak/      the totals of the soak
 #
-# The kernel tests hold what the verifier needs against verifier/KERNEL, if there is one.
+# The kernel tests compare the verifier's counts with verifier/KERNEL, if it exists.
 #
 # SKREAP_VM_TIMEOUT   seconds until the machine is killed
 # SKREAP_VM_APPEND    more words for the kernel's command line
-# SKREAP_VM_TESTS     these suites instead of those in the table, with commas
-# SKREAP_VM_MODULE    no: the soak and skreap-bench are run without the module
+# SKREAP_VM_TESTS     these suites instead of those in the table, separated by commas
+# SKREAP_VM_MODULE    no: run the soak and skreap-bench without the module
 # SKREAP_VM_FILTER    run only the tests of kernel, model and fault whose names contain this
-# SKREAP_MODEL_SECONDS, SKREAP_MODEL_SEED   as the model takes them, see tests/model/main.rs
+# SKREAP_MODEL_SECONDS, SKREAP_MODEL_SEED   options of the model, see tests/model/main.rs
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -34,7 +37,7 @@ MEMORY=1G
 # How many times as long the tests may take
 slowness=1
 
-# What no kernel may say. Taint alone ("loading out-of-tree module") is no complaint.
+# Messages that no kernel may log. Taint alone ("loading out-of-tree module") is no complaint.
 complaints='WARNING:|BUG:|BUG |Oops|Kernel panic|Call Trace|general protection|refcount_t:|rcu:.*(stall|detected)'
 complaints="$complaints|INFO: .*(lock|RCU|rcu|hung|blocked|suspicious)|possible (circular|recursive)|soft lockup"
 complaints="$complaints|unregister_netdevice|missing module BTF|Attempt to release alive"
@@ -52,7 +55,7 @@ die() {
 	exit 1
 }
 
-# require_packages LIST TARGET: those of a list, which this target of the Makefile installs
+# require_packages LIST TARGET: checks the packages of a list, which this make target installs
 require_packages() {
 	missing=$(sed '/^#/d' "$1" | while read -r package; do
 		dpkg-query -W -f='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || echo "$package"
@@ -60,7 +63,7 @@ require_packages() {
 	[ -z "$missing" ] || die "missing Debian packages: $missing(make $2 installs them)"
 }
 
-# claim_results NAME: makes $out, which is this run's until its shell ends
+# claim_results NAME: creates $out and locks it until the shell of this run ends
 claim_results() {
 	out=$target/vm/$1
 	mkdir -p "$out"
@@ -68,7 +71,7 @@ claim_results() {
 	flock --nonblock 9 || die "$out is in use by another run: set CARGO_TARGET_DIR for this one"
 }
 
-# prepare NAME: reads its row, gets kernel and module; sets TESTS and ENGINES too
+# prepare NAME: reads its row of the table, gets kernel and module; also sets TESTS and ENGINES
 prepare() {
 	row=$(sed '/^#/d' "$here/kernels" | grep "^$1 ") || die "no kernel $1 in $here/kernels"
 	# shellcheck disable=SC2086 # columns
@@ -81,7 +84,7 @@ prepare() {
 	use_machine
 }
 
-# prepare_debug: the same for the debug kernel, which has all drivers within and takes its time
+# prepare_debug: the same for the debug kernel, which has all drivers built in and is slow
 prepare_debug() {
 	name=debug TESTS=${SKREAP_VM_TESTS:-command,kernel,kfunc,model,fault,soak} MODULES="" MEMORY=4G slowness=8
 	ENGINES=netlink,iter,diag,diag-filter,index-scan
@@ -92,7 +95,7 @@ prepare_debug() {
 	use_machine
 }
 
-# The module as it must not be: without BTF, with another function, and built for a kernel of another kind
+# Broken modules: without BTF, with another function, and built for another kind of kernel
 spoil_module() {
 	objcopy --remove-section=.BTF "$MODULE" "$root/tests/no-btf.ko"
 	LC_ALL=C sed 's/skreap_sock_destroy_v1/skreap_sock_destroy_v0/g' "$MODULE" >"$root/tests/other-version.ko"
@@ -144,7 +147,7 @@ add_suites() {
 			minutes=2
 			[ -z "$quick" ] || minutes=0.5
 			echo "load_module"
-			# Where a start takes minutes beside the churn, nobody would be there for most of the time.
+			# Where a start takes minutes beside the churn, no service would run most of the time.
 			echo "suite soak $((600 * slowness)) /tests/soak.sh --minutes $minutes ${debug:+--no-kills}"
 			echo "unload_module" ;;
 		kfunc)
@@ -162,7 +165,7 @@ add_suites() {
 	done
 }
 
-# judge: prints what is to be said; false if anything is wrong
+# judge: prints the verdicts; false if anything is wrong
 judge() {
 	awk -f "$here/verdicts.awk" "$out/verdicts" >"$out/result"
 	for verdict in pass fail skip lost; do
@@ -197,7 +200,7 @@ test_kernel() {
 	judge && $ended
 }
 
-# record_kernel NAME: keeps what the test has printed
+# record_kernel NAME: stores the output of the test
 record_kernel() {
 	SKREAP_VM_FILTER=cost_the_verifier
 	# A row without the kernel tests has no use for a record.
@@ -207,7 +210,8 @@ record_kernel() {
 	"$here/verifier.sh" "$RELEASE" <"$out/stderr" >"$here/verifier/$name"
 }
 
-# run_alone NAME bench|soak ARGUMENT...: in a machine that does nothing else; what it wrote is left in $out/bench or soak
+# run_alone NAME bench|soak ARGUMENT...: runs it in a machine that does nothing else; its files are
+# left in $out/bench or soak
 run_alone() {
 	prepare "$1" || return 1
 	shift
@@ -268,7 +272,8 @@ timeout=${timeout:-7200}
 build_tests
 failed=
 for kernel; do
-	# In a shell of its own, so that one that cannot be had does not hide the others. `set -e` is without force there.
+	# In a subshell, so that a kernel that cannot be fetched does not hide the others. `set -e` has no
+	# effect there.
 	if [ -n "$record" ]; then
 		(record_kernel "$kernel")
 	else

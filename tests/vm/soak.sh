@@ -1,5 +1,6 @@
 #!/bin/sh
-# soak.sh ARGUMENT... [--list]   the soak in the machine, with the module and these arguments, as a suite of one test
+# soak.sh ARGUMENT... [--list]   runs the soak in the machine, with the module and these arguments,
+#                                as a suite of one test
 test=nothing_is_missed_in_a_soak
 
 case "$*" in *--list)

@@ -1,5 +1,6 @@
 #!/bin/sh
-# tests/vm/verifier.sh RELEASE   makes a record of what the kernel tests, run with SKREAP_VERIFIER=print, say on stderr
+# tests/vm/verifier.sh RELEASE   makes a record from the stderr of the kernel tests, run with
+#                                SKREAP_VERIFIER=print
 cat <<-END
 	# Instructions that the verifier of $1 looks at before it takes our programs; written by
 	# \`make verifier-record\`. held: loaded with references, by the kernel module. A test fails if a program needs a
