@@ -1,12 +1,12 @@
 # shellcheck shell=sh
 # Sourced by every finding, right after its header. The first time, this file
 # - skips (exit 77) without root or without the commands that the script named in `needs`,
-# - makes the temporary folder $work,
+# - makes the temporary folder $work, and the cgroup $FINDING_CGROUP if `needs_cgroup` is set,
 # - runs the script once more, in network, mount and process namespaces of its own,
 # - compares the output of that run with the lines below "Seen:" in the header (exit 1 if it
 #   differs), and
-# - removes the folder. The namespaces end with the run, and with them every process, interface and
-#   mount in them.
+# - removes the folder and the cgroup. The namespaces end with the run, and with them every process,
+#   interface and mount in them.
 # The second time it prepares these namespaces and returns, and the script does its work.
 
 # skip WHAT IS MISSING: ends a finding that this kernel or machine cannot show.
@@ -53,10 +53,17 @@ outside() {
 	done
 
 	child=
+	FINDING_CGROUP=
+	if [ -n "${needs_cgroup-}" ]; then
+		root=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
+		[ -n "$root" ] || skip "needs a mounted cgroup2"
+		FINDING_CGROUP=$root/finding-$$
+	fi
 	FINDING_WORK=$(mktemp -d)
-	export FINDING_WORK
+	export FINDING_WORK FINDING_CGROUP
 	trap end EXIT
 	trap 'exit 130' INT TERM
+	[ -z "$FINDING_CGROUP" ] || mkdir "$FINDING_CGROUP"
 	timeout --kill-after=5 "${seconds-120}" \
 		unshare --net --mount --propagation private --pid --fork --kill-child --mount-proc \
 		"$script" >"$FINDING_WORK/seen" &
@@ -93,6 +100,15 @@ end() {
 		wait "$child" || :
 	fi
 	rm -rf --one-file-system "$FINDING_WORK"
+	[ -n "$FINDING_CGROUP" ] || return 0
+	# Children first; a cgroup can be removed a moment after its last process ended.
+	for _ in $(seq 100); do
+		find "$FINDING_CGROUP" -depth -type d -exec rmdir {} + 2>/dev/null || :
+		[ -e "$FINDING_CGROUP" ] || return 0
+		sleep 0.1
+	done
+	echo "$finding: cannot remove $FINDING_CGROUP" >&2
+	exit 1
 }
 
 script=$(realpath "$0")

@@ -1,0 +1,126 @@
+"""Counting BPF programs on the socket hooks of a cgroup, through bpf(2) alone.
+
+Constants and structs: include/uapi/linux/bpf.h, and bpf_common.h for the instructions.
+"""
+
+import ctypes
+import errno
+import os
+import struct
+import sys
+
+# enum bpf_cmd
+BPF_MAP_CREATE, BPF_MAP_LOOKUP_ELEM, BPF_PROG_LOAD, BPF_PROG_ATTACH, BPF_LINK_CREATE = 0, 1, 5, 8, 28
+BPF_MAP_TYPE_ARRAY = 2
+BPF_PROG_TYPE_CGROUP_SOCK_ADDR = 18
+# enum bpf_attach_type
+HOOKS = {"connect4": 10, "connect6": 11, "sendmsg4": 14, "sendmsg6": 15}
+# Offsets in struct bpf_sock_addr
+USER_IP4, USER_PORT = 4, 24
+# syscall(2) of x86-64 and of the generic table
+SYS_BPF = {"x86_64": 321}.get(os.uname().machine, 280)
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def bpf(command, attr):
+    """bpf(2); a kernel without it or without the command is a skip, not a failure."""
+    buffer = ctypes.create_string_buffer(attr, 128)
+    result = libc.syscall(SYS_BPF, command, buffer, len(buffer))
+    if result < 0:
+        code = ctypes.get_errno()
+        if code in (errno.ENOSYS, errno.EINVAL) and command != BPF_PROG_ATTACH:
+            print(f"skipped: the kernel refuses bpf command {command}: {os.strerror(code)}", file=sys.stderr)
+            sys.exit(77)
+        raise OSError(code, f"bpf command {command}: {os.strerror(code)}")
+    return result
+
+
+def instruction(code, dst=0, src=0, offset=0, value=0):
+    return struct.pack("=BBhi", code, dst | src << 4, offset, value)
+
+
+def counting_program(hook, map_fd):
+    """Adds one to the map's count, stores the port (and IPv4 address) of the hook; allows the call."""
+    address = hook.endswith("4")
+    code = [
+        instruction(0xBF, 6, 1),  # r6 = ctx
+        instruction(0x62, 10, 0, -4, 0),  # key on the stack = 0
+        instruction(0xBF, 2, 10),  # r2 = frame pointer
+        instruction(0x07, 2, 0, 0, -4),  # r2 -= 4
+        instruction(0x18, 1, 1, 0, map_fd),  # r1 = map
+        instruction(0),
+        instruction(0x85, value=1),  # bpf_map_lookup_elem
+        instruction(0x15, 0, 0, 6 if address else 4, 0),  # if r0 == 0 goto end
+        instruction(0xB7, 1, 0, 0, 1),  # r1 = 1
+        instruction(0xDB, 0, 1, 0, 0),  # lock *(u64 *)r0 += r1
+        instruction(0x61, 1, 6, USER_PORT),  # r1 = ctx->user_port
+        instruction(0x63, 0, 1, 8),  # *(u32 *)(r0 + 8) = r1
+    ]
+    if address:
+        code += [
+            instruction(0x61, 1, 6, USER_IP4),  # r1 = ctx->user_ip4
+            instruction(0x63, 0, 1, 12),  # *(u32 *)(r0 + 12) = r1
+        ]
+    code += [instruction(0xB7, 0, 0, 0, 1), instruction(0x95)]  # end: return 1
+    return b"".join(code)
+
+
+class Counter:
+    """A counting program with its map; attach it to a cgroup with `link` or `attach`."""
+
+    def __init__(self, hook):
+        self.hook = HOOKS[hook]
+        self.map = bpf(BPF_MAP_CREATE, struct.pack("=IIII", BPF_MAP_TYPE_ARRAY, 4, 16, 1))
+        code = ctypes.create_string_buffer(counting_program(hook, self.map))
+        license = ctypes.create_string_buffer(b"GPL")
+        attr = struct.pack(
+            "=IIQQIIQII16sII",
+            BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+            (len(code) - 1) // 8,
+            ctypes.addressof(code),
+            ctypes.addressof(license),
+            *(0, 0, 0, 0, 0),  # log, kernel version, flags
+            b"finding",
+            0,  # interface
+            self.hook,  # expected_attach_type
+        )
+        self.program = bpf(BPF_PROG_LOAD, attr)
+
+    def link(self, cgroup):
+        """Attaches by a link, which ends with this process."""
+        with open_folder(cgroup) as target:
+            self.link_fd = bpf(BPF_LINK_CREATE, struct.pack("=IIII", self.program, target, self.hook, 0))
+        return self
+
+    def attach(self, cgroup, flags):
+        """Attaches without a link; ends with the cgroup."""
+        with open_folder(cgroup) as target:
+            bpf(BPF_PROG_ATTACH, struct.pack("=IIII", target, self.program, self.hook, flags))
+        return self
+
+    def read(self):
+        """How often it ran, and with which address and port the last time."""
+        key, value = ctypes.create_string_buffer(4), ctypes.create_string_buffer(16)
+        attr = struct.pack("=IxxxxQQQ", self.map, ctypes.addressof(key), ctypes.addressof(value), 0)
+        bpf(BPF_MAP_LOOKUP_ELEM, attr)
+        count, port, address = struct.unpack("=Q4s4s", value.raw)
+        return count, ".".join(map(str, address)), struct.unpack("!H", port[:2])[0]
+
+
+class open_folder:
+    def __init__(self, path):
+        self.path = path
+
+    def __enter__(self):
+        self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        return self.fd
+
+    def __exit__(self, *_):
+        os.close(self.fd)
+
+
+def join(cgroup):
+    """Moves this process into the cgroup."""
+    with open(os.path.join(cgroup, "cgroup.procs"), "w") as procs:
+        procs.write("0")
