@@ -89,10 +89,10 @@ enum skreap_incomplete {
  * result of each destroy, 0 or a positive errno, is in `.bss.results` at the same index.  Counters
  * are of this call alone: add them up over resumed calls.
  *
- * SKREAP_WALK_DESTROY needs the kernel module (docs/kfunc.md), sleeps for the lock of each socket,
- * and compares the peer again under it.  An emitted victim with ENODATA has no reference; one with
- * EBUSY is being recorded or destroyed by another program at this moment.  Destroy these by their
- * id.
+ * SKREAP_WALK_DESTROY needs the kernel module (docs/kfunc.md).  It compares the peer again under the
+ * lock of each socket, and never waits for that lock.  An emitted victim with ENODATA has no
+ * reference; one with EBUSY has its lock held, or is being recorded or destroyed by another program
+ * at this moment.  Destroy these by their id.
  */
 struct skreap_walk {
 	/* in */

@@ -92,6 +92,29 @@ struct bpf_sock_addr {
 	__u64 sk; /* struct bpf_sock *, 8 bytes on every target */
 };
 
+/* Context of programs of type SCHED_CLS; only passed on to helpers */
+struct __sk_buff;
+
+/* A socket as packets to it name it: saddr and sport are the peer's. */
+struct bpf_sock_tuple {
+	union {
+		struct {
+			__be32 saddr;
+			__be32 daddr;
+			__be16 sport;
+			__be16 dport;
+		} ipv4;
+		struct {
+			__be32 saddr[4];
+			__be32 daddr[4];
+			__be16 sport;
+			__be16 dport;
+		} ipv6;
+	};
+};
+
+#define BPF_F_CURRENT_NETNS (-1L)
+
 /* ---- kernel-internal, by CO-RE ---- */
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -207,6 +230,10 @@ struct inet_sock {
 
 struct udp_sock {
 	struct inet_sock inet;
+};
+
+struct tcp_sock {
+	bool is_mptcp; /* with CONFIG_MPTCP */
 };
 
 struct seq_file;

@@ -33,6 +33,8 @@ extern struct skreap_sock *skreap_sock_acquire_v1(struct sock_common *skc) __ksy
 extern void skreap_sock_release_v1(struct skreap_sock *sock) __ksym __attribute__((weak));
 extern int skreap_sock_destroy_v1(struct skreap_sock *sock, const struct skreap_peer *peer) __ksym
 	__attribute__((weak));
+extern int skreap_sock_try_destroy_v1(struct skreap_sock *sock, const struct skreap_peer *peer) __ksym
+	__attribute__((weak));
 #endif
 
 #endif

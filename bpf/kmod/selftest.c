@@ -11,6 +11,16 @@
 
 #define SELFTEST_PORT 9
 
+/* Both forms of the destroy: the one that waits for the lock, and the other. */
+typedef int (*selftest_form)(struct skreap_sock *sock,
+			     const struct skreap_peer *peer);
+
+static const selftest_form selftest_forms[] __initconst = {
+	skreap_sock_destroy_v1,
+	skreap_sock_try_destroy_v1,
+};
+
+static selftest_form selftest_form_now __initdata;
 static unsigned int selftest_passed __initdata;
 static unsigned int selftest_failed __initdata;
 
@@ -64,7 +74,7 @@ static void __init selftest_destroy(const char *what, struct skreap_sock *held,
 {
 	struct bpf_run_ctx *before = current->bpf_ctx;
 
-	selftest_expect(what, skreap_sock_destroy_v1(held, &peer), wanted);
+	selftest_expect(what, selftest_form_now(held, &peer), wanted);
 	selftest_expect("BPF context is as before", current->bpf_ctx == before,
 			true);
 }
@@ -207,6 +217,35 @@ static void __init selftest_tcp(void)
 		sock_release(server);
 }
 
+/* An owner is not waited for, and nothing happens to its socket. */
+static void __init selftest_owned(void)
+{
+	struct socket *sock = selftest_socket(AF_INET, SOCK_DGRAM, IPPROTO_UDP);
+	const __be16 port = htons(SELFTEST_PORT);
+	struct skreap_sock *held;
+
+	if (!sock)
+		return;
+	selftest_expect("connect UDP", selftest_connect(sock, port), 0);
+	held = selftest_acquire(sock);
+	selftest_expect("connected socket is held", !!held, true);
+	if (held) {
+		struct skreap_peer peer = selftest_peer(IPPROTO_UDP, port);
+
+		lock_sock(sock->sk);
+		selftest_destroy("destroy while owned", held, peer, -EBUSY);
+		selftest_expect("state while owned", sock->sk->sk_state,
+				TCP_ESTABLISHED);
+		selftest_expect("still owned", sock->sk->sk_lock.owned, 1);
+		release_sock(sock->sk);
+		selftest_destroy("destroy", held, peer, 0);
+		selftest_expect("owned when destroyed",
+				sock->sk->sk_lock.owned, 0);
+		skreap_sock_release_v1(held);
+	}
+	sock_release(sock);
+}
+
 static void __init selftest_refused(const char *what, struct socket *sock)
 {
 	struct skreap_sock *held;
@@ -224,13 +263,19 @@ static void __init selftest_refused(const char *what, struct socket *sock)
 static int __init skreap_selftest(void)
 {
 	struct socket *own = NULL;
+	unsigned int i;
 
-	selftest_udp(AF_INET);
-	/* Its address is mapped, which is IPv4 where peers are compared. */
-	if (IS_ENABLED(CONFIG_IPV6))
-		selftest_udp(AF_INET6);
-	selftest_unconnected_and_closed();
-	selftest_tcp();
+	for (i = 0; i < ARRAY_SIZE(selftest_forms); i++) {
+		selftest_form_now = selftest_forms[i];
+		selftest_udp(AF_INET);
+		/* A mapped address, which is IPv4 where peers are compared. */
+		if (IS_ENABLED(CONFIG_IPV6))
+			selftest_udp(AF_INET6);
+		selftest_unconnected_and_closed();
+		selftest_tcp();
+	}
+	selftest_form_now = skreap_sock_try_destroy_v1;
+	selftest_owned();
 	selftest_refused("raw socket is held",
 			 selftest_socket(AF_INET, SOCK_RAW, IPPROTO_UDP));
 	selftest_refused("netlink socket is held",

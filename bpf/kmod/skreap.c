@@ -102,6 +102,45 @@ static int skreap_check(const struct sock *sk, const struct skreap_peer *peer)
 	return 0;
 }
 
+/* Destroys the socket, of which the caller is the owner, if it has this peer. */
+static int skreap_destroy_owned(struct sock *sk, const struct skreap_peer *peer)
+{
+	struct bpf_run_ctx run_ctx, *outer;
+	int err;
+
+	if (!skreap_supported(sk))
+		return -EOPNOTSUPP;
+	err = skreap_check(sk, peer);
+	if (err)
+		return err;
+	/*
+	 * tcp_abort() and udp_abort() do without the lock, which is ours, if
+	 * they are called in a BPF context; and syscall programs run in none.
+	 */
+	outer = bpf_set_run_ctx(&run_ctx);
+	err = sk->sk_prot->diag_destroy(sk, ECONNABORTED);
+	bpf_reset_run_ctx(outer);
+
+	return err;
+}
+
+/* lock_sock() that never waits for an owner; false: the socket has one. */
+static bool skreap_trylock_sock(struct sock *sk)
+{
+	bool owned;
+
+	spin_lock_bh(&sk->sk_lock.slock);
+	owned = sock_owned_by_user_nocheck(sk);
+	if (!owned)
+		sk->sk_lock.owned = 1;
+	spin_unlock_bh(&sk->sk_lock.slock);
+	/* For lockdep a mutex that was tried: nothing can wait in a circle. */
+	if (!owned)
+		mutex_acquire(&sk->sk_lock.dep_map, 0, 1, _RET_IP_);
+
+	return !owned;
+}
+
 __bpf_kfunc_start_defs();
 
 /*
@@ -148,7 +187,6 @@ CFI_NOSEAL(skreap_sock_release_dtor);
 __bpf_kfunc int skreap_sock_destroy_v1(struct skreap_sock *sock,
 				       const struct skreap_peer *peer)
 {
-	struct bpf_run_ctx run_ctx, *outer;
 	struct sock *sk = &sock->sk;
 	int err;
 
@@ -157,20 +195,30 @@ __bpf_kfunc int skreap_sock_destroy_v1(struct skreap_sock *sock,
 		return -EINVAL;
 
 	lock_sock(sk);
-	if (!skreap_supported(sk))
-		err = -EOPNOTSUPP;
-	else
-		err = skreap_check(sk, peer);
-	if (!err) {
-		/*
-		 * tcp_abort() and udp_abort() do without the lock, which is
-		 * ours, if they are called in a BPF context; and syscall
-		 * programs run in none.
-		 */
-		outer = bpf_set_run_ctx(&run_ctx);
-		err = sk->sk_prot->diag_destroy(sk, ECONNABORTED);
-		bpf_reset_run_ctx(outer);
-	}
+	err = skreap_destroy_owned(sk, peer);
+	release_sock(sk);
+
+	return err;
+}
+
+/*
+ * As skreap_sock_destroy_v1(), but never waits for who has the socket lock:
+ * -EBUSY then, and nothing was looked at. May be preempted, as release_sock()
+ * works off what has come in meanwhile.
+ */
+__bpf_kfunc int skreap_sock_try_destroy_v1(struct skreap_sock *sock,
+					   const struct skreap_peer *peer)
+{
+	struct sock *sk = &sock->sk;
+	int err;
+
+	might_sleep();
+	if (!skreap_peer_valid(peer))
+		return -EINVAL;
+
+	if (!skreap_trylock_sock(sk))
+		return -EBUSY;
+	err = skreap_destroy_owned(sk, peer);
 	release_sock(sk);
 
 	return err;
@@ -187,6 +235,7 @@ BTF_KFUNCS_END(skreap_record_ids)
 BTF_KFUNCS_START(skreap_walk_ids)
 BTF_ID_FLAGS(func, skreap_sock_release_v1, KF_RELEASE)
 BTF_ID_FLAGS(func, skreap_sock_destroy_v1, KF_SLEEPABLE | KF_TRUSTED_ARGS)
+BTF_ID_FLAGS(func, skreap_sock_try_destroy_v1, KF_SLEEPABLE | KF_TRUSTED_ARGS)
 BTF_KFUNCS_END(skreap_walk_ids)
 
 BTF_ID_LIST(skreap_dtor_ids)

@@ -41,7 +41,7 @@ static __always_inline bool holding(void)
 /* A walk can destroy sockets. */
 static __always_inline bool can_destroy(void)
 {
-	return holding() && bpf_ksym_exists(skreap_sock_destroy_v1);
+	return holding() && bpf_ksym_exists(skreap_sock_try_destroy_v1);
 }
 
 static __always_inline struct held *held_at(__u32 i)
@@ -133,9 +133,9 @@ static __always_inline bool node_belongs(struct shard *s, struct node *n, __u64 
 }
 
 /*
- * Destroys the socket of the node if it is connected to the peer (see skreap_sock_destroy_v1); sleeps until it
- * has the socket's lock.  Besides the errors of that: ENODATA if the node has no reference, EBUSY if another
- * program has it in hand.
+ * Destroys the socket of the node if it is connected to the peer (see skreap_sock_try_destroy_v1).  EBUSY if
+ * somebody has the lock of the socket, or another program the reference in hand: no walk waits for either.
+ * Besides the other errors of that: ENODATA if the node has no reference.
  */
 __noinline int held_destroy(__u32 i, __u64 cookie, const struct peer *peer)
 {
@@ -152,7 +152,7 @@ __noinline int held_destroy(__u32 i, __u64 cookie, const struct peer *peer)
 		return node_belongs(s, n, cookie) ? -EBUSY : -ENOENT;
 	/* The socket may have been closed, and the node be another's by now. */
 	if (sock_cookie(sock_of(sock)) == cookie)
-		err = skreap_sock_destroy_v1(sock, (const struct skreap_peer *)peer);
+		err = skreap_sock_try_destroy_v1(sock, (const struct skreap_peer *)peer);
 	held_put(i, sock);
 	return err;
 }

@@ -45,11 +45,17 @@ static __always_inline __be32 own_ipv4(struct bpf_sock_addr *ctx)
  * makes the socket wide, so that its live peer decides.  A sender has none: it is taken for one to the own address if
  * it is bound to one, and to loopback otherwise, as in udp_sendmsg() and udpv6_sendmsg().  A connect() with an address of
  * another family is refused after the hook, whatever stands where we look for ours.
+ *
+ * Without a port there is no backend, and nothing to record: a connected socket that sends with control messages and no
+ * name comes to these hooks with an address that is all zero, and a UDP connect() to port 0 leaves the socket without
+ * a peer.  (An AF_UNSPEC name is another matter: IPv4 sends to its address, IPv6 takes it for no name.)
  */
 static __always_inline int record4(struct bpf_sock_addr *ctx, __u32 tag)
 {
 	__be32 daddr = ctx->user_ip4;
 
+	if (!ctx->user_port)
+		return ALLOW;
 	if (!daddr && tag & NODE_SENDMSG)
 		daddr = own_ipv4(ctx);
 	else if (!daddr && ctx->user_family == AF_INET)
@@ -71,6 +77,8 @@ static __always_inline int record6(struct bpf_sock_addr *ctx, __u32 tag)
 	bool ipv6 = !is_v4mapped(p.daddr[0], p.daddr[1], p.daddr[2]);
 	__u64 key;
 
+	if (!p.dport)
+		return ALLOW;
 	if (!(p.daddr[3] | (ipv6 ? p.daddr[0] | p.daddr[1] | p.daddr[2] : 0))) {
 		if (tag & NODE_SENDMSG)
 			p.daddr[3] = ipv6 ? bpf_htonl(1) : own_ipv4(ctx);
@@ -125,7 +133,7 @@ int skreap_functions(struct skreap_functions *ctx)
 {
 	ctx->acquire = bpf_ksym_exists(skreap_sock_acquire_v1);
 	ctx->release = bpf_ksym_exists(skreap_sock_release_v1);
-	ctx->destroy = bpf_ksym_exists(skreap_sock_destroy_v1);
+	ctx->destroy = bpf_ksym_exists(skreap_sock_try_destroy_v1);
 	return 0;
 }
 

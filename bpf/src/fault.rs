@@ -63,6 +63,8 @@ points! {
     OlderOpen, "beginning a pass over older sockets";
     OlderRead, "reading from an iterator over older sockets";
     OlderCounts, "reading what the search for older sockets has counted";
+    OwnerLoad, "loading the program that finds out whose a socket is";
+    OwnerRun, "asking whose a socket is";
     NetnsList, "listing the netns";
     NetnsOpen, "opening a netns";
     NetnsEnter, "entering a netns";

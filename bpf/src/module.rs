@@ -5,9 +5,9 @@ use std::path::Path;
 
 /// Its BTF, by which BPF finds the functions. The kernel loads a module without, and registers none then.
 const BTF: &str = "/sys/kernel/btf/skreap";
-/// What `bpf/include/kfunc.h` declares.
+/// What the programs call of what `bpf/include/kfunc.h` declares.
 pub(crate) const FUNCTIONS: [&str; 3] =
-    ["skreap_sock_acquire_v1", "skreap_sock_release_v1", "skreap_sock_destroy_v1"];
+    ["skreap_sock_acquire_v1", "skreap_sock_release_v1", "skreap_sock_try_destroy_v1"];
 
 /// Why the functions of the module cannot be called.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -147,7 +147,7 @@ mod tests {
     }
 
     const ALL: &[u8] =
-        b"\0skreap_sock_acquire_v1\0skreap_sock_release_v1\0skreap_sock_destroy_v1\0skreap_peer\0";
+        b"\0skreap_sock_acquire_v1\0skreap_sock_release_v1\0skreap_sock_try_destroy_v1\0skreap_peer\0";
 
     #[test]
     fn each_thing_that_is_missing_is_told_apart() {
@@ -161,7 +161,7 @@ mod tests {
         let loaded: (&str, &[u8]) = ("sys/module/skreap/refcnt", b"0\n");
         let other_version: (&str, &[u8]) = (
             "sys/kernel/btf/skreap",
-            b"\0skreap_sock_acquire_v1\0skreap_sock_release_v1\0skreap_sock_destroy_v12\0",
+            b"\0skreap_sock_acquire_v1\0skreap_sock_release_v1\0skreap_sock_destroy_v1\0skreap_sock_try_destroy_v12\0",
         );
         let cases: [(&str, Files<'_>, ModuleError); 6] = [
             ("none", &[running], ModuleError::NoModules),
@@ -179,7 +179,7 @@ mod tests {
             (
                 "version",
                 &[running, modules, loaded, other_version],
-                ModuleError::OtherVersion { missing: "skreap_sock_destroy_v1" },
+                ModuleError::OtherVersion { missing: "skreap_sock_try_destroy_v1" },
             ),
         ];
         for (name, files, expected) in cases {

@@ -23,6 +23,11 @@ mod scan {
     include!(concat!(env!("OUT_DIR"), "/scan.skel.rs"));
 }
 
+/// Whose a socket is.
+mod owner {
+    include!(concat!(env!("OUT_DIR"), "/owner.skel.rs"));
+}
+
 /// The list of all netns.
 mod netns {
     include!(concat!(env!("OUT_DIR"), "/netns.skel.rs"));
@@ -39,6 +44,7 @@ mod witness {
 }
 
 pub(crate) use netns::types as netns_types;
+pub(crate) use owner::types as owner_types;
 pub(crate) use scan::types as scan_types;
 pub(crate) use skreap::types;
 pub(crate) use test_lb::types as test_lb_types;
@@ -49,6 +55,9 @@ pub(crate) static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/skre
 
 /// The compiled programs of the full scan.
 pub(crate) static SCAN_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/scan.bpf.o"));
+
+/// The compiled program that finds out whose a socket is.
+pub(crate) static OWNER_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/owner.bpf.o"));
 
 /// The compiled program that lists all netns.
 pub(crate) static NETNS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/netns.bpf.o"));

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use libbpf_rs::{Object, ObjectBuilder, ProgramImpl};
 
 use crate::error::load_error;
-use crate::skel::{BASELINE_OBJECT, NETNS_OBJECT, SCAN_OBJECT, TEST_LB_OBJECT, WITNESS_OBJECT};
+use crate::skel::{BASELINE_OBJECT, NETNS_OBJECT, OWNER_OBJECT, SCAN_OBJECT, TEST_LB_OBJECT, WITNESS_OBJECT};
 use crate::{Error, Index, log};
 
 /// The verifier's work for one program.
@@ -31,7 +31,7 @@ impl Index {
     }
 }
 
-/// Loads all programs other than those of the index (full scan, list of netns, baselines, load
+/// Loads all programs other than those of the index (full scan, owners, list of netns, baselines, load
 /// balancer of the tests), and returns the verifier's work for them, by name.
 ///
 /// # Errors
@@ -40,7 +40,7 @@ pub fn others() -> Result<Vec<Verified>, Error> {
     log::install();
     drop(log::take_warnings());
     let mut all = Vec::new();
-    for object in [SCAN_OBJECT, NETNS_OBJECT, BASELINE_OBJECT, TEST_LB_OBJECT, WITNESS_OBJECT] {
+    for object in [SCAN_OBJECT, OWNER_OBJECT, NETNS_OBJECT, BASELINE_OBJECT, TEST_LB_OBJECT, WITNESS_OBJECT] {
         let open = ObjectBuilder::default().open_memory(object).map_err(load_error)?;
         all.extend(of(&open.load().map_err(load_error)?)?);
     }

@@ -18,6 +18,7 @@ mod audit;
 mod balancer;
 mod case;
 mod churn;
+mod control;
 mod events;
 mod flight;
 mod full;
@@ -30,6 +31,7 @@ mod many;
 mod netns;
 mod older;
 mod order;
+mod owners;
 mod peer;
 mod portless;
 mod race;
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         senders::cases(),
         wide::cases(),
         zero::cases(),
+        control::cases(),
         index::cases(),
         balancer::cases(),
         events::cases(),
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         flight::cases(),
         full::cases(),
         heal::cases(),
+        owners::cases(),
         audit::cases(),
         walk::cases(),
         race::cases(),

@@ -218,7 +218,7 @@ index_pinned_without_module_goes_on_without() {
 # One function has another name in that module.
 module_of_another_version_is_not_taken() {
 	insmod /tests/other-version.ko && [ -e $btf ] && found=$(module_finding) &&
-		says "$found" "no   lock-taking kfunc" && says "$found" "has no skreap_sock_destroy_v1, it is of another version" &&
+		says "$found" "no   lock-taking kfunc" && says "$found" "has no skreap_sock_try_destroy_v1, it is of another version" &&
 		expect 3 $skreap serve --engine kfunc && one_line "$err" && says "$err" "another version" &&
 		start_serve && goes_on "${engines%%,*}"
 	result=$?

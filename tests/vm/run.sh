@@ -98,7 +98,7 @@ prepare_debug() {
 # Broken modules: without BTF, with another function, and built for another kind of kernel
 spoil_module() {
 	objcopy --remove-section=.BTF "$MODULE" "$root/tests/no-btf.ko"
-	LC_ALL=C sed 's/skreap_sock_destroy_v1/skreap_sock_destroy_v0/g' "$MODULE" >"$root/tests/other-version.ko"
+	LC_ALL=C sed 's/skreap_sock_try_destroy_v1/skreap_sock_try_destroy_v0/g' "$MODULE" >"$root/tests/other-version.ko"
 	LC_ALL=C sed 's/\(vermagic=[^ ]*\) SMP/\1 UP?/' "$MODULE" >"$root/tests/other-kernel.ko"
 }
 

@@ -76,6 +76,51 @@ static int hold(struct holder *holder)
 	return 0;
 }
 
+/* Provides the page and ends what hold() began. */
+static int let_go(struct holder *holder, pthread_t sender)
+{
+	struct uffdio_zeropage zero = {.range = {.start = (__u64)holder->page, .len = PAGE}};
+
+	EXPECT(ioctl(holder->faults, UFFDIO_ZEROPAGE, &zero), 0);
+	EXPECT(pthread_join(sender, NULL), 0);
+	EXPECT(holder->sent, PAGE);
+	munmap(holder->page, PAGE);
+	close(holder->faults);
+	return 0;
+}
+
+int owner_is_not_waited_for(struct table *table)
+{
+	int server = serve(IPPROTO_TCP, "127.0.0.1", PORT);
+	struct holder holder = {.socket = connected(IPPROTO_TCP, "127.0.0.1", PORT)};
+	int other = connected(IPPROTO_TCP, "127.0.0.1", PORT);
+	struct skreap_peer peer = peer_of(IPPROTO_TCP, "127.0.0.1", PORT);
+	struct request held = {.cookie = cookie_of(holder.socket), .peer = peer};
+	struct request free = {.cookie = cookie_of(other), .peer = peer};
+	pthread_t sender;
+	char byte;
+
+	EXPECT_TRUE(server >= 0 && holder.socket >= 0 && other >= 0);
+	EXPECT(hold(&holder), 0);
+	EXPECT(pthread_create(&sender, NULL, send_slowly, &holder), 0);
+	sleep_ms(100);
+	/* Nobody provides the page yet: whoever waited for the lock would wait for ever. */
+	EXPECT(table_run(table, "try_reap_and_keep", &held, sizeof(held)), 0);
+	EXPECT(held.result, -EBUSY);
+	EXPECT(table_run(table, "try_reap", &free, sizeof(free)), 0);
+	EXPECT(free.result, 0);
+	EXPECT_ERRNO(recv(other, &byte, 1, MSG_DONTWAIT), ECONNABORTED);
+	EXPECT(let_go(&holder, sender), 0);
+	EXPECT_ERRNO(recv(holder.socket, &byte, 1, MSG_DONTWAIT), EAGAIN);
+	EXPECT(table_run(table, "try_reap", &held, sizeof(held)), 0);
+	EXPECT(held.result, 0);
+	EXPECT_ERRNO(recv(holder.socket, &byte, 1, MSG_DONTWAIT), ECONNABORTED);
+	close(holder.socket);
+	close(other);
+	close(server);
+	return 0;
+}
+
 int waits_for_the_lock(struct table *table)
 {
 	int server = serve(IPPROTO_TCP, "127.0.0.1", PORT);

@@ -6,5 +6,7 @@ struct table;
 
 /* A destroy sleeps while the socket lock is held, then destroys. */
 int waits_for_the_lock(struct table *table);
+/* The other form returns at once, leaves the socket alone, and destroys another one meanwhile. */
+int owner_is_not_waited_for(struct table *table);
 
 #endif

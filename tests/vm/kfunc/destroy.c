@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: (GPL-2.0 OR MIT)
-/* What destroy does and answers. */
+/* What destroy does and returns. main() runs these tests with each of its forms. */
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -10,11 +10,16 @@
 
 #define PORT 4000
 
+const char *destroy_form = "";
+
 static int reap(struct table *table, __u64 cookie, struct skreap_peer peer, const char *program)
 {
 	struct request request = {.cookie = cookie, .peer = peer};
-	int err = table_run(table, program, &request, sizeof(request));
+	char name[32];
+	int err;
 
+	snprintf(name, sizeof(name), "%s%s", destroy_form, program);
+	err = table_run(table, name, &request, sizeof(request));
 	return err ? err : request.result;
 }
 

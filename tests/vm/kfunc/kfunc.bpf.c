@@ -134,7 +134,7 @@ struct sock_common___references {
 	refcount_t skc_refcnt;
 } __attribute__((preserve_access_index));
 
-static __always_inline int destroy(struct request *request, bool keep)
+static __always_inline int destroy(struct request *request, bool wait, bool keep)
 {
 	struct skreap_peer peer = request->peer;
 	__u64 cookie = request->cookie;
@@ -142,7 +142,8 @@ static __always_inline int destroy(struct request *request, bool keep)
 	struct record *r;
 
 	request->result = NO_FUNCTIONS;
-	if (!exists(skreap_sock_destroy_v1) || !exists(skreap_sock_release_v1))
+	if (!exists(skreap_sock_destroy_v1) || !exists(skreap_sock_try_destroy_v1) ||
+	    !exists(skreap_sock_release_v1))
 		return 0;
 	request->result = NO_RECORD;
 	r = bpf_map_lookup_elem(&records, &cookie);
@@ -153,7 +154,10 @@ static __always_inline int destroy(struct request *request, bool keep)
 	if (!sock)
 		return 0;
 	request->references = ((struct sock_common___references *)sock)->skc_refcnt.refs.counter;
-	request->result = skreap_sock_destroy_v1(sock, &peer);
+	if (wait)
+		request->result = skreap_sock_destroy_v1(sock, &peer);
+	else
+		request->result = skreap_sock_try_destroy_v1(sock, &peer);
 	if (keep)
 		sock = bpf_kptr_xchg(&r->sock, sock);
 	if (sock) {
@@ -167,14 +171,28 @@ static __always_inline int destroy(struct request *request, bool keep)
 SEC("syscall")
 int reap(struct request *request)
 {
-	return destroy(request, false);
+	return destroy(request, true, false);
 }
 
 /* Destroys the socket and puts the reference back. */
 SEC("syscall")
 int reap_and_keep(struct request *request)
 {
-	return destroy(request, true);
+	return destroy(request, true, true);
+}
+
+/* As reap, but does not wait for the lock. */
+SEC("syscall")
+int try_reap(struct request *request)
+{
+	return destroy(request, false, false);
+}
+
+/* As reap_and_keep, but does not wait for the lock. */
+SEC("syscall")
+int try_reap_and_keep(struct request *request)
+{
+	return destroy(request, false, true);
 }
 
 /* What the weak references came to */
@@ -182,6 +200,6 @@ SEC("syscall")
 int resolve(void *ctx)
 {
 	stats.resolved = exists(skreap_sock_acquire_v1) + exists(skreap_sock_release_v1) +
-			 exists(skreap_sock_destroy_v1);
+			 exists(skreap_sock_destroy_v1) + exists(skreap_sock_try_destroy_v1);
 	return 0;
 }

@@ -23,7 +23,7 @@ struct stats {
 	__u64 acquired;
 	__u64 refused; /* acquire returned NULL */
 	__u64 released;
-	__u32 resolved;	   /* how many of the three functions were found at load */
+	__u32 resolved;	   /* how many of the four functions were found at load */
 	__u32 keep_closed; /* in: sock_release leaves the reference in the record */
 };
 

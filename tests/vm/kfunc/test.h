@@ -44,5 +44,7 @@ struct test {
 	} while (0)
 
 extern const struct test destroy_tests[], reference_tests[];
+/* Which form of the destroy these tests call: "" waits for the lock, "try_" does not. */
+extern const char *destroy_form;
 
 #endif

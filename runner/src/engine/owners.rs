@@ -1,0 +1,58 @@
+//! Whose sockets are, in any netns: those of programs, and the kernel's own.
+
+use std::collections::HashMap;
+use std::thread;
+
+use skreap_bpf::{Owner, Owners, Victim};
+
+use super::EngineError;
+use super::destroy::netns_id;
+use crate::netns;
+
+/// Tells sockets of programs from the kernel's own; the program that does it is loaded when it is first needed.
+#[derive(Debug, Default)]
+pub struct OwnerFinder(Option<Owners>);
+
+impl OwnerFinder {
+    /// Whose these connected sockets are, by cookie. Takes no lock of any socket. Those in a netns that cannot be
+    /// entered are [`Owner::Unknown`].
+    ///
+    /// # Errors
+    /// [`EngineError`] if the program cannot be loaded or run, or the thread that visits namespaces not be made.
+    pub fn find(&mut self, sockets: &[Victim]) -> Result<HashMap<u64, Owner>, EngineError> {
+        if sockets.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let owners = match &mut self.0 {
+            Some(owners) => owners,
+            none => none.insert(Owners::load()?),
+        };
+        let mut sorted = sockets.to_vec();
+        sorted.sort_unstable_by_key(Victim::netns);
+        let error =
+            |source| EngineError::Io { what: "cannot start the thread for owners".to_owned(), source };
+        // A thread of its own: setns() must never move a thread that others run on.
+        thread::scope(|scope| {
+            let looking = thread::Builder::new().name("skreap-owners".to_owned());
+            let looking = looking.spawn_scoped(scope, || look(owners, &sorted)).map_err(error)?;
+            looking.join().unwrap_or_else(|_| Err(error(std::io::Error::other("it panicked"))))
+        })
+    }
+}
+
+/// Goes from netns to netns, in which order the sockets are.
+fn look(owners: &Owners, sorted: &[Victim]) -> Result<HashMap<u64, Owner>, EngineError> {
+    let mut found = HashMap::with_capacity(sorted.len());
+    for group in sorted.chunk_by(|a, b| a.netns() == b.netns()) {
+        let Some(first) = group.first() else { continue };
+        if let Err(e) = netns::open_at_once(netns_id(first)).and_then(|fd| netns::enter(&fd)) {
+            tracing::debug!(netns = first.netns(), "cannot look whose sockets are there: {e}");
+            found.extend(group.iter().map(|socket| (socket.cookie(), Owner::Unknown)));
+            continue;
+        }
+        for socket in group {
+            found.insert(socket.cookie(), owners.of(socket)?);
+        }
+    }
+    Ok(found)
+}
