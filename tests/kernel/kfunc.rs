@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use skreap::bpf::testing::LoadBalancer;
 use skreap::bpf::{Left, Walker};
-use skreap::core::{Backend, EngineName, Report, Target, Unconnected};
+use skreap::core::{Backend, EngineName, Target, Unconnected};
 use skreap::lab::{Bpffs, Client, Selection};
 
 use crate::case::{Case, case};
@@ -25,8 +25,9 @@ use crate::{older, takeover};
 pub fn cases() -> Vec<Case> {
     let two_netns = WorldOptions { netns: 2, missed_releases: 2, ..WorldOptions::default() };
     vec![
-        case!(reap_waits_for_the_socket_lock).only(EngineName::Kfunc),
-        case!(socket_that_moves_before_its_lock_is_had_survives).only(EngineName::Kfunc),
+        case!(walk_does_not_wait_for_a_socket_lock).only(EngineName::Kfunc),
+        case!(socket_whose_lock_is_held_is_destroyed_when_it_is_free).only(EngineName::Kfunc),
+        case!(socket_that_moves_while_its_lock_is_held_survives_the_walk).only(EngineName::Kfunc),
         case!(walk_lists_whom_it_destroyed).only(EngineName::Kfunc),
         case!(two_walks_destroy_one_backend).only(EngineName::Kfunc),
         case!(every_recorded_socket_is_held).only(EngineName::Kfunc),
@@ -46,61 +47,77 @@ fn target(backend: Backend) -> Target {
     Target { backend, unconnected: Unconnected::Preserve, dry_run: false }
 }
 
-fn reap_waits_for_the_socket_lock(world: &mut World) -> Result<()> {
-    world.serve(&[tcp(1), tcp(2)])?;
+/// The walk leaves the one socket whose lock is held, and destroys the others of its backend meanwhile.
+fn walk_does_not_wait_for_a_socket_lock(world: &mut World) -> Result<()> {
+    world.serve(&[tcp(1), udp(1)])?;
     let mut client = world.client("client")?;
-    let socket = connect(&mut client, tcp(1))?;
-    connect(&mut client, tcp(2))?;
-    let holder = LockHolder::take(descriptor_of(client.pid(), socket.cookie)?)?;
-    let report = reap_meanwhile(world, tcp(1), || {
-        thread::sleep(HELD);
-        holder.release()
-    })?;
-    expect_exactly(&report, &mut [&mut client], &[socket.cookie])?;
-    ensure!(report.ns.walk_ns >= HELD.as_nanos() as u64, "{report:?}");
+    let mut walker = world.reaper().index().walker()?;
+    for backend in [tcp(1), udp(1)] {
+        let mut cookies = Vec::new();
+        for _ in 0..3 {
+            cookies.push(connect(&mut client, backend)?.cookie);
+        }
+        let holder = LockHolder::take(descriptor_of(client.pid(), cookies[1])?)?;
+        let mut left = Vec::new();
+        let counts = walker.destroy(&target(backend), 0, false, &mut left)?;
+        // Only this lets go of the lock.
+        holder.release()?;
+        let found: Vec<_> = left.iter().map(|left| (left.victim.cookie(), left.errno)).collect();
+        ensure!(found == [(cookies[1], libc::EBUSY)], "{backend}: {left:?}");
+        ensure!(counts.destroyed == 2 && counts.visited == 3, "{backend}: {counts:?}");
+        let died = client.destroyed(Selection::All)?;
+        ensure!(died == [cookies[0], cookies[2]], "{backend}: {died:?} of {cookies:?}");
+        left.clear();
+        let counts = walker.destroy(&target(backend), 0, false, &mut left)?;
+        ensure!(counts.destroyed == 1 && left.is_empty(), "{backend}: {counts:?} {left:?}");
+        ensure!(client.destroyed(Selection::All)? == [cookies[1]], "{backend}");
+    }
     Ok(())
 }
 
-/// Reaps, and calls `meanwhile` once the walk waits for the lock of a socket.
-fn reap_meanwhile(
-    world: &mut World,
-    backend: Backend,
-    meanwhile: impl FnOnce() -> Result<()> + Send,
-) -> Result<Report> {
-    // SAFETY: no pointers.
-    let reaping = unsafe { libc::gettid() };
-    thread::scope(|scope| {
-        let other = scope.spawn(move || {
-            wait_until_asleep_in(std::process::id(), reaping, libc::SYS_bpf)?;
-            meanwhile()
+fn socket_whose_lock_is_held_is_destroyed_when_it_is_free(world: &mut World) -> Result<()> {
+    world.serve(&[tcp(1), tcp(2)])?;
+    let mut client = world.client("client")?;
+    let cookies = [connect(&mut client, tcp(1))?.cookie, connect(&mut client, tcp(1))?.cookie];
+    connect(&mut client, tcp(2))?;
+    let holder = LockHolder::take(descriptor_of(client.pid(), cookies[0])?)?;
+    let report = thread::scope(|scope| {
+        let released = scope.spawn(|| {
+            thread::sleep(HELD);
+            holder.release()
         });
-        let report = world.reap(backend);
-        other.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        let report = world.reap(tcp(1));
+        released.join().unwrap_or_else(|panic| resume_unwind(panic))?;
         report
-    })
+    })?;
+    expect_exactly(&report, &mut [&mut client], &cookies)
 }
 
-/// The connect has the lock before the reap: what was a victim when the walk looked is none any more. It takes the lock
-/// twice, for the hook and for itself, and a walk that waits may get it in between: it is held from then on only.
-fn socket_that_moves_before_its_lock_is_had_survives(world: &mut World) -> Result<()> {
+/// What was a victim when the walk looked is connected elsewhere when its lock is free.
+fn socket_that_moves_while_its_lock_is_held_survives_the_walk(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp(2)])?;
     let mut client = world.client("client")?;
     let pid = client.pid();
     let socket = connect(&mut client, udp(1))?;
     let descriptor = descriptor_of(pid, socket.cookie)?;
+    let mut walker = world.reaper().index().walker()?;
+    let mut left = Vec::new();
     let pause = between_hook_and_connect(&client)?;
-    let report = thread::scope(|scope| {
+    let counts = thread::scope(|scope| {
         let moved = scope.spawn(|| client.connect(socket.handle, udp(2).socket_addr()));
         let holder = pause.wait(1).map_err(anyhow::Error::from).and_then(|()| LockHolder::take(descriptor));
         pause.let_go(1)?;
         let holder = holder?;
-        // The queue of the lock is first come, first served: this one, then the walk.
         wait_until_asleep_in(pid, pid as i32, libc::SYS_connect)?;
-        let report = reap_meanwhile(world, udp(1), || holder.release());
+        let counts = walker.destroy(&target(udp(1)), 0, false, &mut left);
+        holder.release()?;
         moved.join().unwrap_or_else(|panic| resume_unwind(panic))?;
-        report
+        Ok::<_, anyhow::Error>(counts?)
     })?;
-    ensure!(report.victims == 0 && report.destroyed == 0 && report.skipped.moved_on == 1, "{report:?}");
+    ensure!(counts.destroyed == 0 && left.len() == 1 && left[0].errno == libc::EBUSY, "{counts:?} {left:?}");
+    left.clear();
+    let counts = walker.destroy(&target(udp(1)), 0, false, &mut left)?;
+    ensure!(counts.destroyed == 0 && counts.moved_on == 1 && left.is_empty(), "{counts:?} {left:?}");
     let state = client.state(socket.handle)?;
     ensure!(state.errno == 0 && state.peer == Some(udp(2).socket_addr()), "{state:?}");
     Ok(())

@@ -45,7 +45,7 @@ pub fn shown(world: &World, backend: Backend) -> Result<Vec<(Victim, bool)>> {
         let dump = Dump {
             family: family as u8,
             protocol: backend.protocol(),
-            states: u32::MAX & !(1 << 6 | 1 << 12),
+            states: !(1 << 6 | 1 << 12),
             filter: Some(&filter),
             info: true,
         };
