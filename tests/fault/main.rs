@@ -25,6 +25,7 @@ mod world;
 mod audit;
 mod events;
 mod order;
+mod owners;
 mod pins;
 mod round;
 mod start;
@@ -53,7 +54,8 @@ fn main() -> ExitCode {
         && arguments.filter.is_none()
         && arguments.skip.is_empty()
         && selection.is_everything();
-    let cases = [events::cases(), start::cases(), order::cases(), pins::cases(), audit::cases()];
+    let cases =
+        [events::cases(), start::cases(), order::cases(), pins::cases(), audit::cases(), owners::cases()];
     let trials = cases.into_iter().flatten().flat_map(|case| case.trials(selection.engines(), &missing));
     let trials = trials.filter(|trial| selection.takes(trial.name())).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
