@@ -166,11 +166,12 @@ impl Hooks {
         Self::attach_programs(index.object(), &[name], cgroup)
     }
 
-    pub(crate) fn attach_programs(
-        object: &Object,
-        names: &[&str],
-        cgroup: BorrowedFd<'_>,
-    ) -> Result<Self, Error> {
+    /// Attaches programs of another object in this order.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    #[doc(hidden)]
+    pub fn attach_programs(object: &Object, names: &[&str], cgroup: BorrowedFd<'_>) -> Result<Self, Error> {
         let mut hooks = Self { links: Vec::new(), names: Vec::new(), pins: None };
         for &name in names {
             hooks.links.push(attach_program(object, name, 0, cgroup)?);
@@ -238,7 +239,11 @@ fn find<'a>(object: &'a Object, name: &str) -> Result<Program<'a>, Error> {
 
 /// Attaches one program of the object, behind those that are there. `flags` are those of
 /// `BPF_LINK_CREATE`.
-pub(crate) fn attach_program(
+///
+/// # Errors
+/// As [`Hooks::attach`].
+#[doc(hidden)]
+pub fn attach_program(
     object: &Object,
     name: &str,
     flags: u32,

@@ -289,7 +289,10 @@ impl Index {
             .map_err(|e| object_error(CFG, io_error(e)))
     }
 
-    pub(crate) fn object(&self) -> &Object {
+    /// The loaded object.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn object(&self) -> &Object {
         &self.object
     }
 

@@ -16,7 +16,6 @@
 //! skeleton.
 #![deny(unsafe_op_in_unsafe_fn)]
 
-mod baseline;
 mod bootstrap;
 mod config;
 mod cost;
@@ -24,6 +23,7 @@ mod counters;
 mod error;
 #[doc(hidden)]
 pub mod fault;
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
 pub mod hooks;
@@ -36,17 +36,16 @@ mod netns;
 pub mod order;
 mod owner;
 pub mod pin;
+#[doc(hidden)]
+pub mod plumbing;
 pub mod probe;
 mod rekey;
 mod scan;
 mod skel;
 mod sockopt;
-pub mod testing;
-pub mod verified;
 mod victim;
 mod walk;
 
-pub use baseline::Baseline;
 pub use bootstrap::{Bootstrap, BootstrapCounts};
 pub use config::Config;
 pub use cost::HookCost;

@@ -32,16 +32,6 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_ADD, fd, interest, token)
     }
 
-    /// Changes the interest in `fd`, and arms a one-shot entry again.
-    pub(crate) fn modify(&self, fd: BorrowedFd<'_>, interest: i32, token: u64) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_MOD, fd, interest, token)
-    }
-
-    /// Takes `fd` out. Needed where a duplicate of it may outlive its close.
-    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
-    }
-
     /// Waits and returns the tokens that are ready, with their events; -1 waits for ever.
     /// A signal counts as "nothing yet".
     pub(crate) fn wait(&mut self, timeout_ms: i32) -> io::Result<Vec<(u64, i32)>> {

@@ -17,14 +17,13 @@ pub mod bootstrap;
 pub mod cgroup;
 pub mod choice;
 pub mod daemon;
-pub mod demo;
 pub mod engine;
 mod epoll;
 mod fallback;
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
 mod heal;
-pub mod lab;
 pub mod listing;
 pub mod metrics;
 pub mod monitor;

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
 use skreap::core::Protocol;
-use skreap::lab::{Cgroup, Client, Netns, Op, OpenMany, Reply, Selection, SpawnOptions};
+use skreap_testbed::{Cgroup, Client, Netns, Op, OpenMany, Reply, Selection, SpawnOptions};
 use tempfile::TempDir;
 
 use crate::commands::{TCP, Ten, UDP, good, good_json};

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use skreap::core::Protocol;
-use skreap::lab::{
+use skreap_testbed::{
     Cgroup, Client, Echo, Echoed, Mode, Netns, Op, OpenMany, Reply, Selection, SocketState, SpawnOptions,
 };
 
@@ -40,7 +40,7 @@ impl Ten {
         let options = SpawnOptions { label: "ten", cgroup: Some(cgroup), netns: Some(&netns) };
         let mut client = Client::spawn(&options)?;
         for (protocol, count, first) in [(Protocol::Udp, 6, 0), (Protocol::Tcp, 4, 6)] {
-            let netns = skreap::lab::NetnsRef::Own;
+            let netns = skreap_testbed::NetnsRef::Own;
             let many = OpenMany { netns, protocol, count, connect: addr, timeout_ms: 10_000 };
             let Reply::OpenedMany(opened) = client.call(&Op::OpenMany(many))? else { bail!("no answer") };
             ensure!(opened.failed == 0 && opened.first == first, "{opened:?}");
@@ -52,7 +52,7 @@ impl Ten {
     pub fn connect(&mut self, backend: &str, count: u32) -> Result<u32> {
         let backend: skreap::core::Backend = backend.parse()?;
         let opened = self.client.open_many(OpenMany {
-            netns: skreap::lab::NetnsRef::Own,
+            netns: skreap_testbed::NetnsRef::Own,
             protocol: backend.protocol(),
             count,
             connect: backend.socket_addr(),

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::lab::{Bpffs, Selection};
+use skreap_testbed::{Bpffs, Selection};
 
 use crate::commands::{Ten, UDP};
 use crate::process::{run, run_with};

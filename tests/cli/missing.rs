@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::lab::{Cgroup, cgroup2_root};
+use skreap_testbed::{Cgroup, cgroup2_root};
 use tempfile::TempDir;
 
 use crate::process::{Ended, run, run_with, skreap};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use skreap::lab::{Bpffs, Selection};
+use skreap_testbed::{Bpffs, Selection};
 
 use crate::commands::{TCP, Ten, UDP, good, good_json};
 use crate::hooks;

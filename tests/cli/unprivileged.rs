@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
-use skreap::lab::Cgroup;
+use skreap_testbed::Cgroup;
 use tempfile::TempDir;
 
 use crate::commands::{Ten, UDP, good_json};

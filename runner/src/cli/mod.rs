@@ -2,6 +2,7 @@
 
 mod audit;
 mod client;
+#[cfg(feature = "demo")]
 mod demo;
 mod generate;
 mod index;
@@ -79,6 +80,7 @@ enum Command {
     #[command(after_help = EXIT_CODES)]
     Reconcile(reconcile::Args),
     /// Show all of it: namespaces, servers, clients; delete a server, see exactly its sockets destroyed
+    #[cfg(feature = "demo")]
     #[command(after_help = EXIT_CODES)]
     Demo(demo::Args),
     /// Write manual pages or shell completions, for packages
@@ -124,6 +126,7 @@ pub fn main() -> ExitCode {
         Command::Top(args) => top::run(args),
         Command::Reap(args) => reap::run(args),
         Command::Reconcile(args) => reconcile::run(args),
+        #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args),
         Command::Generate(args) => generate::run(args),
     };

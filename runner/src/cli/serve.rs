@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use skreap::bpf::Config;
@@ -127,7 +128,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         lowered => lowered?,
     }
     // It has some seventy itself, one for each netns of the last seconds, and two for each client.
-    if let Err(e) = skreap::lab::raise_nofile_limit() {
+    if let Err(e) = raise_nofile_limit() {
         tracing::warn!("cannot have more descriptors: {e}");
     }
     let supervisor = Supervisor::of_this_process();
@@ -163,6 +164,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let counters = reaper.counters().context("cannot read the counters")?;
     tracing::info!(?counters, "done");
     Ok(())
+}
+
+/// Raises the soft limit of open files to the hard one.
+fn raise_nofile_limit() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
 /// Gives `stop` on the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once. There is no

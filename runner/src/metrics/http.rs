@@ -132,6 +132,7 @@ pub(super) fn serve(listener: &Listener, registry: &Arc<Registry>, stop: &Stop) 
 }
 
 /// Answers one scrape, on the calling thread.
+#[cfg(feature = "fuzzing")]
 pub(crate) fn answer(stream: UnixStream, registry: &Registry) {
     let active = Arc::new(AtomicUsize::new(1));
     Scrape { stream: Stream::Unix(stream), until: Instant::now() + DEADLINE, active }.answer(registry);

@@ -14,8 +14,10 @@ use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
 use skreap_bpf::fault::{self, Point};
 
+#[cfg(feature = "fuzzing")]
 pub(crate) use destroy::Errors;
 pub use destroy::{BATCH, Verdict};
+#[cfg(feature = "fuzzing")]
 pub(crate) use dump::datagram;
 pub use dump::{Dump, DumpEnd, Filter, InetDiag};
 pub use per_netns::DiagSockets;
