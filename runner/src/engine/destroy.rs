@@ -9,8 +9,8 @@ use skreap_core::{
 };
 
 use super::{EngineError, Pace, by_cookie, nanos};
-use crate::netns::NetnsId;
-use crate::sock_diag::{DiagSockets, Verdict};
+use crate::sys::netns::NetnsId;
+use crate::sys::sock_diag::{DiagSockets, Verdict};
 
 /// How long the diag socket of a netns is kept after its last use.
 const KEEP: Duration = Duration::from_secs(10);

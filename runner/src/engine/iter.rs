@@ -10,7 +10,7 @@ use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected};
 use super::destroy::tuple;
 use super::scope::Finder;
 use super::{Chosen, Engine, EngineError, EngineOptions, Scope, StateMask, membership, nanos};
-use crate::netns::{self, Everywhere, NetnsId};
+use crate::sys::netns::{self, Everywhere, NetnsId};
 
 /// Engine `iter`: one pass of iter/tcp or iter/udp in each netns.
 #[derive(Debug)]
