@@ -91,7 +91,7 @@ pub enum Error {
     #[error("the re-key failed: {0}")]
     Rekey(io::Error),
     /// The program that sets and clears marks refused or could not run.
-    #[error("cannot mark what the index does not know: {0}")]
+    #[error("cannot mark the index as incomplete: {0}")]
     Mark(io::Error),
 }
 

@@ -198,14 +198,14 @@ pub(crate) fn compatible(links: &Path, cgroup: BorrowedFd<'_>) -> Result<(), Obs
         let wrong = |why: String| Incompatible::Hook { name: name.to_owned(), why };
         let path = links.join(name);
         if !path.exists() {
-            return Err(wrong("is not there".to_owned()).into());
+            return Err(wrong("is missing".to_owned()).into());
         }
         fault::at(Point::LinkCheck).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
         let link = Link::open(&path).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
-        match link.info().map_err(|e| wrong(format!("cannot be asked: {e}")))?.info {
+        match link.info().map_err(|e| wrong(format!("cannot be queried: {e}")))?.info {
             // Of a cgroup that was removed the kernel says 0.
             LinkTypeInfo::Cgroup(on) if on.cgroup_id == cgroup => {}
-            _ => return Err(wrong("is on another cgroup, or on one that was removed".to_owned()).into()),
+            _ => return Err(wrong("is on another cgroup, or on a removed one".to_owned()).into()),
         }
     }
     Ok(())

@@ -60,7 +60,7 @@ impl Index {
         }
         match Self::load_with(config, Ok(())) {
             Err(e) if !e.cannot() => {
-                tracing::warn!("loading without the kernel module, since with it: {e}");
+                tracing::warn!("loading without the kernel module, because loading with it failed: {e}");
                 Self::load_with(config, Err(ModuleError::Refused(e.to_string())))
             }
             loaded => loaded,

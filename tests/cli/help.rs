@@ -9,7 +9,7 @@ use crate::process::{collect, run, skreap};
 crate::tests![every_command_explains_itself, wrong_use_is_exit_2, a_reader_that_leaves_is_no_error];
 
 const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 wrong use, 3 this kernel or these privileges cannot.";
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not possible on this kernel or with these privileges.";
 
 fn every_command_explains_itself() -> Result<()> {
     for args in [

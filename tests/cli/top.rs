@@ -39,7 +39,7 @@ fn one_frame_as_text() -> Result<()> {
     let ended = run(&["top", "--interval", "0"])?;
     ensure!(ended.code == Some(2), "{ended:?}");
     let ended = run(&["top", "--socket", "/nowhere/socket"])?;
-    ensure!(ended.code == Some(1) && ended.err.contains("nobody serves there"), "{ended:?}");
+    ensure!(ended.code == Some(1) && ended.err.contains("no service listens there"), "{ended:?}");
     serve.finish()
 }
 

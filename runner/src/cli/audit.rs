@@ -10,12 +10,12 @@ use skreap::core::Request;
 use super::{Failure, SocketArg, client, print_json};
 
 pub(super) const EXIT_CODES: &str = "\
-The index lives in the running `serve`, so there is nothing to audit without one. What was recorded and the sockets that \
-sock_diag shows are compared; a difference is one that holds in repeated looks, and not a socket that comes or goes \
-meanwhile. Sockets that the index had no room for are listed as incomplete: they are no difference, the reports say \
-so too.
+The index lives in the running `serve`, so an audit needs one. The recorded sockets are compared with the sockets that \
+sock_diag shows. A difference is reported only if it holds in repeated scans, so sockets that open or close meanwhile do \
+not count. Sockets for which the index had no room are listed as incomplete; they are not differences, because reports \
+mention them too.
 
-Exit codes: 0 done, 1 failed or the index is not right, 2 wrong use, 3 this kernel or these privileges cannot.";
+Exit codes: 0 done, 1 failed or the index is not right, 2 wrong usage, 3 not possible on this kernel or with these privileges.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -71,14 +71,14 @@ fn print(audit: &Audit) -> io::Result<()> {
     if !audit.complete {
         writeln!(
             out,
-            "{} netns could not be looked at; the log of the service says why",
+            "{} netns could not be checked; the log of the service says why",
             audit.unreachable_netns
         )?;
     }
     for (n, what) in [
-        (audit.accepted, "TCP sockets that a listener has made; no clients"),
+        (audit.accepted, "TCP sockets that a listener has accepted; not clients"),
         (audit.older, "sockets older than the hooks"),
-        (audit.undecided, "sockets that cannot be told to belong to the index or not"),
+        (audit.undecided, "sockets whose membership in the index is undecided"),
     ] {
         if n > 0 {
             writeln!(out, "not compared: {n} {what}")?;
@@ -91,11 +91,11 @@ fn meaning(kind: Kind) -> &'static str {
     match kind {
         Kind::Missed => "not in the index; an event on their backend would not reach them",
         Kind::WrongKey => {
-            "in the index under another backend only; does a load balancer run behind the hooks?"
+            "in the index under another backend only; check whether a load balancer runs after the hooks"
         }
         Kind::Stale => "in the index without a socket",
         Kind::Incomplete => {
-            "not in the index because it was full; events on their backend say that they are incomplete"
+            "not in the index because it was full; events on their backend are reported as incomplete"
         }
     }
 }

@@ -10,7 +10,7 @@ use nix::unistd::geteuid;
 use serde_json::Value;
 use skreap::core::{Refusal, Request};
 
-/// Longest wait for an answer: a full scan of a large machine takes seconds, not minutes.
+/// Longest wait for a response: a full scan of a large machine takes seconds, not minutes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Sends the request and reads its answer.
@@ -36,7 +36,7 @@ impl Session {
     pub(super) fn ask(&mut self, request: &Request) -> anyhow::Result<Value> {
         let mut line = serde_json::to_vec(request).context("cannot write the request")?;
         line.push(b'\n');
-        // A service that sends us away says why before it closes: that is worth more than the broken pipe.
+        // A service that refuses us sends the reason before it closes: the reason is worth more than the broken pipe.
         if let Err(e) = self.stream.write_all(&line)
             && e.kind() != io::ErrorKind::BrokenPipe
         {
@@ -50,7 +50,7 @@ impl Session {
         let value: Value = serde_json::from_str(&answer).context("cannot read the answer")?;
         if value.get("error").is_some_and(Value::is_object) {
             let refusal: Refusal = serde_json::from_value(value).context("cannot read the refusal")?;
-            // It is about our only line, or about none.
+            // It concerns our only line, or none.
             bail!("{}", refusal.message);
         }
         Ok(value)
@@ -63,7 +63,7 @@ fn connect(socket: &Path) -> anyhow::Result<UnixStream> {
         let path = socket.display();
         let why = match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                format!("nobody serves there: {e}; start `skreap serve --source unix:{path}`, or name another --socket")
+                format!("no service listens there: {e}; start `skreap serve --source unix:{path}`, or name another --socket")
             }
             io::ErrorKind::PermissionDenied => {
                 format!("{e}; run as root, or serve with `--source unix:{path} --allow-uid {}`", geteuid())

@@ -25,19 +25,19 @@ use tracing_subscriber::fmt::SubscriberBuilder;
 
 use socket::SocketArg;
 
-/// Where `serve --pin` pins, and `unload` looks, if nothing is said.
+/// Default directory of `serve --pin` and `unload`.
 const PINS: &str = "/sys/fs/bpf/skreap";
 
 const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 wrong use, 3 this kernel or these privileges cannot.";
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not possible on this kernel or with these privileges.";
 
 #[derive(Debug, Parser)]
 #[command(name = "skreap", version, about, after_help = EXIT_CODES, propagate_version = true)]
 struct Cli {
-    /// What is logged to stderr: off, error, warn, info, debug, trace, or a tracing filter
+    /// Log level on stderr: off, error, warn, info, debug, trace, or a tracing filter
     #[arg(long, global = true, value_name = "FILTER", default_value = "warn", env = "SKREAP_LOG")]
     log: EnvFilter,
-    /// How it is logged
+    /// Format of the log
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
     #[command(subcommand)]
@@ -52,34 +52,34 @@ enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show what this kernel and these privileges offer, each tried out, and which engine `auto` takes
+    /// Try which features this kernel and these privileges offer, and show the engine that `auto` takes
     #[command(after_help = EXIT_CODES)]
     Probe(probe::Args),
-    /// Index the sockets of a cgroup and reap what events name, until end of input, SIGINT or SIGTERM
+    /// Index the sockets of a cgroup and reap the backends that events name, until end of input, SIGINT or SIGTERM
     #[command(after_help = EXIT_CODES)]
     Serve(serve::Args),
     /// Detach the hooks that `serve --pin` has left attached, and free its index
     #[command(after_help = EXIT_CODES)]
     Unload(unload::Args),
-    /// Show what the index of a running `serve` holds
+    /// Show the backends in the index of a running `serve`
     #[command(after_help = EXIT_CODES)]
     Index(index::Args),
-    /// Show how a running `serve` is doing: engine, index, events, clients
+    /// Show the state of a running `serve`: engine, index, events, clients
     #[command(after_help = EXIT_CODES)]
     Status(status::Args),
-    /// Hold the index of a running `serve` against an independent scan of all sockets
+    /// Compare the index of a running `serve` with an independent scan of all sockets
     #[command(after_help = audit::EXIT_CODES)]
     Audit(audit::Args),
     /// Watch a running `serve`: largest backends, rates, latency, last events
     #[command(after_help = EXIT_CODES)]
     Top(top::Args),
-    /// Tell a running `serve` that backends are gone
+    /// Destroy the sockets of deleted backends, through a running `serve`
     #[command(after_help = EXIT_CODES)]
     Reap(reap::Args),
-    /// Tell a running `serve` which backends live: the sockets of all others are destroyed
+    /// Destroy the sockets of all backends except the listed ones, through a running `serve`
     #[command(after_help = EXIT_CODES)]
     Reconcile(reconcile::Args),
-    /// Show all of it: namespaces, servers, clients; delete a server, see exactly its sockets destroyed
+    /// Demonstrate it with namespaces, servers and clients: exactly the sockets of a deleted server are destroyed
     #[cfg(feature = "demo")]
     #[command(after_help = EXIT_CODES)]
     Demo(demo::Args),
@@ -88,16 +88,16 @@ enum Command {
     Generate(generate::Args),
 }
 
-/// How a command ended, other than well.
+/// The ways in which a command can fail.
 #[derive(Debug)]
 enum Failure {
-    /// It was done, and what was asked for did not succeed; the output says so.
+    /// The command ran, but its request did not succeed; the output says so.
     Reported,
-    /// It was asked for in a way that makes no sense.
+    /// The arguments make no sense.
     Misused(anyhow::Error),
-    /// It could not be done.
+    /// The command failed.
     Failed(anyhow::Error),
-    /// It cannot be done on this kernel or with these privileges.
+    /// Not possible on this kernel or with these privileges.
     Cannot(anyhow::Error),
 }
 
@@ -137,7 +137,7 @@ pub fn main() -> ExitCode {
         Err(Failure::Misused(e)) => (2, e),
         Err(Failure::Cannot(e)) => (3, e),
     };
-    // The reader of our output may have had enough; that is not an error worth a word.
+    // The reader of our output may have closed it; that is not an error.
     if is_broken_pipe(&error) {
         return ExitCode::SUCCESS;
     }
@@ -156,9 +156,9 @@ fn sentence(error: &anyhow::Error) -> String {
             said = format!("{said}: {text}");
         }
     }
-    // EMFILE; of errors of libbpf there is only the text.
+    // EMFILE; libbpf errors carry only the text.
     if said.contains("(os error 24)") {
-        said += "; let it have more: LimitNOFILE= of its unit, or ulimit -n";
+        said += "; raise the limit of open files: LimitNOFILE= of its unit, or ulimit -n";
     }
     said
 }
@@ -173,7 +173,7 @@ fn start_logging(filter: EnvFilter, format: LogFormat) {
         .with_writer(io::stderr as fn() -> io::Stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_env_filter(filter)
-        // It would be told on stderr as well, and a disk that is full would end the process.
+        // It would be written to stderr as well, and a full disk would end the process.
         .log_internal_errors(false);
     match format {
         LogFormat::Text => builder.init(),

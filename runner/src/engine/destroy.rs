@@ -128,7 +128,7 @@ impl Destroyer {
         while !unsettled.is_empty() {
             victims.clear();
             if let Err(e) = again(&mut self.diag, victims) {
-                tracing::warn!("cannot look again for {} sockets: {e}", unsettled.len());
+                tracing::warn!("cannot retry {} sockets: {e}", unsettled.len());
                 outcome.incomplete.insert(Incomplete::EngineFailed);
                 unsettled.iter().for_each(|u| u.fail(outcome));
                 return;

@@ -110,7 +110,7 @@ impl Scanner {
                 let done = passes(&mut scan, &job);
                 // The thread's own place keeps a netns alive as well.
                 if let Err(e) = netns::enter(&home) {
-                    tracing::error!("cannot go back to the own netns: {e}");
+                    tracing::error!("cannot return to the service's own netns: {e}");
                 }
                 if reply.send(done).is_err() {
                     return;

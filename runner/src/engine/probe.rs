@@ -180,7 +180,7 @@ pub(crate) fn sock_destroy() -> Result<String, Missing> {
             _ => format!("{what}: {e}"),
         },
     };
-    let socket = private_socket().map_err(|e| failed("cannot make a trial socket", e))?;
+    let socket = private_socket().map_err(|e| failed("cannot create a trial socket", e))?;
     let victim =
         skreap_bpf::Victim::of_udp_socket(&socket).map_err(|e| failed("cannot name the trial socket", e))?;
     let mut diag = DiagSocket::open().map_err(|e| failed("NETLINK_SOCK_DIAG", e))?;
@@ -190,7 +190,7 @@ pub(crate) fn sock_destroy() -> Result<String, Missing> {
         [Verdict::Destroyed] if was_destroyed(&socket) => Ok("destroyed a private UDP socket".to_owned()),
         [Verdict::Failed(errno)] => Err(failed("SOCK_DESTROY", io::Error::from_raw_os_error(*errno))),
         _ => missing(
-            "SOCK_DESTROY was accepted, but the socket lives: use a kernel with CONFIG_INET_DIAG_DESTROY=y",
+            "SOCK_DESTROY was accepted, but the socket is still alive: use a kernel with CONFIG_INET_DIAG_DESTROY=y",
         ),
     }
 }
@@ -201,7 +201,7 @@ pub(crate) fn iterator_destroy() -> Result<String, Missing> {
     let victim = skreap_bpf::Victim::of_udp_socket(&socket).map_err(|e| Missing { detail: e.to_string() })?;
     match skreap_bpf::probe::iterator_destroy(&victim) {
         Ok(1) if was_destroyed(&socket) => Ok("iter/udp destroyed a private UDP socket".to_owned()),
-        Ok(n) => missing(format!("iter/udp found {n} private sockets, and it lives")),
+        Ok(n) => missing(format!("iter/udp found {n} private sockets, and the socket is still alive")),
         Err(e) => missing(e.to_string()),
     }
 }

@@ -150,7 +150,7 @@ pub fn start_and_say(
         }
         Choice::Named(engine) => {
             let seen = trial(engine, index).map_err(refused)?;
-            (engine, format!("asked for, and {seen}"))
+            (engine, format!("requested, and {seen}"))
         }
     };
     let engine = make(engine, index, options)?

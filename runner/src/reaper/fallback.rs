@@ -38,7 +38,7 @@ impl Fallback {
         let mut scan = match self.engine.run(target, chosen) {
             Ok(scan) => scan,
             Err(e) => {
-                tracing::warn!(backend = %target.backend, "the scan that should finish the event failed: {e}");
+                tracing::warn!(backend = %target.backend, "the scan that finishes the event failed: {e}");
                 return;
             }
         };

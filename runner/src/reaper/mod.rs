@@ -374,7 +374,7 @@ fn start_fallback(engine: EngineName, index: &Index, options: &EngineOptions) ->
     }
     match select::fallback(index, options) {
         Ok(scan) => {
-            tracing::info!(engine = %scan.name(), "finishes what the index does not know completely");
+            tracing::info!(engine = %scan.name(), "this engine finishes events on which the index is incomplete");
             Some(Fallback::new(scan))
         }
         Err(why) => {
@@ -399,7 +399,7 @@ fn tell_older(found: &Bootstrapped) {
     }
     let dropped = tcp.dropped + udp.dropped;
     if dropped > 0 {
-        tracing::warn!(dropped, "the index is full: give it more --max-sockets");
+        tracing::warn!(dropped, "the index is full: raise --max-sockets");
     }
 }
 

@@ -66,7 +66,7 @@ fn ask(walker: &mut Walker, target: &Target, what: InFlight) -> Result<Found, En
     match walker.in_flight(target, what) {
         Ok((cookies, stale)) => Ok(Found { sockets: cookies.into_iter().collect(), stale }),
         Err(e) => {
-            tracing::warn!(backend = %target.backend, "cannot look for connects under way: {e}");
+            tracing::warn!(backend = %target.backend, "cannot search for connects under way: {e}");
             Err(e.into())
         }
     }

@@ -137,7 +137,7 @@ impl Telling {
         let Some((end, thread)) = self.0 else { return };
         drop(end);
         if thread.join().is_err() {
-            tracing::error!("the thread that tells the service manager panicked");
+            tracing::error!("the thread that notifies the service manager panicked");
         }
     }
 }
@@ -180,7 +180,7 @@ impl Teller {
         if silent && !self.silent {
             tracing::error!(
                 silent_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
-                "the reaper does not move on; the service manager is not told any more that it is alive"
+                "the reaper makes no progress; the watchdog of the service manager is not fed any more"
             );
         }
         self.silent = silent;
@@ -203,7 +203,7 @@ impl Teller {
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(states) {
-        tracing::warn!("cannot tell the service manager: {e}");
+        tracing::warn!("cannot notify the service manager: {e}");
     }
 }
 

@@ -60,7 +60,7 @@ pub enum Error {
     #[error(
         "this process lacks {}: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (and CAP_SYS_ADMIN, \
          CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH for sockets in other network namespaces), by AmbientCapabilities= of \
-         its unit, or once for all by: {}",
+         its unit, or permanently by: {}",
         .0.join(", "),
         setcap()
     )]

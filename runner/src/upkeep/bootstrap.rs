@@ -92,7 +92,7 @@ fn pass(bootstrap: &mut Bootstrap, id: NetnsId, dying: &mut Vec<NetnsId>) -> boo
     let mut whole = true;
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         if let Err(e) = bootstrap.pass(protocol) {
-            tracing::warn!(cookie = id.cookie, inum = id.inum, %protocol, "cannot look at the sockets of netns: {e}");
+            tracing::warn!(cookie = id.cookie, inum = id.inum, %protocol, "cannot read the sockets of netns: {e}");
             whole = false;
         }
     }

@@ -122,8 +122,8 @@ impl OrderKeeper {
         if detached.contains(&hooks::RELEASE) && !replace(&mut self.told_release, true) {
             tracing::error!(
                 hook = hooks::RELEASE,
-                "our program was detached: sockets that close stay in the index (with engine kfunc in the kernel, too) \
-                 until it is full; start again"
+                "our program was detached: closed sockets stay in the index (with engine kfunc also in the kernel) until it \
+                 is full; restart the service"
             );
         }
     }
@@ -183,10 +183,10 @@ impl OrderKeeper {
                     blind = true;
                     // What has connected since it went is in nobody's books.
                     if let Err(e) = observer.index().marker().and_then(|marker| marker.everything()) {
-                        tracing::error!("events do not know that they are incomplete: {e}");
+                        tracing::error!("events may be incomplete without a report of it: {e}");
                     }
                     if !replace(told, true) {
-                        tracing::error!(%hook, "our program was detached: sockets are no longer recorded; start again");
+                        tracing::error!(%hook, "our program was detached: sockets are no longer recorded; restart the service");
                     }
                 }
                 Ok(order) => {
@@ -199,7 +199,7 @@ impl OrderKeeper {
                 Err(e) => {
                     blind = true;
                     if !replace(told, true) {
-                        tracing::error!(%hook, "cannot read the order of the programs, each event is finished by a scan: {e}");
+                        tracing::error!(%hook, "cannot read the order of the programs, a scan finishes each event: {e}");
                     }
                 }
             }
@@ -305,7 +305,7 @@ fn tell(order: &Order, may_move: bool) {
     }
     if order.foreign_after().next().is_some() && !may_move {
         tracing::warn!(%hook, after = %listed(order.foreign_after()), moves = MOVES, seconds = WINDOW.as_secs(),
-            "another agent wants to be last as well: not moved for now, and each event takes a pass over the index");
+            "another agent also keeps attaching last: not moved for now, and each event takes a pass over the index");
     }
 }
 
@@ -315,7 +315,7 @@ fn listed<'a>(programs: impl Iterator<Item = &'a Program>) -> String {
 
 fn report(done: Result<(), skreap_bpf::Error>) -> bool {
     if let Err(e) = &done {
-        tracing::error!("cannot look over the index after a change of the order of the hooks: {e}");
+        tracing::error!("cannot check the index after a change of the order of the hooks: {e}");
     }
     done.is_ok()
 }

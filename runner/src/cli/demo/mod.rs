@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// Network namespaces; they are removed at the end
     #[arg(long, value_name = "N", default_value_t = 24, value_parser = value_parser!(u32).range(1..=1000))]
     netns: u32,
-    /// How often server B is deleted
+    /// Number of times that server B is deleted
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = value_parser!(u32).range(1..=100_000))]
     rounds: u32,
     /// Client processes
@@ -64,19 +64,21 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if findings.passed() { Ok(()) } else { Err(Failure::Reported) }
 }
 
-/// The testbed meets missing privileges as errors of system calls.
+/// Missing privileges appear as errors of system calls here.
 fn cannot_or_failed(error: anyhow::Error) -> Failure {
     let denied = error
         .chain()
         .filter_map(|e| e.downcast_ref::<io::Error>())
         .any(|e| e.kind() == io::ErrorKind::PermissionDenied);
     if denied {
-        return Failure::Cannot(error.context("the demo needs root, and may not be confined in a container"));
+        return Failure::Cannot(
+            error.context("the demo needs root outside of a container; run it with sudo on the host"),
+        );
     }
     error.into()
 }
 
-/// One line on stderr that comes and goes; nothing at all if nobody watches.
+/// One temporary line on stderr; nothing if stderr is not a terminal.
 struct Progress {
     shown: bool,
     terminal: bool,
@@ -92,7 +94,7 @@ impl Progress {
             return;
         }
         let text = match step {
-            Step::Netns { done, of } => format!("making network namespaces: {done} of {of}"),
+            Step::Netns { done, of } => format!("creating network namespaces: {done} of {of}"),
             Step::Processes => "starting servers and clients".to_owned(),
             Step::Sockets => "connecting sockets".to_owned(),
             Step::Round { number, of } => format!("deleting server B: round {number} of {of}"),

@@ -136,7 +136,7 @@ impl Findings {
 pub fn run(options: &Options, stop: &Stop, tell: &mut dyn FnMut(Step)) -> anyhow::Result<Findings> {
     check(options)?;
     for (path, why) in testbed::sweep()?.kept {
-        tracing::warn!(path = %path.display(), "left by a killed run and cannot be removed: {why}");
+        tracing::warn!(path = %path.display(), "left over from a killed run and cannot be removed: {why}");
     }
     let mut world = World::build(options, stop, tell)?;
     let mut reaper = Reaper::builder()
@@ -197,7 +197,7 @@ fn check(options: &Options) -> anyhow::Result<()> {
     if needed > limit {
         bail!(
             "{} sockets need {needed} descriptors in one process and the limit is {limit}: \
-             take fewer --sockets, more --clients, or raise `ulimit -n`",
+             use fewer --sockets, more --clients, or raise `ulimit -n`",
             options.sockets
         );
     }

@@ -70,7 +70,7 @@ impl<'a> Conductor<'a> {
         match echoed.iter().flat_map(|e| &e.lost).next() {
             None => Ok(()),
             Some(lost) => bail!(
-                "a socket got no answer before anything was deleted: {}",
+                "a socket got no response before anything was deleted: {}",
                 std::io::Error::from_raw_os_error(lost.errno)
             ),
         }
@@ -127,7 +127,7 @@ impl<'a> Conductor<'a> {
         match self.replies.recv()? {
             Reply::Report(report) => Ok(*report),
             Reply::Refused(refusal) => bail!("{refusal}"),
-            _ => bail!("the service answered another question"),
+            _ => bail!("the service sent an unexpected answer"),
         }
     }
 }

@@ -115,7 +115,7 @@ impl World {
         }
         for group in self.groups.iter_mut().filter(|g| g.server == server) {
             let Reply::OpenedMany(opened) = self.clients[group.client].receive()? else {
-                bail!("a client does not answer what was asked");
+                bail!("a client sent an unexpected response");
             };
             if let Some(error) = opened.first_error {
                 bail!("{} sockets could not be connected, the first: {error}", opened.failed);
@@ -165,7 +165,7 @@ impl World {
             .iter_mut()
             .map(|client| match client.receive()? {
                 Reply::Watched(watched) => Ok(watched),
-                _ => bail!("a client does not answer what was asked"),
+                _ => bail!("a client sent an unexpected response"),
             })
             .collect()
     }
@@ -191,7 +191,7 @@ impl World {
             .into_iter()
             .map(|reply: Result<Reply, CallError>| match reply? {
                 Reply::Echoed(echoed) => Ok(echoed),
-                _ => bail!("a client does not answer what was asked"),
+                _ => bail!("a client sent an unexpected response"),
             })
             .collect()
     }

@@ -1,4 +1,4 @@
-//! A manual page: what clap knows of a command, and what `pages` adds.
+//! A manual page: clap's definition of a command, with the additions of `pages`.
 
 use clap::Command;
 use clap_mangen::Man;
@@ -74,7 +74,7 @@ fn commands(command: &Command) -> Roff {
     roff
 }
 
-/// A section of terms and what they mean.
+/// A section of terms and their meanings.
 fn terms(roff: &mut Roff, heading: &str, terms: &[(&str, &str)]) {
     if terms.is_empty() {
         return;
@@ -112,9 +112,9 @@ fn rest(command: &Command, page: &Page) -> Roff {
     roff.text([roman(see.join(", "))]);
     roff.control("PP", []);
     roff.text([
-        roman("More, with the metrics and what to do on bad days: "),
+        roman("More, including metrics and troubleshooting: "),
         italic("/usr/share/doc/skreap/operating.md"),
-        roman(" and the files beside it."),
+        roman(" and the files in the same directory."),
     ]);
     roff
 }

@@ -12,14 +12,14 @@ use clap_complete::Shell;
 
 use super::{Cli, Failure};
 
-/// Shells of which Debian has a directory for completions.
+/// Shells for which Debian has a directory of completions.
 const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What is written
+    /// Kind of files to write
     what: What,
-    /// Directory in which the files are made; it is made if it is not there
+    /// Directory for the files; created if missing
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 }
@@ -34,7 +34,7 @@ enum What {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let directory = &args.directory;
-    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let mut command = Cli::command().disable_help_subcommand(true);
     match args.what {
         What::Man => {
@@ -72,7 +72,7 @@ mod tests {
         }
     }
 
-    /// What is written in pages is checked against the definition: no option that is not there.
+    /// Every example parses, so the pages name no option that does not exist.
     #[test]
     fn examples_are_commands() {
         for (page, example) in pages::PAGES.iter().flat_map(|p| p.examples.iter().map(move |e| (p, e))) {

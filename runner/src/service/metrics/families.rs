@@ -1,4 +1,4 @@
-//! Every metric: its name, its help, and where its numbers are.
+//! Every metric: its name, its help, and the source of its numbers.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ use crate::observe::status::Status;
 /// Name and value of each label of one time series.
 type Labels = Vec<(&'static str, String)>;
 
-/// Asks the monitor at each scrape.
+/// Reads the monitor at each scrape.
 #[derive(Debug)]
 pub(super) struct Families {
     monitor: Monitor,
@@ -32,7 +32,7 @@ impl Families {
 impl Collector for Families {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut to = Encoder(encoder);
-        // What cannot be read is left out of this scrape: an absent metric is an alert, a wrong one is not.
+        // An unreadable metric is left out of this scrape: an absent metric raises an alert, a wrong one does not.
         match self.monitor.status() {
             Ok(status) => {
                 service(&mut to, &status, self.monitor.started_unix())?;
@@ -46,8 +46,7 @@ impl Collector for Families {
             Ok(listing) => listed(&mut to, &listing)?,
             Err(e) => tracing::warn!("cannot walk the index for metrics: {e}"),
         }
-        let help =
-            "Time that events took, by phase: waiting in the queue, finding, destroying, and all of it";
+        let help = "Duration of events by phase: waiting in the queue, finding, destroying, and total";
         let mut family =
             to.0.encode_descriptor("event_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
         for (phase, histogram) in self.monitor.phase_histograms() {
@@ -69,10 +68,14 @@ fn service(to: &mut Encoder<'_>, s: &Status, started: f64) -> fmt::Result {
     to.counter("clients_accepted", "Clients accepted", one(s.clients.accepted))?;
     to.counter(
         "clients_refused",
-        "Clients sent away: users who may not talk, and clients too many",
+        "Clients refused, by reason: uid (not allowed) or full (too many clients)",
         by("reason", [("uid", s.clients.refused_uid), ("full", s.clients.refused_full)]),
     )?;
-    to.counter("lines_refused", "Lines of input that were no request", one(s.clients.refused_lines))?;
+    to.counter(
+        "lines_refused",
+        "Lines of input that were not a valid request",
+        one(s.clients.refused_lines),
+    )?;
     to.gauge("events_waiting", "Events that wait for the reaper", s.waiting)
 }
 
@@ -83,7 +86,7 @@ fn events(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
             .iter()
             .map(move |(result, n)| (vec![("type", kind.clone()), ("result", result.name().to_owned())], *n))
     });
-    to.counter("events", "Events answered, by type and what became of them", by_result)?;
+    to.counter("events", "Events answered, by type and result", by_result)?;
     let destroyed = t.destroyed.iter().flat_map(|(engine, protocols)| {
         protocols.iter().map(move |(protocol, n)| {
             (vec![("engine", engine.to_string()), ("protocol", protocol.clone())], *n)
@@ -93,7 +96,7 @@ fn events(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
     let k = &t.skipped;
     to.counter(
         "sockets_skipped",
-        "Sockets that were visited and not destroyed, by reason",
+        "Sockets visited and not destroyed, by reason",
         by(
             "reason",
             [
@@ -138,7 +141,7 @@ fn index(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
     ConstGauge::new(signed(s.index.map_bytes)).encode(family)?;
     to.gauge(
         "index_incomplete_marks",
-        "Marks of backends some socket of which could not be recorded; backends may share one",
+        "Marks of backends that lack a socket in the index; several backends may share one mark",
         s.index.incomplete_marks,
     )?;
     to.gauge(
@@ -148,7 +151,7 @@ fn index(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
     )?;
     to.counter("index_inserts", "Nodes linked into the index", one(c.inserts))?;
     to.counter("index_removals", "Nodes unlinked from the index", one(c.removals))?;
-    to.counter("index_releases", "Sockets closed that had a node", one(c.releases))?;
+    to.counter("index_releases", "Closed sockets that had a node", one(c.releases))?;
     to.counter(
         "index_dropped",
         "Memberships that could not be recorded, by reason",
@@ -156,11 +159,15 @@ fn index(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
     )?;
     to.counter(
         "index_ignored",
-        "Sockets that are not for the index, by reason",
+        "Sockets that the index does not track, by reason",
         by("reason", [("kernel", c.ignored_kernel), ("protocol", c.ignored_protocol)]),
     )?;
-    to.counter("index_wide", "Sockets that came to have too many peers to list", one(c.wide))?;
-    to.counter("index_stale", "Nodes found without their socket: a close was missed", one(c.stale))
+    to.counter(
+        "index_wide",
+        "Sockets that became wide: too many peers to list, or a connect to a zero address",
+        one(c.wide),
+    )?;
+    to.counter("index_stale", "Nodes whose socket no longer exists: a close was missed", one(c.stale))
 }
 
 fn listed(to: &mut Encoder<'_>, listing: &Listing) -> fmt::Result {
@@ -174,10 +181,10 @@ fn hooks(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
     // Without the kernel's statistics all is 0, which would look like hooks that never run.
     let measured = s.hooks.iter().filter(|hook| hook.runs > 0);
     let runs = measured.clone().map(|hook| (vec![("hook", hook.hook.clone())], hook.runs));
-    to.counter("hook_runs", "Runs of each hook while the kernel kept BPF statistics", runs)?;
+    to.counter("hook_runs", "Runs of each hook while the kernel collected BPF statistics", runs)?;
     let mut measured = measured.peekable();
     if measured.peek().is_some() {
-        let help = "Time spent in each hook while the kernel kept BPF statistics";
+        let help = "Time spent in each hook while the kernel collected BPF statistics";
         let mut family =
             to.0.encode_descriptor("hook_run_time", help, Some(&Unit::Seconds), MetricType::Counter)?;
         for hook in measured {
@@ -186,16 +193,16 @@ fn hooks(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
         }
     }
     if let Some(order) = &s.order {
-        let help = "1 if no program of another runs behind our hooks";
+        let help = "1 if no foreign program runs after our hooks";
         to.gauge("hook_order_last", help, u64::from(order.last))?;
-        let help = "Hooks on which a program of another runs behind ours now: each event costs a pass over the index";
+        let help = "Hooks after which a foreign program runs now: each event costs a pass over the index";
         to.gauge("hook_order_behind", help, order.behind)?;
         to.counter("hook_order_moves", "Times our hooks were moved to be last again", one(order.moves))?;
-        let help = "Times our hooks were not moved, because they had been too often in the last minute";
+        let help = "Times our hooks were not moved, because they had been moved too often in the last minute";
         to.counter("hook_order_held_back", help, one(order.held_back))?;
-        let help = "Memberships put right that were recorded under another address than the backend's";
+        let help = "Memberships recorded anew because they were under another address than the backend's";
         to.counter("hook_order_rekeyed", help, one(order.rekeyed))?;
-        let help = "Hooks of ours that somebody has detached: start again";
+        let help = "Hooks of ours that another process has detached: restart the service";
         to.gauge("hooks_detached", help, order.detached)?;
     }
     Ok(())

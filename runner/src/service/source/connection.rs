@@ -133,7 +133,7 @@ fn write(mut output: impl Write, replies: &Receiver<Reply>, unanswered: &Unanswe
                 output.flush()
             });
             if let Err(e) = written {
-                tracing::warn!("cannot write an answer, its client will get no more: {e}");
+                tracing::warn!("cannot write an answer, the client gets no further ones: {e}");
                 lost = 1;
             }
         } else {

@@ -104,7 +104,7 @@ impl Socket {
                 // Out of descriptors or memory: it may pass, and those who are connected are served on.
                 Err(e) => {
                     if failures == 0 {
-                        tracing::warn!(path = %self.bound.path.display(), "cannot accept a client, trying on: {e}");
+                        tracing::warn!(path = %self.bound.path.display(), "cannot accept a client, retrying: {e}");
                     }
                     failures += 1;
                     stop.pause(REST);
@@ -117,7 +117,7 @@ impl Socket {
             threads.retain(|thread| !thread.is_finished());
             if let Some((why, message)) = self.refuses(&stream, threads.len()) {
                 clients.sent_away(why);
-                tracing::warn!(path = %self.bound.path.display(), "client sent away: {message}");
+                tracing::warn!(path = %self.bound.path.display(), "client refused: {message}");
                 send_away(&stream, message);
                 continue;
             }

@@ -40,7 +40,7 @@ impl Reader {
                     // Said once, not each time that it is tried.
                     if self.failed.is_none() {
                         tracing::warn!(
-                            "cannot list all netns, so sockets in one that nothing shows may be missed: {e}"
+                            "cannot list all netns, so sockets in a hidden one may be missed: {e}"
                         );
                     }
                     self.failed = Some(Instant::now());

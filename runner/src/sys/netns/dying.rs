@@ -65,7 +65,11 @@ pub(crate) fn wait_for_dying(ids: Vec<NetnsId>) -> Vec<NetnsId> {
 pub(crate) fn count_unreached(ids: Vec<NetnsId>) -> usize {
     let there = wait_for_dying(ids);
     for id in &there {
-        tracing::warn!(cookie = id.cookie, inum = id.inum, "cannot enter netns: nothing leads to it");
+        tracing::warn!(
+            cookie = id.cookie,
+            inum = id.inum,
+            "cannot enter netns: it has no process, name or open descriptor"
+        );
     }
     there.len()
 }

@@ -62,7 +62,7 @@ impl DiagSockets {
                 forget_dead(&mut opened);
                 // The thread's own place keeps a netns alive as well.
                 if let Err(e) = netns::enter(&home) {
-                    tracing::error!("cannot go back to the own netns: {e}");
+                    tracing::error!("cannot return to the service's own netns: {e}");
                 }
                 if reply.send(opened).is_err() {
                     return;
@@ -155,7 +155,7 @@ impl DiagSockets {
     fn settle_one(&mut self, netns: u64, verdicts: &mut [Verdict]) {
         let Some((socket, _)) = self.kept.get_mut(&netns) else { return };
         if let Err(e) = socket.settle(verdicts) {
-            tracing::warn!(netns, "reading what sock_diag answered: {e}");
+            tracing::warn!(netns, "reading the response of sock_diag: {e}");
             self.forget(netns);
         }
     }

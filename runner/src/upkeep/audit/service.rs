@@ -116,7 +116,7 @@ impl Worker {
                 Ok(older) => {
                     tracing::info!(older, "connected sockets older than the hooks; they are not indexed")
                 }
-                Err(e) => tracing::error!("cannot look for older sockets, an audit will miss them: {e}"),
+                Err(e) => tracing::error!("cannot search for older sockets, an audit will miss them: {e}"),
             }
         }
         let mut next = interval.map(|interval| Instant::now() + interval);
@@ -165,7 +165,7 @@ impl Worker {
                         "the index still lacks sockets: give it more --max-sockets"
                     );
                 } else {
-                    tracing::info!(marks = before.backends, indexed, "the index knows all sockets again");
+                    tracing::info!(marks = before.backends, indexed, "the index is complete again");
                 }
                 !after.any()
             }
