@@ -60,7 +60,7 @@ impl Index {
         }
         match Self::load_with(config, Ok(())) {
             Err(e) if !e.cannot() => {
-                tracing::warn!("loading without the kernel module, because loading with it failed: {e}");
+                tracing::warn!("loading without the kernel module, since with it: {e}");
                 Self::load_with(config, Err(ModuleError::Refused(e.to_string())))
             }
             loaded => loaded,
@@ -289,10 +289,7 @@ impl Index {
             .map_err(|e| object_error(CFG, io_error(e)))
     }
 
-    /// The loaded object.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn object(&self) -> &Object {
+    pub(crate) fn object(&self) -> &Object {
         &self.object
     }
 

@@ -29,7 +29,7 @@ fn print(level: PrintLevel, message: String) {
 }
 
 /// Routes libbpf's messages here; once per process.
-pub fn install() {
+pub(crate) fn install() {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
         libbpf_rs::set_print(Some((PrintLevel::Debug, print)));
@@ -37,8 +37,7 @@ pub fn install() {
 }
 
 /// Takes the warnings since the last call.
-#[must_use]
-pub fn take_warnings() -> Option<String> {
+pub(crate) fn take_warnings() -> Option<String> {
     let mut kept = WARNINGS.lock().ok()?;
     (!kept.is_empty()).then(|| std::mem::take(&mut *kept))
 }

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use skreap::core::{Backend, Protocol};
-use skreap_testbed::Family;
+use skreap::lab::Family;
 
 /// Slots for sockets.
 pub const SLOTS: u8 = 10;

@@ -5,8 +5,7 @@ use std::os::fd::BorrowedFd;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use skreap::bpf::hooks::Hooks;
-use skreap::bpf::{Config, Index, module};
-use skreap_testbed::bpf::Baseline;
+use skreap::bpf::{Baseline, Config, Index, module};
 
 /// Which programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
