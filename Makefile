@@ -49,7 +49,7 @@ clippy:
 # Needs no privileges.
 unit:
 	$(CARGO) test --locked --workspace --lib --bins --examples
-	$(CARGO) test --locked --package skreap --test replay
+	$(CARGO) test --locked --package skreap --features fuzzing --test replay
 	$(CARGO) test --locked --workspace --doc
 
 docs:

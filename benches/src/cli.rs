@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use skreap::core::Protocol;
-use skreap::lab;
+use skreap_testbed as testbed;
 use tracing_subscriber::EnvFilter;
 
 use crate::chains;
@@ -134,7 +134,7 @@ fn execute(command: Command) -> Result<()> {
 /// Handles signals, and removes the leftovers of a killed run.
 fn prepared() -> Result<Stop> {
     let stop = Stop::on_signals()?;
-    let swept = lab::sweep().context("look for what an earlier run has left behind")?;
+    let swept = testbed::sweep().context("look for what an earlier run has left behind")?;
     for path in &swept.removed {
         tracing::info!("removed {}, left behind by a run that was killed", path.display());
     }

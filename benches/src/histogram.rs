@@ -1,6 +1,8 @@
 //! HdrHistograms of the samples, in the two forms that other tools read.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -8,12 +10,46 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
+use crate::results::{Case, write_whole};
+
 /// Significant digits kept: values are at most 0.1 % too high.
 const SIGNIFICANT_DIGITS: u8 = 3;
 /// Lines of the percentile distribution for each halving of the distance to 100 %.
 const TICKS_PER_HALF: u32 = 5;
 /// Buckets that three significant digits need.
 const SUB_BUCKETS: u32 = 2048;
+
+/// One `.hgrm` for each case, and all of them in `histograms.hlog`.
+///
+/// # Errors
+/// When a sample does not fit, or a file cannot be written.
+pub fn write(cases: &[Case], out: &Path) -> Result<()> {
+    let directory = out.join("hgrm");
+    fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+    let mut all = Vec::with_capacity(cases.len());
+    for case in cases.iter().filter(|case| case.samples > 0) {
+        let histogram = of(&case.raw.total_ns)?;
+        let name = file_name(case);
+        write_whole(&directory.join(format!("{name}.hgrm")), percentile_distribution(&histogram).as_bytes())?;
+        all.push((name, histogram));
+    }
+    let log = interval_log(all.iter().map(|(name, histogram)| (name.as_str(), histogram)))?;
+    write_whole(&out.join("histograms.hlog"), &log)
+}
+
+/// Names a case without blanks: `udp-100ns-100000-shared-v10-iter-all`.
+fn file_name(case: &Case) -> String {
+    format!(
+        "{}-{}ns-{}-{}-v{}-{}-{}",
+        case.proto,
+        case.netns,
+        case.sockets,
+        case.tables.name(),
+        case.victims,
+        case.engine,
+        case.scope.name()
+    )
+}
 
 /// The histogram of some samples in nanoseconds.
 ///
@@ -85,6 +121,21 @@ mod tests {
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
     use super::*;
+    use crate::results::tests::case;
+
+    #[test]
+    fn histograms_are_files_of_their_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let empty = Case { samples: 0, ..case("iter", 10, 1, 9) };
+        write(&[case("netlink", 1000, 10, 5000), empty], directory.path()).unwrap();
+        let names: Vec<_> = fs::read_dir(directory.path().join("hgrm"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert_eq!(names, ["udp-100ns-1000-shared-v10-netlink-all.hgrm"]);
+        let log = fs::read_to_string(directory.path().join("histograms.hlog")).unwrap();
+        assert_eq!(log.lines().filter(|line| line.starts_with("Tag=")).count(), 1);
+    }
 
     #[test]
     fn distribution_in_microseconds() {

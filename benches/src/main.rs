@@ -24,6 +24,6 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // The clients of a world are this program, started once more.
-    skreap::lab::become_client_if_asked();
+    skreap_testbed::become_client_if_asked();
     cli::main()
 }

@@ -14,7 +14,7 @@ use crate::measure::{self, Kind, Measure, Sample};
 use crate::order::{self, Pace};
 use crate::progress::Progress;
 use crate::ratio::duration;
-use crate::results::{Case, Raw, Results, write_whole};
+use crate::results::{Case, Raw, Results};
 use crate::stats::Percentiles;
 use crate::stop::{Stop, Stopped};
 use crate::world::{World, check_memory, index_size};
@@ -72,7 +72,7 @@ pub fn run(plan: &Plan, out: &Path, stop: &Stop) -> Result<Results> {
             bench.measure(plan.rounds, &progress, stop).with_context(|| format!("measure {spec}"))?;
             results.cases.extend(bench.finish());
             results.write(out)?;
-            write_histograms(&results.cases, out)?;
+            histogram::write(&results.cases, out)?;
         }
     }
     Ok(results)
@@ -197,38 +197,6 @@ impl Raw {
     }
 }
 
-/// One `.hgrm` for each case, and all of them in `histograms.hlog`.
-fn write_histograms(cases: &[Case], out: &Path) -> Result<()> {
-    let directory = out.join("hgrm");
-    fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
-    let mut all = Vec::with_capacity(cases.len());
-    for case in cases.iter().filter(|case| case.samples > 0) {
-        let histogram = histogram::of(&case.raw.total_ns)?;
-        let name = file_name(case);
-        write_whole(
-            &directory.join(format!("{name}.hgrm")),
-            histogram::percentile_distribution(&histogram).as_bytes(),
-        )?;
-        all.push((name, histogram));
-    }
-    let log = histogram::interval_log(all.iter().map(|(name, histogram)| (name.as_str(), histogram)))?;
-    write_whole(&out.join("histograms.hlog"), &log)
-}
-
-/// Names a case without blanks: `udp-100ns-100000-shared-v10-iter-all`.
-fn file_name(case: &Case) -> String {
-    format!(
-        "{}-{}ns-{}-{}-v{}-{}-{}",
-        case.proto,
-        case.netns,
-        case.sockets,
-        case.tables.name(),
-        case.victims,
-        case.engine,
-        case.scope.name()
-    )
-}
-
 /// True if the error is only that the user has stopped.
 pub fn was_stopped(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<Stopped>())
@@ -237,21 +205,6 @@ pub fn was_stopped(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::tests::case;
-
-    #[test]
-    fn histograms_are_files_of_their_own() {
-        let directory = tempfile::tempdir().unwrap();
-        let empty = Case { samples: 0, ..case("iter", 10, 1, 9) };
-        write_histograms(&[case("netlink", 1000, 10, 5000), empty], directory.path()).unwrap();
-        let names: Vec<_> = fs::read_dir(directory.path().join("hgrm"))
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        assert_eq!(names, ["udp-100ns-1000-shared-v10-netlink-all.hgrm"]);
-        let log = fs::read_to_string(directory.path().join("histograms.hlog")).unwrap();
-        assert_eq!(log.lines().filter(|line| line.starts_with("Tag=")).count(), 1);
-    }
 
     #[test]
     fn a_stop_is_told_from_a_failure() {

@@ -4,7 +4,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Index, hooks, verified};
+use crate::{Error, Index, hooks, plumbing};
 
 /// Runs of one hook since its program was loaded. All 0 unless the kernel keeps run time statistics
 /// (`sysctl kernel.bpf_stats_enabled=1`, or `BPF_ENABLE_STATS`).
@@ -31,7 +31,7 @@ impl Index {
         let failed = |source| Error::Object { what: format!("program {name}"), source };
         let program = self.object().progs().find(|p| p.name() == name);
         let program = program.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-        let info = verified::info(&program).map_err(failed)?;
+        let info = plumbing::info(&program).map_err(failed)?;
         let hook = name.strip_prefix("skreap_").unwrap_or(name).to_owned();
         Ok(HookCost { hook, runs: info.run_cnt, run_time_ns: info.run_time_ns })
     }

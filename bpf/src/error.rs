@@ -91,7 +91,7 @@ pub enum Error {
     #[error("the re-key failed: {0}")]
     Rekey(io::Error),
     /// The program that sets and clears marks refused or could not run.
-    #[error("cannot mark what the index does not know: {0}")]
+    #[error("cannot mark the index as incomplete: {0}")]
     Mark(io::Error),
 }
 
@@ -112,7 +112,8 @@ fn next_step(source: &io::Error) -> &'static str {
 }
 
 /// The parts of an errno that libbpf-rs still exposes: its kind and its text.
-pub(crate) fn io_error(error: libbpf_rs::Error) -> io::Error {
+#[must_use]
+pub fn io_error(error: libbpf_rs::Error) -> io::Error {
     let kind = match error.kind() {
         libbpf_rs::ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
         libbpf_rs::ErrorKind::NotFound => io::ErrorKind::NotFound,
@@ -122,7 +123,8 @@ pub(crate) fn io_error(error: libbpf_rs::Error) -> io::Error {
 }
 
 /// Tells a kernel that cannot and a process that may not from all else.
-pub(crate) fn load_error(error: libbpf_rs::Error) -> Error {
+#[must_use]
+pub fn load_error(error: libbpf_rs::Error) -> Error {
     let log = log::take_warnings();
     let text = log.as_deref().unwrap_or_default();
     let source = io_error(error);

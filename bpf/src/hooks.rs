@@ -166,11 +166,12 @@ impl Hooks {
         Self::attach_programs(index.object(), &[name], cgroup)
     }
 
-    pub(crate) fn attach_programs(
-        object: &Object,
-        names: &[&str],
-        cgroup: BorrowedFd<'_>,
-    ) -> Result<Self, Error> {
+    /// Attaches programs of another object in this order.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    #[doc(hidden)]
+    pub fn attach_programs(object: &Object, names: &[&str], cgroup: BorrowedFd<'_>) -> Result<Self, Error> {
         let mut hooks = Self { links: Vec::new(), names: Vec::new(), pins: None };
         for &name in names {
             hooks.links.push(attach_program(object, name, 0, cgroup)?);
@@ -197,14 +198,14 @@ pub(crate) fn compatible(links: &Path, cgroup: BorrowedFd<'_>) -> Result<(), Obs
         let wrong = |why: String| Incompatible::Hook { name: name.to_owned(), why };
         let path = links.join(name);
         if !path.exists() {
-            return Err(wrong("is not there".to_owned()).into());
+            return Err(wrong("is missing".to_owned()).into());
         }
         fault::at(Point::LinkCheck).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
         let link = Link::open(&path).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
-        match link.info().map_err(|e| wrong(format!("cannot be asked: {e}")))?.info {
+        match link.info().map_err(|e| wrong(format!("cannot be queried: {e}")))?.info {
             // Of a cgroup that was removed the kernel says 0.
             LinkTypeInfo::Cgroup(on) if on.cgroup_id == cgroup => {}
-            _ => return Err(wrong("is on another cgroup, or on one that was removed".to_owned()).into()),
+            _ => return Err(wrong("is on another cgroup, or on a removed one".to_owned()).into()),
         }
     }
     Ok(())
@@ -238,7 +239,11 @@ fn find<'a>(object: &'a Object, name: &str) -> Result<Program<'a>, Error> {
 
 /// Attaches one program of the object, behind those that are there. `flags` are those of
 /// `BPF_LINK_CREATE`.
-pub(crate) fn attach_program(
+///
+/// # Errors
+/// As [`Hooks::attach`].
+#[doc(hidden)]
+pub fn attach_program(
     object: &Object,
     name: &str,
     flags: u32,

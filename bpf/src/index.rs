@@ -60,7 +60,7 @@ impl Index {
         }
         match Self::load_with(config, Ok(())) {
             Err(e) if !e.cannot() => {
-                tracing::warn!("loading without the kernel module, since with it: {e}");
+                tracing::warn!("loading without the kernel module, because loading with it failed: {e}");
                 Self::load_with(config, Err(ModuleError::Refused(e.to_string())))
             }
             loaded => loaded,
@@ -289,7 +289,10 @@ impl Index {
             .map_err(|e| object_error(CFG, io_error(e)))
     }
 
-    pub(crate) fn object(&self) -> &Object {
+    /// The loaded object.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn object(&self) -> &Object {
         &self.object
     }
 

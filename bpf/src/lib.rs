@@ -16,7 +16,6 @@
 //! skeleton.
 #![deny(unsafe_op_in_unsafe_fn)]
 
-mod baseline;
 mod bootstrap;
 mod config;
 mod cost;
@@ -24,6 +23,7 @@ mod counters;
 mod error;
 #[doc(hidden)]
 pub mod fault;
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
 pub mod hooks;
@@ -36,20 +36,18 @@ mod netns;
 pub mod order;
 mod owner;
 pub mod pin;
+#[doc(hidden)]
+pub mod plumbing;
 pub mod probe;
 mod rekey;
 mod scan;
 mod skel;
 mod sockopt;
-pub mod testing;
-pub mod verified;
-mod version;
 mod victim;
 mod walk;
 
-pub use baseline::Baseline;
 pub use bootstrap::{Bootstrap, BootstrapCounts};
-pub use config::{BUCKETS, Config, MAX_SOCKETS};
+pub use config::Config;
 pub use cost::HookCost;
 pub use counters::Counters;
 pub use error::Error;
@@ -60,6 +58,5 @@ pub use owner::{Owner, Owners};
 pub use rekey::{Rekeyed, Rekeyer};
 pub use scan::{Scan, ScanCounts, ScanHit};
 pub use sockopt::socket_option;
-pub use version::libbpf_version;
 pub use victim::{Relation, Victim};
 pub use walk::{InFlight, Left, WalkCounts, Walker};

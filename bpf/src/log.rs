@@ -29,7 +29,7 @@ fn print(level: PrintLevel, message: String) {
 }
 
 /// Routes libbpf's messages here; once per process.
-pub(crate) fn install() {
+pub fn install() {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
         libbpf_rs::set_print(Some((PrintLevel::Debug, print)));
@@ -37,7 +37,8 @@ pub(crate) fn install() {
 }
 
 /// Takes the warnings since the last call.
-pub(crate) fn take_warnings() -> Option<String> {
+#[must_use]
+pub fn take_warnings() -> Option<String> {
     let mut kept = WARNINGS.lock().ok()?;
     (!kept.is_empty()).then(|| std::mem::take(&mut *kept))
 }

@@ -61,7 +61,7 @@ pub enum Incompatible {
         expected: u32,
     },
     /// It is not as large as is asked for.
-    #[error("{what} is {found}, {wanted} is asked for")]
+    #[error("{what} is {found}, {wanted} is requested")]
     Size {
         /// Name of the size.
         what: &'static str,
@@ -273,11 +273,11 @@ pub(crate) fn reuse(map: &mut OpenMapMut<'_>, directory: &Path, name: &str) -> R
     let wrong = |why: String| Incompatible::Map { name: name.to_owned(), why };
     let path = directory.join(name);
     if !path.exists() {
-        return Err(wrong("is not there".to_owned()));
+        return Err(wrong("is missing".to_owned()));
     }
     fault::at(Point::PinOpen).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
     let pinned = MapHandle::from_pinned_path(&path).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
-    let info = pinned.info().map_err(|e| wrong(format!("cannot be asked: {e}")))?.info;
+    let info = pinned.info().map_err(|e| wrong(format!("cannot be queried: {e}")))?.info;
     for (what, found, wanted) in [
         ("type", info.type_, map.map_type() as u32),
         ("key size", info.key_size, map.key_size()),
@@ -297,7 +297,7 @@ pub(crate) fn read_first(directory: &Path, name: &str) -> Result<Vec<u8>, Incomp
     let wrong = |why: String| Incompatible::Map { name: name.to_owned(), why };
     let path = directory.join(name);
     if !path.exists() {
-        return Err(wrong("is not there".to_owned()));
+        return Err(wrong("is missing".to_owned()));
     }
     fault::at(Point::PinOpen).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
     let map = MapHandle::from_pinned_path(&path).map_err(|e| wrong(format!("cannot be opened: {e}")))?;

@@ -57,8 +57,6 @@ pub enum Incomplete {
     /// The kernel flagged its dump as interrupted (`NLM_F_DUMP_INTR`); some sockets may be
     /// missing from it.
     DumpInterrupted,
-    /// The walk or its list of victims reached its limit before the end; walk again.
-    LimitReached,
     /// The event had more victims than the limit, and destroyed none.
     Refused,
     /// The engine could not work at all; the report's `error` gives the reason.
@@ -73,12 +71,11 @@ pub enum Incomplete {
 
 impl Incomplete {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::IndexFull,
         Self::WideUnconnected,
         Self::NetnsUnreachable,
         Self::DumpInterrupted,
-        Self::LimitReached,
         Self::Refused,
         Self::EngineFailed,
         Self::HookOrder,
@@ -92,7 +89,6 @@ impl Incomplete {
             Self::WideUnconnected => "wide-unconnected",
             Self::NetnsUnreachable => "netns-unreachable",
             Self::DumpInterrupted => "dump-interrupted",
-            Self::LimitReached => "limit-reached",
             Self::Refused => "refused",
             Self::EngineFailed => "engine-failed",
             Self::HookOrder => "hook-order",

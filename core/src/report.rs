@@ -136,14 +136,6 @@ impl Report {
             sockets: outcome.victims_listed,
         }
     }
-
-    /// The report of an event that an engine could do nothing about. `message` says why and what
-    /// to do next.
-    pub fn failed(event: &Event, engine: EngineName, message: impl Into<String>, phases: Phases) -> Self {
-        let mut outcome = Outcome::new(engine);
-        outcome.incomplete.insert(Incomplete::EngineFailed);
-        Self { error: Some(message.into()), ..Self::new(event, outcome, phases) }
-    }
 }
 
 #[cfg(test)]
@@ -234,18 +226,6 @@ mod tests {
         assert_eq!(json["merged"], serde_json::json!({"udp://10.0.0.1:53":"e0"}));
         assert_eq!(json["by_backend"][0]["failed"], 1);
         assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report);
-    }
-
-    #[test]
-    fn failed_engine() {
-        let report = Report::failed(&event(false), EngineName::Iter, "no BTF", PHASES);
-        assert!(!report.complete);
-        assert_eq!(report.incomplete_because, [Incomplete::EngineFailed].into());
-        let json = serde_json::to_value(&report).unwrap();
-        assert_eq!(json["error"], "no BTF");
-        assert_eq!(json["engine"], "iter");
-        assert_eq!(json["visited"], 0);
-        assert_eq!(json["ns"]["total"], 7);
     }
 
     #[test]

@@ -126,7 +126,11 @@ pub(crate) fn report() -> impl Strategy<Value = Report> {
     (event(), outcome(), phases(), prop::option::of(any::<String>())).prop_map(
         |(event, outcome, phases, error)| match error {
             None => Report::new(&event, outcome, phases),
-            Some(message) => Report::failed(&event, outcome.engine, message, phases),
+            Some(message) => {
+                let mut nothing = Outcome::new(outcome.engine);
+                nothing.incomplete.insert(Incomplete::EngineFailed);
+                Report { error: Some(message), ..Report::new(&event, nothing, phases) }
+            }
         },
     )
 }

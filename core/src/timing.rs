@@ -54,14 +54,6 @@ impl Timings {
         self.total.record(phases.total_ns);
     }
 
-    /// Adds everything that `other` recorded.
-    pub fn merge(&mut self, other: &Self) {
-        self.queue.merge(&other.queue);
-        self.walk.merge(&other.walk);
-        self.destroy.merge(&other.destroy);
-        self.total.merge(&other.total);
-    }
-
     /// Number of events recorded.
     pub fn count(&self) -> u64 {
         self.total.histogram.len()
@@ -142,15 +134,6 @@ impl Phase {
         self.clamped = self.clamped.saturating_add(u64::from(ns > MAX_RECORDED_NS));
     }
 
-    fn merge(&mut self, other: &Self) {
-        // Same bounds on both sides, so each bar falls into its own place again.
-        for bar in other.histogram.iter_recorded() {
-            self.histogram.saturating_record_n(bar.value_iterated_to(), bar.count_at_value());
-        }
-        self.max_ns = self.max_ns.max(other.max_ns);
-        self.clamped = self.clamped.saturating_add(other.clamped);
-    }
-
     fn summary(&self) -> PhaseSummary {
         let at = |quantile| self.histogram.value_at_quantile(quantile).min(self.max_ns);
         PhaseSummary {
@@ -165,10 +148,7 @@ impl Phase {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-    use crate::strategies;
 
     fn phases(ns: u64) -> Phases {
         Phases { queue_ns: ns, walk_ns: 2 * ns, destroy_ns: 0, total_ns: 3 * ns }
@@ -218,24 +198,5 @@ mod tests {
     #[test]
     fn empty_is_all_zero() {
         assert_eq!(Timings::new().unwrap().summary(), Summary::default());
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(16))]
-
-        #[test]
-        fn merging_equals_recording_everything_in_one(
-            a in prop::collection::vec(strategies::phases(), 0..20),
-            b in prop::collection::vec(strategies::phases(), 0..20),
-        ) {
-            let record = |all: &[Phases]| {
-                let mut timings = Timings::new().unwrap();
-                all.iter().for_each(|phases| timings.record(phases));
-                timings
-            };
-            let mut merged = record(&a);
-            merged.merge(&record(&b));
-            prop_assert_eq!(merged.summary(), record(&[a, b].concat()).summary());
-        }
     }
 }

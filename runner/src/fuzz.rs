@@ -13,11 +13,11 @@ use skreap_bpf::Victim;
 use skreap_core::SocketTuple;
 
 use crate::engine::destroy;
-use crate::metrics::http;
-use crate::sock_diag::{self, DumpEnd, InetDiag};
-use crate::source::{Clients, Inbox, Stop, connection};
+use crate::service::metrics::http;
+use crate::service::source::{Clients, Inbox, Stop, connection};
+use crate::sys::sock_diag::{self, DumpEnd, InetDiag};
 
-pub use crate::source::lines::{Line, Lines};
+pub use crate::service::source::lines::{Line, Lines};
 
 /// Sequence number and positive errno of every failure in what the kernel answers to `SOCK_DESTROY`.
 #[must_use]

@@ -11,42 +11,27 @@
 //! `skreap serve` command; a program that has its own events embeds the [`Reaper`] and needs neither.
 #![deny(unsafe_op_in_unsafe_fn)]
 
-pub mod audit;
-mod batch;
-pub mod bootstrap;
-pub mod cgroup;
-pub mod choice;
-pub mod daemon;
-pub mod demo;
 pub mod engine;
-mod epoll;
-mod fallback;
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
-mod heal;
-pub mod lab;
-pub mod listing;
-pub mod metrics;
-pub mod monitor;
-pub mod netns;
-mod observer;
-pub mod order;
-pub mod privileges;
-pub mod probe;
-mod rcu;
+mod observe;
 mod reaper;
-mod recheck;
-mod reconcile;
-pub mod sock_diag;
-pub mod source;
-pub mod status;
-pub mod supervisor;
+mod service;
+mod sys;
+mod upkeep;
 
-pub use batch::Batch;
-pub use bootstrap::Bootstrapped;
-pub use heal::{Healed, Healer, SETTLE};
-pub use monitor::Monitor;
-pub use observer::Observer;
+pub use engine::{probe, select as choice};
+pub use observe::monitor::{self, Monitor};
+pub use observe::observer::Observer;
+pub use observe::{listing, status};
+pub use reaper::batch::Batch;
 pub use reaper::{Builder, Error, HEAL_AFTER, RECHECK, Reaper};
+pub use service::systemd as supervisor;
+pub use service::{daemon, metrics, source};
 pub use skreap_bpf as bpf;
 pub use skreap_core as core;
+pub use sys::{cgroup, netns, privileges, sock_diag};
+pub use upkeep::bootstrap::{self, Bootstrapped};
+pub use upkeep::heal::{Healed, Healer, SETTLE};
+pub use upkeep::{audit, hook_order as order};

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::process::Stdio;
 
 use anyhow::{Result, ensure};
-use skreap::lab::{Cgroup, Client, Family, OpenSpec, Protocol, SpawnOptions};
+use skreap_testbed::{Cgroup, Client, Family, OpenSpec, Protocol, SpawnOptions};
 use tempfile::TempDir;
 
 use crate::process::{collect, run, signal, until};

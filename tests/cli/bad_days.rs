@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
 use skreap::core::Protocol;
-use skreap::lab::{Cgroup, Client, Netns, Op, OpenMany, Reply, Selection, SpawnOptions};
+use skreap_testbed::{Cgroup, Client, Netns, Op, OpenMany, Reply, Selection, SpawnOptions};
 use tempfile::TempDir;
 
 use crate::commands::{TCP, Ten, UDP, good, good_json};
@@ -94,7 +94,7 @@ fn the_cgroup_is_removed() -> Result<()> {
     let ended = serve.ended()?;
     ensure!(ended.code == Some(0) && !ended.err.contains("panicked"), "{ended:?}");
     // Once for each of the four hooks that have an order.
-    ensure!(ended.err.matches("finished by a scan: No such file").count() == 4, "{ended:?}");
+    ensure!(ended.err.matches("a scan finishes each event: No such file").count() == 4, "{ended:?}");
     Ok(())
 }
 
@@ -126,7 +126,10 @@ fn sixty_four_descriptors() -> Result<()> {
     let errors = ended.err.lines().filter(|line| line.starts_with("skreap: ")).count();
     ensure!(ended.code == Some(1) && errors == 1, "{ended:?}");
     ensure!(ended.err.contains("Too many open files (os error 24)"), "{ended:?}");
-    ensure!(ended.err.ends_with("; let it have more: LimitNOFILE= of its unit, or ulimit -n\n"), "{ended:?}");
+    ensure!(
+        ended.err.ends_with("; raise the limit of open files: LimitNOFILE= of its unit, or ulimit -n\n"),
+        "{ended:?}"
+    );
     ensure!(hooks::attached(&cgroup)? == 0, "hooks are still attached");
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use skreap::lab::cgroup2_root;
+use skreap_testbed::cgroup2_root;
 
 use crate::process::{self, collect, run, skreap};
 

@@ -1,7 +1,7 @@
 //! Events on many backends, events that wait together, limits, and signals, from outside.
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::lab::Cgroup;
+use skreap_testbed::Cgroup;
 
 use crate::commands::{TCP, Ten, UDP};
 use crate::hooks;

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::Result;
-use skreap::lab::Cgroup;
+use skreap_testbed::Cgroup;
 
 /// `BPF_PROG_QUERY` and the attach types of the five hooks (linux/bpf.h).
 const PROG_QUERY: libc::c_long = 16;

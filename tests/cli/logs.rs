@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use skreap::lab::Cgroup;
+use skreap_testbed::Cgroup;
 
 use crate::process::{run_with, skreap};
 use crate::serve::event;

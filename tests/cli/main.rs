@@ -17,19 +17,16 @@ mod logs;
 mod metrics;
 mod metrics_hooks;
 mod missing;
-mod once;
 mod order;
 mod pin;
 mod privileges;
 mod process;
-mod pty;
 mod serve;
 mod serve_end;
 mod serve_stdin;
 mod serve_unix;
 mod status;
 mod supervisor;
-mod terminal;
 mod top;
 mod uid;
 mod unit;
@@ -57,7 +54,7 @@ fn main() -> ExitCode {
     // Whoever runs the tests may ignore hangups (nohup, some CI), and all children would inherit that.
     // SAFETY: the default action is no function, and nothing else runs yet.
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
-    skreap::lab::become_client_if_asked();
+    skreap_testbed::become_client_if_asked();
     let mut arguments = Arguments::from_args();
     // The demo alone keeps a machine busy; what is timed out there would be so for no fault of the program.
     arguments.test_threads.get_or_insert(1);
@@ -82,8 +79,6 @@ fn main() -> ExitCode {
         metrics_hooks::tests(),
         logs::tests(),
         top::tests(),
-        terminal::tests(),
-        once::tests(),
         commands::tests(),
         events::tests(),
         audit::tests(),

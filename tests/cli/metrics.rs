@@ -229,7 +229,7 @@ fn scrapers_that_hang_hold_up_nobody() -> Result<()> {
 fn an_address_that_is_taken() -> Result<()> {
     let taken = TcpListener::bind("127.0.0.1:0")?;
     let address = taken.local_addr()?.to_string();
-    let cgroup = skreap::lab::Cgroup::create("cli-taken")?;
+    let cgroup = skreap_testbed::Cgroup::create("cli-taken")?;
     let cgroup = cgroup.path().to_str().context("not UTF-8")?;
     let ended = run(&["serve", "--cgroup", cgroup, "--metrics", &address])?;
     ensure!(ended.code == Some(1) && ended.err.contains(&address), "{ended:?}");

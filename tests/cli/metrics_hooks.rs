@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::bpf::testing::{LoadBalancer, Placing};
 use skreap::core::Backend;
+use skreap_testbed::bpf::{LoadBalancer, Placing};
 
 use crate::commands::{Ten, UDP, good_json};
 use crate::metrics::{Served, expect};

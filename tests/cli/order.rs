@@ -5,9 +5,9 @@ use std::os::fd::AsFd as _;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::bpf::testing::LoadBalancer;
 use skreap::core::Backend;
-use skreap::lab::{Bpffs, Cgroup};
+use skreap_testbed::bpf::LoadBalancer;
+use skreap_testbed::{Bpffs, Cgroup};
 
 use crate::commands::{TCP, Ten, UDP, good, good_json};
 use crate::hooks;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use skreap::lab::{Bpffs, Selection};
+use skreap_testbed::{Bpffs, Selection};
 
 use crate::commands::{TCP, Ten, UDP, good, good_json};
 use crate::hooks;
@@ -157,7 +157,7 @@ fn other_sizes_replace_the_pins() -> Result<()> {
     pinned.serve.args[3] = "1000".to_owned();
     pinned.serve.restart()?;
     ensure!(pinned.index()?["counters"]["capacity"] == 1000, "not the size that was asked for");
-    pinned.finish("replaced: max_sockets is 2000, 1000 is asked for")
+    pinned.finish("replaced: max_sockets is 2000, 1000 is requested")
 }
 
 fn a_map_that_is_missing_replaces_the_pins() -> Result<()> {
@@ -165,7 +165,7 @@ fn a_map_that_is_missing_replaces_the_pins() -> Result<()> {
     pinned.serve.kill()?;
     fs::remove_file(pinned.at("index/maps/records"))?;
     pinned.serve.restart()?;
-    pinned.finish("replaced: map records: is not there")
+    pinned.finish("replaced: map records: is missing")
 }
 
 /// Another version of this program knows a map that this one does not.
@@ -219,7 +219,7 @@ fn a_hook_that_is_missing_replaces_the_pins() -> Result<()> {
     fs::remove_file(pinned.at("index/links/skreap_connect6"))?;
     until("the hook to be detached", || hooks::attached(&pinned.serve.cgroup).is_ok_and(|n| n == 4))?;
     pinned.serve.restart()?;
-    pinned.finish("replaced: hook skreap_connect6: is not there")
+    pinned.finish("replaced: hook skreap_connect6: is missing")
 }
 
 /// Killed before or after the old index was replaced: what is in `building` is of no value.

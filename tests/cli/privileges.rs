@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use skreap::core::Protocol;
-use skreap::lab::{Cgroup, Client, Echo, Family, Mode, Netns, OpenSpec, SpawnOptions};
+use skreap_testbed::{Cgroup, Client, Echo, Family, Mode, Netns, OpenSpec, SpawnOptions};
 
 use crate::process::{run, run_with};
 use crate::serve::Serve;

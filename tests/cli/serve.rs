@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use skreap::lab::Cgroup;
+use skreap_testbed::Cgroup;
 use tempfile::TempDir;
 
 use crate::hooks;

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd as _;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::lab::Cgroup;
+use skreap_testbed::Cgroup;
 
 use crate::hooks;
 use crate::process::{self, collect};

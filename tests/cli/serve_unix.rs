@@ -127,7 +127,7 @@ fn a_path_that_is_no_socket_is_kept() -> Result<()> {
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(file.path(), "precious")?;
     let path = file.path().to_str().context("not UTF-8")?;
-    let cgroup = skreap::lab::Cgroup::create("cli-file")?;
+    let cgroup = skreap_testbed::Cgroup::create("cli-file")?;
     let cgroup = cgroup.path().to_str().context("not UTF-8")?;
     let ended = run(&["serve", "--cgroup", cgroup, "--source", &format!("unix:{path}")])?;
     ensure!(ended.code == Some(1) && ended.err.contains(path), "{ended:?}");

@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use skreap::lab::Cgroup;
+use skreap_testbed::Cgroup;
 use tempfile::TempDir;
 
 use crate::commands::{Ten, UDP, good_json};
@@ -127,7 +127,7 @@ fn ready_means_that_it_listens() -> Result<()> {
     loop {
         let told = managed.manager.hear(PATIENCE)?.context("the status is not told again")?;
         let [status] = &told[..] else { bail!("{told:?}") };
-        if status.ends_with("; 10 of 2000 memberships; 1 event, 6 sockets destroyed") {
+        if status.ends_with("; 10 of 2000 memberships; 1 events, 6 sockets destroyed") {
             break;
         }
         ensure!(status.starts_with("STATUS=") && Instant::now() < deadline, "{told:?}");
@@ -172,7 +172,7 @@ fn waiting_for_the_rate_is_no_standstill() -> Result<()> {
     ensure!(signs >= 4, "{signs} signs of life in {total} ns");
     drop(ten);
     let ended = managed.finish()?;
-    ensure!(!ended.err.contains("does not move on"), "{ended:?}");
+    ensure!(!ended.err.contains("makes no progress"), "{ended:?}");
     Ok(())
 }
 
@@ -194,7 +194,7 @@ fn a_reaper_that_is_stuck_is_not_hidden() -> Result<()> {
     drop(held);
     managed.manager.wait_for("WATCHDOG=1")?;
     let ended = managed.finish()?;
-    let lines = ended.err.lines().filter(|line| line.contains("the reaper does not move on")).count();
+    let lines = ended.err.lines().filter(|line| line.contains("the reaper makes no progress")).count();
     ensure!(lines == 1, "{ended:?}");
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use skreap::lab::Cgroup;
+use skreap_testbed::Cgroup;
 use tempfile::TempDir;
 
 use crate::process::{self, Ended, run_with, skreap};

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
-use skreap::lab::Cgroup;
+use skreap_testbed::Cgroup;
 use tempfile::TempDir;
 
 use crate::commands::{Ten, UDP, good_json};
@@ -25,7 +25,7 @@ fn without_any_it_says_what_to_do() -> Result<()> {
     let expected = format!(
         "skreap: this process lacks CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON: run as root, or with CAP_BPF, CAP_NET_ADMIN and \
          CAP_PERFMON (and CAP_SYS_ADMIN, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH for sockets in other network namespaces), \
-         by AmbientCapabilities= of its unit, or once for all by: setcap {SIX}=ep {}\n",
+         by AmbientCapabilities= of its unit, or permanently by: setcap {SIX}=ep {}\n",
         anyone.binary.display()
     );
     ensure!(ended.code == Some(3) && ended.out.is_empty(), "{ended:?}");

@@ -37,7 +37,7 @@ use libtest_mimic::Arguments;
 use selection::Selection;
 
 fn main() -> ExitCode {
-    skreap::lab::become_client_if_asked();
+    skreap_testbed::become_client_if_asked();
     let mut arguments = Arguments::from_args();
     // The tests share one machine, and what is to fail is to fail in one of them.
     arguments.test_threads = Some(1);

@@ -4,8 +4,8 @@
 use std::os::fd::AsFd as _;
 
 use anyhow::Result;
-use skreap::bpf::testing::LoadBalancer;
 use skreap::core::{Backend, EngineName};
+use skreap_testbed::bpf::LoadBalancer;
 
 use crate::case::{Case, case};
 use crate::round::{Held, Pass, any, beside, for_each_fault, open_each, reap_with, two_events};

@@ -8,7 +8,7 @@ use skreap::bpf::Config;
 use skreap::bpf::fault::Point;
 use skreap::bpf::pin::Pins;
 use skreap::core::EngineName;
-use skreap::lab::Bpffs;
+use skreap_testbed::Bpffs;
 
 use crate::case::{Case, case};
 use crate::round::{Fault, Held, Pass, beside, for_each_fault, open_each, reap_with};

@@ -13,8 +13,8 @@ use skreap::bpf::fault::{Armed, Point};
 use skreap::bpf::order::{Hook, Order};
 use skreap::choice::Choice;
 use skreap::core::{Action, Backend, Event, Report, errno_name};
-use skreap::lab::{Client, Selection};
 use skreap::{Builder, Reaper};
+use skreap_testbed::{Client, Selection};
 
 use crate::sockets::*;
 use crate::world::World;

@@ -9,11 +9,11 @@ use anyhow::{Result, ensure};
 use skreap::Reaper;
 use skreap::audit::{Audit, Auditor, Difference, Kind};
 use skreap::bpf::hooks::Hooks;
-use skreap::bpf::testing::{LoadBalancer, detach_sock_release};
 use skreap::bpf::{Config, Index};
 use skreap::choice::Choice;
 use skreap::core::{Backend, EngineName, Protocol};
-use skreap::lab::{Client, Family, OpenSpec};
+use skreap_testbed::bpf::{LoadBalancer, detach_sock_release};
+use skreap_testbed::{Client, Family, OpenSpec};
 
 use crate::case::{Case, case};
 use crate::older::{reap, small};

@@ -48,7 +48,7 @@ fn behind_a_load_balancer_tcp(world: &mut World) -> Result<()> {
 }
 
 /// Two sockets by way of the virtual address, one directly to the backend.
-fn translated(world: &mut World, vip: Backend, backend: Backend) -> Result<skreap::lab::Client> {
+fn translated(world: &mut World, vip: Backend, backend: Backend) -> Result<skreap_testbed::Client> {
     world.serve(&[backend])?;
     let mut client = world.client("client")?;
     let mut cookies = connect_many(&mut client, Default::default(), vip, 2)?.cookies;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use skreap::core::{Backend, Protocol};
-use skreap::lab::{Client, Selection};
+use skreap_testbed::{Client, Selection};
 
 use crate::case::{Case, case};
 use crate::sockets::*;

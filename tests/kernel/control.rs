@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result, ensure};
 use skreap::core::{Action, Backend, Unconnected};
-use skreap::lab::{Client, Family, OpenSpec, Protocol};
+use skreap_testbed::{Client, Family, OpenSpec, Protocol};
 
 use crate::case::{Case, case};
 use crate::holder::descriptor_of;

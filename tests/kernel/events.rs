@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use skreap::core::{Action, Backend, Incomplete};
-use skreap::lab::{OpenSpec, Selection};
+use skreap_testbed::{OpenSpec, Selection};
 
 use crate::case::{Case, case};
 use crate::sockets::*;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use skreap::bpf::InFlight;
-use skreap::bpf::testing::Delay;
 use skreap::core::{Backend, Report, Target, Unconnected};
-use skreap::lab::{Client, Op, OpenedMany, Reply, Selection};
+use skreap_testbed::bpf::Delay;
+use skreap_testbed::{Client, Op, OpenedMany, Reply, Selection};
 
 use crate::case::{Case, case};
 use crate::sockets::*;

@@ -6,12 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use skreap::bpf::testing::detach_connect4;
 use skreap::bpf::{Config, Marker, Marks};
 use skreap::choice::Choice;
 use skreap::core::{Action, Backend, EngineName, FinishReason, Incomplete, Report, Unconnected};
-use skreap::lab::{Client, Selection};
 use skreap::{Healed, Reaper};
+use skreap_testbed::bpf::detach_connect4;
+use skreap_testbed::{Client, Selection};
 
 use crate::case::{Case, case};
 use crate::full::expect_scanned;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use skreap::bpf::{Config, NetnsList};
 use skreap::core::EngineName;
-use skreap::lab::{Client, Netns};
 use skreap::netns::{self, Method, NetnsId};
+use skreap_testbed::{Client, Netns};
 
 use crate::case::{Case, case};
 use crate::full::expect_scanned;

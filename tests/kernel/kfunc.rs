@@ -10,10 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::bpf::testing::LoadBalancer;
 use skreap::bpf::{Left, Walker};
 use skreap::core::{Backend, EngineName, Target, Unconnected};
-use skreap::lab::{Bpffs, Client, Selection};
+use skreap_testbed::bpf::LoadBalancer;
+use skreap_testbed::{Bpffs, Client, Selection};
 
 use crate::case::{Case, case};
 use crate::holder::{LockHolder, descriptor_of, wait_until_asleep_in};

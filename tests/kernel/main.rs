@@ -58,7 +58,7 @@ use libtest_mimic::Arguments;
 use selection::Selection;
 
 fn main() -> ExitCode {
-    skreap::lab::become_client_if_asked();
+    skreap_testbed::become_client_if_asked();
     let mut arguments = Arguments::from_args();
     // The tests share one machine, and some count what it does in a given time.
     arguments.test_threads.get_or_insert(1);

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use skreap::core::Backend;
-use skreap::lab::Client;
+use skreap_testbed::Client;
 
 use crate::case::{Case, case};
 use crate::sockets::*;

@@ -13,11 +13,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use skreap::Reaper;
 use skreap::bpf::hooks::Hooks;
-use skreap::bpf::testing::Pause;
 use skreap::bpf::{Bootstrap, BootstrapCounts, Config, Error, Index};
 use skreap::choice::Choice;
 use skreap::core::{Action, Backend, EngineName, Event, Report};
-use skreap::lab::{Cgroup, OpenSpec};
+use skreap_testbed::bpf::Pause;
+use skreap_testbed::{Cgroup, OpenSpec};
 
 use crate::case::{Case, Skip, case};
 use crate::portless::between_hook_and_connect;
@@ -113,7 +113,7 @@ fn older_sockets_of_every_kind(world: &mut World) -> Result<()> {
         connect_many(&mut client, place, tcp6(1), 8)?;
     }
     for backend in [udp(1), tcp(1)] {
-        let spec = OpenSpec { family: skreap::lab::Family::V6, ..spec_for(backend) };
+        let spec = OpenSpec { family: skreap_testbed::Family::V6, ..spec_for(backend) };
         let socket = open_to(&mut client, spec, mapped(backend))?;
         if backend == udp(1) {
             victims.push(socket.cookie);
@@ -187,7 +187,7 @@ fn the_servers_side_is_left_out(world: &mut World) -> Result<()> {
     // An IPv6 listener with an IPv4 client.
     let any = server.open(OpenSpec {
         bind: Some("[::]:81".parse()?),
-        ..OpenSpec::new(tcp6(1).protocol(), skreap::lab::Family::V6)
+        ..OpenSpec::new(tcp6(1).protocol(), skreap_testbed::Family::V6)
     })?;
     server.listen(any, 16)?;
     let mapped: Backend = "tcp://10.177.0.1:81".parse()?;
@@ -211,12 +211,12 @@ fn the_servers_side_is_left_out(world: &mut World) -> Result<()> {
 }
 
 /// All sockets to these backends get an answer.
-fn expect_answers_of(client: &mut skreap::lab::Client, backends: &[Backend]) -> Result<u32> {
-    let states = client.states(skreap::lab::Selection::All)?;
+fn expect_answers_of(client: &mut skreap_testbed::Client, backends: &[Backend]) -> Result<u32> {
+    let states = client.states(skreap_testbed::Selection::All)?;
     let theirs = |peer| backends.iter().any(|b| b.socket_addr() == peer);
     let handles: Vec<u32> = states.iter().filter(|s| s.peer.is_some_and(theirs)).map(|s| s.socket).collect();
     let count = handles.len() as u32;
-    expect_answers_on(client, skreap::lab::Selection::List(handles), count)?;
+    expect_answers_on(client, skreap_testbed::Selection::List(handles), count)?;
     Ok(count)
 }
 

@@ -11,11 +11,11 @@ use anyhow::{Context as _, Result, ensure};
 use skreap::Reaper;
 use skreap::bpf::Config;
 use skreap::bpf::hooks::Hooks;
-use skreap::bpf::testing::{LoadBalancer, Placing};
 use skreap::choice::Choice;
 use skreap::core::{Action, Backend, EngineName, Event};
-use skreap::lab::{Client, Selection, SpawnOptions};
 use skreap::status::OrderStatus;
+use skreap_testbed::bpf::{LoadBalancer, Placing};
+use skreap_testbed::{Client, Selection, SpawnOptions};
 
 use crate::case::{Case, case};
 use crate::sockets::*;
@@ -398,7 +398,7 @@ fn programs_that_let_no_other_beside_them(world: &mut World) -> Result<()> {
         ("stopped", true, true, "hooks here would stop it"),
     ] {
         // Outside of the world's own cgroup, whose hooks let others be beside them.
-        let alone = skreap::lab::Cgroup::create(label)?;
+        let alone = skreap_testbed::Cgroup::create(label)?;
         LoadBalancer::attach_alone(alone.open()?.as_fd(), overridable)?;
         let child = alone.child("child")?;
         let place = if below { &child } else { &alone };

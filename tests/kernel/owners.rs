@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use skreap::bpf::{Owner, Victim};
 use skreap::core::{Backend, EngineName, Protocol};
 use skreap::engine::OwnerFinder;
-use skreap::lab::{Family, OpenSpec};
 use skreap::sock_diag::{DiagSockets, Dump, Filter};
+use skreap_testbed::{Family, OpenSpec};
 
 use crate::case::{Case, Skip, case};
 use crate::hidden::id_of;

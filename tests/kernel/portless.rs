@@ -11,9 +11,9 @@ use std::thread;
 
 use anyhow::{Result, ensure};
 use skreap::bpf::Error;
-use skreap::bpf::testing::Pause;
 use skreap::core::{EngineName, Report};
-use skreap::lab::Client;
+use skreap_testbed::Client;
+use skreap_testbed::bpf::Pause;
 
 use crate::case::{Case, Skip, case};
 use crate::sockets::*;

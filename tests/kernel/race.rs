@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use skreap::core::Backend;
-use skreap::lab::{Client, Op, Raced, Reply, Selection};
+use skreap_testbed::{Client, Op, Raced, Reply, Selection};
 
 use crate::case::{Case, case};
 use crate::sockets::*;

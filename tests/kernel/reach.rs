@@ -11,9 +11,9 @@ use std::{fs, io};
 
 use anyhow::{Context as _, Result, ensure};
 use skreap::core::{EngineName, Incomplete};
-use skreap::lab::{Client, Netns, NetnsRef, Selection};
 use skreap::netns::{Method, NetnsId};
 use skreap::sock_diag::{DiagSockets, Verdict};
+use skreap_testbed::{Client, Netns, NetnsRef, Selection};
 
 use crate::case::{Case, case};
 use crate::hidden::{handles_reach_sockets, in_flight};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use skreap::core::{Action, Backend, Report, Skipped, Unconnected};
-use skreap::lab::{Client, OpenSpec, Selection};
+use skreap_testbed::{Client, OpenSpec, Selection};
 
 use crate::case::{Case, case};
 use crate::flight::{begin_connect, end_connect};

@@ -1,7 +1,7 @@
 //! One socket with several descriptors or processes, and processes that are none of the reaper's business.
 
 use anyhow::{Result, ensure};
-use skreap::lab::Selection;
+use skreap_testbed::Selection;
 
 use crate::case::{Case, case};
 use crate::sockets::*;

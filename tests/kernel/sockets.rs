@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use skreap::core::{Backend, Protocol, Report, Skipped};
-use skreap::lab::{
+use skreap_testbed::{
     CallError, Client, Family, Mode, NetnsRef, Op, OpenMany, OpenSpec, OpenedMany, Reply, Selection,
     SocketState,
 };

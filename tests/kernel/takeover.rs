@@ -12,7 +12,7 @@ use skreap::Reaper;
 use skreap::bpf::{ABI_VERSION, Config};
 use skreap::choice::Choice;
 use skreap::core::EngineName;
-use skreap::lab::{Bpffs, Client};
+use skreap_testbed::{Bpffs, Client};
 
 use crate::case::{Case, case};
 use crate::older::{cookies, expect_empty, reap};
@@ -103,7 +103,7 @@ fn taken_over_under_churn(world: &mut World) -> Result<()> {
     expect_complete(&reap(&mut second, udp(1)), 2 * 40)?;
     expect_complete(&reap(&mut second, tcp(1)), 2 * 40)?;
     for client in &mut clients {
-        let destroyed = client.destroyed(skreap::lab::Selection::All)?.len();
+        let destroyed = client.destroyed(skreap_testbed::Selection::All)?.len();
         ensure!(destroyed == 80, "{destroyed} destroyed");
         ensure!(expect_answers(client)? == 41);
     }

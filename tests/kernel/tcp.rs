@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use skreap::core::Backend;
-use skreap::lab::{Client, Family, Mode, OpenSpec, Protocol};
+use skreap_testbed::{Client, Family, Mode, OpenSpec, Protocol};
 
 use crate::case::{Case, Skip, case};
 use crate::sockets::*;

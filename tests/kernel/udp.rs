@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use skreap::lab::{Family, Op, OpenSpec, Protocol};
+use skreap_testbed::{Family, Op, OpenSpec, Protocol};
 
 use crate::case::{Case, case};
 use crate::sockets::*;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use skreap::core::{Backend, EngineName, FinishReason, Skipped, Unconnected};
-use skreap::lab::{Client, Op, OpenSpec, Reply};
+use skreap_testbed::{Client, Op, OpenSpec, Reply};
 
 use crate::case::{Case, case};
 use crate::sockets::*;

@@ -11,8 +11,9 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use skreap::bpf::{Config, Index, verified};
+use skreap::bpf::{Config, Index};
 use skreap::core::EngineName;
+use skreap_testbed::bpf::verifier;
 
 use crate::case::{Case, Skip, case};
 use crate::world::World;
@@ -31,15 +32,17 @@ const TOLERANCE: u32 = 5;
 const CONFIG: Config = Config { max_sockets: 65_536, buckets: 1024, max_memberships: 63, hold: false };
 
 fn programs_cost_the_verifier_what_is_recorded(_: &mut World) -> Result<()> {
-    let mut found = Index::load(&CONFIG)?.verified()?;
-    found.extend(verified::others()?);
+    let mut found = verifier::of_index(&Index::load(&CONFIG)?)?;
+    found.extend(verifier::others()?);
     compare(found.into_iter().map(|v| (v.program, v.insns)).collect())
 }
 
 fn programs_with_references_cost_the_verifier_what_is_recorded(_: &mut World) -> Result<()> {
     let index = Index::load(&Config { hold: true, ..CONFIG })?;
     index.can_destroy()?;
-    compare(index.verified()?.into_iter().map(|v| (format!("held:{}", v.program), v.insns)).collect())
+    compare(
+        verifier::of_index(&index)?.into_iter().map(|v| (format!("held:{}", v.program), v.insns)).collect(),
+    )
 }
 
 fn compare(found: BTreeMap<String, u32>) -> Result<()> {

@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Result, ensure};
 use skreap::bpf::Walker;
 use skreap::core::{Backend, Target, Unconnected};
-use skreap::lab::Client;
+use skreap_testbed::Client;
 
 use crate::case::{Case, case};
 use crate::sockets::*;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
 use skreap::core::{Backend, Incomplete, Unconnected};
-use skreap::lab::Client;
+use skreap_testbed::Client;
 
 use crate::case::{Case, case};
 use crate::sockets::*;
@@ -139,7 +139,7 @@ fn server_that_answers_200_clients_with_destroy(world: &mut World) -> Result<()>
     let report = world.reap(udp(1))?;
     ensure!(report.incomplete_because == BTreeSet::from([Incomplete::WideUnconnected]), "{report:?}");
     ensure!(report.victims == 200 && report.destroyed == 200, "{report:?}");
-    let mut died = client.destroyed(skreap::lab::Selection::All)?;
+    let mut died = client.destroyed(skreap_testbed::Selection::All)?;
     died.sort_unstable();
     let mut expected = cookies;
     expected.sort_unstable();

@@ -8,13 +8,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use skreap::bpf::testing::{Delay, LoadBalancer};
 use skreap::bpf::{Config, Counters, Victim, WalkCounts};
 use skreap::choice::Choice;
 use skreap::core::{Action, Backend, EngineName, Event, Outcome, Report, Target, Unconnected};
-use skreap::lab::{self, Cgroup, Client, Echo, Mode, Netns, NetnsRef, SpawnOptions};
 use skreap::listing::Listing;
 use skreap::{Batch, Reaper};
+use skreap_testbed::bpf::{Delay, LoadBalancer};
+use skreap_testbed::{self as testbed, Cgroup, Client, Echo, Mode, Netns, NetnsRef, SpawnOptions};
 
 use crate::case::uses_index;
 
@@ -90,7 +90,7 @@ impl World {
     /// Removes what killed runs have left, makes everything, attaches the hooks.
     pub fn new(options: &WorldOptions, engine: EngineName) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        lab::sweep()?;
+        testbed::sweep()?;
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let inside = Cgroup::create(&format!("world{id}-in"))?;
         let outside = Cgroup::create(&format!("world{id}-out"))?;
@@ -399,7 +399,7 @@ pub fn missing() -> Option<String> {
         if let Err(error) = Netns::create("needs").and_then(|_| Cgroup::create("needs")) {
             missing.push(format!("namespaces and cgroups: {error:#}"));
         }
-        if let Err(error) = lab::raise_nofile_limit() {
+        if let Err(error) = testbed::raise_nofile_limit() {
             missing.push(format!("descriptors: {error}"));
         }
     }

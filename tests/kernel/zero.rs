@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use skreap::core::{Backend, Protocol, Unconnected};
-use skreap::lab::{Client, Family, OpenSpec};
+use skreap_testbed::{Client, Family, OpenSpec};
 
 use crate::case::{Case, case};
 use crate::sockets::*;
@@ -27,7 +27,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Backends are here, and one client.
-fn loopback(world: &mut World) -> Result<(skreap::lab::Netns, Client)> {
+fn loopback(world: &mut World) -> Result<(skreap_testbed::Netns, Client)> {
     let netns = world.fresh_netns("zero", OWN.into())?;
     let client = world.client_at("client", &netns)?;
     Ok((netns, client))

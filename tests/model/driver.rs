@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use skreap::core::{Action, Backend, Event, Incomplete, Protocol, Report, Unconnected};
-use skreap::lab::{CallError, Family, Netns, NetnsRef, Op as LabOp, OpenSpec, Reply, Selection, SocketState};
+use skreap_testbed::{
+    CallError, Family, Netns, NetnsRef, Op as LabOp, OpenSpec, Reply, Selection, SocketState,
+};
 
 use crate::script::{CLIENTS, NETNS, Named, Op, Open, Place, SLOTS, STANDING, Script, To};
 use crate::truth::{Errno, Gone, Role, Truth};

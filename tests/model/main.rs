@@ -41,7 +41,7 @@ use script::Script;
 use world::Kind;
 
 fn main() -> ExitCode {
-    skreap::lab::become_client_if_asked();
+    skreap_testbed::become_client_if_asked();
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(1);
     match trials(&arguments) {

@@ -7,7 +7,7 @@ use libtest_mimic::{Failed, Trial};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
 use skreap::core::{Protocol, Unconnected};
-use skreap::lab::Family;
+use skreap_testbed::Family;
 
 use crate::script::{Named, Place, Script};
 use crate::strategy;

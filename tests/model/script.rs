@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use skreap::core::{Backend, Protocol};
-use skreap::lab::Family;
+use skreap_testbed::Family;
 
 /// Slots for sockets.
 pub const SLOTS: u8 = 10;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::strategy::Union;
 use skreap::core::Protocol;
-use skreap::lab::Family;
+use skreap_testbed::Family;
 
 use crate::script::{CLIENTS, NETNS, Named, Op, Open, Place, SLOTS, STANDING, Script, To};
 use crate::world::MODULE;

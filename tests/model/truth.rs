@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use skreap::core::{Backend, Protocol, Unconnected};
-use skreap::lab::Family;
+use skreap_testbed::Family;
 
 /// What a system call returned: 0 or an errno.
 pub type Errno = i32;

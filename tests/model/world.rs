@@ -11,7 +11,7 @@ use skreap::bpf::pin::Pins;
 use skreap::bpf::{Config, Counters};
 use skreap::choice::Choice;
 use skreap::core::{EngineName, Protocol, Unconnected};
-use skreap::lab::{self, Bpffs, Cgroup, Client, Echo, Mode, Netns, SpawnOptions};
+use skreap_testbed::{self as testbed, Bpffs, Cgroup, Client, Echo, Mode, Netns, SpawnOptions};
 
 use crate::module::Module;
 use crate::script::{CLIENTS, Place, SLOTS, STANDING};
@@ -356,5 +356,5 @@ pub fn missing() -> Option<String> {
     if let Some(finding) = lacks {
         return Some(format!("{}: {}", finding.feature, finding.detail));
     }
-    lab::raise_nofile_limit().err().map(|error| format!("descriptors: {error}"))
+    testbed::raise_nofile_limit().err().map(|error| format!("descriptors: {error}"))
 }

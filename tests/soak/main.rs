@@ -32,8 +32,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser as _;
 use serde_json::{Value, json};
-use skreap::bpf::testing::{Witness, Witnessed};
-use skreap::lab::{self, Cgroup};
+use skreap_testbed::bpf::{Witness, Witnessed};
+use skreap_testbed::{self as testbed, Cgroup};
 
 use service::{PATIENCE, Service, Talk};
 use shared::{GONE, Shared, WORKERS, phase};
@@ -224,8 +224,8 @@ fn soak(args: &Args) -> Result<bool> {
 }
 
 fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
-    lab::sweep()?;
-    lab::raise_nofile_limit()?;
+    testbed::sweep()?;
+    testbed::raise_nofile_limit()?;
     let cpus = thread::available_parallelism()?.get() as u64;
     let workers = args.workers.unwrap_or(2 * cpus).min(WORKERS as u64) as usize;
     let seed = args.seed.unwrap_or(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
-use skreap::lab::{Bpffs, Cgroup};
+use skreap_testbed::{Bpffs, Cgroup};
 
 /// How long an answer may take, restarts included: a start takes a minute where everything is looked at and emulated.
 pub const PATIENCE: Duration = Duration::from_secs(300);

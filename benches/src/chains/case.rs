@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use skreap::bpf::hooks::Hooks;
 use skreap::bpf::{Config, Index, Victim, Walker};
 use skreap::core::{Backend, Protocol, Target, Unconnected};
-use skreap::lab::Cgroup;
+use skreap_testbed::Cgroup;
 
 use super::crowd::{self, Crowd, Member};
 use crate::stats::nearest_rank;

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail};
 use skreap::core::Protocol;
-use skreap::lab::{
+use skreap_testbed::{
     Cgroup, Client, Netns, NetnsRef, Op, OpenMany, OpenedMany, Reply, Selection, SpawnOptions,
 };
 

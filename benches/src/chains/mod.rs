@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use skreap::bpf::Config;
 use skreap::core::Protocol;
-use skreap::lab;
+use skreap_testbed as testbed;
 
 use crate::hooks::programs;
 use crate::machine::Machine;
@@ -95,7 +95,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<()> {
     let chains: u64 = options.sockets.iter().copied().map(u64::from).sum();
     world::require_sockets(Protocol::Udp, chains + 2 * u64::from(options.backends))?;
     let chains = u32::try_from(chains).context("too many sockets for one index")?;
-    let nofile = lab::raise_nofile_limit().context("raise the limit of open files")?;
+    let nofile = testbed::raise_nofile_limit().context("raise the limit of open files")?;
     let progress = Progress::new(u64::from(options.rounds) + 1);
     let fitting = |sockets: u32| {
         let defaults = Config::default();

@@ -24,7 +24,7 @@ use skreap::bpf::{Config, Index};
 use skreap::choice::{self, Choice};
 use skreap::core::{Backend, EngineName, Protocol, Target, Unconnected};
 use skreap::engine::{Chosen, EngineOptions};
-use skreap::lab::{Cgroup, Client, Echo, Family, Mode, Netns, Op, OpenSpec, Reply, SpawnOptions};
+use skreap_testbed::{Cgroup, Client, Echo, Family, Mode, Netns, Op, OpenSpec, Reply, SpawnOptions};
 
 use crate::machine::Machine;
 use crate::stop::Stop;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use skreap::core::errno_name;
-use skreap::lab::{CallError, Client, Op, Reply};
+use skreap_testbed::{CallError, Client, Op, Reply};
 
 /// Between the start of the watch and the remedy.
 pub const LEAD: Duration = Duration::from_millis(300);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use skreap::lab::{Cgroup, cgroup2_root};
+use skreap_testbed::{Cgroup, cgroup2_root};
 
 /// Moves the process back where it was on drop.
 pub struct Member {

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use skreap::lab::{Cgroup, Netns};
+use skreap_testbed::{Cgroup, Netns};
 
 use crate::machine::Machine;
 use crate::progress::Progress;

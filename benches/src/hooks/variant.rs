@@ -5,7 +5,8 @@ use std::os::fd::BorrowedFd;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use skreap::bpf::hooks::Hooks;
-use skreap::bpf::{Baseline, Config, Index, module};
+use skreap::bpf::{Config, Index, module};
+use skreap_testbed::bpf::Baseline;
 
 /// Which programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

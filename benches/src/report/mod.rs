@@ -11,6 +11,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::histogram;
 use crate::results::{Results, write_whole};
 
 /// File name of the tables.
@@ -18,8 +19,8 @@ pub const MARKDOWN: &str = "results.md";
 /// File name of the page with plots.
 pub const HTML: &str = "report.html";
 
-/// Reads `results.json` of the directory and writes `results.md`, `report.html` and, for use in
-/// other documents, the latency plots (`latency-*.svg`) beside it.
+/// Reads `results.json` of the directory and writes `results.md`, `report.html`, the histograms
+/// and, for use in other documents, the latency plots (`latency-*.svg`) beside it.
 ///
 /// # Errors
 /// When there is no result, or a file cannot be written.
@@ -27,6 +28,7 @@ pub fn write(directory: &Path) -> Result<()> {
     let results = Results::read(directory)?;
     write_whole(&directory.join(MARKDOWN), markdown::page(&results).as_bytes())?;
     write_whole(&directory.join(HTML), html::page(&results)?.as_bytes())?;
+    histogram::write(&results.cases, directory)?;
     for group in series::growths(&results.cases) {
         write_whole(&directory.join(plot_file(&group)), charts::growth(&group)?.as_bytes())?;
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use skreap::core::Protocol;
-use skreap::lab::{Echo, Mode, Netns};
+use skreap_testbed::{Echo, Mode, Netns};
 
 /// Port of every backend.
 const PORT: u16 = 5353;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail};
 use skreap::core::Protocol;
-use skreap::lab::{Cgroup, Client, Family, NetnsRef, Op, OpenMany, OpenSpec, Reply, SpawnOptions};
+use skreap_testbed::{Cgroup, Client, Family, NetnsRef, Op, OpenMany, OpenSpec, Reply, SpawnOptions};
 
 use super::backends;
 use super::space::Space;

@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result, bail};
 use skreap::bpf::hooks::Hooks;
 use skreap::bpf::{Config, Index, Relation, Victim};
 use skreap::core::{Protocol, Target, Unconnected};
-use skreap::lab::{self, Cgroup};
+use skreap_testbed::{self as testbed, Cgroup};
 
 use crate::grid::WorldSpec;
 use crate::stop::Stop;
@@ -66,7 +66,7 @@ impl World {
     /// # Errors
     /// When the kernel lacks something or memory is short; everything created is removed again.
     pub fn build(spec: &WorldSpec, max_sockets: u32) -> Result<Self> {
-        let nofile = lab::raise_nofile_limit().context("raise the limit of open files")?;
+        let nofile = testbed::raise_nofile_limit().context("raise the limit of open files")?;
         let per_netns = spec.sockets.div_ceil(spec.netns);
         let space = Space::make(spec, per_netns)?;
         let backends = Backends::start(spec.proto, space.netns())?;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail};
 use skreap::core::Protocol;
-use skreap::lab::Netns;
 use skreap::netns::NetnsId;
+use skreap_testbed::Netns;
 
 use super::backends;
 use crate::grid::{Tables, WorldSpec};

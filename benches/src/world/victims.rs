@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use anyhow::{Result, bail};
 use skreap::core::Protocol;
-use skreap::lab::{Cgroup, Client, Op, OpenMany, Reply, Selection, SpawnOptions};
+use skreap_testbed::{Cgroup, Client, Op, OpenMany, Reply, Selection, SpawnOptions};
 
 use super::space::Space;
 use super::{Verdict, backends};

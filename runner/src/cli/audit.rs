@@ -7,16 +7,15 @@ use serde::Deserialize as _;
 use skreap::audit::{Audit, Kind};
 use skreap::core::Request;
 
-use super::text::{counted, plural};
 use super::{Failure, SocketArg, client, print_json};
 
 pub(super) const EXIT_CODES: &str = "\
-The index lives in the running `serve`, so there is nothing to audit without one. What was recorded and the sockets that \
-sock_diag shows are compared; a difference is one that holds in repeated looks, and not a socket that comes or goes \
-meanwhile. Sockets that the index had no room for are listed as incomplete: they are no difference, the reports say \
-so too.
+The index lives in the running `serve`, so an audit needs one. The recorded sockets are compared with the sockets that \
+sock_diag shows. A difference is reported only if it holds in repeated scans, so sockets that open or close meanwhile do \
+not count. Sockets for which the index had no room are listed as incomplete; they are not differences, because reports \
+mention them too.
 
-Exit codes: 0 done, 1 failed or the index is not right, 2 wrong use, 3 this kernel or these privileges cannot.";
+Exit codes: 0 done, 1 failed or the index is not right, 2 wrong usage, 3 not possible on this kernel or with these privileges.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -32,9 +31,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let answer = client::ask(&args.socket.path(), &request)?;
     let value = answer.get("audit").context("the answer has no audit")?;
     let audit = Audit::deserialize(value).context("cannot read the audit")?;
-    let printed = if args.json { print_json(value) } else { print(&audit).map_err(Into::into) };
-    // Also if nobody reads it: the exit code is for scripts.
-    if audit.agrees && audit.complete { Ok(printed?) } else { Err(Failure::Reported) }
+    if args.json {
+        print_json(value)?;
+    } else {
+        print(&audit)?;
+    }
+    if audit.agrees && audit.complete { Ok(()) } else { Err(Failure::Reported) }
 }
 
 fn print(audit: &Audit) -> io::Result<()> {
@@ -42,13 +44,13 @@ fn print(audit: &Audit) -> io::Result<()> {
     let verdict = if audit.agrees { "the index agrees with the sockets" } else { "the index is NOT RIGHT" };
     writeln!(
         out,
-        "{verdict}: {} of {} in {} netns, {} ({:.1} ms, {})",
-        counted(audit.sockets, "client socket"),
-        counted(audit.backends, "backend"),
+        "{verdict}: {} client sockets of {} backends in {} netns, {} nodes ({:.1} ms, {} looks)",
+        audit.sockets,
+        audit.backends,
         audit.netns,
-        counted(audit.nodes, "node"),
+        audit.nodes,
         audit.ns as f64 / 1e6,
-        counted(audit.looks.into(), "look")
+        audit.looks
     )?;
     for kind in Kind::ALL {
         let (n, what) = (audit.count(kind), meaning(kind));
@@ -64,22 +66,21 @@ fn print(audit: &Audit) -> io::Result<()> {
         }
     }
     if audit.left_out > 0 {
-        writeln!(out, "{} more {} not listed", audit.left_out, plural(audit.left_out, "is", "are"))?;
+        writeln!(out, "{} more are not listed", audit.left_out)?;
     }
     if !audit.complete {
         writeln!(
             out,
-            "{} netns could not be looked at; the log of the service says why",
+            "{} netns could not be checked; the log of the service says why",
             audit.unreachable_netns
         )?;
     }
     for (n, what) in [
-        (audit.accepted, "TCP # that a listener has made; no client"),
-        (audit.older, "# older than the hooks"),
-        (audit.undecided, "# of which it is not known whether the index should have it"),
+        (audit.accepted, "TCP sockets that a listener has accepted; not clients"),
+        (audit.older, "sockets older than the hooks"),
+        (audit.undecided, "sockets whose membership in the index is undecided"),
     ] {
         if n > 0 {
-            let what = what.replace('#', plural(n, "socket", "sockets"));
             writeln!(out, "not compared: {n} {what}")?;
         }
     }
@@ -90,11 +91,11 @@ fn meaning(kind: Kind) -> &'static str {
     match kind {
         Kind::Missed => "not in the index; an event on their backend would not reach them",
         Kind::WrongKey => {
-            "in the index under another backend only; does a load balancer run behind the hooks?"
+            "in the index under another backend only; check whether a load balancer runs after the hooks"
         }
         Kind::Stale => "in the index without a socket",
         Kind::Incomplete => {
-            "not in the index because it was full; events on their backend say that they are incomplete"
+            "not in the index because it was full; events on their backend are reported as incomplete"
         }
     }
 }

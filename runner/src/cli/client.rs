@@ -10,7 +10,7 @@ use nix::unistd::geteuid;
 use serde_json::Value;
 use skreap::core::{Refusal, Request};
 
-/// Longest wait for an answer: a full scan of a large machine takes seconds, not minutes.
+/// Longest wait for a response: a full scan of a large machine takes seconds, not minutes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Sends the request and reads its answer.
@@ -26,13 +26,8 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn connect(socket: &Path) -> anyhow::Result<Self> {
-        Self::connect_within(socket, PATIENCE)
-    }
-
-    /// As [`connect`](Self::connect), for a caller that waits no longer than this for an answer.
-    pub(super) fn connect_within(socket: &Path, patience: Duration) -> anyhow::Result<Self> {
         let stream = connect(socket)?;
-        stream.set_read_timeout(Some(patience)).context("cannot set a timeout")?;
+        stream.set_read_timeout(Some(PATIENCE)).context("cannot set a timeout")?;
         let answers = BufReader::new(stream.try_clone().context("cannot keep the connection")?);
         Ok(Self { stream, answers })
     }
@@ -41,7 +36,7 @@ impl Session {
     pub(super) fn ask(&mut self, request: &Request) -> anyhow::Result<Value> {
         let mut line = serde_json::to_vec(request).context("cannot write the request")?;
         line.push(b'\n');
-        // A service that sends us away says why before it closes: that is worth more than the broken pipe.
+        // A service that refuses us sends the reason before it closes: the reason is worth more than the broken pipe.
         if let Err(e) = self.stream.write_all(&line)
             && e.kind() != io::ErrorKind::BrokenPipe
         {
@@ -55,7 +50,7 @@ impl Session {
         let value: Value = serde_json::from_str(&answer).context("cannot read the answer")?;
         if value.get("error").is_some_and(Value::is_object) {
             let refusal: Refusal = serde_json::from_value(value).context("cannot read the refusal")?;
-            // It is about our only line, or about none.
+            // It concerns our only line, or none.
             bail!("{}", refusal.message);
         }
         Ok(value)
@@ -68,7 +63,7 @@ fn connect(socket: &Path) -> anyhow::Result<UnixStream> {
         let path = socket.display();
         let why = match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                format!("nobody serves there: {e}; start `skreap serve --source unix:{path}`, or name another --socket")
+                format!("no service listens there: {e}; start `skreap serve --source unix:{path}`, or name another --socket")
             }
             io::ErrorKind::PermissionDenied => {
                 format!("{e}; run as root, or serve with `--source unix:{path} --allow-uid {}`", geteuid())

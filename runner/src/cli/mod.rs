@@ -2,13 +2,11 @@
 
 mod audit;
 mod client;
-mod complete;
+#[cfg(feature = "demo")]
 mod demo;
 mod generate;
 mod index;
-mod once;
 mod probe;
-mod ready;
 mod reap;
 mod reconcile;
 mod serve;
@@ -18,59 +16,29 @@ mod text;
 mod top;
 mod unload;
 
-use std::env;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
-use clap_complete::CompleteEnv;
-use skreap::choice::Choice;
-use skreap::core::EngineName;
+use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::SubscriberBuilder;
 
 use socket::SocketArg;
 
-/// Where `serve --pin` pins, and `unload` looks, if nothing is said.
+/// Default directory of `serve --pin` and `unload`.
 const PINS: &str = "/sys/fs/bpf/skreap";
 
 const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 wrong use, 3 this kernel or these privileges cannot.";
-
-/// Heading of the options that every command has.
-const LOG: &str = "Log";
-
-/// Version, commit, and what both sides of the border to the kernel must agree on.
-fn version() -> String {
-    version_of(env!("SKREAP_COMMIT"))
-}
-
-/// `commit`: empty if the source came without its history.
-fn version_of(commit: &str) -> String {
-    let commit = if commit.is_empty() { "unknown" } else { commit };
-    format!(
-        "{} (commit {commit}, ABI {}, libbpf {})",
-        env!("CARGO_PKG_VERSION"),
-        skreap::bpf::ABI_VERSION,
-        skreap::bpf::libbpf_version()
-    )
-}
-
-/// Reads the name of an engine; shells complete it.
-fn engine() -> impl TypedValueParser<Value = Choice> {
-    let names = std::iter::once("auto").chain(EngineName::ALL.map(EngineName::name));
-    PossibleValuesParser::new(names).try_map(|name| name.parse::<Choice>())
-}
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not possible on this kernel or with these privileges.";
 
 #[derive(Debug, Parser)]
-#[command(name = "skreap", version = version(), about, after_help = EXIT_CODES, propagate_version = true)]
+#[command(name = "skreap", version, about, after_help = EXIT_CODES, propagate_version = true)]
 struct Cli {
-    /// What is logged to stderr: off, error, warn, info, debug, trace, or a tracing filter
-    #[arg(long, global = true, value_name = "FILTER", default_value = "warn", env = "SKREAP_LOG", help_heading = LOG)]
+    /// Log level on stderr: off, error, warn, info, debug, trace, or a tracing filter
+    #[arg(long, global = true, value_name = "FILTER", default_value = "warn", env = "SKREAP_LOG")]
     log: EnvFilter,
-    /// How it is logged
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, help_heading = LOG)]
+    /// Format of the log
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
@@ -84,34 +52,35 @@ enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show what this kernel and these privileges offer, each tried out, and which engine `auto` takes
+    /// Try which features this kernel and these privileges offer, and show the engine that `auto` takes
     #[command(after_help = EXIT_CODES)]
     Probe(probe::Args),
-    /// Index the sockets of a cgroup and reap what events name, until end of input, SIGINT or SIGTERM
+    /// Index the sockets of a cgroup and reap the backends that events name, until end of input, SIGINT or SIGTERM
     #[command(after_help = EXIT_CODES)]
     Serve(serve::Args),
     /// Detach the hooks that `serve --pin` has left attached, and free its index
     #[command(after_help = EXIT_CODES)]
     Unload(unload::Args),
-    /// Show what the index of a running `serve` holds
+    /// Show the backends in the index of a running `serve`
     #[command(after_help = EXIT_CODES)]
     Index(index::Args),
-    /// Show how a running `serve` is doing: engine, index, events, clients
+    /// Show the state of a running `serve`: engine, index, events, clients
     #[command(after_help = EXIT_CODES)]
     Status(status::Args),
-    /// Hold the index of a running `serve` against an independent scan of all sockets
+    /// Compare the index of a running `serve` with an independent scan of all sockets
     #[command(after_help = audit::EXIT_CODES)]
     Audit(audit::Args),
     /// Watch a running `serve`: largest backends, rates, latency, last events
     #[command(after_help = EXIT_CODES)]
     Top(top::Args),
-    /// Tell a running `serve` that backends are gone
+    /// Destroy the sockets of deleted backends, through a running `serve`
     #[command(after_help = EXIT_CODES)]
     Reap(reap::Args),
-    /// Tell a running `serve` which backends live: the sockets of all others are destroyed
+    /// Destroy the sockets of all backends except the listed ones, through a running `serve`
     #[command(after_help = EXIT_CODES)]
     Reconcile(reconcile::Args),
-    /// Show all of it: namespaces, servers, clients; delete a server, see exactly its sockets destroyed
+    /// Demonstrate it with namespaces, servers and clients: exactly the sockets of a deleted server are destroyed
+    #[cfg(feature = "demo")]
     #[command(after_help = EXIT_CODES)]
     Demo(demo::Args),
     /// Write manual pages or shell completions, for packages
@@ -119,16 +88,16 @@ enum Command {
     Generate(generate::Args),
 }
 
-/// How a command ended, other than well.
+/// The ways in which a command can fail.
 #[derive(Debug)]
 enum Failure {
-    /// It was done, and what was asked for did not succeed; the output says so.
+    /// The command ran, but its request did not succeed; the output says so.
     Reported,
-    /// It was asked for in a way that makes no sense.
+    /// The arguments make no sense.
     Misused(anyhow::Error),
-    /// It could not be done.
+    /// The command failed.
     Failed(anyhow::Error),
-    /// It cannot be done on this kernel or with these privileges.
+    /// Not possible on this kernel or with these privileges.
     Cannot(anyhow::Error),
 }
 
@@ -145,8 +114,6 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    // A shell that asks what could come next is answered, and nothing else is done.
-    CompleteEnv::with_factory(Cli::command).var(complete::VARIABLE).complete();
     let cli = Cli::parse();
     start_logging(cli.log, cli.log_format);
     let result = match &cli.command {
@@ -159,6 +126,7 @@ pub fn main() -> ExitCode {
         Command::Top(args) => top::run(args),
         Command::Reap(args) => reap::run(args),
         Command::Reconcile(args) => reconcile::run(args),
+        #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args),
         Command::Generate(args) => generate::run(args),
     };
@@ -169,7 +137,7 @@ pub fn main() -> ExitCode {
         Err(Failure::Misused(e)) => (2, e),
         Err(Failure::Cannot(e)) => (3, e),
     };
-    // The reader of our output may have had enough; that is not an error worth a word.
+    // The reader of our output may have closed it; that is not an error.
     if is_broken_pipe(&error) {
         return ExitCode::SUCCESS;
     }
@@ -188,9 +156,9 @@ fn sentence(error: &anyhow::Error) -> String {
             said = format!("{said}: {text}");
         }
     }
-    // EMFILE; of errors of libbpf there is only the text.
+    // EMFILE; libbpf errors carry only the text.
     if said.contains("(os error 24)") {
-        said += "; let it have more: LimitNOFILE= of its unit, or ulimit -n";
+        said += "; raise the limit of open files: LimitNOFILE= of its unit, or ulimit -n";
     }
     said
 }
@@ -200,19 +168,12 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// True if stderr can show colors and nobody objects (<https://no-color.org>).
-fn colors() -> bool {
-    let set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
-    let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
-    io::stderr().is_terminal() && !set("NO_COLOR") && !dumb
-}
-
 fn start_logging(filter: EnvFilter, format: LogFormat) {
     let builder: SubscriberBuilder<_, _, EnvFilter, fn() -> io::Stderr> = tracing_subscriber::fmt()
         .with_writer(io::stderr as fn() -> io::Stderr)
-        .with_ansi(colors())
+        .with_ansi(io::stderr().is_terminal())
         .with_env_filter(filter)
-        // It would be told on stderr as well, and a disk that is full would end the process.
+        // It would be written to stderr as well, and a full disk would end the process.
         .log_internal_errors(false);
     match format {
         LogFormat::Text => builder.init(),
@@ -226,17 +187,4 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     line.push(b'\n');
     io::stdout().write_all(&line)?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_version_names_what_it_was_built_from() {
-        let rest = format!("ABI {}, libbpf {})", skreap::bpf::ABI_VERSION, skreap::bpf::libbpf_version());
-        let own = env!("CARGO_PKG_VERSION");
-        assert_eq!(version_of("24ef2f3ab12c"), format!("{own} (commit 24ef2f3ab12c, {rest}"));
-        assert_eq!(version_of(""), format!("{own} (commit unknown, {rest}"));
-    }
 }

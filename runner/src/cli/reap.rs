@@ -4,17 +4,14 @@ use std::io::{self, Write as _};
 
 use anyhow::Context as _;
 use serde::Deserialize as _;
-use serde_json::Value;
 use skreap::core::{Action, Backend, Event, FinishReason, Report, Request};
 
-use super::once::{self, OnceArgs};
-use super::text::{counted, grouped};
-use super::{Failure, SocketArg, client, complete, print_json};
+use super::{Failure, SocketArg, client, print_json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The deleted backends, as udp://10.0.0.1:53 or tcp://[fd00::1]:80
-    #[arg(required = true, value_name = "BACKEND", add = complete::backends())]
+    #[arg(required = true, value_name = "BACKEND")]
     backends: Vec<Backend>,
     /// List the victims and destroy nothing
     #[arg(long)]
@@ -24,8 +21,6 @@ pub(super) struct Args {
     /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    once: OnceArgs,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -36,29 +31,22 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         }
     };
     let event = Event { id: client::id("reap"), action, dry_run: args.dry_run };
-    if args.once.once {
-        let report = once::handle(&args.once, &event)?;
-        let answer = serde_json::to_value(&report).context("cannot write the report")?;
-        return conclude(&answer, &subject, args.json);
-    }
     tell(&args.socket, event, &subject, args.json)
 }
 
 /// Sends an event and prints its report.
 pub(super) fn tell(socket: &SocketArg, event: Event, subject: &str, json: bool) -> Result<(), Failure> {
     let answer = client::ask(&socket.path(), &Request::Event(event))?;
-    conclude(&answer, subject, json)
-}
-
-/// Prints a report; what went wrong is a failure.
-fn conclude(answer: &Value, subject: &str, json: bool) -> Result<(), Failure> {
-    let report = Report::deserialize(answer).context("cannot read the report")?;
-    let printed = if json { print_json(answer) } else { print(subject, &report).map_err(Into::into) };
-    // Also if nobody reads it: the exit code is for scripts.
+    let report = Report::deserialize(&answer).context("cannot read the report")?;
+    if json {
+        print_json(&answer)?;
+    } else {
+        print(subject, &report)?;
+    }
     if report.error.is_some() || report.failed.total() > 0 || !report.complete {
         return Err(Failure::Reported);
     }
-    Ok(printed?)
+    Ok(())
 }
 
 fn print(subject: &str, report: &Report) -> io::Result<()> {
@@ -68,16 +56,16 @@ fn print(subject: &str, report: &Report) -> io::Result<()> {
     }
     let ms = |ns: u64| ns as f64 / 1e6;
     if report.dry_run {
-        writeln!(out, "{subject}: {} would be destroyed", counted(report.victims, "socket"))?;
+        writeln!(out, "{subject}: {} sockets would be destroyed", report.victims)?;
         for socket in report.sockets.iter().flatten() {
             writeln!(out, "  {socket}")?;
         }
     } else {
         writeln!(
             out,
-            "{subject}: {} of {} destroyed by engine {} in {:.3} ms (walk {:.3}, destroy {:.3})",
-            grouped(report.destroyed),
-            counted(report.victims, "socket"),
+            "{subject}: {} of {} sockets destroyed by engine {} in {:.3} ms (walk {:.3}, destroy {:.3})",
+            report.destroyed,
+            report.victims,
             report.engine,
             ms(report.ns.total_ns),
             ms(report.ns.walk_ns),

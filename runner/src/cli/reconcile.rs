@@ -5,13 +5,12 @@ use std::io::{self, BufRead as _};
 use anyhow::{Context as _, anyhow};
 use skreap::core::{Action, Backend, Event};
 
-use super::text::counted;
-use super::{Failure, SocketArg, client, complete, reap};
+use super::{Failure, SocketArg, client, reap};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The living backends; without any they are read from stdin, one a line
-    #[arg(value_name = "BACKEND", add = complete::backends())]
+    #[arg(value_name = "BACKEND")]
     backends: Vec<Backend>,
     /// List the victims and destroy nothing
     #[arg(long)]
@@ -29,7 +28,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         // It would mean every socket in the index.
         return Err(Failure::Misused(anyhow!("no living backend is named; name at least one")));
     }
-    let subject = format!("not among {}", counted(backends.len() as u64, "living backend"));
+    let subject = format!("not among {} living backends", backends.len());
     let action = Action::Reconcile { backends };
     let event = Event { id: client::id("reconcile"), action, dry_run: args.dry_run };
     reap::tell(&args.socket, event, &subject, args.json)

@@ -1,4 +1,4 @@
-//! Where `serve` and its clients meet, and who may come.
+//! The socket between `serve` and its clients, and access to it.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -11,20 +11,14 @@ use anyhow::Context as _;
 use nix::unistd::{Group, User, geteuid};
 use skreap::source::{Access, Source};
 
-/// Heading of the options of `serve` about where requests come from.
-pub(super) const REQUESTS: &str = "Requests";
-
 /// Name of the socket in its directory.
 const NAME: &str = "skreap.sock";
-/// Where it is for root, and for clients that find none of their own.
+/// Its path for root, and for clients without a service of their own.
 const SYSTEM: &str = "/run/skreap/skreap.sock";
 
-/// Names the socket for clients.
-const VARIABLE: &str = "SKREAP_SOCKET";
-
-/// What decides where the socket is if nothing is said.
+/// The inputs for the default path of the socket.
 struct Place {
-    /// `$RUNTIME_DIRECTORY`, which systemd sets: absolute paths with colons between.
+    /// `$RUNTIME_DIRECTORY`, which systemd sets: absolute paths separated by colons.
     runtime: Option<OsString>,
     /// `$XDG_RUNTIME_DIR`
     xdg: Option<OsString>,
@@ -40,7 +34,7 @@ impl Place {
         }
     }
 
-    /// Where a service listens.
+    /// The path on which a service listens.
     fn to_serve(&self) -> PathBuf {
         let runtime = self.runtime.as_deref().and_then(OsStrExt::first_of_list);
         if let Some(directory) = runtime {
@@ -54,7 +48,7 @@ impl Place {
         }
     }
 
-    /// Where a client looks: the user's own service, if there is one, or that of the machine.
+    /// The path to which a client connects: the user's own service if there is one, or the machine's.
     fn to_ask(&self) -> PathBuf {
         let own = self.to_serve();
         let there = fs::symlink_metadata(&own).is_ok_and(|m| m.file_type().is_socket());
@@ -78,9 +72,9 @@ impl OsStrExt for std::ffi::OsStr {
 #[derive(Debug, clap::Args)]
 pub(super) struct SocketArg {
     /// Unix socket of the running `serve --source unix[:PATH]`
-    /// [default: $RUNTIME_DIRECTORY/skreap.sock, $XDG_RUNTIME_DIR/skreap/skreap.sock if that is there and the user
+    /// [default: $RUNTIME_DIRECTORY/skreap.sock, $XDG_RUNTIME_DIR/skreap/skreap.sock if that exists and the user
     /// is not root, /run/skreap/skreap.sock]
-    #[arg(long, value_name = "PATH", env = VARIABLE, hide_env_values = true)]
+    #[arg(long, value_name = "PATH", env = "SKREAP_SOCKET", hide_env_values = true)]
     socket: Option<PathBuf>,
 }
 
@@ -88,18 +82,13 @@ impl SocketArg {
     pub(super) fn path(&self) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| Place::of_this_process().to_ask())
     }
-
-    /// Where a client looks that is not told on its command line.
-    pub(super) fn usual() -> PathBuf {
-        env::var_os(VARIABLE).map_or_else(|| Place::of_this_process().to_ask(), PathBuf::from)
-    }
 }
 
-/// `--source`, as it was written.
+/// `--source`, as given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum SourceArg {
     Stdin,
-    /// At the usual path.
+    /// At the default path.
     Unix,
     UnixAt(PathBuf),
 }
@@ -118,7 +107,7 @@ impl FromStr for SourceArg {
 }
 
 impl SourceArg {
-    /// The source, with a directory for a socket at the usual path.
+    /// The source; creates the directory for a socket at the default path.
     pub(super) fn source(&self, access: &Access) -> anyhow::Result<Source> {
         let path = match self {
             Self::Stdin => return Ok(Source::Stdin),
@@ -126,14 +115,14 @@ impl SourceArg {
             Self::Unix => {
                 let path = Place::of_this_process().to_serve();
                 if let Some(parent) = path.parent() {
-                    // Only the last one: what should hold it is there, or something is wrong.
+                    // Only the last component: if its parent is missing, something is wrong.
                     let made = fs::DirBuilder::new().mode(0o755).create(parent);
                     match made {
                         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
                             return Err(e).with_context(|| {
                                 let place = parent.display();
                                 format!(
-                                    "cannot make {place} for the socket; name one with --source unix:PATH"
+                                    "cannot create {place} for the socket; name another path with --source unix:PATH"
                                 )
                             });
                         }
@@ -147,11 +136,10 @@ impl SourceArg {
     }
 }
 
-/// Whose the socket is, and who may talk over it.
+/// Owner of the socket, and the users allowed to connect.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = REQUESTS)]
 pub(super) struct AccessArgs {
-    /// File mode of unix sockets, octal [default: 600; with --allow-uid 666, as the uid decides then]
+    /// File mode of unix sockets, octal [default: 600; with --allow-uid 666, because then the uid decides]
     #[arg(long, value_name = "MODE", value_parser = mode)]
     socket_mode: Option<u32>,
     /// Owner of unix sockets, by name or uid [default: the user of the service]
@@ -160,7 +148,7 @@ pub(super) struct AccessArgs {
     /// Group of unix sockets, by name or gid [default: the group of the service]
     #[arg(long, value_name = "GROUP", value_parser = group)]
     socket_group: Option<u32>,
-    /// User, by name or uid, who may send requests besides root and the user of the service. May be given more than once
+    /// User, by name or uid, allowed to send requests besides root and the user of the service. Repeatable
     #[arg(long, value_name = "USER", value_parser = user)]
     allow_uid: Vec<u32>,
 }
@@ -179,7 +167,7 @@ impl AccessArgs {
 fn mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o777 => Ok(mode),
-        _ => Err("write up to three octal digits, such as 660".to_owned()),
+        _ => Err("write up to three octal digits, for example 660".to_owned()),
     }
 }
 

@@ -9,14 +9,14 @@ use super::{Failure, PINS};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Directory that was given to `serve --pin`
+    /// Directory given to `serve --pin`
     #[arg(long, value_name = "DIR", default_value = PINS)]
     pin: PathBuf,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let directory = args.pin.display();
-    // Looked at first: to hold a directory is to make it.
+    // Checked first, because Pins::hold() creates the directory.
     let removed =
         args.pin.exists() && Pins::hold(&args.pin).and_then(Pins::remove).map_err(skreap::Error::from)?;
     let mut out = io::stdout().lock();

@@ -9,7 +9,7 @@ use skreap_bpf::{Scan, Victim};
 use skreap_core::Protocol;
 
 use super::destroy::netns_id;
-use crate::netns;
+use crate::sys::netns;
 
 /// What came of one victim: destroyed (true), or (false) not there any more or connected to something else by now; or a
 /// positive errno.

@@ -9,8 +9,8 @@ use skreap_core::{
 };
 
 use super::{EngineError, Pace, by_cookie, nanos};
-use crate::netns::NetnsId;
-use crate::sock_diag::{DiagSockets, Verdict};
+use crate::sys::netns::NetnsId;
+use crate::sys::sock_diag::{DiagSockets, Verdict};
 
 /// How long the diag socket of a netns is kept after its last use.
 const KEEP: Duration = Duration::from_secs(10);
@@ -128,7 +128,7 @@ impl Destroyer {
         while !unsettled.is_empty() {
             victims.clear();
             if let Err(e) = again(&mut self.diag, victims) {
-                tracing::warn!("cannot look again for {} sockets: {e}", unsettled.len());
+                tracing::warn!("cannot retry {} sockets: {e}", unsettled.len());
                 outcome.incomplete.insert(Incomplete::EngineFailed);
                 unsettled.iter().for_each(|u| u.fail(outcome));
                 return;

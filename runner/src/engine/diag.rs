@@ -11,8 +11,8 @@ use super::destroy::{Destroyer, tuple};
 use super::membership::{Membership, Place};
 use super::scope::Finder;
 use super::{Chosen, Engine, EngineError, EngineOptions, Scope, StateMask, nanos};
-use crate::netns::{Everywhere, NetnsId};
-use crate::sock_diag::{DiagSockets, Dump, DumpEnd, Filter, InetDiag};
+use crate::sys::netns::{Everywhere, NetnsId};
+use crate::sys::sock_diag::{DiagSockets, Dump, DumpEnd, Filter, InetDiag};
 
 /// Netns that are opened in one go.
 const CHUNK: usize = 64;

@@ -10,7 +10,7 @@ use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected};
 use super::destroy::tuple;
 use super::scope::Finder;
 use super::{Chosen, Engine, EngineError, EngineOptions, Scope, StateMask, membership, nanos};
-use crate::netns::{self, Everywhere, NetnsId};
+use crate::sys::netns::{self, Everywhere, NetnsId};
 
 /// Engine `iter`: one pass of iter/tcp or iter/udp in each netns.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl Scanner {
                 let done = passes(&mut scan, &job);
                 // The thread's own place keeps a netns alive as well.
                 if let Err(e) = netns::enter(&home) {
-                    tracing::error!("cannot go back to the own netns: {e}");
+                    tracing::error!("cannot return to the service's own netns: {e}");
                 }
                 if reply.send(done).is_err() {
                     return;

@@ -67,7 +67,7 @@ impl Kfunc {
                 outcome.incomplete.insert(Incomplete::WideUnconnected);
             }
             Err(e) => {
-                tracing::warn!(backend = %target.backend, "cannot walk for those that only send: {e}");
+                tracing::warn!(backend = %target.backend, "cannot walk for unconnected senders: {e}");
                 outcome.incomplete.insert(Incomplete::EngineFailed);
                 return;
             }

@@ -8,8 +8,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::EngineError;
-use crate::cgroup;
-use crate::privileges;
+use crate::sys::cgroup;
+use crate::sys::privileges;
 
 /// Inode number, and so cgroup id, of the root of the hierarchy.
 const ROOT: u64 = 1;

@@ -23,7 +23,9 @@ pub(crate) mod membership;
 mod netlink;
 mod owners;
 mod pace;
+pub mod probe;
 mod scope;
+pub mod select;
 mod states;
 
 use std::path::PathBuf;

@@ -7,7 +7,7 @@ use skreap_bpf::{Owner, Owners, Victim};
 
 use super::EngineError;
 use super::destroy::netns_id;
-use crate::netns;
+use crate::sys::netns;
 
 /// Tells sockets of programs from the kernel's own; the program that does it is loaded when it is first needed.
 #[derive(Debug, Default)]

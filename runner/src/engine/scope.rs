@@ -7,7 +7,7 @@ use skreap_core::{Target, Unconnected};
 
 use super::EngineError;
 use super::destroy::netns_id;
-use crate::netns::{self, Everywhere, NetnsId};
+use crate::sys::netns::{self, Everywhere, NetnsId};
 
 /// Which network namespaces a scan visits. Engines that walk the index need none: it covers all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,10 +9,10 @@ use skreap_core::{
 };
 
 use super::Reaper;
-use crate::batch::{Batch, distinct};
 use crate::engine::{Chosen, EngineError, Scope, nanos};
-use crate::recheck::{self, FIRST_PAUSE, Found, grace_period};
-use crate::reconcile;
+use crate::reaper::batch::{Batch, distinct};
+use crate::reaper::recheck::{self, FIRST_PAUSE, Found, grace_period};
+use crate::reaper::reconcile;
 
 /// What came of an event so far.
 struct Done {

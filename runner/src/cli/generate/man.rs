@@ -1,4 +1,4 @@
-//! A manual page: what clap knows of a command, and what `pages` adds.
+//! A manual page: clap's definition of a command, with the additions of `pages`.
 
 use clap::Command;
 use clap_mangen::Man;
@@ -30,7 +30,7 @@ pub(super) fn page(command: &Command) -> Vec<u8> {
     let _ = man.render_title(&mut out).and_then(|()| man.render_name_section(&mut out));
     let _ = synopsis(command).to_writer(&mut out);
     let _ = description(page.map_or(&[], |page| page.more)).to_writer(&mut out);
-    out.extend(options(&man));
+    let _ = man.render_options_section(&mut out);
     if shown(command).next().is_some() {
         let _ = commands(command).to_writer(&mut out);
     }
@@ -38,19 +38,6 @@ pub(super) fn page(command: &Command) -> Vec<u8> {
         let _ = rest(command, page).to_writer(&mut out);
     }
     out
-}
-
-/// The options. Their groups are parts of the section, which `clap_mangen` makes sections of their own.
-fn options(man: &Man) -> Vec<u8> {
-    let mut out = Vec::new();
-    // Writing to memory does not fail.
-    let _ = man.render_options_section(&mut out);
-    let text = String::from_utf8_lossy(&out);
-    let lines = text.lines().map(|line| match line.strip_prefix(".SH ") {
-        Some(heading) if heading != "OPTIONS" => format!(".SS {heading}\n"),
-        _ => format!("{line}\n"),
-    });
-    lines.collect::<String>().into_bytes()
 }
 
 fn synopsis(command: &Command) -> Roff {
@@ -87,7 +74,7 @@ fn commands(command: &Command) -> Roff {
     roff
 }
 
-/// A section of terms and what they mean.
+/// A section of terms and their meanings.
 fn terms(roff: &mut Roff, heading: &str, terms: &[(&str, &str)]) {
     if terms.is_empty() {
         return;
@@ -125,9 +112,9 @@ fn rest(command: &Command, page: &Page) -> Roff {
     roff.text([roman(see.join(", "))]);
     roff.control("PP", []);
     roff.text([
-        roman("More, with the metrics and what to do on bad days: "),
+        roman("More, including metrics and troubleshooting: "),
         italic("/usr/share/doc/skreap/operating.md"),
-        roman(" and the files beside it."),
+        roman(" and the files in the same directory."),
     ]);
     roff
 }

@@ -8,33 +8,18 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, ValueEnum};
-use clap_complete::env::{EnvCompleter, Fish, Zsh};
+use clap_complete::Shell;
 
-use super::complete::VARIABLE;
 use super::{Cli, Failure};
 
-/// bash splits words at colons, which the function of `clap_complete` does not know.
-const BASH: &str = include_str!("completion.bash");
-
-/// Shells of which Debian has a directory for completions, by the names of their files.
-fn completions() -> anyhow::Result<[(&'static str, Vec<u8>); 3]> {
-    let registration = |shell: &dyn EnvCompleter| -> anyhow::Result<Vec<u8>> {
-        let mut script = Vec::new();
-        shell.write_registration(VARIABLE, "skreap", "skreap", "skreap", &mut script)?;
-        Ok(script)
-    };
-    Ok([
-        ("skreap.bash", BASH.as_bytes().to_vec()),
-        ("_skreap", registration(&Zsh)?),
-        ("skreap.fish", registration(&Fish)?),
-    ])
-}
+/// Shells for which Debian has a directory of completions.
+const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What is written
+    /// Kind of files to write
     what: What,
-    /// Directory in which the files are made; it is made if it is not there
+    /// Directory for the files; created if missing
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 }
@@ -49,7 +34,7 @@ enum What {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let directory = &args.directory;
-    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let mut command = Cli::command().disable_help_subcommand(true);
     match args.what {
         What::Man => {
@@ -61,9 +46,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             }
         }
         What::Completions => {
-            for (name, script) in completions()? {
-                let path = directory.join(name);
-                fs::write(&path, script).with_context(|| format!("cannot write {}", path.display()))?;
+            for shell in SHELLS {
+                clap_complete::generate_to(shell, &mut command, "skreap", directory)
+                    .with_context(|| format!("cannot write completions to {}", directory.display()))?;
             }
         }
     }
@@ -87,7 +72,7 @@ mod tests {
         }
     }
 
-    /// What is written in pages is checked against the definition: no option that is not there.
+    /// Every example parses, so the pages name no option that does not exist.
     #[test]
     fn examples_are_commands() {
         for (page, example) in pages::PAGES.iter().flat_map(|p| p.examples.iter().map(move |e| (p, e))) {

@@ -1,4 +1,4 @@
-//! What a manual page says beyond what `--help` does.
+//! The parts of a manual page that `--help` does not have.
 
 /// The words of one page.
 pub(super) struct Page {
@@ -8,7 +8,7 @@ pub(super) struct Page {
     pub(super) more: &'static [&'static str],
     pub(super) environment: &'static [(&'static str, &'static str)],
     pub(super) files: &'static [(&'static str, &'static str)],
-    /// What for, and the command line.
+    /// Purpose, and the command line.
     pub(super) examples: &'static [(&'static str, &'static str)],
     pub(super) see: &'static [&'static str],
 }
@@ -19,29 +19,29 @@ pub(super) fn of(command: &str) -> Option<&'static Page> {
 
 pub(super) const EXIT: [(&str, &str); 4] = [
     ("0", "Done."),
-    ("1", "It failed, or what was asked for did not succeed; the output says why."),
-    ("2", "Wrong use: an argument that makes no sense."),
-    ("3", "This kernel or these privileges cannot; the message names what is missing."),
+    ("1", "It failed, or the request did not succeed; the output says why."),
+    ("2", "Wrong usage: an argument that makes no sense."),
+    ("3", "Not possible on this kernel or with these privileges; the message names the missing part."),
 ];
 
 pub(super) const EXIT_OF_AUDIT: [(&str, &str); 4] = [
     EXIT[0],
-    ("1", "It failed, or the index is not right; the output has each difference."),
+    ("1", "It failed, or the index is not right; the output lists each difference."),
     EXIT[2],
     EXIT[3],
 ];
 
-const LOG: (&str, &str) = ("SKREAP_LOG", "What is logged, as with --log.");
+const LOG: (&str, &str) = ("SKREAP_LOG", "Log level, as with --log.");
 const SOCKET: [(&str, &str); 3] = [
     LOG,
     ("SKREAP_SOCKET", "The unix socket of the service, as with --socket."),
     (
         "RUNTIME_DIRECTORY, XDG_RUNTIME_DIR",
-        "Where the socket is looked for if neither is given: $RUNTIME_DIRECTORY/skreap.sock, for a user other than root \
-         $XDG_RUNTIME_DIR/skreap/skreap.sock if that is there, else /run/skreap/skreap.sock.",
+        "Default path of the socket: $RUNTIME_DIRECTORY/skreap.sock; for a user other than root \
+         $XDG_RUNTIME_DIR/skreap/skreap.sock if that exists; else /run/skreap/skreap.sock.",
     ),
 ];
-const SOCKET_FILE: (&str, &str) = ("/run/skreap/skreap.sock", "The socket of the service of the machine.");
+const SOCKET_FILE: (&str, &str) = ("/run/skreap/skreap.sock", "The socket of the machine's service.");
 const PINS: (&str, &str) = (
     "/sys/fs/bpf/skreap",
     "Hooks and index, with serve --pin. They stay when the service ends; skreap unload removes them.",
@@ -49,29 +49,32 @@ const PINS: (&str, &str) = (
 const SETTINGS: (&str, &str) =
     ("/etc/default/skreap", "Arguments for the service that systemd starts (SKREAP_OPTS), and SKREAP_LOG.");
 
-const OF_REPORTS: &str = "The service answers with a report: how many sockets were found, destroyed, skipped (and why), and \
-    could not be destroyed (with their tuples). It is complete if no socket of the backend can have been missed; the exit \
-    status is 1 if it is not, or if a socket could not be destroyed.";
+const OF_REPORTS: &str = "The service answers with a report: the numbers of sockets found, destroyed, skipped (by reason) and \
+    failed (with their tuples). The report is complete if no socket of the backend can have been missed. The exit status \
+    is 1 if it is not complete, or if a socket could not be destroyed.";
 
 pub(super) const PAGES: [Page; 11] = [
     Page {
         command: "skreap",
         more: &[
             "A load balancer that works on sockets translates a service address once, when a client calls connect() or \
-             sendmsg(). If the backend it chose is deleted, clients that are connected keep talking to nothing. skreap \
-             keeps an index of sockets by backend, in BPF maps that cgroup hooks fill, and on an event destroys exactly \
-             the sockets of the backend that is gone, in whatever network namespace they are. Their owners get \
-             ECONNABORTED and connect again, to a backend that lives.",
-            "skreap serve is the service; the other commands ask it, or look at this machine. skreap probe says whether \
-             this kernel can do it.",
+             sendmsg(). If that backend is deleted, connected clients keep talking to nothing. skreap keeps an \
+             index of sockets by backend, in BPF maps that cgroup hooks fill. On an event it destroys exactly the \
+             sockets of the deleted backend, in all network namespaces. Their owners get ECONNABORTED and connect \
+             again, to a living backend.",
+            "skreap serve is the service; the other commands send it requests, or test this machine. skreap probe \
+             says whether this kernel is sufficient.",
         ],
         environment: &SOCKET,
         files: &[SOCKET_FILE, PINS, SETTINGS],
         examples: &[
-            ("Is this kernel good enough?", "skreap probe"),
+            ("Check whether this kernel is sufficient:", "skreap probe"),
             ("Start the service, and let hooks and index outlive it:", "skreap serve --source unix --pin"),
-            ("Who would be cut off if this backend went?", "skreap reap udp://10.0.0.1:53 --dry-run"),
-            ("It is gone:", "skreap reap udp://10.0.0.1:53"),
+            (
+                "List the sockets that a deletion of this backend would destroy:",
+                "skreap reap udp://10.0.0.1:53 --dry-run",
+            ),
+            ("Report its deletion:", "skreap reap udp://10.0.0.1:53"),
         ],
         see: &["bpf(2)", "sock_diag(7)", "cgroups(7)"],
     },
@@ -79,13 +82,13 @@ pub(super) const PAGES: [Page; 11] = [
         command: "probe",
         more: &[
             "Nothing is guessed from a version: each program is loaded, each hook attached to a cgroup of its own, and a \
-             private socket destroyed by each engine. What is needed and does not work is marked NO; no is something \
-             that can be done without. The last lines show in which order the programs on the root cgroup run.",
+             private socket destroyed by each engine. A required feature that does not work is marked NO, an optional one \
+             no. The last lines show the order in which the programs on the root cgroup run.",
         ],
         environment: &[LOG],
         files: &[],
         examples: &[
-            ("What works here, and what is missing:", "skreap probe"),
+            ("Show the features that work here, and the missing ones:", "skreap probe"),
             ("For a script:", "skreap probe --json | jq -r .engine"),
         ],
         see: &["skreap(1)", "skreap-serve(1)"],
@@ -94,37 +97,37 @@ pub(super) const PAGES: [Page; 11] = [
         command: "serve",
         more: &[
             "Requests and answers are JSON, one object a line, over standard input and output or a unix socket; \
-             /usr/share/doc/skreap/embedding.md has all of them. Every accepted request is answered, also when the \
-             service is asked to end.",
-            "At the start all capabilities are given up but CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; CAP_SYS_ADMIN, \
-             CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH are kept for the moments in which a network namespace or a cgroup \
-             is looked for. A user other than root who has these six may run it.",
-            "With --pin the hooks and the index are pinned on a bpf filesystem. They stay when the process ends, however \
-             it ends, and the next serve --pin takes them over: no connect is missed in between.",
-            "If a service manager started it (NOTIFY_SOCKET), it is told when the hooks are attached and all sockets \
-             listen, how it goes on, and when it ends. To a watchdog it shows that it is alive only while events are \
-             being worked off, so that one that is stuck is ended and started again.",
-            "The first SIGTERM, SIGINT or SIGHUP ends it in good order: it reads no more, what it has accepted is done \
-             and answered, and waits that --max-rate asks for are cut short. The second ends it at once.",
+             /usr/share/doc/skreap/embedding.md has all of them. Every accepted request gets an answer, also while the \
+             service shuts down.",
+            "At the start it gives up all capabilities but six: CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and, raised \
+             only while it searches for a network namespace or a cgroup, CAP_SYS_ADMIN, CAP_SYS_PTRACE and \
+             CAP_DAC_READ_SEARCH. Any user with these six may run it.",
+            "With --pin the hooks and the index are pinned on a bpf filesystem. They stay when the process ends, in \
+             whatever way, and the next serve --pin takes them over: no connect is missed in between.",
+            "If a service manager started it (NOTIFY_SOCKET), it reports when the hooks are attached and all sockets \
+             listen, its status, and its end. It feeds the watchdog only while the reaper makes progress, so a \
+             service that is stuck is restarted.",
+            "The first SIGTERM, SIGINT or SIGHUP ends it in good order: it stops reading, completes and answers all \
+             accepted requests, and cuts the pauses of --max-rate short. The second ends it at once.",
         ],
         environment: &[
             LOG,
-            ("RUNTIME_DIRECTORY, XDG_RUNTIME_DIR", "Where --source unix puts its socket, see --source."),
+            ("RUNTIME_DIRECTORY, XDG_RUNTIME_DIR", "Directory of the socket of --source unix, see --source."),
             ("NOTIFY_SOCKET, WATCHDOG_USEC", "Set by systemd, see sd_notify(3)."),
         ],
         files: &[SOCKET_FILE, PINS, SETTINGS],
         examples: &[
             (
-                "As the package does it, with metrics for Prometheus and a look at itself every ten minutes:",
+                "As in the package, with metrics for Prometheus and an audit every ten minutes:",
                 "skreap serve --source unix --pin --metrics --audit-interval 600",
             ),
-            ("Another user may send requests:", "skreap serve --source unix --allow-uid nobody"),
+            ("Allow requests from another user:", "skreap serve --source unix --allow-uid nobody"),
             (
                 "One event from standard input:",
                 "echo '{\"id\":\"1\",\"type\":\"backend-deleted\",\"backend\":\"udp://10.0.0.1:53\"}' | skreap serve",
             ),
             (
-                "Not more than 1000 sockets a second, and no event that would destroy more than 10000:",
+                "Destroy at most 1000 sockets a second, and refuse events with more than 10000 victims:",
                 "skreap serve --source unix --max-rate 1000 --max-victims 10000",
             ),
         ],
@@ -133,14 +136,14 @@ pub(super) const PAGES: [Page; 11] = [
     Page {
         command: "unload",
         more: &[
-            "Refused while a service holds the directory: end that first. Afterwards no socket is recorded any more. The \
-             next service makes a new index and searches for the sockets that are connected by then, unless it has \
-             --no-bootstrap; whom unconnected UDP sockets have sent to is forgotten.",
+            "Refused while a service uses the directory: stop the service first. Afterwards no socket is recorded any \
+             more. The next service creates a new index and searches for the sockets that are connected by then, \
+             unless it has --no-bootstrap. The backends that unconnected UDP sockets have sent to are lost.",
         ],
         environment: &[LOG],
         files: &[PINS],
         examples: &[
-            ("After the service was ended for good:", "skreap unload"),
+            ("After the service was stopped permanently:", "skreap unload"),
             ("From another directory:", "skreap unload --pin /sys/fs/bpf/test"),
         ],
         see: &["skreap(1)", "skreap-serve(1)"],
@@ -148,28 +151,22 @@ pub(super) const PAGES: [Page; 11] = [
     Page {
         command: "index",
         more: &[
-            "For each backend, how many sockets are connected to it, how many have sent to it without connecting, and in \
-             how many network namespaces they are. The whole index is walked for it; the service goes on meanwhile.",
-            "UDP servers on this machine send to their clients from unconnected sockets. These clients are counted, and listed \
-             only with --all. An address counts as such a client if its port is one that kernels give to sockets \
-             (net.ipv4.ip_local_port_range), and only sockets with a port below that range have sent to it.",
+            "Shows for each backend the number of sockets connected to it, of sockets that have sent to it without \
+             connecting, and of their network namespaces. This walks the whole index; the service continues meanwhile.",
         ],
         environment: &SOCKET,
         files: &[SOCKET_FILE],
-        examples: &[
-            ("The ten backends with the most sockets:", "skreap index --limit 10"),
-            ("One of them:", "skreap index --backend udp://10.0.0.1:53"),
-        ],
+        examples: &[("List the backends with clients:", "skreap index")],
         see: &["skreap(1)", "skreap-top(1)", "skreap-audit(1)"],
     },
     Page {
         command: "status",
-        more: &["It is answered beside the work on events, and delays none."],
+        more: &["The service answers beside the work on events; no event is delayed."],
         environment: &SOCKET,
         files: &[SOCKET_FILE],
         examples: &[
-            ("One look:", "skreap status"),
-            ("Are our hooks the last ones?", "skreap status --json | jq .order.last"),
+            ("Show the state once:", "skreap status"),
+            ("Check whether the hooks run last:", "skreap status --json | jq .order.last"),
         ],
         see: &["skreap(1)", "skreap-top(1)"],
     },
@@ -177,12 +174,12 @@ pub(super) const PAGES: [Page; 11] = [
         command: "audit",
         more: &[
             "Each difference is printed with its tuple: missed (a connected socket that no event would reach), wrong key \
-             (recorded under another backend than its own), stale (recorded, and there is no such socket).",
+             (recorded under another backend than its own), stale (recorded, but the socket does not exist).",
         ],
         environment: &SOCKET,
         files: &[SOCKET_FILE],
         examples: &[
-            ("Is the index right?", "skreap audit"),
+            ("Check the index:", "skreap audit"),
             ("In a script:", "skreap audit --json | jq .agrees"),
         ],
         see: &["skreap(1)", "skreap-serve(1)"],
@@ -190,8 +187,8 @@ pub(super) const PAGES: [Page; 11] = [
     Page {
         command: "top",
         more: &[
-            "A live view, drawn anew at each interval; q ends it, ? explains keys and columns. Where the output is no \
-             terminal, or one that cannot move its cursor (TERM=dumb), one frame is printed as text.",
+            "A live view, redrawn at each interval; q ends it. If the output is not a terminal, one frame is printed \
+             as text.",
         ],
         environment: &SOCKET,
         files: &[SOCKET_FILE],
@@ -201,18 +198,14 @@ pub(super) const PAGES: [Page; 11] = [
     Page {
         command: "reap",
         more: &[
-            "The load balancer must not choose the backend any more when this is called, or new clients come after the \
-             walk.",
-            "With --once no service is needed: the sockets there are are indexed, as at the start of a service, and nothing \
-             stays attached. UDP sockets that only ever sent are not found then.",
+            "Remove the backend from the load balancer first; otherwise new clients connect after the walk.",
             OF_REPORTS,
         ],
         environment: &SOCKET,
         files: &[SOCKET_FILE],
         examples: &[
-            ("Who would be destroyed?", "skreap reap udp://10.0.0.1:53 --dry-run"),
+            ("List the victims:", "skreap reap udp://10.0.0.1:53 --dry-run"),
             ("Two backends at once:", "skreap reap udp://10.0.0.1:53 tcp://[fd00::1]:80"),
-            ("Without a service:", "skreap reap --once udp://10.0.0.1:53"),
         ],
         see: &["skreap(1)", "skreap-reconcile(1)"],
     },
@@ -220,13 +213,13 @@ pub(super) const PAGES: [Page; 11] = [
         command: "reconcile",
         more: &[
             "For a control plane that may have lost events. Each backend in the index that is not in the list counts as \
-             deleted, so look with --dry-run first, and give the service --max-victims. An empty list is refused.",
+             deleted, so try --dry-run first, and give the service --max-victims. An empty list is refused.",
             OF_REPORTS,
         ],
         environment: &SOCKET,
         files: &[SOCKET_FILE],
         examples: &[
-            ("What would go?", "skreap reconcile --dry-run udp://10.0.0.1:53 udp://10.0.0.2:53"),
+            ("List the victims:", "skreap reconcile --dry-run udp://10.0.0.1:53 udp://10.0.0.2:53"),
             ("A long list:", "cat living | skreap reconcile"),
         ],
         see: &["skreap(1)", "skreap-reap(1)"],

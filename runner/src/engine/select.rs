@@ -1,0 +1,198 @@
+//! Choosing the engine: the first that is shown to work.
+
+use std::fmt;
+use std::str::FromStr;
+
+use skreap_bpf::{Config, Index};
+use skreap_core::EngineName;
+
+use crate::engine::probe;
+use crate::engine::{Diag, Engine, EngineError, EngineOptions, IndexScan, Iter, Kfunc, Netlink, Scope};
+use crate::reaper::Error;
+use crate::sys::privileges;
+
+/// Which engine is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// The best that works here.
+    #[default]
+    Auto,
+    /// This one or none.
+    Named(EngineName),
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.pad("auto"),
+            Self::Named(name) => name.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => text.parse().map(Self::Named).map_err(|e: skreap_core::UnknownName| format!("{e}, or auto")),
+        }
+    }
+}
+
+/// No engine works here, or not the one that was asked for.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("engine {wanted} cannot be used: {why}")]
+pub struct Refused {
+    wanted: Choice,
+    why: String,
+}
+
+impl Choice {
+    /// True if the index should hold references to sockets: the engine that needs them may be chosen.
+    #[must_use]
+    pub fn may_destroy_in_walk(self) -> bool {
+        matches!(self, Self::Auto | Self::Named(EngineName::Kfunc))
+    }
+}
+
+/// What `auto` takes, and why.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// The engine, if any works.
+    pub engine: Option<EngineName>,
+    /// One sentence for people.
+    pub why: String,
+}
+
+/// The order of `auto`: what walks one bucket before what scans.
+const AUTO: [EngineName; 4] = [EngineName::Kfunc, EngineName::Netlink, EngineName::Iter, EngineName::Diag];
+
+/// Decides by trying, on a small index of its own.
+#[must_use]
+pub fn decide() -> Decision {
+    match Index::load(&Config { max_sockets: 16, buckets: 1, hold: true, ..Config::default() }) {
+        Ok(index) => decide_on(&index),
+        Err(e) => Decision { engine: None, why: e.to_string() },
+    }
+}
+
+fn decide_on(index: &Index) -> Decision {
+    let mut refusals: Vec<String> = Vec::new();
+    for engine in AUTO {
+        match trial(engine, index) {
+            Ok(seen) => {
+                let why = match refusals.join("; ") {
+                    refused if refused.is_empty() => seen,
+                    refused => format!("{refused}, and {seen}"),
+                };
+                return Decision { engine: Some(engine), why };
+            }
+            // The same thing may be missing to several.
+            Err(why) if refusals.contains(&why) => {}
+            Err(why) => refusals.push(why),
+        }
+    }
+    Decision { engine: None, why: refusals.join("; ") }
+}
+
+/// Tries out what an engine stands on; answers what was seen, or what is missing.
+fn trial(engine: EngineName, index: &Index) -> Result<String, String> {
+    let tried = |result: Result<String, probe::Missing>| result.map_err(|m| m.detail);
+    let sock_destroy =
+        || tried(probe::sock_destroy()).map(|_| "SOCK_DESTROY of a private socket works".to_owned());
+    match engine {
+        EngineName::Kfunc => {
+            // The types of modules are asked for by their ids.
+            let _raised = privileges::raise();
+            // First whether the module is there; last, whether this very index was loaded with it.
+            let seen = tried(probe::lock_taking_kfunc())?;
+            index.can_destroy().map_err(|e| e.to_string())?;
+            Ok(seen)
+        }
+        EngineName::Netlink | EngineName::IndexScan => {
+            tried(probe::test_run(index))?;
+            sock_destroy()
+        }
+        EngineName::Iter => tried(probe::iterator_destroy()),
+        EngineName::Diag | EngineName::DiagFilter => sock_destroy(),
+        other => Err(format!("this version has no engine {other}")),
+    }
+}
+
+/// Starts an engine on an index.
+///
+/// # Errors
+/// [`Error::Choice`] if the engine that is wanted, or any, does not work here; [`Error::Engine`] if it should
+/// but could not be started.
+pub fn start(wanted: Choice, index: &Index, options: &EngineOptions) -> Result<Box<dyn Engine>, Error> {
+    start_and_say(wanted, index, options).map(|(engine, _)| engine)
+}
+
+/// As [`start`], with one sentence about why it is this engine.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_and_say(
+    wanted: Choice,
+    index: &Index,
+    options: &EngineOptions,
+) -> Result<(Box<dyn Engine>, String), Error> {
+    let refused = |why: String| Error::Choice(Refused { wanted, why });
+    let (engine, why) = match wanted {
+        Choice::Auto => {
+            let decision = decide_on(index);
+            match decision.engine {
+                Some(engine) => (engine, decision.why),
+                None => return Err(refused(decision.why)),
+            }
+        }
+        Choice::Named(engine) => {
+            let seen = trial(engine, index).map_err(refused)?;
+            (engine, format!("requested, and {seen}"))
+        }
+    };
+    let engine = make(engine, index, options)?
+        .ok_or_else(|| refused(format!("this version has no engine {engine}")))?;
+    Ok((engine, why))
+}
+
+/// The best full scan that works here: it finishes what the index does not know completely.
+///
+/// # Errors
+/// What was missing, for people.
+pub(crate) fn fallback(index: &Index, options: &EngineOptions) -> Result<Box<dyn Engine>, String> {
+    // Where unrecorded sockets are, only a look everywhere tells.
+    let options = EngineOptions { scope: Scope::All, ..options.clone() };
+    let mut refusals = Vec::new();
+    for engine in [EngineName::Iter, EngineName::DiagFilter] {
+        let made = trial(engine, index).and_then(|_| match make(engine, index, &options) {
+            Ok(Some(made)) => Ok(made),
+            Ok(None) => Err(format!("this version has no engine {engine}")),
+            Err(e) => Err(e.to_string()),
+        });
+        match made {
+            Ok(engine) => return Ok(engine),
+            Err(why) => refusals.push(format!("{engine}: {why}")),
+        }
+    }
+    Err(refusals.join("; "))
+}
+
+fn make(
+    engine: EngineName,
+    index: &Index,
+    options: &EngineOptions,
+) -> Result<Option<Box<dyn Engine>>, EngineError> {
+    let walker = || index.walker().map_err(EngineError::from);
+    Ok(Some(match engine {
+        EngineName::Kfunc => Box::new(Kfunc::new(walker()?, options)?),
+        EngineName::Netlink => Box::new(Netlink::new(walker()?, options)?),
+        EngineName::Iter => Box::new(Iter::new(walker()?, options)?),
+        EngineName::Diag => Box::new(Diag::new(walker()?, options)?),
+        EngineName::DiagFilter => Box::new(Diag::with_filter(walker()?, options)?),
+        EngineName::IndexScan => Box::new(IndexScan::new(walker()?, options)?),
+        _ => return Ok(None),
+    }))
+}

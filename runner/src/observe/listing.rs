@@ -1,0 +1,87 @@
+//! What the index holds, per backend.
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+use skreap_bpf::{Counters, Error, Index, Relation, Victim, Walker};
+use skreap_core::Backend;
+
+/// Sockets of one backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendEntry {
+    /// Connected to it now.
+    pub connected: u64,
+    /// Without a peer, have sent to it.
+    pub unconnected: u64,
+    /// Network namespaces these sockets are in.
+    pub netns: u64,
+}
+
+/// The index at one moment. Sockets that come and go while it is read may or may not be in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// By backend, as `udp://10.0.0.1:53`.
+    pub backends: BTreeMap<Backend, BackendEntry>,
+    /// Distinct sockets in the index.
+    pub sockets: u64,
+    /// Memberships recorded under a backend the socket has left (failed or repeated connect).
+    pub moved_on: u64,
+    /// Memberships of sockets that have no peer (connect in flight or failed, disconnected, destroyed).
+    pub no_peer: u64,
+    /// Unconnected IPv6 memberships, or sockets with very many peers, whose backend is not known by name.
+    pub unnamed: u64,
+    /// Nodes without their socket: an alarm.
+    pub stale: u64,
+    /// Nodes in use, of `counters.capacity`.
+    pub nodes: u64,
+    /// Everything that was counted since load.
+    pub counters: Counters,
+}
+
+impl Listing {
+    /// Reads the whole index.
+    ///
+    /// # Errors
+    /// [`Error`] if it cannot be walked.
+    pub fn take(walker: &mut Walker, index: &Index) -> Result<Self, Error> {
+        let mut listing = Self::default();
+        let mut sockets = HashSet::new();
+        let mut netns: BTreeMap<Backend, HashSet<u64>> = BTreeMap::new();
+        walker.walk_all(|batch| {
+            for victim in batch {
+                sockets.insert(victim.cookie());
+                listing.add(victim, &mut netns);
+            }
+        })?;
+        for (backend, seen) in netns {
+            listing.backends.entry(backend).or_default().netns = seen.len() as u64;
+        }
+        let counters = index.counters()?;
+        listing.sockets = sockets.len() as u64;
+        listing.nodes = counters.capacity.saturating_sub(counters.free_nodes);
+        listing.counters = counters;
+        Ok(listing)
+    }
+
+    fn add(&mut self, victim: &Victim, netns: &mut BTreeMap<Backend, HashSet<u64>>) {
+        let relation = victim.relation();
+        match relation {
+            Relation::MovedOn => self.moved_on += 1,
+            Relation::NoPeer => self.no_peer += 1,
+            Relation::Stale => self.stale += 1,
+            Relation::Connected | Relation::Unconnected => {
+                let Some(backend) = victim.backend() else {
+                    self.unnamed += 1;
+                    return;
+                };
+                let entry = self.backends.entry(backend).or_default();
+                if relation == Relation::Connected {
+                    entry.connected += 1;
+                } else {
+                    entry.unconnected += 1;
+                }
+                netns.entry(backend).or_default().insert(victim.netns());
+            }
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! What a service is seen to do, for those who ask: status, top, metrics.
+//!
+//! The reaper tells the monitor of each report and waits for nothing; everyone else reads. All locks here are held
+//! for a copy or two, never while the index is walked or a line is written.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::Receiver;
+use parking_lot::Mutex;
+use prometheus_client::metrics::histogram::{Histogram, NativeHistogramConfig, exponential_buckets};
+use skreap_bpf::module;
+use skreap_core::{EngineName, Phases, Refusal, Report, Request, Summary, Timings, Unconnected};
+
+use crate::engine::nanos;
+use crate::observe::listing::Listing;
+use crate::observe::observer::Observer;
+use crate::observe::status::{
+    AuditStatus, EventResult, IndexStatus, OrderStatus, Recent, Status, Top, TopBackend, Totals,
+};
+use crate::service::source::{Clients, Job, Reply};
+use crate::upkeep::audit::{Answer, Asker};
+
+/// Events whose phases the latency of a status is made of.
+pub const LATENCY_EVENTS: usize = 1024;
+/// Events that a status lists.
+pub const RECENT_EVENTS: usize = 32;
+/// Backends that `top` lists.
+pub const TOP_BACKENDS: usize = 100;
+
+/// A look at the index is shared for at least this long, and for [`LOOK_SHARE`] times as long as it took: however
+/// many clients ask however often, looking takes a small part of one CPU.
+const LOOK_MIN: Duration = Duration::from_millis(500);
+const LOOK_SHARE: u32 = 20;
+
+/// Bounds of the classic histograms: 1 µs, 4 µs, 16 µs, … 4.2 s.
+const SHORTEST_S: f64 = 1e-6;
+const BUCKET_FACTOR: f64 = 4.0;
+const BUCKETS: u16 = 12;
+/// The native ones tell times apart that differ by this factor, with this many buckets at most.
+const NATIVE_FACTOR: f64 = 1.1;
+const NATIVE_BUCKETS: usize = 160;
+
+/// What does not change while a service runs.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The engine in use.
+    pub engine: EngineName,
+    /// Why this one.
+    pub engine_why: String,
+    /// The cgroup whose sockets are indexed.
+    pub cgroup: PathBuf,
+    /// What is done with UDP sockets that only ever sent to the backend.
+    pub unconnected: Unconnected,
+    /// What makes use of the kernel module if it is loaded from now on; `None` if it is used, or not wanted.
+    pub late_module: Option<&'static str>,
+}
+
+impl Identity {
+    /// Why this engine, and what has come since that would make it another.
+    fn engine_why(&self) -> String {
+        match self.late_module {
+            Some(step) if module::look().is_ok() => {
+                format!("{}; but the module skreap is loaded by now: {step}", self.engine_why)
+            }
+            _ => self.engine_why.clone(),
+        }
+    }
+}
+
+/// What a service is seen to do. Clones are the same monitor.
+#[derive(Clone, Debug)]
+pub struct Monitor(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    identity: Identity,
+    started: Instant,
+    observer: Observer,
+    clients: Arc<Clients>,
+    seen: Mutex<Seen>,
+    /// Seconds of each phase: queue, walk, destroy, total.
+    durations: [Histogram; 4],
+    look: Mutex<Option<Look>>,
+    /// The queue of events, for its length.
+    queue: Mutex<Option<Receiver<Job>>>,
+    audits: Mutex<Option<Asker>>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    totals: Totals,
+    phases: VecDeque<Phases>,
+    recent: VecDeque<(Instant, Recent)>,
+    order: Option<OrderStatus>,
+    audit: Option<(Instant, AuditStatus)>,
+}
+
+/// The index as it was seen at some moment.
+#[derive(Clone, Debug)]
+struct Look {
+    at: Instant,
+    took: Duration,
+    listing: Arc<Listing>,
+}
+
+impl Monitor {
+    /// A monitor that has seen nothing yet.
+    #[must_use]
+    pub fn new(identity: Identity, observer: Observer) -> Self {
+        Self(Arc::new(Inner {
+            identity,
+            started: Instant::now(),
+            observer,
+            clients: Arc::default(),
+            seen: Mutex::default(),
+            durations: std::array::from_fn(|_| {
+                let buckets = exponential_buckets(SHORTEST_S, BUCKET_FACTOR, BUCKETS);
+                let native = NativeHistogramConfig::new(NATIVE_FACTOR).max_buckets(NATIVE_BUCKETS);
+                Histogram::new_classic_and_native(buckets, native)
+            }),
+            look: Mutex::default(),
+            queue: Mutex::default(),
+            audits: Mutex::default(),
+        }))
+    }
+
+    /// An event was answered with this report.
+    pub fn report(&self, report: &Report) {
+        let backends = report.action.gone();
+        let recent = Recent {
+            age_ns: 0,
+            id: report.id.clone(),
+            kind: report.action.name().to_owned(),
+            backend: backends.first().copied(),
+            backends: backends.len() as u64,
+            result: EventResult::of(report),
+            victims: report.victims,
+            destroyed: report.destroyed,
+            total_ns: report.ns.total_ns,
+        };
+        let mut seen = self.0.seen.lock();
+        seen.totals.add(report);
+        push(&mut seen.recent, RECENT_EVENTS, (Instant::now(), recent));
+        if !report.dry_run && report.error.is_none() {
+            push(&mut seen.phases, LATENCY_EVENTS, report.ns);
+            drop(seen);
+            let ns = &report.ns;
+            for (histogram, ns) in
+                self.0.durations.iter().zip([ns.queue_ns, ns.walk_ns, ns.destroy_ns, ns.total_ns])
+            {
+                histogram.observe(ns as f64 / 1e9);
+            }
+        }
+    }
+
+    /// An audit was made; `runs` and `age_ns` are filled in here.
+    pub fn audited(&self, found: AuditStatus) {
+        let mut seen = self.0.seen.lock();
+        let runs = seen.audit.map_or(0, |(_, last)| last.runs) + 1;
+        seen.audit = Some((Instant::now(), AuditStatus { runs, age_ns: 0, ..found }));
+    }
+
+    /// Where our hooks stand was looked at.
+    pub fn ordered(&self, order: OrderStatus) {
+        self.0.seen.lock().order = Some(order);
+    }
+
+    /// The counts of clients, to be given to sources.
+    #[must_use]
+    pub fn clients(&self) -> &Arc<Clients> {
+        &self.0.clients
+    }
+
+    /// What sees the index.
+    #[must_use]
+    pub fn observer(&self) -> &Observer {
+        &self.0.observer
+    }
+
+    /// The queue whose length is shown from now on; `None` at its end.
+    pub fn watch_queue(&self, queue: Option<Receiver<Job>>) {
+        *self.0.queue.lock() = queue;
+    }
+
+    /// Who is asked for audits from now on.
+    pub fn answer_audits(&self, audits: Asker) {
+        *self.0.audits.lock() = Some(audits);
+    }
+
+    /// Asks for an audit without waiting for it; `answer` is called on the thread of the audits. False, and no call,
+    /// if that was not started or has too much to do.
+    #[must_use]
+    pub fn ask_audit(&self, answer: Answer) -> bool {
+        self.0.audits.lock().as_ref().is_some_and(|audits| audits.ask(answer))
+    }
+
+    /// Answers a question; refuses everything that is not one.
+    #[must_use]
+    pub fn answer(&self, request: &Request) -> Reply {
+        let id = request.id().to_owned();
+        let answer = match request {
+            Request::Index { .. } => {
+                self.0.observer.listing().map(|index| Reply::Index { id, index: Box::new(index) })
+            }
+            Request::Status { .. } => {
+                self.status().map(|status| Reply::Status { id, status: Box::new(status) })
+            }
+            Request::Top { .. } => self.top().map(|top| Reply::Top { id, top: Box::new(top) }),
+            _ => return Reply::Refused(Refusal::new(0, "this version cannot do that").with_id(&id)),
+        };
+        answer.unwrap_or_else(|e| Reply::Refused(Refusal::new(0, e.to_string()).with_id(request.id())))
+    }
+
+    /// How the service is doing.
+    ///
+    /// # Errors
+    /// [`skreap_bpf::Error`] if the index cannot be asked.
+    pub fn status(&self) -> Result<Status, skreap_bpf::Error> {
+        let Inner { identity, observer, .. } = &*self.0;
+        let counters = observer.counters()?;
+        let marks = observer.index().marks()?;
+        let index = IndexStatus {
+            max_sockets: observer.index().max_sockets(),
+            nodes: counters.live(),
+            map_bytes: observer.index().map_bytes()?,
+            incomplete_marks: marks.backends,
+            incomplete_everything: marks.everything,
+            counters,
+        };
+        let hooks = observer.hook_costs()?;
+        let waiting = self.0.queue.lock().as_ref().map_or(0, Receiver::len) as u64;
+        let seen = self.0.seen.lock();
+        let phases: Vec<Phases> = seen.phases.iter().copied().collect();
+        let mut status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_ns: nanos(self.0.started.elapsed()),
+            engine: identity.engine,
+            engine_why: identity.engine_why(),
+            cgroup: identity.cgroup.display().to_string(),
+            unconnected: identity.unconnected,
+            index,
+            totals: seen.totals.clone(),
+            latency: Summary::default(),
+            waiting,
+            clients: self.0.clients.counts(),
+            hooks,
+            order: seen.order,
+            audit: seen.audit.map(|(at, audit)| AuditStatus { age_ns: nanos(at.elapsed()), ..audit }),
+            recent: seen
+                .recent
+                .iter()
+                .rev()
+                .map(|(at, recent)| Recent { age_ns: nanos(at.elapsed()), ..recent.clone() })
+                .collect(),
+        };
+        // The reaper may be waiting to tell of the next report.
+        drop(seen);
+        status.latency = summary(&phases);
+        Ok(status)
+    }
+
+    /// The status and the largest backends.
+    ///
+    /// # Errors
+    /// [`skreap_bpf::Error`] if the index cannot be walked.
+    pub fn top(&self) -> Result<Top, skreap_bpf::Error> {
+        let look = self.look()?;
+        let mut by_size: Vec<TopBackend> = look
+            .listing
+            .backends
+            .iter()
+            .map(|(backend, sockets)| TopBackend { backend: *backend, sockets: sockets.clone() })
+            .collect();
+        by_size.sort_by_key(|b| std::cmp::Reverse(b.sockets.connected + b.sockets.unconnected));
+        by_size.truncate(TOP_BACKENDS);
+        Ok(Top {
+            status: self.status()?,
+            sockets: look.listing.sockets,
+            backends: look.listing.backends.len() as u64,
+            largest: by_size,
+            moved_on: look.listing.moved_on,
+            no_peer: look.listing.no_peer,
+            age_ns: nanos(look.at.elapsed()),
+            took_ns: nanos(look.took),
+        })
+    }
+
+    /// The index as it is now, or was a short while ago.
+    ///
+    /// # Errors
+    /// [`skreap_bpf::Error`] if the index cannot be walked.
+    pub(crate) fn listing(&self) -> Result<Arc<Listing>, skreap_bpf::Error> {
+        Ok(self.look()?.listing)
+    }
+
+    /// The duration of each phase of all events, by the name of the phase.
+    pub(crate) fn phase_histograms(&self) -> [(&'static str, &Histogram); 4] {
+        let [queue, walk, destroy, total] = &self.0.durations;
+        [("queue", queue), ("walk", walk), ("destroy", destroy), ("total", total)]
+    }
+
+    /// When the service started, in seconds since 1970.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a point in time for people, from which nothing is computed"
+    )]
+    pub(crate) fn started_unix(&self) -> f64 {
+        let started = SystemTime::now().checked_sub(self.0.started.elapsed());
+        let since = started.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        since.unwrap_or_default().as_secs_f64().round()
+    }
+
+    fn look(&self) -> Result<Look, skreap_bpf::Error> {
+        // Held during the walk: who asks meanwhile gets the same look. The reaper does not come here.
+        let mut last = self.0.look.lock();
+        if let Some(look) = &*last
+            && look.at.elapsed() < LOOK_MIN.max(look.took * LOOK_SHARE)
+        {
+            return Ok(look.clone());
+        }
+        let start = Instant::now();
+        let listing = Arc::new(self.0.observer.listing()?);
+        let look = Look { at: Instant::now(), took: start.elapsed(), listing };
+        *last = Some(look.clone());
+        Ok(look)
+    }
+}
+
+fn push<T>(ring: &mut VecDeque<T>, most: usize, item: T) {
+    if ring.len() == most {
+        ring.pop_front();
+    }
+    ring.push_back(item);
+}
+
+fn summary(phases: &[Phases]) -> Summary {
+    let Ok(mut timings) = Timings::new() else {
+        // Its bounds are constants that its own tests try.
+        return Summary::default();
+    };
+    phases.iter().for_each(|phases| timings.record(phases));
+    timings.summary()
+}

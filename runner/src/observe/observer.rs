@@ -1,0 +1,63 @@
+//! Looking at the index while the reaper works.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use skreap_bpf::{Counters, Error, HookCost, Index, Victim, WalkCounts, Walker};
+
+use crate::observe::listing::Listing;
+
+/// Reads the index from any thread, beside the reaper: a walk sleeps and locks for one node at a time, so a look
+/// at a large index delays neither an event nor a hook. Clones share one walker, and look one after the other.
+#[derive(Clone, Debug)]
+pub struct Observer {
+    index: Arc<Index>,
+    walker: Arc<Mutex<Walker>>,
+}
+
+impl Observer {
+    /// An observer of this index; it takes one of its walkers.
+    ///
+    /// # Errors
+    /// [`Error::NoSlot`] if all walkers are taken.
+    pub fn new(index: &Arc<Index>) -> Result<Self, Error> {
+        Ok(Self { index: Arc::clone(index), walker: Arc::new(Mutex::new(index.walker()?)) })
+    }
+
+    /// What the index holds now, per backend: a walk over all of it.
+    ///
+    /// # Errors
+    /// [`Error`] if the index cannot be walked.
+    pub fn listing(&self) -> Result<Listing, Error> {
+        Listing::take(&mut self.walker.lock(), &self.index)
+    }
+
+    /// Visits every node of the index, see [`Walker::walk_all`].
+    ///
+    /// # Errors
+    /// [`Error`] if the index cannot be walked.
+    pub(crate) fn walk_all(&self, each: impl FnMut(&[Victim])) -> Result<WalkCounts, Error> {
+        self.walker.lock().walk_all(each)
+    }
+
+    /// What the index counted since it was loaded.
+    ///
+    /// # Errors
+    /// [`Error`] if the counters cannot be read.
+    pub fn counters(&self) -> Result<Counters, Error> {
+        self.index.counters()
+    }
+
+    /// How often each hook ran and for how long, where the kernel keeps that statistic.
+    ///
+    /// # Errors
+    /// [`Error`] if a program cannot be asked.
+    pub fn hook_costs(&self) -> Result<Vec<HookCost>, Error> {
+        self.index.hook_costs()
+    }
+
+    /// The index itself, for what does not change.
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+}

@@ -1,0 +1,412 @@
+//! How a running service is doing: what `skreap status` and `skreap top` are told.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use skreap_bpf::{Counters, HookCost};
+use skreap_core::{Backend, EngineName, Incomplete, Protocol, Report, Skipped, Summary, Unconnected};
+
+use crate::observe::listing::BackendEntry;
+use crate::service::source::ClientCounts;
+
+/// How a service is doing at one moment. Counters count since it started, those of the index since the index was
+/// loaded.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the service.
+    pub version: String,
+    /// Process that serves.
+    pub pid: u32,
+    /// Time since it started, in nanoseconds.
+    pub uptime_ns: u64,
+    /// The engine in use.
+    pub engine: EngineName,
+    /// Why this one.
+    pub engine_why: String,
+    /// The cgroup whose sockets are indexed.
+    pub cgroup: String,
+    /// What is done with UDP sockets that only ever sent to the backend.
+    pub unconnected: Unconnected,
+    /// The index.
+    pub index: IndexStatus,
+    /// What the events came to.
+    pub totals: Totals,
+    /// Phases of the last events, at most [`crate::observe::monitor::LATENCY_EVENTS`] of them.
+    pub latency: Summary,
+    /// Events that wait for the reaper.
+    pub waiting: u64,
+    /// Clients of the unix sockets.
+    pub clients: ClientCounts,
+    /// What the hooks cost, where the kernel keeps that statistic.
+    pub hooks: Vec<HookCost>,
+    /// Where our hooks stand among those of others; `None` if nobody looks.
+    pub order: Option<OrderStatus>,
+    /// The last audit, if there was one.
+    pub audit: Option<AuditStatus>,
+    /// The last events, the newest first, at most [`crate::observe::monitor::RECENT_EVENTS`].
+    pub recent: Vec<Recent>,
+}
+
+/// The index of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexStatus {
+    /// Memberships that always find room.
+    pub max_sockets: u32,
+    /// Memberships now: one for each socket and backend.
+    pub nodes: u64,
+    /// Kernel memory of the maps, in bytes.
+    pub map_bytes: u64,
+    /// Marks of backends some membership of which could not be recorded.
+    pub incomplete_marks: u64,
+    /// Sockets of any backend may be missing: every event is finished by a scan.
+    #[serde(default)]
+    pub incomplete_everything: bool,
+    /// Everything that was counted.
+    pub counters: Counters,
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum EventResult {
+    /// Every socket of the backend was visited, and every victim is gone.
+    Complete,
+    /// Sockets of the backend may have been missed.
+    Incomplete,
+    /// Some victim could not be destroyed.
+    Failed,
+    /// A limit did not allow it, and nothing was destroyed.
+    Refused,
+    /// The engine could not do its work.
+    Error,
+    /// Nothing was to be destroyed.
+    DryRun,
+}
+
+impl EventResult {
+    /// Every result, the good one first.
+    pub const ALL: [Self; 6] =
+        [Self::Complete, Self::Incomplete, Self::Failed, Self::Refused, Self::Error, Self::DryRun];
+
+    /// What became of the event with this report; of several, the worst.
+    #[must_use]
+    pub fn of(report: &Report) -> Self {
+        if report.guard.is_some_and(|guard| guard.refused) {
+            Self::Refused
+        } else if report.error.is_some() {
+            Self::Error
+        } else if report.dry_run {
+            Self::DryRun
+        } else if report.failed.total() > 0 {
+            Self::Failed
+        } else if report.complete {
+            Self::Complete
+        } else {
+            Self::Incomplete
+        }
+    }
+
+    /// Name in kebab case, such as `dry-run`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Incomplete => "incomplete",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::Error => "error",
+            Self::DryRun => "dry-run",
+        }
+    }
+}
+
+/// What all events since the start came to. A dry run counts as an event and nowhere else.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Events by type, and by what became of them.
+    pub events: BTreeMap<String, BTreeMap<EventResult, u64>>,
+    /// Sockets destroyed, by engine and protocol (`tcp`, `udp`, or `mixed` where a report does not
+    /// tell).
+    pub destroyed: BTreeMap<EngineName, BTreeMap<String, u64>>,
+    /// Sockets visited and not destroyed, by reason.
+    pub skipped: Skipped,
+    /// Sockets that could not be destroyed, by the name of the error.
+    pub failed: BTreeMap<String, u64>,
+    /// Events that may have missed sockets, by reason; an event may have several.
+    pub incomplete: BTreeMap<Incomplete, u64>,
+}
+
+impl Totals {
+    /// Adds one report.
+    pub fn add(&mut self, report: &Report) {
+        let by_result = self.events.entry(report.action.name().to_owned()).or_default();
+        *by_result.entry(EventResult::of(report)).or_default() += 1;
+        if report.dry_run {
+            return;
+        }
+        for ((engine, protocol), n) in destroyed(report) {
+            *self.destroyed.entry(engine).or_default().entry(protocol.to_owned()).or_default() += n;
+        }
+        let (all, new) = (&mut self.skipped, &report.skipped);
+        all.unconnected += new.unconnected;
+        all.moved_on += new.moved_on;
+        all.no_peer += new.no_peer;
+        all.state += new.state;
+        all.stale += new.stale;
+        all.gone += new.gone;
+        for (errno, n) in report.failed.by_errno() {
+            *self.failed.entry(errno.clone()).or_default() += n;
+        }
+        for why in &report.incomplete_because {
+            *self.incomplete.entry(*why).or_default() += 1;
+        }
+    }
+
+    /// Events with this result, of all types.
+    #[must_use]
+    pub fn results(&self, result: EventResult) -> u64 {
+        self.events.values().filter_map(|by_result| by_result.get(&result)).sum()
+    }
+
+    /// All events.
+    #[must_use]
+    pub fn all_events(&self) -> u64 {
+        self.events.values().flat_map(BTreeMap::values).sum()
+    }
+
+    /// All sockets destroyed.
+    #[must_use]
+    pub fn all_destroyed(&self) -> u64 {
+        self.destroyed.values().flat_map(BTreeMap::values).sum()
+    }
+
+    /// All sockets that could not be destroyed.
+    #[must_use]
+    pub fn all_failed(&self) -> u64 {
+        self.failed.values().sum()
+    }
+}
+
+/// The destroyed sockets of one report by engine and protocol.
+fn destroyed(report: &Report) -> BTreeMap<(EngineName, &'static str), u64> {
+    let mut by_protocol: BTreeMap<Protocol, u64> = BTreeMap::new();
+    for backend in &report.by_backend {
+        *by_protocol.entry(backend.backend.protocol()).or_default() += backend.destroyed;
+    }
+    by_protocol.retain(|_, n| *n > 0);
+    if by_protocol.is_empty()
+        && let [backend, ..] = report.action.gone()
+    {
+        by_protocol.insert(backend.protocol(), report.destroyed);
+    }
+    let others: u64 = report.finished.iter().map(|finished| finished.destroyed).sum();
+    let mut all = BTreeMap::new();
+    let mut add = |engine, protocol, n: u64| {
+        if n > 0 {
+            *all.entry((engine, protocol)).or_default() += n;
+        }
+    };
+    if others == 0 {
+        by_protocol.iter().for_each(|(protocol, n)| add(report.engine, protocol.name(), *n));
+    } else {
+        // By engine or by protocol: a report that has several of both does not tell which did what.
+        let protocol = match by_protocol.keys().next() {
+            Some(protocol) if by_protocol.len() == 1 => protocol.name(),
+            _ => MIXED,
+        };
+        add(report.engine, protocol, report.destroyed.saturating_sub(others));
+        report.finished.iter().for_each(|finished| add(finished.engine, protocol, finished.destroyed));
+    }
+    all
+}
+
+/// In place of a protocol, where a report does not tell.
+const MIXED: &str = "mixed";
+
+/// One event of late.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recent {
+    /// Time since it was answered, in nanoseconds.
+    pub age_ns: u64,
+    /// Id of the event.
+    pub id: String,
+    /// Type of the event.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The first backend it names, if any.
+    pub backend: Option<Backend>,
+    /// How many backends it names.
+    pub backends: u64,
+    /// What became of it.
+    pub result: EventResult,
+    /// Sockets chosen for destruction.
+    pub victims: u64,
+    /// Victims that were destroyed.
+    pub destroyed: u64,
+    /// From the arrival of the event to its report, in nanoseconds.
+    pub total_ns: u64,
+}
+
+/// Where our hooks stand among those of others on the same cgroup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderStatus {
+    /// True if no program runs after ours, so that they see what connects really end up with.
+    pub last: bool,
+    /// How often another program came behind ours and ours were moved.
+    pub moves: u64,
+    /// How often ours were not moved, because they had been moved too often in the last minute.
+    pub held_back: u64,
+    /// Hooks on which a program of somebody else runs after ours now. Not 0: each event is preceded by a pass over
+    /// the whole index, and costs that.
+    pub behind: u64,
+    /// Sockets that were recorded under another address meanwhile, and were put right.
+    pub rekeyed: u64,
+    /// Hooks of ours, that of releases too, that somebody has detached. Not 0: start again.
+    #[serde(default)]
+    pub detached: u64,
+}
+
+/// What an audit found: the index held against an independent scan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditStatus {
+    /// Audits since the start.
+    pub runs: u64,
+    /// Time since the last one, in nanoseconds.
+    pub age_ns: u64,
+    /// Sockets that are connected and not in the index.
+    pub missed: u64,
+    /// Nodes without their socket.
+    pub stale: u64,
+    /// Sockets recorded under another peer than theirs.
+    pub wrong_key: u64,
+    /// Sockets that the index had no room for, and says so: no difference.
+    #[serde(default)]
+    pub incomplete: u64,
+    /// Sockets older than the hooks that are, rightly, not in the index: not compared.
+    #[serde(default)]
+    pub older: u64,
+    /// Sockets of which it cannot be said whether they should be in the index: not compared.
+    #[serde(default)]
+    pub undecided: u64,
+}
+
+impl AuditStatus {
+    /// All differences.
+    #[must_use]
+    pub fn differences(&self) -> u64 {
+        self.missed + self.stale + self.wrong_key
+    }
+}
+
+/// The status, and the largest backends.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Top {
+    /// As `status` has it.
+    pub status: Status,
+    /// Sockets in the index.
+    pub sockets: u64,
+    /// Backends with at least one socket.
+    pub backends: u64,
+    /// The backends with the most sockets, most first, at most [`crate::observe::monitor::TOP_BACKENDS`].
+    pub largest: Vec<TopBackend>,
+    /// Memberships of sockets that have left that backend.
+    pub moved_on: u64,
+    /// Memberships of sockets that have no peer now.
+    pub no_peer: u64,
+    /// Time since the index was looked at, in nanoseconds: a look is shared by all who ask within a while.
+    pub age_ns: u64,
+    /// How long that took, in nanoseconds.
+    pub took_ns: u64,
+}
+
+/// One backend and its sockets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopBackend {
+    /// The backend.
+    pub backend: Backend,
+    /// Its sockets.
+    #[serde(flatten)]
+    pub sockets: BackendEntry,
+}
+
+#[cfg(test)]
+mod tests {
+    use skreap_core::{Action, BackendReport, Event, FinishReason, Finished, Outcome, Phases};
+
+    use super::*;
+
+    fn report(dry_run: bool, change: impl FnOnce(&mut Outcome)) -> Report {
+        let backend = "udp://10.0.0.1:53".parse().unwrap();
+        let event = Event { id: "e".to_owned(), action: Action::BackendDeleted { backend }, dry_run };
+        let mut outcome = Outcome::new(EngineName::Netlink);
+        change(&mut outcome);
+        Report::new(&event, outcome, Phases::default())
+    }
+
+    #[test]
+    fn totals_add_up_and_dry_runs_do_not_count() {
+        let mut totals = Totals::default();
+        totals.add(&report(false, |o| {
+            o.destroyed = 5;
+            o.skipped.gone = 2;
+        }));
+        totals.add(&report(false, |o| {
+            o.destroyed = 1;
+            o.incomplete.insert(Incomplete::IndexFull);
+        }));
+        totals.add(&report(true, |o| {
+            o.victims = 7;
+            o.skipped.gone = 7;
+        }));
+        assert_eq!((totals.all_events(), totals.all_destroyed(), totals.all_failed()), (3, 6, 0));
+        assert_eq!(totals.skipped.total(), 2);
+        let json = serde_json::to_value(&totals).unwrap();
+        assert_eq!(
+            json["events"],
+            serde_json::json!({"backend-deleted": {"complete": 1, "incomplete": 1, "dry-run": 1}})
+        );
+        assert_eq!(json["destroyed"], serde_json::json!({"netlink": {"udp": 6}}));
+        assert_eq!(json["incomplete"], serde_json::json!({"index-full": 1}));
+        assert_eq!(serde_json::from_value::<Totals>(json).unwrap(), totals);
+    }
+
+    #[test]
+    fn who_destroyed_what() {
+        let engines = |report: &Report| destroyed(report).into_iter().collect::<Vec<_>>();
+        let (netlink, iter) = (EngineName::Netlink, EngineName::Iter);
+        let mut one = report(false, |o| o.destroyed = 5);
+        assert_eq!(engines(&one), [((netlink, "udp"), 5)]);
+        one.finished = vec![Finished {
+            engine: iter,
+            because: FinishReason::IndexFull,
+            victims: 2,
+            destroyed: 2,
+            ns: 1,
+        }];
+        assert_eq!(engines(&one), [((netlink, "udp"), 3), ((iter, "udp"), 2)]);
+        let part = |backend: &str, destroyed| BackendReport {
+            backend: backend.parse().unwrap(),
+            visited: destroyed,
+            victims: destroyed,
+            destroyed,
+            failed: 0,
+            complete: true,
+        };
+        one.by_backend = vec![part("udp://10.0.0.1:53", 1), part("tcp://10.0.0.1:53", 4)];
+        assert_eq!(engines(&one), [((netlink, "mixed"), 3), ((iter, "mixed"), 2)]);
+        one.finished.clear();
+        assert_eq!(engines(&one), [((netlink, "tcp"), 4), ((netlink, "udp"), 1)]);
+    }
+
+    #[test]
+    fn the_worst_result_is_the_result() {
+        assert_eq!(EventResult::of(&report(false, |_| ())), EventResult::Complete);
+        let mut bad = report(false, |o| {
+            o.incomplete.insert(Incomplete::IndexFull);
+        });
+        assert_eq!(EventResult::of(&bad), EventResult::Incomplete);
+        bad.error = Some("no".to_owned());
+        assert_eq!(EventResult::of(&bad), EventResult::Error);
+    }
+}

@@ -1,0 +1,72 @@
+//! Finishing with a full scan what the index does not know completely.
+//!
+//! A membership that could not be recorded (the pool was full) marks its backend in the index, or all backends if
+//! that is not known. Sockets may also be recorded under a virtual address. So what the index lacks costs time, and
+//! never a socket. Marks are taken back by a [`Healer`](crate::Healer).
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use skreap_core::{FinishReason, Finished, Incomplete, Outcome, Target};
+
+use crate::engine::{Chosen, Engine, nanos};
+
+/// What a scan can make good, the weightier reason first.
+const REASONS: [(Incomplete, FinishReason); 3] = [
+    (Incomplete::IndexFull, FinishReason::IndexFull),
+    (Incomplete::HookOrder, FinishReason::HookOrder),
+    (Incomplete::IndexUnsure, FinishReason::IndexUnsure),
+];
+
+/// The scan that finishes.
+pub(crate) struct Fallback {
+    engine: Box<dyn Engine>,
+}
+
+impl Fallback {
+    pub(crate) fn new(engine: Box<dyn Engine>) -> Self {
+        Self { engine }
+    }
+
+    /// Scans for the rest of the target's sockets, if the index does not know them all. If the scan fails, the
+    /// outcome stays incomplete.
+    pub(crate) fn finish(&mut self, target: &Target, chosen: &mut Chosen, outcome: &mut Outcome) {
+        let Some((_, because)) = REASONS.into_iter().find(|(why, _)| outcome.incomplete.contains(why)) else {
+            return;
+        };
+        let start = Instant::now();
+        let mut scan = match self.engine.run(target, chosen) {
+            Ok(scan) => scan,
+            Err(e) => {
+                tracing::warn!(backend = %target.backend, "the scan that finishes the event failed: {e}");
+                return;
+            }
+        };
+        // What the scan itself could not see is a reason of its own.
+        for (why, _) in &REASONS {
+            outcome.incomplete.remove(why);
+        }
+        if let Some(listed) = &mut scan.victims_listed {
+            // A dry run leaves the victims of the walk where they are, and the scan sees them too.
+            let known: HashSet<u64> = outcome.victims_listed.iter().flatten().map(|s| s.cookie).collect();
+            listed.retain(|socket| !known.contains(&socket.cookie));
+            scan.victims = listed.len() as u64;
+        }
+        if scan.is_complete() {
+            // A socket that the first engine could not destroy is one of the scan's victims, or gone, or in no hash.
+            outcome.forget_failures_of_scan();
+        }
+        outcome.add_finished(Finished {
+            engine: scan.engine,
+            because,
+            victims: scan.victims,
+            destroyed: scan.destroyed,
+            ns: nanos(start.elapsed()),
+        });
+        outcome.add_victims(scan);
+    }
+
+    pub(crate) fn tidy(&mut self) {
+        self.engine.tidy();
+    }
+}

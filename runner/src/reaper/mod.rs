@@ -1,0 +1,601 @@
+//! The service as a library: an index, its hooks, and an engine that reaps what an event names.
+
+pub(crate) mod batch;
+pub(crate) mod fallback;
+mod handle;
+pub(crate) mod recheck;
+pub(crate) mod reconcile;
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroU64;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use skreap_bpf::hooks::Hooks;
+use skreap_bpf::module::ModuleError;
+use skreap_bpf::pin::{Origin, Pins};
+use skreap_bpf::{Config, Counters, Index, Walker};
+use skreap_core::{EngineName, Unconnected};
+
+use crate::engine::select::{self, Choice};
+use crate::engine::{Engine, EngineError, EngineOptions, Pace, Scope, StateMask};
+use crate::observe::listing::Listing;
+use crate::observe::monitor::{Identity, Monitor};
+use crate::observe::observer::Observer;
+use crate::observe::status::OrderStatus;
+use crate::reaper::fallback::Fallback;
+use crate::sys::cgroup;
+use crate::sys::privileges;
+use crate::upkeep::audit::{self, Audit, Auditor};
+use crate::upkeep::bootstrap::{self, Bootstrapped};
+use crate::upkeep::heal::Healer;
+use crate::upkeep::hook_order::OrderKeeper;
+
+/// How long an event waits for connects under way, if nothing is said.
+pub const RECHECK: Duration = Duration::from_millis(20);
+
+/// How long after marks were found the index is healed, if nothing is said.
+pub const HEAL_AFTER: Duration = Duration::from_secs(60);
+
+/// Why a [`Reaper`] could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no cgroup to attach to.
+    #[error("cgroup {path}: {source}; mount cgroup2, or name a cgroup2 directory with --cgroup")]
+    Cgroup {
+        /// The path, or what was looked for.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The kernel side refused.
+    #[error(transparent)]
+    Bpf(#[from] skreap_bpf::Error),
+    /// No engine, or not the one that was asked for, works here.
+    #[error(transparent)]
+    Choice(#[from] select::Refused),
+    /// The engine could not start or work.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl Error {
+    /// True if this kernel or these privileges cannot, so that trying again is no use.
+    #[must_use]
+    pub fn cannot(&self) -> bool {
+        match self {
+            Self::Cgroup { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Bpf(e) | Self::Engine(EngineError::Walk(e)) => e.cannot(),
+            Self::Choice(_) => true,
+            Self::Engine(_) => false,
+        }
+    }
+}
+
+/// Longer is no use, and must be short enough to be added to a time.
+const RECHECK_MAX: Duration = Duration::from_secs(3600);
+
+/// How long an event waits for connects under way.
+#[derive(Clone, Copy, Debug)]
+struct RecheckBound(Duration);
+
+impl Default for RecheckBound {
+    fn default() -> Self {
+        Self(RECHECK)
+    }
+}
+
+/// How long marks wait for the first healing.
+#[derive(Clone, Copy, Debug)]
+struct HealAfter(Duration);
+
+impl Default for HealAfter {
+    fn default() -> Self {
+        Self(HEAL_AFTER)
+    }
+}
+
+/// Settings of a [`Reaper`].
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    cgroup: Option<PathBuf>,
+    config: Config,
+    engine: Choice,
+    unconnected: Unconnected,
+    states: StateMask,
+    scope: Scope,
+    pin: Option<PathBuf>,
+    scan_known: bool,
+    max_victims: Option<u64>,
+    max_rate: Option<NonZeroU64>,
+    no_bootstrap: bool,
+    recheck: RecheckBound,
+    heal_after: HealAfter,
+    leave_order: bool,
+    grace: bool,
+}
+
+impl Builder {
+    /// The cgroup2 directory whose sockets (and those of the cgroups below it) are indexed. Default: the root
+    /// of the hierarchy, wherever it is mounted.
+    #[must_use]
+    pub fn cgroup(mut self, path: impl Into<PathBuf>) -> Self {
+        self.cgroup = Some(path.into());
+        self
+    }
+
+    /// Sizes of the index.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The engine; `auto` by default.
+    #[must_use]
+    pub fn engine(mut self, engine: Choice) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// What is done with UDP sockets that only ever sent to the backend; they are preserved by default.
+    #[must_use]
+    pub fn unconnected(mut self, policy: Unconnected) -> Self {
+        self.unconnected = policy;
+        self
+    }
+
+    /// TCP states whose sockets are destroyed; by default all in which there is something to destroy.
+    #[must_use]
+    pub fn states(mut self, states: StateMask) -> Self {
+        self.states = states;
+        self
+    }
+
+    /// Which netns an engine that scans visits; all by default.
+    #[must_use]
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// A directory on a bpf filesystem in which index and hooks are pinned: they stay when the reaper is dropped
+    /// or its process killed, and the next one with the same settings takes them over. Default: none.
+    #[must_use]
+    pub fn pin(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.pin = Some(directory.into());
+        self
+    }
+
+    /// An engine that scans visits only the netns in which the index knows sockets of the target, which it
+    /// asks before each scan. Off by default.
+    #[must_use]
+    pub fn scan_known(mut self, known: bool) -> Self {
+        self.scan_known = known;
+        self
+    }
+
+    /// Most victims one event may have; one with more is refused and does nothing. The victims are counted
+    /// before any is destroyed, so each event costs two walks. No limit by default.
+    #[must_use]
+    pub fn max_victims(mut self, most: Option<u64>) -> Self {
+        self.max_victims = most;
+        self
+    }
+
+    /// Most sockets destroyed per second, spread over the second. No limit by default.
+    #[must_use]
+    pub fn max_rate(mut self, per_second: Option<NonZeroU64>) -> Self {
+        self.max_rate = per_second;
+        self
+    }
+
+    /// Whether sockets that are older than the hooks are looked for, once, in every netns; they are by default.
+    #[must_use]
+    pub fn bootstrap(mut self, bootstrap: bool) -> Self {
+        self.no_bootstrap = !bootstrap;
+        self
+    }
+
+    /// How long an event waits for sockets whose `connect()` to the backend is under way, at most; zero: not at
+    /// all. 20 ms by default, an hour at most. It waits only while there are any.
+    #[must_use]
+    pub fn recheck(mut self, bound: Duration) -> Self {
+        self.recheck = RecheckBound(bound.min(RECHECK_MAX));
+        self
+    }
+
+    /// How often the thread of [`Reaper::start_audits`] looks whether the index lacks sockets, and heals it then; a
+    /// minute by default. After a healing that was no use it waits twice as long.
+    #[must_use]
+    pub fn heal_after(mut self, wait: Duration) -> Self {
+        self.heal_after = HealAfter(wait);
+        self
+    }
+
+    /// Leaves the hooks where they were attached, also when another program comes to run after them: for who
+    /// arranges that otherwise. Off by default: they become last again.
+    #[must_use]
+    pub fn leave_order(mut self, leave: bool) -> Self {
+        self.leave_order = leave;
+        self
+    }
+
+    /// Lets an RCU grace period pass before the events that wait are handled, so that whoever reads the load
+    /// balancer's map in a hook has recorded what it read: for dataplanes that do not wait for one themselves
+    /// between the change of their map and the event. Costs some milliseconds each time. Off by default.
+    #[must_use]
+    pub fn grace(mut self, grace: bool) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Loads the programs, attaches the hooks, starts the engine, and indexes the sockets that are older.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing stays attached but what was pinned before.
+    pub fn build(self) -> Result<Reaper, Error> {
+        let (path, file) = open_cgroup(self.cgroup)?;
+        // What only one engine needs costs nothing with the others.
+        let hold = self.config.hold || self.engine.may_destroy_in_walk();
+        let config = Config { hold, ..self.config };
+        let pins = {
+            // The directory may be reached through /proc/PID/fd of another process.
+            let _raised = privileges::raise();
+            self.pin.as_deref().map(Pins::hold).transpose()?
+        };
+        let (index, origin) = {
+            // The types of modules are asked for by their ids.
+            let _raised = privileges::raise();
+            match &pins {
+                Some(pins) => pins.load(&config, file.as_fd())?,
+                None => (Index::load(&config)?, Origin::New),
+            }
+        };
+        let index = Arc::new(index);
+        let pace = self.max_rate.map(Pace::per_second).unwrap_or_default();
+        let options = EngineOptions {
+            cgroup: Some(path.clone()),
+            states: self.states,
+            scope: self.scope,
+            pace: pace.clone(),
+        };
+        let (engine, engine_why) = select::start_and_say(self.engine, &index, &options)?;
+        let fallback = start_fallback(engine.name(), &index, &options);
+        let walker = index.walker()?;
+        if self.grace {
+            // Better now than with the first event.
+            recheck::grace_period()?;
+        }
+        let late_module = late_module(self.engine, &index, pins.is_some());
+        let identity = Identity {
+            late_module,
+            engine: engine.name(),
+            engine_why,
+            cgroup: path.clone(),
+            unconnected: self.unconnected,
+        };
+        let monitor = Monitor::new(identity, Observer::new(&index)?);
+        let unpublished = Unpublished(pins.as_ref());
+        let mut hooks = {
+            let _raised = privileges::raise();
+            match &pins {
+                Some(pins) => Hooks::attach_pinned(&index, file.as_fd(), pins, &origin)?,
+                None => Hooks::attach(&index, file.as_fd())?,
+            }
+        };
+        tracing::info!(cgroup = %path.display(), engine = %engine.name(), max_sockets = index.max_sockets(), "attached");
+        if !self.no_bootstrap && !index.is_bootstrapped()? {
+            let found = bootstrap::run(&index, &path)?;
+            tell_older(&found);
+            if found.whole() {
+                index.set_bootstrapped()?;
+            } else {
+                index.marker()?.everything()?;
+            }
+        }
+        if let Some(pins) = &pins {
+            let _raised = privileges::raise();
+            pins.publish(&mut hooks)?;
+            tell_origin(pins, &origin);
+        }
+        unpublished.done();
+        let mut order = OrderKeeper::new(&index, file)?;
+        // Of its own: who lists the index must not hold an event up.
+        let overseer = Observer::new(&index)?;
+        order.tidy(&mut hooks, &overseer);
+        monitor.ordered(order.status());
+        Ok(Reaper {
+            hooks,
+            engine,
+            order,
+            overseer,
+            healing: Arc::default(),
+            fallback,
+            audits: None,
+            walker,
+            monitor,
+            index,
+            cgroup: path,
+            unconnected: self.unconnected,
+            scan_known: self.scan_known,
+            max_victims: self.max_victims,
+            recheck: self.recheck.0,
+            heal_after: self.heal_after.0,
+            leave_order: self.leave_order,
+            order_unknown: false,
+            grace: self.grace,
+            pace,
+            _pins: pins,
+        })
+    }
+}
+
+/// Takes pins away again that were made and not published.
+struct Unpublished<'a>(Option<&'a Pins>);
+
+impl Unpublished<'_> {
+    fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unpublished<'_> {
+    fn drop(&mut self) {
+        let Some(pins) = self.0 else {
+            return;
+        };
+        let _raised = privileges::raise();
+        if let Err(e) = pins.abandon() {
+            tracing::error!("hooks stay attached until the next start, or `skreap unload`: {e}");
+        }
+    }
+}
+
+/// Programs that are loaded do not get the functions of a module that comes later.
+fn late_module(engine: Choice, index: &Index, pinned: bool) -> Option<&'static str> {
+    match index.can_destroy() {
+        Ok(()) | Err(ModuleError::Refused(_)) => None,
+        Err(_) if !engine.may_destroy_in_walk() => None,
+        Err(_) if pinned => Some("stop the service, `skreap unload` and start it again to use it"),
+        Err(_) => Some("restart the service to use it"),
+    }
+}
+
+/// What finishes the events that the engine alone cannot: a scan needs none.
+fn start_fallback(engine: EngineName, index: &Index, options: &EngineOptions) -> Option<Fallback> {
+    if engine.scans() {
+        return None;
+    }
+    match select::fallback(index, options) {
+        Ok(scan) => {
+            tracing::info!(engine = %scan.name(), "this engine finishes events on which the index is incomplete");
+            Some(Fallback::new(scan))
+        }
+        Err(why) => {
+            tracing::warn!("no full scan works here, so a full index makes events incomplete: {why}");
+            None
+        }
+    }
+}
+
+fn tell_older(found: &Bootstrapped) {
+    let Bootstrapped { tcp, udp, netns, unreachable, took, .. } = found;
+    tracing::info!(
+        tcp = tcp.indexed,
+        udp = udp.indexed,
+        netns,
+        took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        "indexed the sockets that are older than the hooks"
+    );
+    tracing::debug!(?tcp, ?udp, "older sockets");
+    if *unreachable > 0 {
+        tracing::warn!(unreachable, "sockets older than the hooks may be missed there");
+    }
+    let dropped = tcp.dropped + udp.dropped;
+    if dropped > 0 {
+        tracing::warn!(dropped, "the index is full: raise --max-sockets");
+    }
+}
+
+fn tell_origin(pins: &Pins, origin: &Origin) {
+    let pins = pins.directory().display();
+    match origin {
+        Origin::New => tracing::info!(%pins, "pinned"),
+        Origin::TakenOver => tracing::info!(%pins, "taken over, with all sockets"),
+        Origin::Replaces(why) => {
+            tracing::warn!(%pins, "the pinned index could not be taken over and was replaced: {why}");
+        }
+    }
+}
+
+fn open_cgroup(path: Option<PathBuf>) -> Result<(PathBuf, File), Error> {
+    let path = match path {
+        Some(path) => path,
+        None => cgroup::root().map_err(|source| Error::Cgroup { path: "root".to_owned(), source })?,
+    };
+    let file =
+        cgroup::open(&path).map_err(|source| Error::Cgroup { path: path.display().to_string(), source })?;
+    Ok((path, file))
+}
+
+/// Terminates exactly the sockets that talk to a backend that is gone.
+///
+/// From the moment it is built, every TCP and UDP socket in the cgroup that connects (or sends without
+/// connecting) is indexed. Dropping it detaches the hooks and frees the index, unless they are pinned.
+///
+/// ```no_run
+/// use skreap::Reaper;
+/// use skreap::core::{Action, Event};
+///
+/// let mut reaper = Reaper::builder().build()?;
+/// // … the control plane deletes a backend, and the load balancer knows it no more …
+/// let report = reaper.handle(&Event {
+///     id: "42".to_owned(),
+///     action: Action::BackendDeleted { backend: "udp://10.0.0.1:53".parse()? },
+///     dry_run: false,
+/// });
+/// assert!(report.error.is_none() && report.complete);
+/// println!("{} sockets told that their backend is gone", report.destroyed);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Reaper {
+    // Fields are dropped in this order: first no more records, then no more walks, then the maps (unless a clone of
+    // the monitor still looks at them).
+    hooks: Hooks,
+    engine: Box<dyn Engine>,
+    fallback: Option<Fallback>,
+    walker: Walker,
+    order: OrderKeeper,
+    overseer: Observer,
+    /// One at a time, whoever asks for it.
+    healing: Arc<Mutex<()>>,
+    audits: Option<audit::Service>,
+    monitor: Monitor,
+    index: Arc<Index>,
+    cgroup: PathBuf,
+    unconnected: Unconnected,
+    scan_known: bool,
+    max_victims: Option<u64>,
+    recheck: Duration,
+    heal_after: Duration,
+    leave_order: bool,
+    /// Sockets may be recorded under a virtual address.
+    order_unknown: bool,
+    grace: bool,
+    pace: Pace,
+    _pins: Option<Pins>,
+}
+
+impl Reaper {
+    /// Settings to start from.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The engine in use.
+    #[must_use]
+    pub fn engine(&self) -> EngineName {
+        self.engine.name()
+    }
+
+    /// The index, for counters and walkers of one's own.
+    #[must_use]
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// What is seen of this reaper, from any thread.
+    #[must_use]
+    pub fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
+
+    /// What the index holds now, per backend.
+    ///
+    /// # Errors
+    /// [`skreap_bpf::Error`] if the index cannot be walked.
+    pub fn listing(&mut self) -> Result<Listing, skreap_bpf::Error> {
+        self.monitor.observer().listing()
+    }
+
+    /// What the index counted since it was loaded.
+    ///
+    /// # Errors
+    /// [`skreap_bpf::Error`] if the counters cannot be read.
+    pub fn counters(&self) -> Result<Counters, skreap_bpf::Error> {
+        self.index.counters()
+    }
+
+    /// What was done to see addresses after their translation by a load balancer.
+    #[must_use]
+    pub fn order(&self) -> OrderStatus {
+        self.order.status()
+    }
+
+    /// Holds the index against an independent scan of the sockets, now; see [`audit`](crate::upkeep::audit).
+    ///
+    /// # Errors
+    /// [`EngineError`] if the index or the netns cannot be read.
+    pub fn audit(&self) -> Result<Audit, EngineError> {
+        self.auditor()?.run()
+    }
+
+    /// An auditor of this index, to be used from any thread.
+    ///
+    /// # Errors
+    /// [`EngineError`] if no walk slot is free or the cgroup is gone.
+    pub fn auditor(&self) -> Result<Auditor, EngineError> {
+        Auditor::new(self.index.walker()?, &self.cgroup)
+    }
+
+    /// What puts into the index what it had to leave out, to be used from any thread.
+    ///
+    /// # Errors
+    /// [`skreap_bpf::Error::Object`] if the program that clears marks is missing.
+    pub fn healer(&self) -> Result<Healer, skreap_bpf::Error> {
+        Healer::new(Arc::clone(&self.index), &self.cgroup, Arc::clone(&self.healing))
+    }
+
+    /// Starts a thread that audits when the monitor is asked to ([`Monitor::ask_audit`]), and by itself `interval`
+    /// after the last audit. Connected sockets that are not in the index now are taken to be older than the hooks:
+    /// they are forgiven, if `forgive_older`. What audits find is in the status. The same thread heals the index
+    /// when it has marks ([`Healer`], [`Builder::heal_after`]).
+    ///
+    /// # Errors
+    /// As [`auditor`](Self::auditor), and the errno of making the thread.
+    pub fn start_audits(
+        &mut self,
+        interval: Option<Duration>,
+        forgive_older: bool,
+    ) -> Result<(), EngineError> {
+        let service = audit::Service::start(
+            self.auditor()?,
+            self.healer()?,
+            self.heal_after,
+            self.monitor.clone(),
+            interval,
+            forgive_older,
+        )
+        .map_err(|source| EngineError::Io { what: "cannot start the audit thread".to_owned(), source })?;
+        self.monitor.answer_audits(service.asker());
+        self.audits = Some(service);
+        Ok(())
+    }
+
+    /// To be called about once a second: lets go of what is only kept for speed, such as a netlink socket (and
+    /// so a reference) in each netns that was touched lately, and sees to it that the hooks are the last programs.
+    pub fn tidy(&mut self) {
+        self.engine.tidy();
+        if let Some(fallback) = &mut self.fallback {
+            fallback.tidy();
+        }
+        if !self.leave_order {
+            self.order.tidy(&mut self.hooks, &self.overseer);
+            self.monitor.ordered(self.order.status());
+        }
+    }
+
+    /// How fast sockets are destroyed.
+    #[must_use]
+    pub fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    /// Detaches the hooks, unless they are pinned; sockets are no longer recorded.
+    pub fn detach(self) {
+        drop(self.hooks);
+    }
+}
+
+impl std::fmt::Debug for Reaper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reaper").field("engine", &self.engine.name()).finish_non_exhaustive()
+    }
+}

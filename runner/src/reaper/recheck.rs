@@ -1,0 +1,73 @@
+//! Looking again for sockets whose `connect()` was under way when the event came.
+//!
+//! The hooks record a socket before its connect takes effect. An event that comes in between finds a node whose
+//! socket is not connected to the backend yet, and must not leave it at that. What a failed connect or a destroy
+//! leaves behind looks the same, so there is a bound, and what was waited for in vain once is settled: later
+//! events do not wait for it (`pending.bpf.h`).
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use skreap_bpf::{InFlight, Walker};
+use skreap_core::Target;
+
+use crate::engine::EngineError;
+use crate::sys::rcu;
+
+/// What a walk for connects under way has found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Cookies of the sockets.
+    pub sockets: HashSet<u64>,
+    /// Nodes without their socket that it met, and removed: no other walk will tell of them.
+    pub stale: u64,
+}
+
+/// The first pause; each one after is twice as long.
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_micros(200);
+
+/// Waits until every hook that runs now has ended: the kernel runs them in RCU sections.
+///
+/// # Errors
+/// [`EngineError::Io`], with `EINVAL` on a kernel that runs with nohz_full.
+pub(crate) fn grace_period() -> Result<(), EngineError> {
+    rcu::grace_period().map_err(|source| EngineError::Io {
+        what: "cannot wait for an RCU grace period (membarrier)".to_owned(),
+        source,
+    })
+}
+
+/// The sockets that may be connecting to the target now, and begins to watch them.
+///
+/// # Errors
+/// [`EngineError::Walk`]: which they are is not known, and they are not waited for.
+pub(crate) fn watch(walker: &mut Walker, target: &Target) -> Result<Found, EngineError> {
+    ask(walker, target, InFlight::Watch)
+}
+
+/// Those of `before` that still may, or may for all that is known.
+pub(crate) fn look(walker: &mut Walker, target: &Target, before: &HashSet<u64>) -> Found {
+    match ask(walker, target, InFlight::Look) {
+        Ok(mut now) => {
+            now.sockets.retain(|cookie| before.contains(cookie));
+            now
+        }
+        Err(_) => Found { sockets: before.clone(), stale: 0 },
+    }
+}
+
+/// Time is up: those that are still watched are not waited for again. Answers how many stale nodes it met.
+pub(crate) fn settle(walker: &mut Walker, target: &Target) -> u64 {
+    // If that fails they are, which costs time.
+    ask(walker, target, InFlight::Settle).map_or(0, |found| found.stale)
+}
+
+fn ask(walker: &mut Walker, target: &Target, what: InFlight) -> Result<Found, EngineError> {
+    match walker.in_flight(target, what) {
+        Ok((cookies, stale)) => Ok(Found { sockets: cookies.into_iter().collect(), stale }),
+        Err(e) => {
+            tracing::warn!(backend = %target.backend, "cannot search for connects under way: {e}");
+            Err(e.into())
+        }
+    }
+}

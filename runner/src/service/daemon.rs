@@ -1,0 +1,147 @@
+//! Sources on one side, the reaper on the other, a bounded queue between.
+
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
+use skreap_core::{Refusal, Request};
+
+use crate::observe::monitor::Monitor;
+use crate::reaper::Reaper;
+use crate::reaper::batch::Batch;
+use crate::service::source::{Inbox, Job, Reply, Running, Source, Stop};
+use crate::service::systemd::{Beat, Supervisor, Telling};
+
+/// Requests that may wait; a full queue blocks the sources, and nothing is dropped.
+pub const QUEUE: usize = 1024;
+/// Requests that are taken out of the queue together.
+const BATCH: usize = 256;
+/// How often the reaper lets go of what is only kept for speed.
+const TIDY: Duration = Duration::from_secs(1);
+
+/// Serves until every source has ended (end of input, or `stop`), and every accepted request is answered. The
+/// supervisor is told when all sources are there, and when it ends; `stop` is given then, whoever ended it.
+///
+/// # Errors
+/// The error of starting a source, or of telling the supervisor. What was started is stopped first.
+pub fn serve(
+    reaper: &mut Reaper,
+    sources: &[Source],
+    stop: &Stop,
+    supervisor: &Supervisor,
+) -> io::Result<()> {
+    let (events, jobs) = bounded(QUEUE);
+    // Holds one question of each connection at most.
+    let (questions, asked) = unbounded();
+    let monitor = reaper.monitor().clone();
+    monitor.watch_queue(Some(jobs.clone()));
+    let answering = answer_questions(monitor.clone(), asked)?;
+    let inbox = Inbox { events, questions };
+    let mut running = Vec::new();
+    let mut failed = Ok(());
+    for source in sources {
+        match source.start(inbox.clone(), stop, monitor.clients()) {
+            Ok(source) => running.push(source),
+            Err(e) => {
+                failed = Err(e);
+                break;
+            }
+        }
+    }
+    drop(inbox);
+    let telling = failed.and_then(|()| supervisor.ready(&monitor, stop));
+    if telling.is_err() {
+        stop.give();
+    }
+    let (ending, beat) = (stop.clone(), supervisor.beat().clone());
+    // Asked again and again while the reaper waits.
+    reaper.pace().give_up_when(move || {
+        beat.beat();
+        ending.given()
+    });
+    work_beating(reaper, &jobs, supervisor.beat());
+    // Who goes on with the reaper goes on at its pace.
+    reaper.pace().give_up_when(|| false);
+    running.into_iter().for_each(Running::wait);
+    // At the end of input nobody has given it yet.
+    stop.give();
+    monitor.watch_queue(None);
+    if answering.join().is_err() {
+        tracing::error!("the thread that answers questions panicked");
+    }
+    telling.map(Telling::end)
+}
+
+/// Answers questions about the service beside the reaper, until all senders are gone.
+fn answer_questions(monitor: Monitor, asked: Receiver<Job>) -> io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name("questions".to_owned()).spawn(move || {
+        for job in asked {
+            let answer = match &job.request {
+                // Takes as long as a dump of every socket, so it is left to the thread of the audits.
+                Request::Audit { id } => match ask_audit(&monitor, id, &job) {
+                    Ok(()) => continue,
+                    Err(busy) => Reply::Refused(busy),
+                },
+                request => monitor.answer(request),
+            };
+            // A client that has gone away needs no answer.
+            let _ = job.reply.send(answer);
+        }
+    })
+}
+
+fn ask_audit(monitor: &Monitor, id: &str, job: &Job) -> Result<(), Refusal> {
+    let (reply, own_id) = (job.reply.clone(), id.to_owned());
+    let accepted = monitor.ask_audit(Box::new(move |result| {
+        let answer = match result {
+            Ok(audit) => Reply::Audit { id: own_id, audit: Box::new(audit) },
+            Err(e) => Reply::Refused(Refusal::new(0, e).with_id(&own_id)),
+        };
+        let _ = reply.send(answer);
+    }));
+    let busy = "audits were not started, or too many are asked for already; ask again when they are answered";
+    if accepted { Ok(()) } else { Err(Refusal::new(0, busy).with_id(id)) }
+}
+
+/// Answers jobs until all senders are gone: what [`serve`] does, for a program with sources of its own.
+pub fn work(reaper: &mut Reaper, jobs: &Receiver<Job>) {
+    work_beating(reaper, jobs, &Beat::default());
+}
+
+fn work_beating(reaper: &mut Reaper, jobs: &Receiver<Job>, beat: &Beat) {
+    let mut tidied = Instant::now();
+    loop {
+        beat.beat();
+        match jobs.recv_timeout(TIDY.min(beat.rest())) {
+            Ok(job) => {
+                // Whatever waits by now was received before the first walk begins, and may share it.
+                let waiting: Vec<Job> = std::iter::once(job).chain(jobs.try_iter().take(BATCH - 1)).collect();
+                let mut batch = Batch::default();
+                for job in waiting {
+                    let reply = answer(reaper, &mut batch, &job);
+                    // A client that has gone away has its work done, and nobody to tell.
+                    let _ = job.reply.send(reply);
+                    beat.beat();
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if tidied.elapsed() >= TIDY {
+            reaper.tidy();
+            tidied = Instant::now();
+        }
+    }
+}
+
+fn answer(reaper: &mut Reaper, batch: &mut Batch, job: &Job) -> Reply {
+    match &job.request {
+        Request::Event(event) => {
+            let report = reaper.handle_in(batch, event, job.received);
+            tracing::debug!(id = %report.id, destroyed = report.destroyed, total_ns = report.ns.total_ns, "event");
+            Reply::Report(Box::new(report))
+        }
+        question => reaper.monitor().answer(question),
+    }
+}

@@ -1,0 +1,148 @@
+//! One stream of request lines and the stream its answers go to.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use skreap_core::{Refusal, Request};
+
+use super::clients::{Clients, Connected};
+use super::lines::{Line, Lines, MAX_LINE_BYTES};
+use super::output::Output;
+use super::stop::{Stop, Wake};
+use super::unanswered::Unanswered;
+use super::{Inbox, Job, Reply};
+
+/// Who is at the other end, for the counts.
+pub(crate) struct Who {
+    pub(crate) name: &'static str,
+    pub(crate) clients: Arc<Clients>,
+    /// For a client that comes and goes.
+    pub(super) connected: Option<Connected>,
+}
+
+impl Who {
+    /// One that stays as long as the service does.
+    pub(crate) fn stays(name: &'static str, clients: Arc<Clients>) -> Self {
+        Self { name, clients, connected: None }
+    }
+}
+
+/// Reads requests from `input` and writes the answers to `output`, on threads of their own. The thread that
+/// is returned ends after the last answer is written.
+///
+/// Both may be one descriptor, as they are for a socket: a client that has been accepted needs no second one then,
+/// which there may not be.
+pub(crate) fn start(
+    who: Who,
+    input: Arc<File>,
+    output: Arc<File>,
+    inbox: Inbox,
+    stop: Stop,
+) -> io::Result<thread::JoinHandle<()>> {
+    let Who { name, clients, connected } = who;
+    let output = Output::new(output, stop.clone());
+    let (reply, replies) = unbounded();
+    let unanswered = Arc::new(Unanswered::default());
+    let answered = Arc::clone(&unanswered);
+    let writer = thread::Builder::new()
+        .name(format!("{name}-out"))
+        .spawn(move || write(output, &replies, &answered))?;
+    thread::Builder::new().name(format!("{name}-in")).spawn(move || {
+        let _connected = connected;
+        let reader = Reader { inbox, reply, unanswered, clients };
+        if let Err(e) = reader.run(input, &stop) {
+            tracing::warn!("reading requests: {e}");
+        }
+        // The reader is gone, and its sender of replies with it: the writer ends with the last job's.
+        if writer.join().is_err() {
+            tracing::error!("a writer panicked");
+        }
+    })
+}
+
+struct Reader {
+    inbox: Inbox,
+    reply: Sender<Reply>,
+    unanswered: Arc<Unanswered>,
+    clients: Arc<Clients>,
+}
+
+impl Reader {
+    fn run(self, mut input: Arc<File>, stop: &Stop) -> io::Result<()> {
+        let mut lines = Lines::default();
+        loop {
+            if stop.wait_readable(input.as_fd())? == Wake::Stopped {
+                return Ok(());
+            }
+            if !lines.read(&mut input, |line| self.accept(line))? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn accept(&self, line: Line) {
+        let received = Instant::now();
+        let request = match line {
+            // A blank line asks nothing: people press return, and files end with one.
+            Line::Whole(_, text) if text.iter().all(u8::is_ascii_whitespace) => return,
+            Line::Whole(number, text) => Request::parse(&text, number),
+            Line::TooLong(number) => Err(Refusal::line_too_long(number, MAX_LINE_BYTES)),
+        };
+        // A closed channel means that the other end has given up; it has said why.
+        let _ = match request {
+            Ok(request) => {
+                // Questions are answered beside the reaper. For one client they keep their place: after all it
+                // has asked for before, and before all that follows. So does a dry run, whose answer may name any
+                // number of sockets: one of them at a time is in memory.
+                let question = !matches!(&request, Request::Event(event) if !event.dry_run);
+                if question {
+                    self.unanswered.settle();
+                }
+                self.unanswered.take();
+                let sent = self.inbox.send(Job { request, received, reply: self.reply.clone() });
+                if question && sent {
+                    self.unanswered.settle();
+                }
+                sent
+            }
+            Err(refusal) => {
+                self.clients.line_refused();
+                self.unanswered.take();
+                self.reply.send(Reply::Refused(refusal)).is_ok()
+            }
+        };
+    }
+}
+
+/// Writes until every sender of replies is gone. A client that cannot be written to loses its answers, which
+/// is logged, but its requests are still carried out.
+fn write(mut output: impl Write, replies: &Receiver<Reply>, unanswered: &Unanswered) {
+    let mut lost = 0_u64;
+    let mut line = Vec::new();
+    for reply in replies {
+        if lost == 0 {
+            line.clear();
+            let written = serde_json::to_writer(&mut line, &reply).map_err(io::Error::from).and_then(|()| {
+                line.push(b'\n');
+                output.write_all(&line)?;
+                output.flush()
+            });
+            if let Err(e) = written {
+                tracing::warn!("cannot write an answer, the client gets no further ones: {e}");
+                lost = 1;
+            }
+        } else {
+            lost += 1;
+        }
+        unanswered.answered();
+    }
+    unanswered.close();
+    if lost > 0 {
+        tracing::warn!("{lost} answers were not delivered");
+    }
+}

@@ -1,0 +1,148 @@
+//! Sources: where requests come from, and where the answers go back to. A source knows no engine.
+
+mod access;
+mod clients;
+pub(crate) mod connection;
+pub(crate) mod lines;
+mod output;
+mod stop;
+mod unanswered;
+mod unix;
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+use serde::Serialize;
+use skreap_core::{Refusal, Report, Request};
+
+use crate::observe::listing::Listing;
+use crate::observe::status::{Status, Top};
+use crate::upkeep::audit::Audit;
+
+pub use access::Access;
+pub use clients::{ClientCounts, Clients};
+pub use lines::MAX_LINE_BYTES;
+pub use stop::Stop;
+pub(crate) use stop::Wake;
+pub(crate) use unix::Bound;
+
+/// A request on its way to the reaper.
+#[derive(Debug)]
+pub struct Job {
+    /// What is asked.
+    pub request: Request,
+    /// When the line was complete.
+    pub received: Instant,
+    /// Where the answer goes.
+    pub reply: Sender<Reply>,
+}
+
+/// Where sources put requests.
+#[derive(Clone, Debug)]
+pub struct Inbox {
+    /// Events, for the reaper, which does one after the other. A full queue blocks the source.
+    pub events: Sender<Job>,
+    /// Questions about the service, which are answered whatever the reaper is doing. A connection has one
+    /// unanswered question at most.
+    pub questions: Sender<Job>,
+}
+
+impl Inbox {
+    /// False if nobody takes requests any more.
+    fn send(&self, job: Job) -> bool {
+        match job.request {
+            Request::Event(_) => &self.events,
+            _ => &self.questions,
+        }
+        .send(job)
+        .is_ok()
+    }
+}
+
+/// One line of output.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Reply {
+    /// An event was handled.
+    Report(Box<Report>),
+    /// The index was asked for.
+    Index {
+        /// Id of the request.
+        id: String,
+        /// What the index holds.
+        index: Box<Listing>,
+    },
+    /// How the service is doing.
+    Status {
+        /// Id of the request.
+        id: String,
+        /// The numbers.
+        status: Box<Status>,
+    },
+    /// What `skreap top` shows.
+    Top {
+        /// Id of the request.
+        id: String,
+        /// The numbers.
+        top: Box<Top>,
+    },
+    /// An audit was asked for.
+    Audit {
+        /// Id of the request.
+        id: String,
+        /// What it found.
+        audit: Box<Audit>,
+    },
+    /// The line was refused, or what it asks for failed.
+    Refused(Refusal),
+}
+
+/// Where requests come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Standard input; answers go to standard output.
+    Stdin,
+    /// A unix stream socket at this path; answers go back to the client.
+    Unix(PathBuf, Access),
+}
+
+impl Source {
+    /// Starts reading. The source ends when its input does or when `stop` is given; what it has accepted by
+    /// then is still answered, unless its reader has read nothing for five seconds. Every job holds a sender
+    /// of `inbox`, and a full queue blocks the source.
+    ///
+    /// # Errors
+    /// The errno of opening the source or of making its threads.
+    pub fn start(&self, inbox: Inbox, stop: &Stop, clients: &Arc<Clients>) -> io::Result<Running> {
+        let thread = match self {
+            Self::Stdin => {
+                let input = io::stdin().as_fd().try_clone_to_owned()?;
+                let output = io::stdout().as_fd().try_clone_to_owned()?;
+                let who = connection::Who::stays("stdin", Arc::clone(clients));
+                connection::start(who, Arc::new(input.into()), Arc::new(output.into()), inbox, stop.clone())?
+            }
+            Self::Unix(path, access) => unix::start(path, access, inbox, stop.clone(), clients)?,
+        };
+        Ok(Running { thread })
+    }
+}
+
+/// A source that was started.
+#[derive(Debug)]
+pub struct Running {
+    thread: thread::JoinHandle<()>,
+}
+
+impl Running {
+    /// Waits until the source has ended and its last answer is written.
+    pub fn wait(self) {
+        if self.thread.join().is_err() {
+            tracing::error!("a source panicked");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! What the service manager is told: ready, alive, ending, and how it goes on (`sd_notify`).
+//!
+//! Alive is what the reaper's own thread shows by a [`Beat`]: after each event, while it waits for the rate of
+//! destroys, and once in a while when nothing is asked. A thread beside it passes that on, and only that: a reaper
+//! that is stuck in an event has no beat, and so the watchdog of the service manager ends the service. Told from the
+//! reaper's thread it would be simpler, but then a service manager that does not read would hold up events.
+
+use std::env;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use sd_notify::NotifyState;
+
+use crate::engine::nanos;
+use crate::observe::monitor::Monitor;
+use crate::observe::status::{EventResult, Status};
+use crate::service::source::Stop;
+
+/// How often the reaper shows that it is alive, at least, when there is nothing to do.
+const REST: Duration = Duration::from_secs(1);
+/// How often the line of the status is written anew, at most.
+const TELL: Duration = Duration::from_secs(2);
+/// Tells so many times in the time that the watchdog grants.
+const PER_WATCHDOG: u32 = 4;
+
+/// Set by the thread that does the work, read by the one that tells. Clones are the same beat.
+#[derive(Clone, Debug)]
+pub struct Beat(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    start: Instant,
+    /// Nanoseconds after `start`.
+    last: AtomicU64,
+    rest: Duration,
+}
+
+impl Beat {
+    /// A beat that is due at least so often.
+    fn every(rest: Duration) -> Self {
+        Self(Arc::new(Inner { start: Instant::now(), last: AtomicU64::new(0), rest }))
+    }
+
+    /// The work has moved on.
+    pub fn beat(&self) {
+        self.0.last.store(nanos(self.0.start.elapsed()), Ordering::Relaxed);
+    }
+
+    /// How long whoever has nothing to do may wait until the next [`beat`](Self::beat).
+    #[must_use]
+    pub fn rest(&self) -> Duration {
+        self.0.rest
+    }
+
+    /// Time since the last one.
+    fn age(&self) -> Duration {
+        let last = Duration::from_nanos(self.0.last.load(Ordering::Relaxed));
+        self.0.start.elapsed().saturating_sub(last)
+    }
+}
+
+impl Default for Beat {
+    /// A beat that nobody waits for.
+    fn default() -> Self {
+        Self::every(REST)
+    }
+}
+
+/// The service manager, if this process has one that wants to know (`$NOTIFY_SOCKET`).
+#[derive(Debug)]
+pub struct Supervisor {
+    beat: Beat,
+    /// What the watchdog grants between two signs of life (`$WATCHDOG_USEC`).
+    watchdog: Option<Duration>,
+    told: bool,
+}
+
+impl Supervisor {
+    /// What the environment says.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let told = env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty());
+        let watchdog = sd_notify::watchdog_enabled().filter(|time| told && !time.is_zero());
+        let rest = watchdog.map_or(REST, |time| REST.min(time / PER_WATCHDOG));
+        Self { beat: Beat::every(rest), watchdog, told }
+    }
+
+    /// What the reaper's thread shows that it is alive with.
+    #[must_use]
+    pub fn beat(&self) -> &Beat {
+        &self.beat
+    }
+
+    /// Tells that the service is ready, from now on that it is alive, and when `stop` is given that it is ending.
+    /// Nobody is told, and no thread made, if there is nobody who wants to know.
+    ///
+    /// # Errors
+    /// The errno of telling it for the first time (a path that is none, say), or of making the thread.
+    pub fn ready(&self, monitor: &Monitor, stop: &Stop) -> io::Result<Telling> {
+        if !self.told {
+            return Ok(Telling(None));
+        }
+        self.beat.beat();
+        let line = monitor.status().map(|status| line(&status)).unwrap_or_default();
+        sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&line)]).map_err(|e| {
+            let socket = env::var_os("NOTIFY_SOCKET").map(PathBuf::from).unwrap_or_default();
+            io::Error::new(e.kind(), format!("cannot tell the service manager at {}: {e}", socket.display()))
+        })?;
+        let (end, ended) = bounded(0);
+        let teller = Teller {
+            beat: self.beat.clone(),
+            watchdog: self.watchdog,
+            monitor: monitor.clone(),
+            line,
+            told: Instant::now(),
+            silent: false,
+        };
+        let stop = stop.clone();
+        let thread =
+            thread::Builder::new().name("supervisor".to_owned()).spawn(move || teller.run(&stop, &ended))?;
+        Ok(Telling(Some((end, thread))))
+    }
+}
+
+/// The thread that tells. When this is dropped it tells no more; `stop` must have been given.
+#[derive(Debug)]
+pub struct Telling(Option<(Sender<()>, thread::JoinHandle<()>)>);
+
+impl Telling {
+    /// Tells to the end. `stop` must have been given, or this waits for it.
+    pub fn end(self) {
+        let Some((end, thread)) = self.0 else { return };
+        drop(end);
+        if thread.join().is_err() {
+            tracing::error!("the thread that notifies the service manager panicked");
+        }
+    }
+}
+
+struct Teller {
+    beat: Beat,
+    watchdog: Option<Duration>,
+    monitor: Monitor,
+    /// The last line of the status.
+    line: String,
+    told: Instant,
+    /// The reaper has shown no sign of life for too long.
+    silent: bool,
+}
+
+impl Teller {
+    fn run(mut self, stop: &Stop, ended: &Receiver<()>) {
+        let period = self.watchdog.map_or(TELL, |time| TELL.min(time / PER_WATCHDOG));
+        loop {
+            self.alive();
+            stop.pause(period);
+            if stop.given() {
+                break;
+            }
+            if self.told.elapsed() >= TELL {
+                self.status();
+            }
+        }
+        tell(&[NotifyState::Stopping, NotifyState::Status("answering what was accepted, then ending")]);
+        while ended.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
+            self.alive();
+        }
+    }
+
+    /// Passes the beat on, if there was one in half of the time that is granted.
+    fn alive(&mut self) {
+        let Some(granted) = self.watchdog else { return };
+        let age = self.beat.age();
+        let silent = age > granted / 2;
+        if silent && !self.silent {
+            tracing::error!(
+                silent_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+                "the reaper makes no progress; the watchdog of the service manager is not fed any more"
+            );
+        }
+        self.silent = silent;
+        if !silent {
+            tell(&[NotifyState::Watchdog]);
+        }
+    }
+
+    fn status(&mut self) {
+        self.told = Instant::now();
+        // What cannot be read now is told the next time.
+        let Ok(status) = self.monitor.status() else { return };
+        let line = line(&status);
+        if line != self.line {
+            tell(&[NotifyState::Status(&line)]);
+            self.line = line;
+        }
+    }
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(e) = sd_notify::notify(states) {
+        tracing::warn!("cannot notify the service manager: {e}");
+    }
+}
+
+/// What `systemctl status` shows.
+fn line(s: &Status) -> String {
+    let mut events = [0_u64; 2];
+    for (result, n) in s.totals.events.values().flatten() {
+        events[usize::from(!matches!(result, EventResult::Complete | EventResult::DryRun))] += n;
+    }
+    let destroyed: u64 = s.totals.destroyed.values().flat_map(|by| by.values()).sum();
+    let mut line = format!(
+        "engine {}; {} of {} memberships; {} events, {destroyed} sockets destroyed",
+        s.engine,
+        s.index.nodes,
+        s.index.counters.capacity,
+        events[0] + events[1],
+    );
+    if events[1] > 0 {
+        line += &format!("; {} events NOT COMPLETE", events[1]);
+    }
+    if s.order.is_some_and(|order| !order.last) {
+        line += "; NOT THE LAST HOOKS";
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beat_ages_until_the_next() {
+        let beat = Beat::every(Duration::from_millis(3));
+        assert_eq!(beat.rest(), Duration::from_millis(3));
+        thread::sleep(Duration::from_millis(5));
+        assert!(beat.age() >= Duration::from_millis(5));
+        beat.beat();
+        let young = beat.age();
+        thread::sleep(Duration::from_millis(5));
+        assert!(beat.age() >= young + Duration::from_millis(5));
+        // Clones are one.
+        let other = beat.clone();
+        let before = beat.age();
+        other.beat();
+        assert!(beat.age() < before);
+    }
+}

@@ -1,0 +1,8 @@
+//! The interfaces of the host: cgroups, network namespaces, sock_diag, capabilities. Without policy.
+
+pub mod cgroup;
+pub(crate) mod epoll;
+pub mod netns;
+pub mod privileges;
+pub(crate) mod rcu;
+pub mod sock_diag;

@@ -1,0 +1,75 @@
+//! Netns that nothing leads to any more, since they are about to go.
+
+use std::collections::HashMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{NetnsId, all};
+use crate::sys::rcu;
+
+/// How long a netns may be there, and lose nothing that keeps it, when nothing leads to it any more: the last process
+/// closes its sockets after it has left. And one grace period: a closed socket keeps its netns for as long.
+const STEADY: Duration = Duration::from_millis(200);
+/// How long at all: an event waits for this.
+const MAX: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_millis(2);
+
+struct Dying {
+    id: NetnsId,
+    /// What keeps it, as far as it was seen to fall.
+    references: u32,
+    since: Instant,
+    /// A grace period has passed besides.
+    settled: bool,
+}
+
+impl Dying {
+    /// False if it is gone.
+    fn look(&mut self, references: &HashMap<u64, u32>) -> bool {
+        match references.get(&self.id.cookie) {
+            Some(&left) if left < self.references => {
+                (self.references, self.since, self.settled) = (left, Instant::now(), false);
+                true
+            }
+            left => left.is_some(),
+        }
+    }
+}
+
+/// Waits for all of these together, as long as the kernel's count of what keeps each of them falls; answers those that stay,
+/// or may for all that is known: nothing leads to those, and somebody holds them.
+pub(crate) fn wait_for_dying(ids: Vec<NetnsId>) -> Vec<NetnsId> {
+    let begin = Instant::now();
+    let dying = |id| Dying { id, references: u32::MAX, since: begin, settled: false };
+    let mut dying: Vec<Dying> = ids.into_iter().map(dying).collect();
+    while !dying.is_empty() {
+        let Some(list) = all::kernel_list() else {
+            break;
+        };
+        let references = list.iter().map(|netns| (netns.cookie, netns.references)).collect();
+        dying.retain_mut(|one| one.look(&references));
+        if begin.elapsed() >= MAX || dying.iter().all(|one| one.settled) {
+            break;
+        }
+        if dying.iter().all(|one| one.since.elapsed() >= STEADY) {
+            rcu::grace_period_or_pause();
+            dying.iter_mut().for_each(|one| one.settled = true);
+        } else {
+            thread::sleep(STEP);
+        }
+    }
+    dying.into_iter().map(|one| one.id).collect()
+}
+
+/// As [`wait_for_dying`]; says in the log which stay, and answers how many.
+pub(crate) fn count_unreached(ids: Vec<NetnsId>) -> usize {
+    let there = wait_for_dying(ids);
+    for id in &there {
+        tracing::warn!(
+            cookie = id.cookie,
+            inum = id.inum,
+            "cannot enter netns: it has no process, name or open descriptor"
+        );
+    }
+    there.len()
+}

@@ -1,0 +1,269 @@
+//! The audit: the index held against an independent scan of all sockets.
+//!
+//! ```text
+//!   every node of the index ──► is there such a socket?  ─ no ─► stale
+//!   sock_diag of every netns ─► client sockets ──► would a walk for its peer find it?
+//!                                                   no, under no key    ─► missed (incomplete, if the index was full)
+//!                                                   no, under other keys ─► wrong key
+//! ```
+//!
+//! The scan asks sock_diag, which knows nothing of the index. The question it puts to the index is the one that
+//! an event would put: a dry walk for the backend the socket is connected to.
+//!
+//! Sockets come and go meanwhile, so what a first look suspects is looked at again, and again after a pause, in its
+//! own netns only. Each look asks the scan first and the index afterwards where a socket may be missing, and the
+//! other way round where a node may be too many, so a socket that merely comes or goes is suspected once at most. A
+//! difference is what every look has seen.
+
+mod origin;
+mod report;
+mod scan;
+mod service;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use skreap_bpf::{Relation, Victim, Walker};
+use skreap_core::{Backend, Target, Unconnected};
+
+pub use report::{Audit, Difference, Kind, LISTED_MAX};
+pub use service::{Answer, Asker, Service};
+
+use crate::engine::{EngineError, nanos, netns_id, tuple};
+use crate::sys::netns::{self, Everywhere, NetnsId};
+use scan::{Census, Scan};
+
+/// The pauses before the second look and those that follow: longer and longer, so that a socket whose owner
+/// changes it in a rhythm does not meet them all alike.
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(5),
+    Duration::from_millis(23),
+    Duration::from_millis(61),
+    Duration::from_millis(149),
+];
+
+/// What is suspected: how, of which socket, about which backend (none: about all of them).
+type Suspect = (Kind, u64, Option<Backend>);
+
+/// Audits an index.
+#[derive(Debug)]
+pub struct Auditor {
+    walker: Walker,
+    scan: Scan,
+    older: HashSet<(u64, Backend)>,
+}
+
+/// One look at index and sockets.
+#[derive(Default)]
+struct Look {
+    suspects: BTreeMap<Suspect, Victim>,
+    /// Nodes that the walk itself has found without their socket, and has removed: there is nothing to look at
+    /// again.
+    removed: Vec<Victim>,
+    census: Census,
+    nodes: u64,
+    older: u64,
+    /// Every netns could be looked at.
+    whole: bool,
+}
+
+/// The nodes of one socket.
+struct Recorded {
+    /// Of the last node that was read.
+    victim: Victim,
+    /// The socket has a name that sock_diag would show.
+    shown: bool,
+}
+
+impl Auditor {
+    /// `cgroup` is the directory whose sockets the index is to know. The walker is needed for as long as the
+    /// auditor lives.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the cgroup cannot be opened, or the thread that visits namespaces not be made.
+    pub fn new(walker: Walker, cgroup: &Path) -> Result<Self, EngineError> {
+        Ok(Self { walker, scan: Scan::new(cgroup)?, older: HashSet::new() })
+    }
+
+    /// Takes note of the connected sockets that are not in the index now, and forgives it for them from now on. To
+    /// be called once after the hooks were attached, if sockets older than those are not to be indexed.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn forgive_older(&mut self) -> Result<u64, EngineError> {
+        let look = self.look(None)?;
+        let missed = look.suspects.into_keys().filter_map(|(kind, cookie, backend)| match kind {
+            Kind::Missed => Some((cookie, backend?)),
+            _ => None,
+        });
+        self.older.extend(missed);
+        Ok(self.older.len() as u64)
+    }
+
+    /// Audits the index now. Takes as long as a dump of every socket, and a quarter of a second more if the first
+    /// look suspects anything.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the index cannot be walked or `/proc` cannot be read.
+    pub fn run(&mut self) -> Result<Audit, EngineError> {
+        let start = Instant::now();
+        let first = self.look(None)?;
+        let mut audit = Audit {
+            complete: first.whole,
+            netns: first.census.netns.len() as u64,
+            unreachable_netns: first.census.unreachable,
+            sockets: first.census.clients.values().map(|sockets| sockets.len() as u64).sum(),
+            backends: first.census.clients.len() as u64,
+            nodes: first.nodes,
+            accepted: first.census.accepted,
+            older: first.older,
+            undecided: first.census.undecided,
+            looks: 1,
+            ..Audit::default()
+        };
+        let (mut suspects, mut removed) = (first.suspects, first.removed);
+        for pause in PAUSES {
+            if suspects.is_empty() {
+                break;
+            }
+            thread::sleep(pause);
+            let again = self.look(Some(&suspects))?;
+            audit.looks += 1;
+            suspects.retain(|suspect, _| again.suspects.contains_key(suspect));
+            removed.extend(again.removed);
+        }
+        let removed = removed.into_iter().map(|victim| (Kind::Stale, victim));
+        let mut wrong = self.wrong_keys(&suspects)?;
+        for (kind, victim) in suspects.into_iter().map(|((kind, ..), victim)| (kind, victim)).chain(removed) {
+            let recorded = match kind {
+                Kind::WrongKey => wrong.remove(&victim.cookie()).unwrap_or_default(),
+                _ => BTreeSet::new(),
+            };
+            audit.add(Difference { kind, socket: tuple(&victim), recorded: recorded.into_iter().collect() });
+        }
+        audit.agrees = audit.missed + audit.wrong_key + audit.stale == 0;
+        audit.ns = nanos(start.elapsed());
+        Ok(audit)
+    }
+
+    /// Under which backends the sockets with a wrong key are recorded, by cookie.
+    fn wrong_keys(
+        &mut self,
+        suspects: &BTreeMap<Suspect, Victim>,
+    ) -> Result<HashMap<u64, BTreeSet<Backend>>, EngineError> {
+        let mut wrong: HashMap<u64, BTreeSet<Backend>> = suspects
+            .keys()
+            .filter(|(kind, ..)| *kind == Kind::WrongKey)
+            .map(|(_, cookie, _)| (*cookie, BTreeSet::new()))
+            .collect();
+        if !wrong.is_empty() {
+            self.walker.walk_recorded(|batch| {
+                for victim in batch.iter().filter(|victim| victim.relation() == Relation::MovedOn) {
+                    if let Some(recorded) = wrong.get_mut(&victim.cookie()) {
+                        recorded.extend(victim.backend());
+                    }
+                }
+            })?;
+        }
+        Ok(wrong)
+    }
+
+    /// Looks at everything, or once more at what is suspected.
+    fn look(&mut self, only: Option<&BTreeMap<Suspect, Victim>>) -> Result<Look, EngineError> {
+        let mut look = Look::default();
+        let recorded = self.recorded(&mut look)?;
+        let suspected = |suspects: &BTreeMap<Suspect, Victim>| {
+            let netns: BTreeSet<NetnsId> = suspects.values().map(netns_id).collect();
+            Everywhere { netns: netns.into_iter().collect(), whole: true }
+        };
+        let netns = only.map_or_else(|| everywhere(&recorded), |suspects| Ok(suspected(suspects)))?;
+        look.census = self.scan.take(&netns.netns);
+        look.whole = netns.whole && look.census.unreachable == 0;
+
+        for (&cookie, Recorded { victim, shown }) in &recorded {
+            if *shown && look.census.netns.contains(&victim.netns()) && !look.census.alive.contains(&cookie) {
+                look.suspects.insert((Kind::Stale, cookie, None), *victim);
+            }
+        }
+        self.look_for_clients(&mut look, only)?;
+        Ok(look)
+    }
+
+    /// All nodes of the index, by the cookie of their socket.
+    fn recorded(&mut self, look: &mut Look) -> Result<HashMap<u64, Recorded>, EngineError> {
+        let mut recorded: HashMap<u64, Recorded> = HashMap::new();
+        self.walker.walk_all(|batch| {
+            look.nodes += batch.len() as u64;
+            for victim in batch {
+                // A socket without a peer may have no local port, and then nothing shows it.
+                let shown = match victim.relation() {
+                    Relation::Stale => {
+                        look.removed.push(*victim);
+                        continue;
+                    }
+                    Relation::Connected | Relation::MovedOn | Relation::Unconnected => true,
+                    Relation::NoPeer => false,
+                };
+                recorded.insert(victim.cookie(), Recorded { victim: *victim, shown });
+            }
+        })?;
+        Ok(recorded)
+    }
+
+    /// Looks for each client socket as an event for its backend would.
+    fn look_for_clients(
+        &mut self,
+        look: &mut Look,
+        only: Option<&BTreeMap<Suspect, Victim>>,
+    ) -> Result<(), EngineError> {
+        let suspected: Option<HashSet<u64>> =
+            only.map(|suspects| suspects.keys().map(|(_, cookie, _)| *cookie).collect());
+        let asked = |cookie| suspected.as_ref().is_none_or(|suspected| suspected.contains(&cookie));
+        let mut absent = Vec::new();
+        let mut victims = Vec::new();
+        for (&backend, sockets) in &look.census.clients {
+            if !sockets.iter().any(|socket| asked(socket.cookie())) {
+                continue;
+            }
+            victims.clear();
+            let target = Target { backend, unconnected: Unconnected::Preserve, dry_run: true };
+            let counts = self.walker.walk(&target, &mut victims)?;
+            let found: HashSet<u64> = victims.iter().map(Victim::cookie).collect();
+            for socket in sockets.iter().filter(|socket| !found.contains(&socket.cookie())) {
+                if self.older.contains(&(socket.cookie(), backend)) {
+                    look.older += 1;
+                } else if asked(socket.cookie()) {
+                    absent.push((backend, *socket, counts.incomplete_full || counts.incomplete_everything));
+                }
+            }
+        }
+        if absent.is_empty() {
+            return Ok(());
+        }
+        // Only now, so that a socket that was recorded a moment ago is not missed.
+        let mut unused = Look::default();
+        let recorded = self.recorded(&mut unused)?;
+        look.removed.append(&mut unused.removed);
+        for (backend, socket, full) in absent {
+            let kind = match (full, recorded.contains_key(&socket.cookie())) {
+                (true, _) => Kind::Incomplete,
+                (false, true) => Kind::WrongKey,
+                (false, false) => Kind::Missed,
+            };
+            look.suspects.insert((kind, socket.cookie(), Some(backend)), socket);
+        }
+        Ok(())
+    }
+}
+
+/// Every netns there is. Where the kernel's list cannot be read: those that are shown, and those that only the index
+/// knows of.
+fn everywhere(recorded: &HashMap<u64, Recorded>) -> Result<Everywhere, EngineError> {
+    let Everywhere { netns, whole } = netns::everywhere()
+        .map_err(|source| EngineError::Io { what: "cannot list the netns in /proc".to_owned(), source })?;
+    let all: BTreeSet<NetnsId> =
+        netns.into_iter().chain(recorded.values().map(|r| netns_id(&r.victim))).collect();
+    Ok(Everywhere { netns: all.into_iter().collect(), whole })
+}

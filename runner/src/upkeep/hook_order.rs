@@ -1,0 +1,321 @@
+//! Staying the last program on each hook, and what is due when we were not.
+//!
+//! A load balancer that is attached after the hooks translates the address after they have recorded it. The order
+//! is looked at before every event and about once a second. If a program of somebody else runs after ours, ours is
+//! attached once more, behind it, and then taken from its old place: at no moment it runs nowhere. What was recorded
+//! under a virtual address meanwhile is then recorded under its live peer (a *re-key*).
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::mem::replace;
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use skreap_bpf::hooks::{self, Hooks};
+use skreap_bpf::order::{Hook, Mark, Order, Program};
+use skreap_bpf::{Index, Rekeyed, Rekeyer, Relation};
+
+use crate::observe::observer::Observer;
+use crate::observe::status::OrderStatus;
+use crate::sys::privileges;
+use crate::sys::rcu;
+
+/// How often the hooks are moved at most: this many times in [`WINDOW`]. Another agent may want to be last too,
+/// and two that always give way to none would be busy with nothing else.
+const MOVES: usize = 8;
+/// See [`MOVES`].
+const WINDOW: Duration = Duration::from_secs(60);
+/// How long before every event those sockets are looked at again whose connect may have been in flight. The way
+/// from the hook to the peer is a few microseconds of one system call.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Keeps the hooks last, and the index right when they were not.
+#[derive(Debug)]
+pub struct OrderKeeper {
+    cgroup: File,
+    rekeyer: Rekeyer,
+    /// As they were when the order was last put right.
+    marks: [Option<Mark>; Hook::ALL.len()],
+    moves: VecDeque<Instant>,
+    /// There is a hook that could be moved, but was not.
+    waiting: bool,
+    /// Sockets that were recorded under another address than their peer's and may get another peer yet.
+    suspects: Vec<u64>,
+    suspected: Instant,
+    /// The order could not be read.
+    blind: bool,
+    /// Of which hooks the log has that already.
+    told: [bool; Hook::ALL.len()],
+    /// The log has it that closed sockets stay in the index.
+    told_release: bool,
+    /// The index was to be looked over, and that has failed.
+    unseen: bool,
+    status: OrderStatus,
+}
+
+impl OrderKeeper {
+    /// For hooks that have just been attached to the cgroup.
+    ///
+    /// # Errors
+    /// [`skreap_bpf::Error::Object`] if the re-key program is missing.
+    pub fn new(index: &Index, cgroup: File) -> Result<Self, skreap_bpf::Error> {
+        Ok(Self {
+            cgroup,
+            rekeyer: index.rekeyer()?,
+            marks: [const { None }; Hook::ALL.len()],
+            moves: VecDeque::new(),
+            waiting: false,
+            suspects: Vec::new(),
+            suspected: Instant::now(),
+            blind: false,
+            told: [false; Hook::ALL.len()],
+            told_release: false,
+            unseen: false,
+            status: OrderStatus::default(),
+        })
+    }
+
+    /// Where the hooks stand, and what was done so far.
+    #[must_use]
+    pub fn status(&self) -> OrderStatus {
+        self.status
+    }
+
+    /// To be called before each event: afterwards every socket is recorded under the peer it has, whatever the order
+    /// was until now. False, and a line in the log, if that cannot be
+    /// said, because the order could not be read or the index not looked over.
+    pub fn before_event(&mut self, hooks: &mut Hooks, observer: &Observer) -> bool {
+        let done = if self.blind || self.changed(false) {
+            self.put_right(hooks, observer)
+        } else if self.unseen || self.status.behind > 0 {
+            self.look_over(observer)
+        } else if !self.suspects.is_empty() && self.suspected.elapsed() < SETTLE {
+            self.look_again()
+        } else {
+            Ok(())
+        };
+        report(done) && !self.blind
+    }
+
+    /// To be called about once a second: also sees what has changed in parent cgroups, and moves what had to wait.
+    pub fn tidy(&mut self, hooks: &mut Hooks, observer: &Observer) {
+        self.count_detached(hooks);
+        if self.blind || self.changed(true) || self.waiting && self.may_move(Instant::now()) {
+            report(self.put_right(hooks, observer));
+        } else if self.unseen {
+            report(self.look_over(observer));
+        } else if !self.suspects.is_empty() {
+            let over = self.suspected.elapsed() >= SETTLE;
+            report(self.look_again());
+            if over {
+                self.suspects = Vec::new();
+            }
+        }
+    }
+
+    /// Nothing puts a hook back that somebody took away. Without that of connects an event is finished by a scan;
+    /// without that of releases all are right, and the index fills up.
+    fn count_detached(&mut self, hooks: &Hooks) {
+        let detached: Vec<&str> = hooks.detached().collect();
+        self.status.detached = detached.len() as u64;
+        if detached.contains(&hooks::RELEASE) && !replace(&mut self.told_release, true) {
+            tracing::error!(
+                hook = hooks::RELEASE,
+                "our program was detached: closed sockets stay in the index (with engine kfunc also in the kernel) until it \
+                 is full; restart the service"
+            );
+        }
+    }
+
+    /// Whether anything was attached or detached since the order was put right.
+    fn changed(&mut self, thorough: bool) -> bool {
+        Hook::ALL.iter().zip(&self.marks).any(|(hook, seen)| {
+            let now = Mark::take(self.cgroup.as_fd(), *hook, thorough).ok();
+            match (seen, now) {
+                (Some(seen), Some(now)) => !seen.holds(&now),
+                (None, None) => false,
+                _ => true,
+            }
+        })
+    }
+
+    fn may_move(&mut self, now: Instant) -> bool {
+        while self.moves.front().is_some_and(|moved| now.duration_since(*moved) >= WINDOW) {
+            self.moves.pop_front();
+        }
+        self.moves.len() < MOVES
+    }
+
+    /// Becomes last where that can be done, then looks over the index.
+    fn put_right(&mut self, hooks: &mut Hooks, observer: &Observer) -> Result<(), skreap_bpf::Error> {
+        let now = Instant::now();
+        let may_move = self.may_move(now);
+        let (mut tried, mut moved, mut behind, mut waiting, mut blind) = (false, false, 0, false, false);
+        for ((hook, mark), told) in Hook::ALL.into_iter().zip(&mut self.marks).zip(&mut self.told) {
+            // The mark is taken first: what changes afterwards is seen the next time.
+            let mut at = Mark::take(self.cgroup.as_fd(), hook, true);
+            let mut order = read(hooks, &self.cgroup, hook);
+            if may_move
+                && let Ok(seen) = &order
+                && seen.foreign_after().next().is_some()
+            {
+                tried = true;
+                let done = {
+                    // As Pins::hold(): the directory may be reached through /proc/PID/fd of another process.
+                    let _raised = privileges::raise();
+                    hooks.become_last(observer.index(), hook, self.cgroup.as_fd())
+                };
+                match done {
+                    Ok(()) => {
+                        moved = true;
+                        tracing::warn!(%hook, after = %listed(seen.foreign_after()),
+                            "a program was attached after ours: ours was moved behind it");
+                        at = Mark::take(self.cgroup.as_fd(), hook, true);
+                        order = read(hooks, &self.cgroup, hook);
+                    }
+                    Err(e) => tracing::warn!(%hook, "cannot move behind the last program: {e}"),
+                }
+            }
+            *mark = at.ok();
+            match order {
+                Ok(order) if order.ours.is_none() => {
+                    blind = true;
+                    // What has connected since it went is in nobody's books.
+                    if let Err(e) = observer.index().marker().and_then(|marker| marker.everything()) {
+                        tracing::error!("events may be incomplete without a report of it: {e}");
+                    }
+                    if !replace(told, true) {
+                        tracing::error!(%hook, "our program was detached: sockets are no longer recorded; restart the service");
+                    }
+                }
+                Ok(order) => {
+                    *told = false;
+                    let after = order.foreign_after().count();
+                    waiting |= after > 0;
+                    behind += u64::from(after > 0 || order.foreign_above().next().is_some());
+                    tell(&order, may_move);
+                }
+                Err(e) => {
+                    blind = true;
+                    if !replace(told, true) {
+                        tracing::error!(%hook, "cannot read the order of the programs, a scan finishes each event: {e}");
+                    }
+                }
+            }
+        }
+        if tried {
+            self.moves.push_back(now);
+        }
+        self.status.moves += u64::from(moved);
+        self.status.held_back += u64::from(waiting && !may_move);
+        self.status.behind = behind;
+        self.status.last = behind == 0 && !blind;
+        self.waiting = waiting;
+        self.blind = blind;
+        // A hook that was on its way in the old order is through after it: the kernel runs them in RCU sections.
+        rcu::grace_period_or_pause();
+        self.look_over(observer)
+    }
+
+    /// Visits every node and has each socket recorded anew that is connected to something else than it is recorded
+    /// under.
+    fn look_over(&mut self, observer: &Observer) -> Result<(), skreap_bpf::Error> {
+        // Until it has been done: the next event, or tidy(), tries again.
+        self.unseen = true;
+        let mut cookies = Vec::new();
+        let (mut visited, mut sent) = (0_u64, 0_u64);
+        observer.walk_all(|batch| {
+            visited += batch.len() as u64;
+            for victim in batch {
+                match victim.relation() {
+                    // Without a peer, a socket that has also sent shows as unconnected.
+                    Relation::MovedOn | Relation::NoPeer | Relation::Unconnected => {
+                        cookies.push(victim.cookie())
+                    }
+                    Relation::Connected | Relation::Stale => {}
+                }
+            }
+        })?;
+        cookies.sort_unstable();
+        cookies.dedup();
+        self.suspects.clear();
+        self.suspected = Instant::now();
+        let before = self.status.rekeyed;
+        for cookie in cookies {
+            match self.rekeyer.rekey(cookie)? {
+                Rekeyed::Added { settled } => {
+                    self.status.rekeyed += 1;
+                    if !settled {
+                        self.suspects.push(cookie);
+                    }
+                }
+                Rekeyed::Known | Rekeyed::NoPeer => self.suspects.push(cookie),
+                Rekeyed::OnlySent => sent += 1,
+                Rekeyed::Gone | Rekeyed::NoNode => {}
+            }
+        }
+        let rekeyed = self.status.rekeyed - before;
+        self.unseen = false;
+        // Nobody knows any more where an address was translated to that was only sent to.
+        tracing::info!(
+            visited,
+            rekeyed,
+            unsettled = self.suspects.len(),
+            only_sent = sent,
+            "looked over the index"
+        );
+        Ok(())
+    }
+
+    /// Looks at the suspects once more. None is dismissed: a connect that is in flight may take effect after the
+    /// peer was seen.
+    fn look_again(&mut self) -> Result<(), skreap_bpf::Error> {
+        let mut failed = Ok(());
+        let (rekeyer, rekeyed) = (&self.rekeyer, &mut self.status.rekeyed);
+        self.suspects.retain(|cookie| match rekeyer.rekey(*cookie) {
+            Ok(Rekeyed::Added { .. }) => {
+                *rekeyed += 1;
+                true
+            }
+            Ok(Rekeyed::Known | Rekeyed::NoPeer) => true,
+            Ok(Rekeyed::Gone | Rekeyed::NoNode | Rekeyed::OnlySent) => false,
+            Err(e) => {
+                failed = Err(e);
+                true
+            }
+        });
+        failed
+    }
+}
+
+fn read(hooks: &Hooks, cgroup: &File, hook: Hook) -> io::Result<Order> {
+    // The names of programs are asked for by their ids.
+    let _raised = privileges::raise();
+    Order::read(cgroup.as_fd(), hook, hooks.program_id(hook)?)
+}
+
+/// Says what runs after ours, if anything does.
+fn tell(order: &Order, may_move: bool) {
+    let hook = order.hook;
+    if order.foreign_above().next().is_some() {
+        tracing::warn!(%hook, after = %listed(order.foreign_above()),
+            "programs of a parent cgroup run after ours, so each event takes a pass over the index: attach to the \
+             root of cgroup2");
+    }
+    if order.foreign_after().next().is_some() && !may_move {
+        tracing::warn!(%hook, after = %listed(order.foreign_after()), moves = MOVES, seconds = WINDOW.as_secs(),
+            "another agent also keeps attaching last: not moved for now, and each event takes a pass over the index");
+    }
+}
+
+fn listed<'a>(programs: impl Iterator<Item = &'a Program>) -> String {
+    programs.map(Program::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn report(done: Result<(), skreap_bpf::Error>) -> bool {
+    if let Err(e) = &done {
+        tracing::error!("cannot check the index after a change of the order of the hooks: {e}");
+    }
+    done.is_ok()
+}

@@ -1,0 +1,7 @@
+//! What keeps the index right while the world changes: the search for older sockets, the order of the hooks, healing,
+//! audits.
+
+pub mod audit;
+pub mod bootstrap;
+pub(crate) mod heal;
+pub mod hook_order;
