@@ -2,18 +2,20 @@
 # The connect hooks of a cgroup follow the socket, not the process that connects
 #
 # Guess: BPF_CGROUP_INET4_CONNECT on a cgroup runs when a process in that cgroup calls connect().
-# Behaviour: it runs for sockets that were *made* by a process in that cgroup, whoever connects
-#   them. A process that moves to another cgroup keeps its old hooks for the sockets that it has,
-#   and a socket received over a unix socket brings the hooks of its maker along.
-# Hence: a policy or a record per cgroup misses what was opened before the process was moved
-#   (launchers, `systemd-run --scope`, `cgexec`) or handed over (socket activation), and meets
-#   processes that were never in the cgroup.
+# Behaviour: it runs for the sockets that a process in that cgroup *made*, whatever process
+#   connects them. A process that moves to another cgroup keeps the old hooks for the sockets that
+#   it has, and a socket that is passed over a unix socket keeps the hooks of its maker. Removing
+#   the cgroup changes nothing: its hook still runs for the sockets that remain.
+# Hence: a policy or a record per cgroup misses sockets that were made before the process was
+#   moved (launchers, `systemd-run --scope`, `cgexec`) or handed over (socket activation). It also
+#   meets processes that were never in the cgroup.
 # Versions: Linux 6.18.44
 # Seen:
 #   made in A, connected in A: the hook of A
 #   made in A, connected in B: the hook of A
 #   made in B, connected in B: the hook of B
 #   made in B, sent to a process in A, connected there: the hook of B
+#   made in A, A removed, connected in B: the hook of A
 set -eu
 needs_cgroup=yes
 . "$(dirname "$0")/lib.sh"
@@ -54,10 +56,12 @@ def connect_elsewhere(sock, name):
 connect = lambda sock: lambda: sock.connect(("127.0.0.1", 5300))
 join(paths["A"])
 print("made in A, connected in A:", hook(connect(udp())))
-old = udp()
+old, older = udp(), udp()
 join(paths["B"])
 print("made in A, connected in B:", hook(connect(old)))
 print("made in B, connected in B:", hook(connect(udp())))
 made = udp()
 print("made in B, sent to a process in A, connected there:", hook(lambda: connect_elsewhere(made, "A")))
+os.rmdir(paths["A"])
+print("made in A, A removed, connected in B:", hook(connect(older)))
 EOF

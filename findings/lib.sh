@@ -1,7 +1,8 @@
 # shellcheck shell=sh
 # Sourced by every finding, right after its header. The first time, this file
 # - skips (exit 77) without root or without the commands that the script named in `needs`,
-# - makes the temporary folder $work, and the cgroup $FINDING_CGROUP if `needs_cgroup` is set,
+# - makes the temporary folder $work, with the Debian packages in `packages`, and the cgroup
+#   $FINDING_CGROUP if `needs_cgroup` is set,
 # - runs the script once more, in network, mount and process namespaces of its own,
 # - compares the output of that run with the lines below "Seen:" in the header (exit 1 if it
 #   differs), and
@@ -15,25 +16,27 @@ skip() {
 	exit 77
 }
 
-# debian PACKAGE=VERSION...: unpacks packages below $root and puts their commands on the PATH.
-# Nothing is installed.
-debian() {
-	root=$work/root
-	mkdir -p "$root" "$work/download"
-	for package; do
-		( cd "$work/download" && apt-get download -qq -o APT::Sandbox::User=root "$package" >"$work/apt" 2>&1 ) ||
-			skip "apt-get cannot download $package: $(tail -1 "$work/apt")"
+# Unpacks the Debian packages named in `packages` (NAME=VERSION) below $FINDING_WORK/root and puts
+# their commands on the PATH. Nothing is installed.
+unpack() {
+	root=$FINDING_WORK/root
+	mkdir -p "$root" "$FINDING_WORK/download"
+	for package in $packages; do
+		( cd "$FINDING_WORK/download" && apt-get download -qq -o APT::Sandbox::User=root "$package" ) \
+			>"$FINDING_WORK/apt" 2>&1 ||
+			skip "apt-get cannot download $package: $(tail -1 "$FINDING_WORK/apt")"
 	done
-	for package in "$work"/download/*.deb; do
+	for package in "$FINDING_WORK"/download/*.deb; do
 		dpkg -x "$package" "$root"
 	done
 	PATH=$root/usr/sbin:$root/usr/bin:$root/sbin:$root/bin:$PATH
 	LD_LIBRARY_PATH=$root/usr/lib/$(uname -m)-linux-gnu
-	export PATH LD_LIBRARY_PATH
+	export LD_LIBRARY_PATH
 }
 
 # The inner run: the loopback device is up, and names of network namespaces end with the run.
 inside() {
+	# shellcheck disable=SC2034 # used by the scripts
 	work=$FINDING_WORK
 	ip link set lo up
 	mkdir -p /run/netns
@@ -48,7 +51,7 @@ outside() {
 	PYTHONDONTWRITEBYTECODE=1
 	export PATH LC_ALL PYTHONPATH PYTHONDONTWRITEBYTECODE
 	[ "$(id -u)" = 0 ] || skip "needs root"
-	for command in ip python3 unshare ${needs-}; do
+	for command in ip python3 unshare ${needs-} ${packages:+apt-get dpkg}; do
 		command -v "$command" >/dev/null || skip "needs the command $command"
 	done
 
@@ -64,6 +67,7 @@ outside() {
 	trap end EXIT
 	trap 'exit 130' INT TERM
 	[ -z "$FINDING_CGROUP" ] || mkdir "$FINDING_CGROUP"
+	[ -z "${packages-}" ] || unpack
 	timeout --kill-after=5 "${seconds-120}" \
 		unshare --net --mount --propagation private --pid --fork --kill-child --mount-proc \
 		"$script" >"$FINDING_WORK/seen" &
