@@ -1,21 +1,23 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
 /*
- * References to the recorded sockets, for a walk that destroys them itself.  Only with the kernel module, see
- * docs/kfunc.md; without it `holding()` is a constant false, and nothing of this is in the loaded programs.
+ * References to the recorded sockets, for a walk that destroys them itself.  Only with the kernel
+ * module, see docs/kfunc.md.  Without it `holding()` is a constant false, and none of this is in
+ * the loaded programs.
  *
- * A reference cannot be kept in global data, so that of node i is in element i of a map beside the pool.  It is
- * put in and taken out by bpf_kptr_xchg() only, which no lock may be held for.  What keeps node and reference
- * together is that the reference is also the *token* of its node:
+ * Global data cannot hold a reference, so the reference of node i is in element i of a map beside
+ * the pool.  Only bpf_kptr_xchg() exchanges it, and no lock may be held for that call.  The
+ * reference is also the *token* of its node:
  *
- * - A node with NODE_HELD has exactly one token: in the map, or in the hands of one program.
- * - Only who has the token in hand frees the node.  Who unlinks it without marks it NODE_DEAD (under the
- *   shard's lock) and then settles it.
- * - Who puts a token back settles the node too: if it is dead and the token still there, it is taken again, the
- *   reference is dropped, and the node becomes free.
+ * - A node with NODE_HELD has exactly one token: in the map, or held by one program.
+ * - Only the holder of the token frees the node.  A program that unlinks the node without holding
+ *   the token marks it NODE_DEAD (under the shard's lock) and then settles it.
+ * - A program that returns a token also settles the node: if it is dead and the token still in the
+ *   map, it takes the token again, drops the reference, and frees the node.
  *
- * Marking comes before the exchange of the one, and looking after the exchange of the other, so one of the two
- * always frees the node, and never both.  No free node has a reference, no reference of an old socket is ever
- * found at a node that was used again, and whoever finds the map empty knows that somebody else is at it.
+ * The unlinker sets NODE_DEAD before its exchange; the returner tests NODE_DEAD after its exchange.
+ * So exactly one of them frees the node.  No free node has a reference, and no reference of an old
+ * socket is ever found at a reused node.  An empty map element means that another program holds the
+ * token.
  */
 #ifndef SKREAP_HELD_BPF_H
 #define SKREAP_HELD_BPF_H
@@ -32,7 +34,10 @@ struct {
 	__type(value, struct held);
 } held SEC(".maps");
 
-/* Nodes have references.  The verifier knows the answer, and what it excludes. */
+/*
+ * True if nodes have references.  The verifier knows the value, and removes the code that it
+ * excludes.
+ */
 static __always_inline bool holding(void)
 {
 	return cfg_held && bpf_ksym_exists(skreap_sock_acquire_v1) && bpf_ksym_exists(skreap_sock_release_v1);
@@ -54,7 +59,7 @@ static __always_inline bool node_is_dead(const struct node *n)
 	return *(const volatile __u32 *)&n->tag == NODE_DEAD;
 }
 
-/* Frees a dead node; the caller has its token in hand, and drops the reference. No lock held. */
+/* Frees a dead node; the caller holds its token, and drops the reference.  No lock held. */
 static __always_inline void node_bury(__u32 i, struct node *n)
 {
 	struct shard *s = shard_at(shard_of(n->cookie));
@@ -70,11 +75,12 @@ static __always_inline void node_bury(__u32 i, struct node *n)
 }
 
 /*
- * If the node is dead and its token is in the map: drops the reference and frees the node.  No lock held.  The
- * node may have been freed and used again by others meanwhile, so it is looked at again with the token in hand.
+ * If the node is dead and its token is in the map: drops the reference and frees the node.  No lock
+ * held.  Other programs may have freed and reused the node meanwhile, so it is checked again while
+ * holding the token.
  *
- * This and other functions are global (not static) so that the verifier looks at them once, and not once for
- * each way that leads to them.
+ * This and other functions are global (not static) so that the verifier checks them once, and not
+ * once for each path that leads to them.
  */
 __noinline int held_settle(__u32 i)
 {
@@ -133,9 +139,9 @@ static __always_inline bool node_belongs(struct shard *s, struct node *n, __u64 
 }
 
 /*
- * Destroys the socket of the node if it is connected to the peer (see skreap_sock_try_destroy_v1).  EBUSY if
- * somebody has the lock of the socket, or another program the reference in hand: no walk waits for either.
- * Besides the other errors of that: ENODATA if the node has no reference.
+ * Destroys the socket of the node if it is connected to the peer (see skreap_sock_try_destroy_v1).
+ * EBUSY if the lock of the socket is taken, or another program holds the reference: no walk waits
+ * for either.  Further errors: those of that function, and ENODATA if the node has no reference.
  */
 __noinline int held_destroy(__u32 i, __u64 cookie, const struct peer *peer)
 {

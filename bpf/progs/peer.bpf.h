@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
-/* Whom a socket is connected to, in one form whatever the socket's family. */
+/* The peer of a socket, in one form for both families. */
 #ifndef SKREAP_PEER_BPF_H
 #define SKREAP_PEER_BPF_H
 
-/* A backend: what clients are connected to.  IPv4-mapped addresses are kept as IPv4. */
+/* A backend, to which clients are connected.  IPv4-mapped addresses are stored as IPv4. */
 struct peer {
 	__be32 daddr[4]; /* IPv4 in [0] */
 	__be16 dport;

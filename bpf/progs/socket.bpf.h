@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
-/* The live socket: whom it is connected to, how user space can name it. */
+/* The live socket: its peer, and its name for user space. */
 #ifndef SKREAP_SOCKET_BPF_H
 #define SKREAP_SOCKET_BPF_H
 
@@ -40,7 +40,10 @@ static __always_inline void live_peer(const struct sock *sk, __u8 protocol, stru
 	}
 }
 
-/* All that sock_diag needs to find exactly this socket, in its own family (a mapped peer stays mapped). */
+/*
+ * Everything that sock_diag needs to find exactly this socket, in its own family (a mapped peer
+ * stays mapped).
+ */
 static __always_inline void sock_identify(const struct sock *sk, __u8 protocol, struct skreap_victim *v)
 {
 	const struct sock_common *c = &sk->__sk_common;

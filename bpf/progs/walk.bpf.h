@@ -2,23 +2,31 @@
 /*
  * The walk: one pass over the bucket of a target in every shard, then over the wide sockets.
  *
- * It keeps its place with a cursor node inside the chain and moves it past one node per lock hold.  So it
- * may sleep between two nodes, may stop when its emit buffer is full and go on in the next call, survives
- * any insert or removal around it, and several walks may be in one bucket at once.
+ * A cursor node inside the chain marks its place; each lock hold moves the cursor past one node.
+ * So the walk may sleep between two nodes, may stop when its emit buffer is full and continue in
+ * the next call, and survives any insert or removal around it.  Several walks may be in one bucket
+ * at once.
  */
 #ifndef SKREAP_WALK_BPF_H
 #define SKREAP_WALK_BPF_H
 
-/* Nodes passed in one call, a few milliseconds: on a kernel without preemption nothing else runs on this CPU
- * meanwhile.  A longer walk is resumed like one whose buffer is full. */
+/*
+ * Nodes passed in one call, a few milliseconds: on a kernel without preemption nothing else runs on
+ * this CPU meanwhile.  A longer walk is resumed like one whose buffer is full.
+ */
 #define WALK_STEPS_MAX (1 << 16)
-/* Chains looked into in a row, for the same reason, and since bpf_for does nothing where it should count above 2^23. */
+/*
+ * Chains visited in one call, for the same reason, and because bpf_for does nothing if it should
+ * count above 2^23.
+ */
 #define WALK_CHAINS_MAX (1 << 20)
 /* Sockets destroyed in one call, for the same reason. */
 #define WALK_DESTROY_MAX SKREAP_EMIT_MAX
 
-/* What a walk remembers between two nodes and between two calls.  In memory, so that the verifier does not
- * have to follow every count through the loop. */
+/*
+ * State of a walk between two nodes and between two calls.  In memory, so that the verifier does
+ * not have to follow every count through the loop.
+ */
 struct walk_slot {
 	__u32 busy;
 	__u32 linked;	/* the cursor is in a chain of shard / bucket */
@@ -30,7 +38,10 @@ struct walk_slot {
 	struct skreap_walk n; /* counters of the call */
 } __attribute__((aligned(64)));
 
-/* Outlives the process, as the cursors do: a walk that was never resumed is tidied up by the next on its slot. */
+/*
+ * Outlives the process, as the cursors do: the next walk on the slot cleans up after a walk that
+ * was never resumed.
+ */
 struct walk_slot walk_slots[SKREAP_WALK_SLOTS] SEC(".bss.walks");
 struct skreap_victim emit[SKREAP_WALK_SLOTS * SKREAP_EMIT_MAX] SEC(".bss.emit");
 __s32 results[SKREAP_WALK_SLOTS * SKREAP_EMIT_MAX] SEC(".bss.results");
@@ -66,7 +77,7 @@ static __always_inline __s32 *result_at(__u32 slot, __u32 i)
 	return &results[i];
 }
 
-/* Takes the cursor out of the chain in which a call that was never resumed has left it. */
+/* Removes the cursor from the chain in which a call that was never resumed has left it. */
 static __always_inline void cursor_leave(struct walk_slot *w, struct node *cursor)
 {
 	struct shard *s = shard_at(w->shard);
@@ -136,8 +147,9 @@ static __always_inline bool state_wanted(const struct walk_slot *w, const struct
 }
 
 /*
- * A UDP socket whose old association was destroyed after connect() had looked at its port and before it had the lock:
- * it has a peer then and no port, and gets one when it sends.  Only a reference reaches it, no hash has it.
+ * A UDP socket whose previous association was destroyed after connect() had checked its port and
+ * before it had the lock: it has a peer and no port, and gets one when it sends.  It is in no hash
+ * table, so only a reference reaches it.
  */
 static __always_inline bool is_portless(const struct peer *live, const struct skreap_victim *v)
 {
@@ -145,9 +157,10 @@ static __always_inline bool is_portless(const struct peer *live, const struct sk
 }
 
 /*
- * What the socket of a node is to the target (or, without one, to the key it is recorded under).  A socket
- * without a local port takes part in nothing and cannot be named: a TCP connect that has not got that far, or
- * what a destroy leaves of a socket that its owner had not bound.  An event does not leave it at that if it has a peer.
+ * Relation of a node's socket to the target (or, without one, to the key it is recorded under).  A
+ * socket without a local port is in no hash table and has no name: its TCP connect has not got that
+ * far, or it was destroyed without having been bound by its owner.  If it has a peer, an event
+ * still treats it as a candidate.
  */
 static __always_inline __u32 relation(const struct walk_slot *w, const struct peer *target, const struct peer *live,
 				      const struct skreap_victim *v, __u64 key, __u32 tag)
@@ -163,9 +176,11 @@ static __always_inline __u32 relation(const struct walk_slot *w, const struct pe
 	return tag & NODE_WIDE || key_of(live) == key ? SKREAP_CONNECTED : SKREAP_MOVED_ON;
 }
 
-/* The backend that a socket is recorded under takes the place of its destination, one of IPv4 as an IPv4-mapped address
- * if the socket is of IPv6.  Not known for IPv6 if the socket
- * has never sent to it without being connected. */
+/*
+ * Replaces the destination of the victim by the backend that the socket is recorded under; for an
+ * IPv6 socket an IPv4 backend becomes an IPv4-mapped address.  An IPv6 backend is unknown unless an
+ * unconnected socket has sent to it.
+ */
 static __always_inline void name_recorded(struct skreap_victim *v, __u64 key, __u32 tag)
 {
 	struct peer p, *known;
@@ -191,9 +206,10 @@ static __always_inline void name_recorded(struct skreap_victim *v, __u64 key, __
 }
 
 /*
- * The socket of this node was closed, as it seems.  Mostly its release came between our look at the node and
- * our look at the socket, and the node is gone by now.  If it is not, a release was missed: an alarm, and the
- * nodes of that socket are removed here, since nobody else will.  True if so.
+ * The socket of this node seems to be closed.  Usually its release ran between our check of the
+ * node and our check of the socket, and the node is gone by now.  If the node is still there, a
+ * release was missed: an alarm.  The nodes of that socket are then removed here, because no hook
+ * will.  True if so.
  */
 __noinline int remove_stale(__u32 i, __u64 cookie)
 {
@@ -214,7 +230,7 @@ __noinline int remove_stale(__u32 i, __u64 cookie)
 	return 1;
 }
 
-/* Destroys the victim and counts what came of it; true if user space has to know of it. */
+/* Destroys the victim and counts the result; true if user space has to handle it. */
 static __always_inline bool destroy(struct walk_slot *w, __u32 i, __u64 cookie, __u32 tag,
 				    const struct peer *target, __u32 rel, __s32 *result)
 {
@@ -240,7 +256,9 @@ static __always_inline bool destroy(struct walk_slot *w, __u32 i, __u64 cookie, 
 	return w->n.flags & SKREAP_WALK_LIST;
 }
 
-/* Moves the cursor past one node, and does with its socket what is asked for.  Global: see held_settle(). */
+/*
+ * Moves the cursor past one node, and handles its socket as requested.  Global: see held_settle().
+ */
 __noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
 {
 	struct walk_slot *w = walk_slot_at(slot);
@@ -263,7 +281,7 @@ __noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
 	first = bucket_at(w->shard, w->bucket);
 	if (!s || !first)
 		return WALK_DONE;
-	/* The buffer is looked at first: a node is passed only when there is room for it. */
+	/* The buffer is checked first: a node is passed only when there is room for it. */
 	if (!v || !result || w->emitted >= SKREAP_EMIT_MAX || w->tried >= WALK_DESTROY_MAX)
 		return WALK_FULL;
 
@@ -296,8 +314,10 @@ __noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
 	sk = sock_of((void *)skp);
 	live_peer(sk, sk->sk_protocol, &live);
 	sock_identify(sk, sk->sk_protocol, v);
-	/* Close runs cgroup/sock_release first and takes the struct socket away afterwards.  The cookie is read
-	 * last: if the memory was recycled while we read, it is another one. */
+	/*
+	 * Close runs cgroup/sock_release first and clears the struct socket afterwards.  The cookie
+	 * is read last: if the memory was recycled while we read, the cookie differs.
+	 */
 	closed = !sk->sk_socket;
 	closed |= sock_cookie(sk) != cookie;
 	bpf_rcu_read_unlock();
@@ -317,7 +337,7 @@ __noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
 
 	rel = relation(w, target, &live, v, node_key, tag);
 	if (!all && tag & NODE_WIDE && rel != SKREAP_CONNECTED && !(w->n.flags & SKREAP_WALK_IN_FLIGHT)) {
-		/* recorded under every backend, so it tells nothing about this one */
+		/* recorded under every backend, so it says nothing about this one */
 		if (!live.dport)
 			w->n.incomplete |= SKREAP_INCOMPLETE_UNCONNECTED;
 		return WALK_GO_ON;
@@ -392,7 +412,10 @@ static __always_inline int walk(struct skreap_walk *ctx)
 	if (slot >= SKREAP_WALK_SLOTS || !cursor)
 		return -EINVAL;
 	if (!(flags & SKREAP_WALK_ALL)) {
-		/* A zero address or port would match sockets that are bound, listening or just closed. */
+		/*
+		 * A zero address or port would match sockets that are bound, listening or just
+		 * closed.
+		 */
 		if (!target.dport || !(target.daddr[0] | target.daddr[1] | target.daddr[2] | target.daddr[3]))
 			return -EINVAL;
 		if (!target_is_sound(&target))
@@ -409,7 +432,10 @@ static __always_inline int walk(struct skreap_walk *ctx)
 
 	__builtin_memset(&w->n, 0, sizeof(w->n));
 	w->n.flags = flags;
-	/* Before and after: what a healing links behind the walk takes its mark along. */
+	/*
+	 * Read before and after the walk: a healing may link a node behind the walk and clear its
+	 * mark.
+	 */
 	if (!(flags & SKREAP_WALK_ALL))
 		w->n.incomplete = marked(key, flags & SKREAP_WALK_UNCONNECTED);
 	w->n.states = ctx->states;

@@ -11,7 +11,7 @@ use skreap_core::Pacer;
 
 use super::nanos;
 
-/// How long a wait goes on before it is looked whether it is still wanted.
+/// Interval at which a wait checks whether it is still wanted.
 const SLICE: Duration = Duration::from_millis(20);
 
 type GiveUp = Box<dyn Fn() -> bool + Send>;
@@ -48,20 +48,21 @@ impl Pace {
         self.0.as_ref().map(|inner| inner.lock().pacer.rate())
     }
 
-    /// Nobody waits any more once this says so: the service is to end, and what it has begun is done at once.
+    /// Once this returns true, waits end at once: the service shuts down, and begun work is
+    /// completed without pauses.
     pub fn give_up_when(&self, give_up: impl Fn() -> bool + Send + 'static) {
         if let Some(inner) = &self.0 {
             inner.lock().give_up = Some(Box::new(give_up));
         }
     }
 
-    /// How many may be destroyed between [`before`](Self::before) and [`after`](Self::after).
+    /// Number of destroys allowed between [`before`](Self::before) and [`after`](Self::after).
     pub(crate) fn batch(&self) -> usize {
         let batch = self.0.as_ref().map(|inner| inner.lock().pacer.batch());
         batch.map_or(usize::MAX, |batch| usize::try_from(batch).unwrap_or(usize::MAX))
     }
 
-    /// Waits until the next batch may go.
+    /// Waits until the next batch is allowed.
     pub(crate) fn before(&self) {
         let Some(inner) = &self.0 else {
             return;
@@ -81,7 +82,7 @@ impl Pace {
         }
     }
 
-    /// Takes note of what was destroyed.
+    /// Records the number of destroyed sockets.
     pub(crate) fn after(&self, destroyed: u64) {
         if let Some(inner) = &self.0 {
             let mut inner = inner.lock();
@@ -91,7 +92,8 @@ impl Pace {
         }
     }
 
-    /// All that [`after`](Self::after) was told, and the nanoseconds waited, since the beginning.
+    /// Total of all calls of [`after`](Self::after), and the nanoseconds waited, since the
+    /// beginning.
     pub(crate) fn totals(&self) -> (u64, u64) {
         self.0.as_ref().map_or((0, 0), |inner| {
             let inner = inner.lock();

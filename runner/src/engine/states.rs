@@ -1,4 +1,4 @@
-//! Which TCP states are looked at.
+//! The TCP states of victims.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,10 +7,11 @@ use skreap_core::state_name;
 
 /// TCP states whose sockets are victims, the same for all engines. UDP sockets have no such states.
 ///
-/// The default is every state in which there is something to destroy: a whole socket with a peer and an
-/// owner. The others cannot be in a mask at all:
-/// * TIME_WAIT: the connection is over and its owner has closed it. A 2-minute memory of the tuple is left,
-///   which protects the next connection; nobody waits for it, and nothing is sent.
+/// The default is every state in which there is something to destroy: a whole socket with a peer
+/// and an owner. A mask cannot contain the others:
+/// * TIME_WAIT: the connection is over and its owner has closed it. Only a 2-minute record of the
+///   tuple is left, which protects the next connection; no process waits for it, and nothing is
+///   sent.
 /// * CLOSE and BOUND_INACTIVE: no connection. The kernel answers a destroy with `ENOENT`.
 /// * LISTEN: has no peer.
 /// * NEW_SYN_RECV: a request in the queue of a listener, not a socket of any process.

@@ -1,13 +1,13 @@
-//! Events that waited together: one walk for each backend, however many of them name it.
+//! Events that waited together: one walk for each backend, however many events name it.
 
 use std::collections::{BTreeMap, HashMap};
 
 use skreap_core::Backend;
 
-/// What has been done for events that were all received before the first of them was handled.
+/// Results for events that were all received before the first of them was handled.
 ///
-/// An event that names a backend which an earlier one of the batch has had reaped without a flaw is answered
-/// with that: when the walk began, the load balancer had forgotten the backend for both.
+/// If an earlier event in the batch cleanly reaped the same backend, that result is reused: when
+/// the walk began, the load balancer had removed the backend for both events.
 #[derive(Debug, Default)]
 pub struct Batch {
     done: HashMap<Backend, String>,
@@ -16,8 +16,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Splits the backends, each named once, into those to be reaped now and those that were, with the id of
-    /// the event.
+    /// Splits the backends, each named once, into those to be reaped now and those already reaped,
+    /// with the id of the event that did.
     pub(crate) fn split(&self, backends: Vec<Backend>) -> (Vec<Backend>, BTreeMap<Backend, String>) {
         let mut merged = BTreeMap::new();
         let mut rest = backends;
@@ -31,7 +31,7 @@ impl Batch {
         (rest, merged)
     }
 
-    /// Takes note that this event has had the backend reaped, with nothing missed and nothing failed.
+    /// Records that this event has reaped the backend, with nothing missed and nothing failed.
     pub(crate) fn add(&mut self, backend: Backend, id: &str) {
         self.done.insert(backend, id.to_owned());
     }

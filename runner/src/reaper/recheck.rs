@@ -1,9 +1,9 @@
-//! Looking again for sockets whose `connect()` was under way when the event came.
+//! Repeated checks for sockets whose `connect()` was under way when the event came.
 //!
-//! The hooks record a socket before its connect takes effect. An event that comes in between finds a node whose
-//! socket is not connected to the backend yet, and must not leave it at that. What a failed connect or a destroy
-//! leaves behind looks the same, so there is a bound, and what was waited for in vain once is settled: later
-//! events do not wait for it (`pending.bpf.h`).
+//! The hooks record a socket before its connect takes effect. An event in between finds a node
+//! whose socket is not connected to the backend yet, and has to wait for it. The leftover of a
+//! failed connect or a destroy looks the same, so the wait is bounded, and a node whose wait has
+//! expired is settled: later events do not wait for it (`pending.bpf.h`).
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use skreap_core::Target;
 use crate::engine::EngineError;
 use crate::sys::rcu;
 
-/// What a walk for connects under way has found.
+/// Result of a walk for connects under way.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     /// Cookies of the sockets.
     pub sockets: HashSet<u64>,
-    /// Nodes without their socket that it met, and removed: no other walk will tell of them.
+    /// Nodes without their socket that it found and removed: no other walk will report them.
     pub stale: u64,
 }
 
@@ -37,10 +37,10 @@ pub(crate) fn grace_period() -> Result<(), EngineError> {
     })
 }
 
-/// The sockets that may be connecting to the target now, and begins to watch them.
+/// Returns the sockets that may be connecting to the target now, and begins to watch them.
 ///
 /// # Errors
-/// [`EngineError::Walk`]: which they are is not known, and they are not waited for.
+/// [`EngineError::Walk`]: the sockets are unknown, and the event does not wait for them.
 pub(crate) fn watch(walker: &mut Walker, target: &Target) -> Result<Found, EngineError> {
     ask(walker, target, InFlight::Watch)
 }
@@ -56,9 +56,10 @@ pub(crate) fn look(walker: &mut Walker, target: &Target, before: &HashSet<u64>) 
     }
 }
 
-/// Time is up: those that are still watched are not waited for again. Answers how many stale nodes it met.
+/// Ends the wait: later events do not wait for the sockets that are still watched. Returns the
+/// number of stale nodes found.
 pub(crate) fn settle(walker: &mut Walker, target: &Target) -> u64 {
-    // If that fails they are, which costs time.
+    // If this fails, later events wait for them, which costs time.
     ask(walker, target, InFlight::Settle).map_or(0, |found| found.stale)
 }
 

@@ -1,15 +1,16 @@
-//! Which backends the index has sockets of, and which of those are not among the living.
+//! The backends in the index, and those of them that are not among the living.
 //!
-//! One pass over the index finds the backends, and each is then reaped by a walk of its own. Those walks visit no node
-//! twice, so all of them together are one more pass at most; what they do besides (waiting for connects, a scan where the
-//! index lacks sockets, a line of its own in the report) is per backend anyway.
+//! One pass over the index finds the backends; each is then reaped by a walk of its own. Those
+//! walks visit no node twice, so all of them together are at most one more pass. The rest of their
+//! work (waiting for connects, a scan where the index lacks sockets, a line in the report) is per
+//! backend anyway.
 
 use std::collections::{BTreeSet, HashSet};
 
 use skreap_bpf::{Error, Relation, Walker};
 use skreap_core::{Backend, Incomplete, Unconnected};
 
-/// The indexed backends that are not in `living`, and why there may be more of them.
+/// The indexed backends that are not in `living`, and the reasons why there may be more of them.
 ///
 /// # Errors
 /// [`Error`] if the index cannot be walked.
@@ -32,7 +33,8 @@ pub(crate) fn gone(
                 Some(backend) if wanted && !living.contains(&backend) => {
                     gone.insert(backend);
                 }
-                // Connected to what can be no backend (multicast), it is nobody's victim.
+                // A multicast address cannot be a backend, so a socket connected to one is not a
+                // victim.
                 None if wanted && victim.relation() == Relation::Unconnected => {
                     incomplete.insert(Incomplete::WideUnconnected);
                 }

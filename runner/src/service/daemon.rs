@@ -17,14 +17,16 @@ use crate::service::systemd::{Beat, Supervisor, Telling};
 pub const QUEUE: usize = 1024;
 /// Requests that are taken out of the queue together.
 const BATCH: usize = 256;
-/// How often the reaper lets go of what is only kept for speed.
+/// Interval at which the reaper frees caches.
 const TIDY: Duration = Duration::from_secs(1);
 
-/// Serves until every source has ended (end of input, or `stop`), and every accepted request is answered. The
-/// supervisor is told when all sources are there, and when it ends; `stop` is given then, whoever ended it.
+/// Serves until every source has ended (end of input, or `stop`), and every accepted request is
+/// answered. Notifies the service manager when all sources listen, and at the end; sets `stop`
+/// then, whatever the cause.
 ///
 /// # Errors
-/// The error of starting a source, or of telling the supervisor. What was started is stopped first.
+/// The error of starting a source, or of notifying the service manager. Sources that were started
+/// are stopped first.
 pub fn serve(
     reaper: &mut Reaper,
     sources: &[Source],
@@ -61,10 +63,10 @@ pub fn serve(
         ending.given()
     });
     work_beating(reaper, &jobs, supervisor.beat());
-    // Who goes on with the reaper goes on at its pace.
+    // A caller that uses the reaper afterwards keeps its pace.
     reaper.pace().give_up_when(|| false);
     running.into_iter().for_each(Running::wait);
-    // At the end of input nobody has given it yet.
+    // At the end of input the signal has not been given yet.
     stop.give();
     monitor.watch_queue(None);
     if answering.join().is_err() {
@@ -73,19 +75,19 @@ pub fn serve(
     telling.map(Telling::end)
 }
 
-/// Answers questions about the service beside the reaper, until all senders are gone.
+/// Answers questions about the service beside the reaper, until all senders are dropped.
 fn answer_questions(monitor: Monitor, asked: Receiver<Job>) -> io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name("questions".to_owned()).spawn(move || {
         for job in asked {
             let answer = match &job.request {
-                // Takes as long as a dump of every socket, so it is left to the thread of the audits.
+                // Takes as long as a dump of every socket, so it runs on the thread of the audits.
                 Request::Audit { id } => match ask_audit(&monitor, id, &job) {
                     Ok(()) => continue,
                     Err(busy) => Reply::Refused(busy),
                 },
                 request => monitor.answer(request),
             };
-            // A client that has gone away needs no answer.
+            // A client that has disconnected needs no answer.
             let _ = job.reply.send(answer);
         }
     })
@@ -104,7 +106,8 @@ fn ask_audit(monitor: &Monitor, id: &str, job: &Job) -> Result<(), Refusal> {
     if accepted { Ok(()) } else { Err(Refusal::new(0, busy).with_id(id)) }
 }
 
-/// Answers jobs until all senders are gone: what [`serve`] does, for a program with sources of its own.
+/// Answers jobs until all senders are dropped: the loop of [`serve`], for a program with sources of
+/// its own.
 pub fn work(reaper: &mut Reaper, jobs: &Receiver<Job>) {
     work_beating(reaper, jobs, &Beat::default());
 }
@@ -115,12 +118,14 @@ fn work_beating(reaper: &mut Reaper, jobs: &Receiver<Job>, beat: &Beat) {
         beat.beat();
         match jobs.recv_timeout(TIDY.min(beat.rest())) {
             Ok(job) => {
-                // Whatever waits by now was received before the first walk begins, and may share it.
+                // All jobs that wait by now were received before the first walk begins, and may
+                // share it.
                 let waiting: Vec<Job> = std::iter::once(job).chain(jobs.try_iter().take(BATCH - 1)).collect();
                 let mut batch = Batch::default();
                 for job in waiting {
                     let reply = answer(reaper, &mut batch, &job);
-                    // A client that has gone away has its work done, and nobody to tell.
+                    // The requests of a client that has disconnected are carried out without an
+                    // answer.
                     let _ = job.reply.send(reply);
                     beat.beat();
                 }

@@ -1,4 +1,5 @@
-//! `skreap serve`: sources of requests on one side, a reaper on the other, metrics and a service manager beside.
+//! `skreap serve`: sources of requests, the reaper, metrics, and the notifications of a service
+//! manager.
 
 pub mod daemon;
 pub mod metrics;

@@ -6,7 +6,8 @@ use std::io;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
-/// Where the cgroup2 hierarchy is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on a hybrid system.
+/// Mount point of the cgroup2 hierarchy: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on a hybrid
+/// system.
 ///
 /// # Errors
 /// `NotFound` if it is not mounted; the errno if `/proc/self/mounts` cannot be read.
@@ -19,7 +20,7 @@ pub fn root() -> io::Result<PathBuf> {
 /// The cgroup2 directory of this process.
 ///
 /// # Errors
-/// As [`root`]; `NotFound` if `/proc/self/cgroup` does not tell.
+/// As [`root`]; `NotFound` if `/proc/self/cgroup` has no entry for it.
 pub fn own() -> io::Result<PathBuf> {
     let list = fs::read("/proc/self/cgroup")?;
     let path = list.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"0::/"));
@@ -31,7 +32,7 @@ pub fn own() -> io::Result<PathBuf> {
 /// Opens a cgroup directory, after a look that it is one.
 ///
 /// # Errors
-/// `NotADirectory` if the path is no cgroup2 directory; otherwise the errno of the open.
+/// `NotADirectory` if the path is not a cgroup2 directory; otherwise the errno of the open.
 pub fn open(path: &Path) -> io::Result<File> {
     let dir = File::open(path)?;
     if path.join("cgroup.procs").exists() && path.join("cgroup.controllers").exists() {

@@ -1,6 +1,6 @@
-//! What a service may do once it is set up, and no more.
+//! The capabilities of a service after its setup, and no others.
 //!
-//! [`lower`] takes everything from the calling thread, and so from those it starts, but
+//! [`lower`] takes everything from the calling thread, and so from the threads it starts, but
 //!
 //! | capability | what for | effective |
 //! |---|---|---|
@@ -11,11 +11,13 @@
 //! | CAP_DAC_READ_SEARCH | open a cgroup by the id that a socket has | while [`raise`]d |
 //! | CAP_CHOWN, CAP_FOWNER | give a unix socket another owner; kept only if that was asked for | while [`raise`]d |
 //!
-//! CAP_SYS_ADMIN and the next two cannot be given up for good: the next event may be about a netns that does not exist yet. They
-//! stay permitted, and only the thread that needs one has it in force, for as long as it needs it.
+//! CAP_SYS_ADMIN and the next two cannot be dropped permanently: the next event may concern a netns
+//! that does not exist yet. They stay permitted, and become effective only in the thread that needs
+//! one, while it needs it.
 //!
-//! Capabilities belong to threads, so [`lower`] has to come before any other thread is started. A program that embeds
-//! the library and never calls it keeps what it has; [`raise`] then does nothing.
+//! Capabilities belong to threads, so [`lower`] has to be called before any other thread is
+//! started. A program that embeds the library and never calls it keeps its capabilities; [`raise`]
+//! then does nothing.
 
 use std::cell::Cell;
 use std::io;
@@ -28,7 +30,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 /// Without these nothing works.
 const ALWAYS: [Capability; 3] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
 
-/// Without one of these some sockets cannot be reached, which is said when it happens.
+/// Without one of these some sockets are unreachable, which is reported when it happens.
 const AT_TIMES: [(Capability, &str); 3] = [
     (Capability::CAP_SYS_ADMIN, "sockets in other network namespaces cannot be destroyed"),
     (Capability::CAP_SYS_PTRACE, "scans see only the network namespaces of processes of the same user"),
@@ -38,12 +40,12 @@ const AT_TIMES: [(Capability, &str); 3] = [
 /// For a unix socket that gets another owner.
 const OWNER: [Capability; 2] = [Capability::CAP_CHOWN, Capability::CAP_FOWNER];
 
-/// All that [`lower`] keeps of what the process has, but for what the owner of a unix socket needs.
+/// The capabilities that [`lower`] keeps, without those for the owner of a unix socket.
 pub fn needed() -> impl Iterator<Item = Capability> {
     ALWAYS.into_iter().chain(AT_TIMES.map(|(cap, _)| cap))
 }
 
-/// The command that gives this program what it needs, for whoever may start it.
+/// The command that gives this program its capabilities, for every user who may start it.
 fn setcap() -> String {
     let names: Vec<String> = needed().map(|cap| cap.to_string().to_lowercase()).collect();
     let path = std::env::current_exe().unwrap_or_else(|_| "skreap".into());
@@ -56,7 +58,7 @@ static LOWERED: AtomicBool = AtomicBool::new(false);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The process does not even have what it needs.
+    /// The process lacks required capabilities.
     #[error(
         "this process lacks {}: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (and CAP_SYS_ADMIN, \
          CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH for sockets in other network namespaces), by AmbientCapabilities= of \
@@ -68,9 +70,9 @@ pub enum Error {
     /// The kernel refused to change them.
     #[error("cannot change {what}: {source}")]
     Refused {
-        /// What was to be changed.
+        /// The setting that could not be changed.
         what: &'static str,
-        /// What it said.
+        /// The error.
         source: io::Error,
     },
 }
@@ -79,12 +81,12 @@ fn refused(what: &'static str) -> impl Fn(CapsError) -> Error {
     move |e| Error::Refused { what, source: io::Error::other(e.to_string()) }
 }
 
-/// Gives up everything that is not in the table above, and the way to get more (`no_new_privs`). For the calling
-/// thread and those it starts from now on: call it before there are others. `may_give_away`: files may get another
-/// owner later.
+/// Drops everything that is not in the table above, and the way to get more (`no_new_privs`).
+/// Applies to the calling thread and those it starts afterwards, so call it before there are
+/// others. `may_give_away`: files may get another owner later.
 ///
 /// # Errors
-/// [`Error::Missing`] if a capability is missing without which nothing works; nothing is changed then.
+/// [`Error::Missing`] if a required capability is missing; nothing is changed then.
 pub fn lower(may_give_away: bool) -> Result<(), Error> {
     let permitted = caps::read(None, CapSet::Permitted).map_err(refused("the permitted capabilities"))?;
     let missing: Vec<String> =
@@ -107,7 +109,8 @@ pub fn lower(may_give_away: bool) -> Result<(), Error> {
     if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
         return Err(Error::Refused { what: "no_new_privs", source: io::Error::last_os_error() });
     }
-    // What an exec could give back. Not without CAP_SETPCAP; no_new_privs alone is enough then.
+    // The capabilities that an exec could give back. Needs CAP_SETPCAP; without it no_new_privs is
+    // sufficient.
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false) {
         for cap in caps::read(None, CapSet::Bounding).map_err(refused("the bounding set"))? {
             if !kept.contains(&cap) {
@@ -128,15 +131,16 @@ thread_local! {
     static RAISED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Puts back in force what [`lower`] has left permitted, for this thread, until the guard is dropped. Costs three
-/// microseconds, or nothing if privileges were not lowered or are raised already.
+/// Makes the capabilities that [`lower`] has left permitted effective, for this thread, until the
+/// guard is dropped. Costs three microseconds, or nothing if privileges were not lowered or are
+/// raised already.
 #[must_use = "privileges are lowered again when the guard is dropped"]
 pub fn raise() -> Raised {
     if LOWERED.load(Ordering::Acquire) {
         if RAISED.get() == 0 {
             let all = caps::read(None, CapSet::Permitted);
             if let Err(e) = all.and_then(|all| caps::set(None, CapSet::Effective, &all)) {
-                // What needs them fails, and says so.
+                // The operation that needs them fails, and reports it.
                 tracing::warn!("cannot raise privileges: {e}");
             }
         }
@@ -145,7 +149,7 @@ pub fn raise() -> Raised {
     Raised { _of_this_thread: PhantomData }
 }
 
-/// Whether a netns of others can be entered while privileges are [raised](raise).
+/// Whether a netns of other users can be entered while privileges are [raised](raise).
 #[must_use]
 pub fn may_enter_netns() -> bool {
     caps::has_cap(None, CapSet::Permitted, Capability::CAP_SYS_ADMIN).unwrap_or(false)

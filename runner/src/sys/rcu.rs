@@ -1,4 +1,5 @@
-//! RCU grace periods: whoever in the kernel was in a read-side section when one began has left it at its end.
+//! RCU grace periods: every read-side section that was running when one began has ended when it
+//! ends.
 
 use std::io;
 use std::thread;
@@ -8,7 +9,7 @@ use skreap_bpf::fault::{self, Point};
 
 /// `MEMBARRIER_CMD_GLOBAL` (linux/membarrier.h), which waits for a grace period: some milliseconds.
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
-/// Longer than a grace period mostly takes, and than a hook can run.
+/// Longer than a usual grace period, and longer than a hook can run.
 const LONG: Duration = Duration::from_millis(50);
 
 /// Returns after a grace period that has begun since the call.

@@ -1,14 +1,15 @@
-//! Healing: the index gets to know again what it had to leave out.
+//! Healing: puts the sockets that were left out back into the index.
 //!
 //! ```text
 //!   turn ─► grace period ─► connects take effect ─► every socket there is into the index ─► clear
 //!     marks set from here on are another generation, and stay                marks before the turn
 //! ```
 //!
-//! A mark may go when every socket that it stands for is in the index, or is not there any more. What was marked before
-//! the turn was recorded (or lost) by a hook that has ended by the end of the grace period; its socket has its peer some
-//! microseconds later, for which [`SETTLE`] waits; so the search sees it. If it finds no room either, the search marks
-//! its backend again, in the younger generation. If a netns is out of reach nothing is cleared.
+//! A mark may be cleared when every socket that it stands for is in the index, or no longer exists.
+//! A mark from before the turn was set by a hook that has ended by the end of the grace period. The
+//! socket of that hook gets its peer some microseconds later, for which [`SETTLE`] waits, so the
+//! search finds it. If there is still no room for it, the search marks its backend again, in the
+//! younger generation. If a netns is out of reach, nothing is cleared.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,8 +23,8 @@ use crate::engine::EngineError;
 use crate::sys::rcu;
 use crate::upkeep::bootstrap::{self, Bootstrapped};
 
-/// How long a `connect()` may be on its way from the hook to its effect. It is a few microseconds of one system call;
-/// a UDP connect may have to wait for the lock of its socket besides.
+/// Bound for the time of a `connect()` between its hook and its effect. It is a few microseconds of
+/// one system call; a UDP connect may also have to wait for the lock of its socket.
 pub const SETTLE: Duration = Duration::from_secs(2);
 
 /// Heals an index, from any thread.
@@ -33,23 +34,24 @@ pub struct Healer {
     marker: Marker,
     cgroup: PathBuf,
     settle: Duration,
-    /// Of all healers of the index: two at once would clear marks that only one of them has healed.
+    /// Shared by all healers of the index: two at once would clear marks that only one of them has
+    /// healed.
     one_at_a_time: Arc<Mutex<()>>,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Healed {
     /// The marks before.
     pub before: Marks,
-    /// The marks after: of what has found no room again, or was lost meanwhile.
+    /// The marks afterwards: of sockets that found no room again, or were lost meanwhile.
     pub after: Marks,
-    /// What the search has put into the index.
+    /// Sockets that the search has put into the index.
     pub found: Bootstrapped,
 }
 
 impl Healer {
-    /// `cgroup` is the directory whose sockets the index is to know.
+    /// `cgroup` is the directory whose sockets belong in the index.
     pub(crate) fn new(
         index: Arc<Index>,
         cgroup: &Path,
@@ -58,7 +60,7 @@ impl Healer {
         Ok(Self { marker: index.marker()?, index, cgroup: cgroup.to_owned(), settle: SETTLE, one_at_a_time })
     }
 
-    /// Another time in place of [`SETTLE`].
+    /// Replaces [`SETTLE`].
     #[must_use]
     pub fn settle(self, settle: Duration) -> Self {
         Self { settle, ..self }
@@ -72,12 +74,12 @@ impl Healer {
         self.index.marks()
     }
 
-    /// Puts every connected socket of the cgroup into the index, and takes back the marks of what was missing. Takes
-    /// two seconds and as long as a look at every socket; events and hooks go on meanwhile. Waits for another healer of
-    /// this index.
+    /// Puts every connected socket of the cgroup into the index, and clears the marks of those that
+    /// were missing. Takes two seconds and as long as a visit of every socket; events and hooks
+    /// continue meanwhile. Waits for another healer of this index.
     ///
     /// # Errors
-    /// [`EngineError`] if the search could not begin; no mark is taken back then.
+    /// [`EngineError`] if the search could not begin; no mark is cleared then.
     pub fn run(&mut self) -> Result<Healed, EngineError> {
         let turn = Arc::clone(&self.one_at_a_time);
         let _turn = turn.lock();

@@ -1,9 +1,10 @@
-//! Staying the last program on each hook, and what is due when we were not.
+//! Staying the last program on each hook, and the work that is due when we were not last.
 //!
-//! A load balancer that is attached after the hooks translates the address after they have recorded it. The order
-//! is looked at before every event and about once a second. If a program of somebody else runs after ours, ours is
-//! attached once more, behind it, and then taken from its old place: at no moment it runs nowhere. What was recorded
-//! under a virtual address meanwhile is then recorded under its live peer (a *re-key*).
+//! A load balancer that is attached after the hooks translates the address after they have recorded
+//! it. The order is checked before every event and about once a second. If a foreign program runs
+//! after ours, ours is attached once more, behind it, and then detached from its old place, so it
+//! runs at every moment. Sockets that were recorded under a virtual address meanwhile are then
+//! recorded under their live peer (a *re-key*).
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -21,13 +22,13 @@ use crate::observe::status::OrderStatus;
 use crate::sys::privileges;
 use crate::sys::rcu;
 
-/// How often the hooks are moved at most: this many times in [`WINDOW`]. Another agent may want to be last too,
-/// and two that always give way to none would be busy with nothing else.
+/// Maximum number of moves of the hooks in [`WINDOW`]. Another agent may also want to be last, and
+/// two such agents would do nothing but move.
 const MOVES: usize = 8;
 /// See [`MOVES`].
 const WINDOW: Duration = Duration::from_secs(60);
-/// How long before every event those sockets are looked at again whose connect may have been in flight. The way
-/// from the hook to the peer is a few microseconds of one system call.
+/// Period in which sockets whose connect may have been in flight are checked again before every
+/// event. The way from the hook to the peer is a few microseconds of one system call.
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// Keeps the hooks last, and the index right when they were not.
@@ -35,12 +36,13 @@ const SETTLE: Duration = Duration::from_secs(2);
 pub struct OrderKeeper {
     cgroup: File,
     rekeyer: Rekeyer,
-    /// As they were when the order was last put right.
+    /// The marks when the order was last restored.
     marks: [Option<Mark>; Hook::ALL.len()],
     moves: VecDeque<Instant>,
     /// There is a hook that could be moved, but was not.
     waiting: bool,
-    /// Sockets that were recorded under another address than their peer's and may get another peer yet.
+    /// Sockets that were recorded under another address than their peer's and may still get another
+    /// peer.
     suspects: Vec<u64>,
     suspected: Instant,
     /// The order could not be read.
@@ -76,15 +78,15 @@ impl OrderKeeper {
         })
     }
 
-    /// Where the hooks stand, and what was done so far.
+    /// The position of the hooks, and the work done so far.
     #[must_use]
     pub fn status(&self) -> OrderStatus {
         self.status
     }
 
-    /// To be called before each event: afterwards every socket is recorded under the peer it has, whatever the order
-    /// was until now. False, and a line in the log, if that cannot be
-    /// said, because the order could not be read or the index not looked over.
+    /// Call it before each event: afterwards every socket is recorded under its live peer, whatever
+    /// the order was until now. Returns false, and logs, if that is not certain, because the order
+    /// could not be read or the index could not be checked.
     pub fn before_event(&mut self, hooks: &mut Hooks, observer: &Observer) -> bool {
         let done = if self.blind || self.changed(false) {
             self.put_right(hooks, observer)
@@ -98,7 +100,8 @@ impl OrderKeeper {
         report(done) && !self.blind
     }
 
-    /// To be called about once a second: also sees what has changed in parent cgroups, and moves what had to wait.
+    /// Call it about once a second: it also sees changes in parent cgroups, and makes the moves
+    /// that had to wait.
     pub fn tidy(&mut self, hooks: &mut Hooks, observer: &Observer) {
         self.count_detached(hooks);
         if self.blind || self.changed(true) || self.waiting && self.may_move(Instant::now()) {
@@ -114,8 +117,8 @@ impl OrderKeeper {
         }
     }
 
-    /// Nothing puts a hook back that somebody took away. Without that of connects an event is finished by a scan;
-    /// without that of releases all are right, and the index fills up.
+    /// A detached hook is not attached again. Without a connect hook a scan finishes each event;
+    /// without the release hook all events are right, and the index fills up.
     fn count_detached(&mut self, hooks: &Hooks) {
         let detached: Vec<&str> = hooks.detached().collect();
         self.status.detached = detached.len() as u64;
@@ -128,7 +131,7 @@ impl OrderKeeper {
         }
     }
 
-    /// Whether anything was attached or detached since the order was put right.
+    /// Whether anything was attached or detached since the order was restored.
     fn changed(&mut self, thorough: bool) -> bool {
         Hook::ALL.iter().zip(&self.marks).any(|(hook, seen)| {
             let now = Mark::take(self.cgroup.as_fd(), *hook, thorough).ok();
@@ -153,7 +156,7 @@ impl OrderKeeper {
         let may_move = self.may_move(now);
         let (mut tried, mut moved, mut behind, mut waiting, mut blind) = (false, false, 0, false, false);
         for ((hook, mark), told) in Hook::ALL.into_iter().zip(&mut self.marks).zip(&mut self.told) {
-            // The mark is taken first: what changes afterwards is seen the next time.
+            // The mark is taken first: a later change is seen the next time.
             let mut at = Mark::take(self.cgroup.as_fd(), hook, true);
             let mut order = read(hooks, &self.cgroup, hook);
             if may_move
@@ -162,7 +165,8 @@ impl OrderKeeper {
             {
                 tried = true;
                 let done = {
-                    // As Pins::hold(): the directory may be reached through /proc/PID/fd of another process.
+                    // As Pins::hold(): the directory may be reached through /proc/PID/fd of another
+                    // process.
                     let _raised = privileges::raise();
                     hooks.become_last(observer.index(), hook, self.cgroup.as_fd())
                 };
@@ -181,7 +185,7 @@ impl OrderKeeper {
             match order {
                 Ok(order) if order.ours.is_none() => {
                     blind = true;
-                    // What has connected since it went is in nobody's books.
+                    // No hook has recorded the sockets that have connected since then.
                     if let Err(e) = observer.index().marker().and_then(|marker| marker.everything()) {
                         tracing::error!("events may be incomplete without a report of it: {e}");
                     }
@@ -213,12 +217,13 @@ impl OrderKeeper {
         self.status.last = behind == 0 && !blind;
         self.waiting = waiting;
         self.blind = blind;
-        // A hook that was on its way in the old order is through after it: the kernel runs them in RCU sections.
+        // After a grace period every hook that ran in the old order has ended: the kernel runs them
+        // in RCU sections.
         rcu::grace_period_or_pause();
         self.look_over(observer)
     }
 
-    /// Visits every node and has each socket recorded anew that is connected to something else than it is recorded
+    /// Visits every node and records each socket anew whose live peer is not the one it is recorded
     /// under.
     fn look_over(&mut self, observer: &Observer) -> Result<(), skreap_bpf::Error> {
         // Until it has been done: the next event, or tidy(), tries again.
@@ -257,7 +262,8 @@ impl OrderKeeper {
         }
         let rekeyed = self.status.rekeyed - before;
         self.unseen = false;
-        // Nobody knows any more where an address was translated to that was only sent to.
+        // Addresses that were only sent to are left out: the kernel does not keep their
+        // translation.
         tracing::info!(
             visited,
             rekeyed,
@@ -268,8 +274,8 @@ impl OrderKeeper {
         Ok(())
     }
 
-    /// Looks at the suspects once more. None is dismissed: a connect that is in flight may take effect after the
-    /// peer was seen.
+    /// Checks the suspects once more. None is dismissed: a connect in flight may take effect after
+    /// the peer was read.
     fn look_again(&mut self) -> Result<(), skreap_bpf::Error> {
         let mut failed = Ok(());
         let (rekeyer, rekeyed) = (&self.rekeyer, &mut self.status.rekeyed);
@@ -295,7 +301,7 @@ fn read(hooks: &Hooks, cgroup: &File, hook: Hook) -> io::Result<Order> {
     Order::read(cgroup.as_fd(), hook, hooks.program_id(hook)?)
 }
 
-/// Says what runs after ours, if anything does.
+/// Logs the programs that run after ours, if there are any.
 fn tell(order: &Order, may_move: bool) {
     let hook = order.hook;
     if order.foreign_above().next().is_some() {

@@ -1,7 +1,7 @@
-//! As much HTTP as a scrape needs: one GET, one answer, and the connection is closed.
+//! The subset of HTTP that a scrape needs: one GET, one response, and the connection is closed.
 //!
-//! The small servers there are either bring an asynchronous runtime or set no limit on how long a client may take
-//! and how many there are; here both are the point. The request is parsed by `httparse`.
+//! Existing small servers either bring an asynchronous runtime, or limit neither the time per
+//! client nor the number of clients; both limits matter here. `httparse` parses the request.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -23,7 +23,7 @@ const HEAD_MAX: usize = 8 * 1024;
 const HEADERS_MAX: usize = 64;
 /// How long a client too many is waited for, on the thread that accepts.
 const REFUSE_AFTER: Duration = Duration::from_millis(50);
-/// How long, and how much, is read from a client after its answer.
+/// Limits in time and bytes of reading from a client after the response.
 const LINGER: Duration = Duration::from_secs(1);
 const DRAIN_MAX: usize = 64 * 1024;
 /// How long accepting rests when it fails.
@@ -60,7 +60,7 @@ impl Stream {
         }
     }
 
-    /// Waits for as long as this in the next read or write; not at all without.
+    /// Timeout of the next read or write; none: do not wait.
     fn wait(&self, left: Option<Duration>) -> io::Result<()> {
         match (self, left) {
             (Self::Tcp(s), None) => s.set_nonblocking(true),
@@ -120,7 +120,8 @@ pub(super) fn serve(listener: &Listener, registry: &Arc<Registry>, stop: &Stop) 
         let scrape = Scrape { stream, until: Instant::now() + DEADLINE, active: Arc::clone(&active) };
         let full = active.fetch_add(1, Ordering::Relaxed) >= SCRAPES_MAX;
         let registry = Arc::clone(registry);
-        // Beyond the limit the answer is short and fits a socket's buffer: it is given here, without a thread.
+        // Beyond the limit the response is short and fits a socket's buffer, so it is sent here,
+        // without a thread.
         if full {
             scrape.refuse();
         } else if let Err(e) =
@@ -138,11 +139,12 @@ pub(crate) fn answer(stream: UnixStream, registry: &Registry) {
     Scrape { stream: Stream::Unix(stream), until: Instant::now() + DEADLINE, active }.answer(registry);
 }
 
-/// One connection, counted as active as long as this lives.
+/// One connection, counted as active while this value lives.
 struct Scrape {
     stream: Stream,
-    /// Until when the client is waited for. What it has sent by then is read, and what fits its socket is written,
-    /// however late it is: a machine may be so busy that this thread has not run before.
+    /// Deadline for waiting. Input that has arrived by then is read, and output that fits the
+    /// socket's buffer is written, however late: on a busy machine this thread may not have run
+    /// before.
     until: Instant,
     active: Arc<AtomicUsize>,
 }
@@ -154,8 +156,8 @@ impl Drop for Scrape {
 }
 
 impl Scrape {
-    /// Gives the client a moment to send its request, which is read: a connection that is closed with something
-    /// unread is reset, and the answer may be lost with it.
+    /// Waits a moment for the client's request and reads it: closing a connection with unread input
+    /// resets it, and the response may be lost.
     fn refuse(mut self) {
         self.until = Instant::now() + REFUSE_AFTER;
         let _ = self.read(&mut [0; HEAD_MAX]);
@@ -169,7 +171,8 @@ impl Scrape {
         }
     }
 
-    /// Reads what the client still sends, so that the connection ends with the answer and not with a reset.
+    /// Reads the rest of the client's input, so that the connection ends with the response and not
+    /// with a reset.
     fn drain(&mut self) -> io::Result<()> {
         self.until = self.until.min(Instant::now() + LINGER);
         self.stream.shutdown_write()?;
@@ -339,7 +342,7 @@ pub(crate) fn prefers_protobuf(accept: &str) -> bool {
     protobuf > others
 }
 
-/// A weight of RFC 9110 (12.4.2), from 0 to 1; what is none counts as 0.
+/// A weight of RFC 9110 (12.4.2), from 0 to 1; anything else counts as 0.
 fn weight_of(text: &str) -> f32 {
     text.parse().ok().filter(|weight| (0.0..=1.0).contains(weight)).unwrap_or(0.0)
 }
@@ -361,14 +364,14 @@ mod tests {
         ));
         assert!(!prefers_protobuf(&format!("text/plain,{protobuf};q=0.5")));
         assert!(!prefers_protobuf("application/vnd.google.protobuf;proto=other;encoding=delimited"));
-        // A weight above 1, or none at all, puts nothing before what is asked for properly.
+        // A weight above 1, or an invalid one, ranks nothing before a format with a valid weight.
         for weight in ["2", "inf", "NaN", "-1", ""] {
             assert!(!prefers_protobuf(&format!("{protobuf};q={weight},text/plain")), "{weight}");
         }
         assert!(!prefers_protobuf("*/*") && !prefers_protobuf("") && !prefers_protobuf(";;q=,=,"));
     }
 
-    /// What a client gets that has sent all this before its scrape has its turn.
+    /// Response to a client that has sent all this before its scrape has its turn.
     fn after(request: &[u8], until: Instant, turn: impl FnOnce(Scrape)) -> io::Result<String> {
         let (mut client, server) = UnixStream::pair()?;
         client.write_all(request)?;

@@ -1,8 +1,8 @@
 //! Metrics for Prometheus, over HTTP.
 //!
-//! A scrape is answered on a thread of its own from what the [`Monitor`] knows: it costs the reaper
-//! nothing, and a scraper that is slow, or that never ends its request, holds up nobody for longer than
-//! [`DEADLINE`]. What each metric means is in `docs/metrics.md`.
+//! A thread of its own answers each scrape from the data of the [`Monitor`]. It costs the reaper
+//! nothing, and a scraper that is slow, or that never ends its request, delays no other for longer
+//! than [`DEADLINE`]. `docs/metrics.md` describes each metric.
 
 mod families;
 pub(crate) mod http;
@@ -21,17 +21,18 @@ use prometheus_client::registry::Registry;
 use crate::observe::monitor::Monitor;
 use crate::service::source::{Access, Bound, Stop};
 
-/// Where metrics are served if only that they are is said.
+/// Default address of the metrics.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:9745";
 /// A scrape that is not over by then is given up.
 pub const DEADLINE: Duration = Duration::from_secs(5);
-/// Scrapes at a time; one more is answered 503.
+/// Concurrent scrapes; one more gets 503.
 pub const SCRAPES_MAX: usize = 4;
 
 /// Where metrics are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// A TCP address. Whoever can reach it can read the metrics, which name no backend and no client.
+    /// A TCP address. Every process that can reach it can read the metrics, which name no backend
+    /// and no client.
     Tcp(SocketAddr),
     /// A unix socket.
     Unix(PathBuf),
@@ -64,7 +65,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// A server of metrics that was started; it ends with the `stop` it was given.
+/// A running server of metrics; it ends with its `stop`.
 #[derive(Debug)]
 pub struct Server {
     thread: thread::JoinHandle<()>,
@@ -72,8 +73,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens and serves the metrics of `monitor` until `stop` is given. `access` is that of a unix socket: owner
-    /// and mode of the file say who may read.
+    /// Listens and serves the metrics of `monitor` until `stop` is given. `access` applies to a
+    /// unix socket: owner and mode of the file decide who may read.
     ///
     /// # Errors
     /// The errno of listening, with the address.

@@ -1,4 +1,4 @@
-//! Whose file a unix socket is, and who may talk over it.
+//! Owner of a unix socket's file, and the users allowed to send requests.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -8,26 +8,26 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-/// Mode of the socket file if nothing is said and nobody but root may use it.
+/// Default mode of the socket file if no other uid is allowed.
 const MODE_PRIVATE: u32 = 0o600;
-/// Mode of the socket file if nothing is said and others were allowed by uid: who gets in is decided by the uid,
-/// and a file mode would only keep out those who were let in.
+/// Default mode of the socket file if other uids are allowed: the uid decides, and a stricter file
+/// mode would only lock out allowed users.
 const MODE_BY_UID: u32 = 0o666;
 
-/// Owner and mode of a socket file, and which users may send requests over it.
+/// Owner and mode of a socket file, and the users allowed to send requests over it.
 ///
-/// The file mode decides who can connect; every client that does is then asked for its credentials
-/// (`SO_PEERCRED`): root, the user the service runs as, and the users in `allow` may talk. Anyone else gets one
-/// refusal and is disconnected.
+/// The file mode decides which processes can connect. Then the credentials of each client are
+/// checked (`SO_PEERCRED`): root, the user of the service, and the users in `allow` may send
+/// requests. Every other client gets one refusal and is disconnected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// Permission bits; by default 0600, or 0666 if `allow` names anyone.
     pub mode: Option<u32>,
-    /// User who owns the file; by default the one the service runs as.
+    /// Owner of the file; by default the user of the service.
     pub owner: Option<u32>,
     /// Group of the file; by default that of the service.
     pub group: Option<u32>,
-    /// Users, by uid, who may talk besides root and the service's own.
+    /// Users, by uid, allowed besides root and the service's own.
     pub allow: BTreeSet<u32>,
 }
 
@@ -44,7 +44,8 @@ impl Access {
         uid == 0 || uid == nix::unistd::geteuid().as_raw() || self.allow.contains(&uid)
     }
 
-    /// Gives a file its owner, group and mode. The mode comes last: a change of owner may clear bits of it.
+    /// Sets owner, group and mode of a file. The mode comes last: a change of owner may clear bits
+    /// of it.
     pub(super) fn apply(&self, path: &Path) -> io::Result<()> {
         if self.owner.is_some() || self.group.is_some() {
             std::os::unix::fs::lchown(path, self.owner, self.group)?;

@@ -22,7 +22,7 @@ pub struct ClientCounts {
     pub connected: u64,
     /// Accepted since the start.
     pub accepted: u64,
-    /// Sent away since the start: not a user who may talk.
+    /// Refused since the start: user not allowed.
     pub refused_uid: u64,
     /// Sent away since the start: too many clients.
     pub refused_full: u64,
@@ -70,7 +70,7 @@ impl Clients {
     }
 }
 
-/// A client counts as connected as long as this lives.
+/// A client counts as connected while this value lives.
 #[derive(Debug)]
 pub(super) struct Connected(Arc<Clients>);
 

@@ -1,4 +1,4 @@
-//! One stream of request lines and the stream its answers go to.
+//! One stream of request lines and the stream for its answers.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -17,26 +17,26 @@ use super::stop::{Stop, Wake};
 use super::unanswered::Unanswered;
 use super::{Inbox, Job, Reply};
 
-/// Who is at the other end, for the counts.
+/// The kind of client, for the counts.
 pub(crate) struct Who {
     pub(crate) name: &'static str,
     pub(crate) clients: Arc<Clients>,
-    /// For a client that comes and goes.
+    /// A client that connects and disconnects.
     pub(super) connected: Option<Connected>,
 }
 
 impl Who {
-    /// One that stays as long as the service does.
+    /// A client that stays as long as the service.
     pub(crate) fn stays(name: &'static str, clients: Arc<Clients>) -> Self {
         Self { name, clients, connected: None }
     }
 }
 
-/// Reads requests from `input` and writes the answers to `output`, on threads of their own. The thread that
-/// is returned ends after the last answer is written.
+/// Reads requests from `input` and writes the answers to `output`, on threads of their own. The
+/// returned thread ends after the last answer is written.
 ///
-/// Both may be one descriptor, as they are for a socket: a client that has been accepted needs no second one then,
-/// which there may not be.
+/// Both may be one descriptor, as for a socket: an accepted client then needs no second one, which
+/// may not be available.
 pub(crate) fn start(
     who: Who,
     input: Arc<File>,
@@ -58,7 +58,8 @@ pub(crate) fn start(
         if let Err(e) = reader.run(input, &stop) {
             tracing::warn!("reading requests: {e}");
         }
-        // The reader is gone, and its sender of replies with it: the writer ends with the last job's.
+        // The reader has ended, and its sender of replies with it: the writer ends with the sender
+        // of the last job.
         if writer.join().is_err() {
             tracing::error!("a writer panicked");
         }
@@ -88,17 +89,18 @@ impl Reader {
     fn accept(&self, line: Line) {
         let received = Instant::now();
         let request = match line {
-            // A blank line asks nothing: people press return, and files end with one.
+            // A blank line is ignored: people press return, and files end with one.
             Line::Whole(_, text) if text.iter().all(u8::is_ascii_whitespace) => return,
             Line::Whole(number, text) => Request::parse(&text, number),
             Line::TooLong(number) => Err(Refusal::line_too_long(number, MAX_LINE_BYTES)),
         };
-        // A closed channel means that the other end has given up; it has said why.
+        // A closed channel means that the other end has stopped; it has logged why.
         let _ = match request {
             Ok(request) => {
-                // Questions are answered beside the reaper. For one client they keep their place: after all it
-                // has asked for before, and before all that follows. So does a dry run, whose answer may name any
-                // number of sockets: one of them at a time is in memory.
+                // Questions are answered beside the reaper. For one client they keep their place:
+                // after all its earlier requests, and before all later ones. The same holds for a
+                // dry run, whose answer may name any number of sockets: so only one such answer at
+                // a time is in memory.
                 let question = !matches!(&request, Request::Event(event) if !event.dry_run);
                 if question {
                     self.unanswered.settle();
@@ -119,8 +121,8 @@ impl Reader {
     }
 }
 
-/// Writes until every sender of replies is gone. A client that cannot be written to loses its answers, which
-/// is logged, but its requests are still carried out.
+/// Writes until every sender of replies is dropped. A client that cannot be written to loses its
+/// answers, which is logged, but its requests are still carried out.
 fn write(mut output: impl Write, replies: &Receiver<Reply>, unanswered: &Unanswered) {
     let mut lost = 0_u64;
     let mut line = Vec::new();

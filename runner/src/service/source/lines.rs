@@ -1,8 +1,9 @@
-//! Lines with a limit on their length: one that is too long is passed over, not kept.
+//! Lines with a limit on their length: one that is too long is skipped, not stored.
 
 use std::io::{self, Read};
 
-/// Longest line that is accepted, without its newline: room for [`MAX_BACKENDS`](skreap_core::MAX_BACKENDS).
+/// Longest accepted line, without its newline: room for
+/// [`MAX_BACKENDS`](skreap_core::MAX_BACKENDS).
 pub const MAX_LINE_BYTES: usize = 1024 * 1024;
 
 /// One line, numbered from 1.
@@ -35,7 +36,8 @@ impl Lines {
         Self { partial: Vec::new(), too_long: false, number: 0, longest }
     }
 
-    /// Reads once and hands over the lines that are complete by then; false at the end of the input.
+    /// Reads once and hands over the lines that are complete by then; false at the end of the
+    /// input.
     ///
     /// # Errors
     /// The error of the read.

@@ -1,4 +1,4 @@
-//! Sources: where requests come from, and where the answers go back to. A source knows no engine.
+//! Sources receive requests and send back the answers. A source knows no engine.
 
 mod access;
 mod clients;
@@ -34,26 +34,26 @@ pub(crate) use unix::Bound;
 /// A request on its way to the reaper.
 #[derive(Debug)]
 pub struct Job {
-    /// What is asked.
+    /// The request.
     pub request: Request,
     /// When the line was complete.
     pub received: Instant,
-    /// Where the answer goes.
+    /// The destination of the answer.
     pub reply: Sender<Reply>,
 }
 
 /// Where sources put requests.
 #[derive(Clone, Debug)]
 pub struct Inbox {
-    /// Events, for the reaper, which does one after the other. A full queue blocks the source.
+    /// Events, for the reaper, which handles one after the other. A full queue blocks the source.
     pub events: Sender<Job>,
-    /// Questions about the service, which are answered whatever the reaper is doing. A connection has one
-    /// unanswered question at most.
+    /// Questions about the service, which are answered independently of the reaper. A connection
+    /// has at most one unanswered question.
     pub questions: Sender<Job>,
 }
 
 impl Inbox {
-    /// False if nobody takes requests any more.
+    /// False if no thread takes requests any more.
     fn send(&self, job: Job) -> bool {
         match job.request {
             Request::Event(_) => &self.events,
@@ -74,7 +74,7 @@ pub enum Reply {
     Index {
         /// Id of the request.
         id: String,
-        /// What the index holds.
+        /// The contents of the index.
         index: Box<Listing>,
     },
     /// How the service is doing.
@@ -84,7 +84,7 @@ pub enum Reply {
         /// The numbers.
         status: Box<Status>,
     },
-    /// What `skreap top` shows.
+    /// The data of `skreap top`.
     Top {
         /// Id of the request.
         id: String,
@@ -95,10 +95,10 @@ pub enum Reply {
     Audit {
         /// Id of the request.
         id: String,
-        /// What it found.
+        /// Its result.
         audit: Box<Audit>,
     },
-    /// The line was refused, or what it asks for failed.
+    /// The line was refused, or its request failed.
     Refused(Refusal),
 }
 
@@ -112,9 +112,9 @@ pub enum Source {
 }
 
 impl Source {
-    /// Starts reading. The source ends when its input does or when `stop` is given; what it has accepted by
-    /// then is still answered, unless its reader has read nothing for five seconds. Every job holds a sender
-    /// of `inbox`, and a full queue blocks the source.
+    /// Starts reading. The source ends when its input does or when `stop` is given. Requests
+    /// accepted by then are still answered, unless the reader of the answers has read nothing for
+    /// five seconds. Every job holds a sender of `inbox`, and a full queue blocks the source.
     ///
     /// # Errors
     /// The errno of opening the source or of making its threads.

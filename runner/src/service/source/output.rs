@@ -1,4 +1,4 @@
-//! Writing answers to whoever may have stopped reading them.
+//! Writing answers to readers that may have stopped reading.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use super::stop::Stop;
 
-/// What a pipe or socket takes without blocking once poll(2) says that it is writable: one page.
+/// Bytes that a pipe or socket accepts without blocking once poll(2) reports that it is writable:
+/// one page.
 const PIECE: usize = 4096;
-/// Seconds that a reader may let pass without reading anything once the service is to end.
+/// Seconds that a reader may pause once the service shuts down.
 const GRACE_SECONDS: u32 = 5;
 
-/// An output that waits for its reader as long as the service runs, but does not keep it from ending.
+/// An output that waits for its reader while the service runs, but does not delay its end.
 #[derive(Debug)]
 pub(super) struct Output {
     file: Arc<File>,

@@ -1,4 +1,4 @@
-//! Waking whoever waits for input when the service is to end.
+//! Waking threads that wait for input when the service shuts down.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// A signal to stop, given once and seen by all. It is a pipe whose write end is closed to give it, so that
-/// it can be waited for together with input.
+/// A signal to stop, given once and seen by all threads. It is a pipe whose write end is closed to
+/// give the signal, so a thread can wait for it together with input.
 #[derive(Clone, Debug)]
 pub struct Stop {
     reader: Arc<io::PipeReader>,
     writer: Arc<Mutex<Option<io::PipeWriter>>>,
 }
 
-/// What a wait ended with.
+/// Result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
     /// There is something to read (or the end of it).
@@ -54,7 +54,7 @@ impl Stop {
             |fd: BorrowedFd<'_>| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let mut fds = [entry(self.reader.as_fd()), entry(fd)];
         loop {
-            // SAFETY: the array has as many entries as is said, with open descriptors.
+            // SAFETY: the array has as many entries as stated, with open descriptors.
             let n = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, -1) };
             if n >= 0 {
                 let stopped = fds[0].revents != 0;
@@ -72,7 +72,8 @@ impl Stop {
         let mut entry =
             libc::pollfd { fd: self.reader.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let milliseconds = i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: one valid entry, with a descriptor that is open as long as self. An early end does no harm.
+        // SAFETY: one valid entry, with a descriptor that is open as long as self. An early end
+        // does no harm.
         unsafe { libc::poll(&raw mut entry, 1, milliseconds) };
     }
 }

@@ -2,11 +2,11 @@
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-/// Requests of one client that may be unanswered at a time; a client with more waits. It bounds the answers
+/// Unanswered requests of one client at a time; a client with more waits. This bounds the answers
 /// that can pile up for a client that does not read them, without the reaper ever waiting for it.
 pub(super) const UNANSWERED_MAX: usize = 256;
 
-/// Counts requests that were taken and not answered. The reader of a connection waits here, and nobody else.
+/// Counts requests that were accepted and not answered. Only the reader of a connection waits here.
 #[derive(Debug, Default)]
 pub(super) struct Unanswered {
     state: Mutex<State>,
@@ -16,7 +16,7 @@ pub(super) struct Unanswered {
 #[derive(Debug, Default)]
 struct State {
     count: usize,
-    /// The writer is gone: nothing will be answered any more, and nobody is to wait for it.
+    /// The writer has ended: there will be no further answers, and no thread may wait for them.
     closed: bool,
 }
 
@@ -28,7 +28,7 @@ impl Unanswered {
         state.count += 1;
     }
 
-    /// Waits until all that was taken is answered.
+    /// Waits until all accepted requests are answered.
     pub(super) fn settle(&self) {
         self.wait(&mut self.state.lock(), 0);
     }
@@ -40,7 +40,7 @@ impl Unanswered {
         self.changed.notify_one();
     }
 
-    /// Nothing will be answered any more.
+    /// No further answers will be sent.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_one();

@@ -19,9 +19,10 @@ use super::clients::{Clients, Connected, SentAway};
 use super::stop::{Stop, Wake};
 use super::{Inbox, connection};
 
-/// Clients of one socket at a time: each costs two threads. More are told so and sent away.
+/// Clients of one socket at a time: each costs two threads. Further ones are refused with that
+/// reason.
 const CLIENTS_MAX: usize = 256;
-/// How long accepting rests when it fails, as it does when the process has no descriptor left.
+/// Pause after a failed accept, for example when the process has no descriptor left.
 const REST: Duration = Duration::from_millis(100);
 
 /// Listens at `path` and serves clients until stopped.
@@ -60,9 +61,9 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    /// Listens at `path`, in the place of a socket that nobody listens on any more.
+    /// Listens at `path`, and replaces a socket on which no process listens any more.
     pub(crate) fn bind(path: &Path, access: &Access) -> io::Result<Self> {
-        // What a killed process has left behind is in the way; a living one is not to be robbed.
+        // The socket file of a killed process is removed; that of a living one is not.
         if fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
             && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
         {
@@ -88,7 +89,8 @@ impl Drop for Bound {
     }
 }
 
-/// A socket whose clients send requests. Each is asked for its uid, also who connects before the file has its mode.
+/// A socket whose clients send requests. The uid of each is checked, also of one that connects
+/// before the file has its mode.
 struct Socket {
     bound: Bound,
     access: Access,
@@ -101,7 +103,8 @@ impl Socket {
         while stop.wait_readable(self.bound.listener.as_fd())? == Wake::Readable {
             let stream = match self.bound.listener.accept() {
                 Ok((stream, _)) => stream,
-                // Out of descriptors or memory: it may pass, and those who are connected are served on.
+                // Out of descriptors or memory: this may pass, and connected clients are still
+                // served.
                 Err(e) => {
                     if failures == 0 {
                         tracing::warn!(path = %self.bound.path.display(), "cannot accept a client, retrying: {e}");
@@ -154,7 +157,8 @@ impl Socket {
     }
 }
 
-/// Tells a client why, without waiting for it: a line fits the empty buffer of a new connection.
+/// Sends a client the reason without waiting for it: a line fits the empty buffer of a new
+/// connection.
 fn send_away(mut stream: &UnixStream, message: String) {
     let Ok(mut line) = serde_json::to_vec(&Refusal::new(0, message)) else { return };
     line.push(b'\n');

@@ -13,12 +13,13 @@ use super::{NetnsId, shown};
 pub struct Everywhere {
     /// Each once.
     pub netns: Vec<NetnsId>,
-    /// True if there are no others. False where the kernel's list cannot be read: then these are those that are
-    /// [`shown`], and sockets in others are not found.
+    /// True if there are no others. False where the kernel's list cannot be read: then the list has
+    /// only those that are [`shown`], and sockets in others are not found.
     pub whole: bool,
 }
 
-/// After a failed load, the next is tried so much later: what was lacking (memory, a capability) may be there then.
+/// Pause between a failed load and the next try: the missing resource (memory, a capability) may be
+/// available then.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// The reader of the kernel's list.
@@ -51,8 +52,8 @@ impl Reader {
     }
 }
 
-/// Every netns there is, whatever keeps it alive: a process, a name, a descriptor, or a socket that is on its way
-/// over a unix socket. Those that come or go meanwhile may be among them or not.
+/// Every netns, whatever keeps it alive: a process, a name, a descriptor, or a socket in flight
+/// over a unix socket. Netns that are created or destroyed meanwhile may be missing.
 ///
 /// # Errors
 /// The errno of reading `/proc`, where the kernel's list cannot be read.

@@ -1,4 +1,4 @@
-//! Netns that nothing leads to any more, since they are about to go.
+//! Netns that are unreachable because they are being torn down.
 
 use std::collections::HashMap;
 use std::thread;
@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use super::{NetnsId, all};
 use crate::sys::rcu;
 
-/// How long a netns may be there, and lose nothing that keeps it, when nothing leads to it any more: the last process
-/// closes its sockets after it has left. And one grace period: a closed socket keeps its netns for as long.
+/// Time for which an unreachable netns may exist without losing a reference: the last process
+/// closes its sockets after it has left the netns. One grace period is added, because a closed
+/// socket keeps its netns for that long.
 const STEADY: Duration = Duration::from_millis(200);
 /// How long at all: an event waits for this.
 const MAX: Duration = Duration::from_secs(5);
@@ -16,10 +17,10 @@ const STEP: Duration = Duration::from_millis(2);
 
 struct Dying {
     id: NetnsId,
-    /// What keeps it, as far as it was seen to fall.
+    /// Lowest reference count seen so far.
     references: u32,
     since: Instant,
-    /// A grace period has passed besides.
+    /// A grace period has also passed.
     settled: bool,
 }
 
@@ -36,8 +37,8 @@ impl Dying {
     }
 }
 
-/// Waits for all of these together, as long as the kernel's count of what keeps each of them falls; answers those that stay,
-/// or may for all that is known: nothing leads to those, and somebody holds them.
+/// Waits for all of these together, while any reference count keeps dropping. Returns the netns
+/// that still exist, or whose state is unknown: no path leads to them, and something holds them.
 pub(crate) fn wait_for_dying(ids: Vec<NetnsId>) -> Vec<NetnsId> {
     let begin = Instant::now();
     let dying = |id| Dying { id, references: u32::MAX, since: begin, settled: false };
@@ -61,7 +62,7 @@ pub(crate) fn wait_for_dying(ids: Vec<NetnsId>) -> Vec<NetnsId> {
     dying.into_iter().map(|one| one.id).collect()
 }
 
-/// As [`wait_for_dying`]; says in the log which stay, and answers how many.
+/// As [`wait_for_dying`]; logs the netns that still exist, and returns their number.
 pub(crate) fn count_unreached(ids: Vec<NetnsId>) -> usize {
     let there = wait_for_dying(ids);
     for id in &there {

@@ -1,4 +1,4 @@
-//! The audit: the index held against an independent scan of all sockets.
+//! The audit: compares the index with an independent scan of all sockets.
 //!
 //! ```text
 //!   every node of the index ──► is there such a socket?  ─ no ─► stale
@@ -7,13 +7,14 @@
 //!                                                   no, under other keys ─► wrong key
 //! ```
 //!
-//! The scan asks sock_diag, which knows nothing of the index. The question it puts to the index is the one that
-//! an event would put: a dry walk for the backend the socket is connected to.
+//! The scan uses sock_diag, which knows nothing of the index. The index is queried as by an event:
+//! with a dry walk for the backend the socket is connected to.
 //!
-//! Sockets come and go meanwhile, so what a first look suspects is looked at again, and again after a pause, in its
-//! own netns only. Each look asks the scan first and the index afterwards where a socket may be missing, and the
-//! other way round where a node may be too many, so a socket that merely comes or goes is suspected once at most. A
-//! difference is what every look has seen.
+//! Sockets open and close meanwhile. Therefore suspects of the first pass are checked again, and
+//! again after a pause, in their own netns only. For a socket that may be missing from the index,
+//! each pass queries the scan first and the index afterwards; for a node that may be surplus, the
+//! other way round. So a socket that merely opens or closes is suspected at most once. A difference
+//! is one that every pass has found.
 
 mod origin;
 mod report;
@@ -35,8 +36,8 @@ use crate::engine::{EngineError, nanos, netns_id, tuple};
 use crate::sys::netns::{self, Everywhere, NetnsId};
 use scan::{Census, Scan};
 
-/// The pauses before the second look and those that follow: longer and longer, so that a socket whose owner
-/// changes it in a rhythm does not meet them all alike.
+/// The pauses before the second pass and those that follow: increasing, so that a socket whose
+/// owner changes it periodically is not in the same state in all of them.
 const PAUSES: [Duration; 4] = [
     Duration::from_millis(5),
     Duration::from_millis(23),
@@ -44,7 +45,7 @@ const PAUSES: [Duration; 4] = [
     Duration::from_millis(149),
 ];
 
-/// What is suspected: how, of which socket, about which backend (none: about all of them).
+/// The suspects: kind, socket, and backend (none: all of them).
 type Suspect = (Kind, u64, Option<Backend>);
 
 /// Audits an index.
@@ -55,17 +56,17 @@ pub struct Auditor {
     older: HashSet<(u64, Backend)>,
 }
 
-/// One look at index and sockets.
+/// One pass over index and sockets.
 #[derive(Default)]
 struct Look {
     suspects: BTreeMap<Suspect, Victim>,
-    /// Nodes that the walk itself has found without their socket, and has removed: there is nothing to look at
-    /// again.
+    /// Nodes without their socket that the walk itself has found and removed: nothing is left to
+    /// check again.
     removed: Vec<Victim>,
     census: Census,
     nodes: u64,
     older: u64,
-    /// Every netns could be looked at.
+    /// Every netns was reached.
     whole: bool,
 }
 
@@ -78,17 +79,19 @@ struct Recorded {
 }
 
 impl Auditor {
-    /// `cgroup` is the directory whose sockets the index is to know. The walker is needed for as long as the
-    /// auditor lives.
+    /// `cgroup` is the directory whose sockets belong in the index. The auditor uses the walker for
+    /// its whole life.
     ///
     /// # Errors
-    /// [`EngineError`] if the cgroup cannot be opened, or the thread that visits namespaces not be made.
+    /// [`EngineError`] if the cgroup cannot be opened, or the thread that visits namespaces cannot
+    /// be created.
     pub fn new(walker: Walker, cgroup: &Path) -> Result<Self, EngineError> {
         Ok(Self { walker, scan: Scan::new(cgroup)?, older: HashSet::new() })
     }
 
-    /// Takes note of the connected sockets that are not in the index now, and forgives it for them from now on. To
-    /// be called once after the hooks were attached, if sockets older than those are not to be indexed.
+    /// Stores the connected sockets that are not in the index now, and ignores them in later
+    /// audits. Call it once after the hooks were attached, if sockets older than the hooks are not
+    /// to be indexed.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -102,8 +105,8 @@ impl Auditor {
         Ok(self.older.len() as u64)
     }
 
-    /// Audits the index now. Takes as long as a dump of every socket, and a quarter of a second more if the first
-    /// look suspects anything.
+    /// Audits the index now. Takes as long as a dump of every socket, and a quarter of a second
+    /// more if the first pass has suspects.
     ///
     /// # Errors
     /// [`EngineError`] if the index cannot be walked or `/proc` cannot be read.
@@ -148,7 +151,7 @@ impl Auditor {
         Ok(audit)
     }
 
-    /// Under which backends the sockets with a wrong key are recorded, by cookie.
+    /// The backends under which the sockets with a wrong key are recorded, by cookie.
     fn wrong_keys(
         &mut self,
         suspects: &BTreeMap<Suspect, Victim>,
@@ -170,7 +173,7 @@ impl Auditor {
         Ok(wrong)
     }
 
-    /// Looks at everything, or once more at what is suspected.
+    /// Checks everything, or the suspects once more.
     fn look(&mut self, only: Option<&BTreeMap<Suspect, Victim>>) -> Result<Look, EngineError> {
         let mut look = Look::default();
         let recorded = self.recorded(&mut look)?;
@@ -197,7 +200,8 @@ impl Auditor {
         self.walker.walk_all(|batch| {
             look.nodes += batch.len() as u64;
             for victim in batch {
-                // A socket without a peer may have no local port, and then nothing shows it.
+                // A socket without a peer may have no local port, and then neither sock_diag nor an
+                // iterator shows it.
                 let shown = match victim.relation() {
                     Relation::Stale => {
                         look.removed.push(*victim);
@@ -258,8 +262,8 @@ impl Auditor {
     }
 }
 
-/// Every netns there is. Where the kernel's list cannot be read: those that are shown, and those that only the index
-/// knows of.
+/// Every netns. Where the kernel's list cannot be read: those that are shown, and those that only
+/// the index knows.
 fn everywhere(recorded: &HashMap<u64, Recorded>) -> Result<Everywhere, EngineError> {
     let Everywhere { netns, whole } = netns::everywhere()
         .map_err(|source| EngineError::Io { what: "cannot list the netns in /proc".to_owned(), source })?;

@@ -1,4 +1,4 @@
-//! Who made a TCP connection: the owner of this socket, or the other side.
+//! The side that opened a TCP connection: the owner of this socket, or the peer.
 
 use crate::sys::sock_diag::InetDiag;
 
@@ -7,9 +7,9 @@ use crate::sys::sock_diag::InetDiag;
 pub(super) enum Origin {
     /// It has sent the first SYN: `connect()`.
     Connected,
-    /// A listener has made it.
+    /// Accepted by a listener.
     Accepted,
-    /// Its counters do not tell.
+    /// Its counters do not decide it.
     Unclear,
 }
 
@@ -21,12 +21,12 @@ const FIN_WAIT2: u8 = 5;
 const LAST_ACK: u8 = 9;
 const CLOSING: u8 = 11;
 
-/// What a TCP socket has sent, in bytes.
+/// Bytes sent by a TCP socket.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sent {
-    /// Acknowledged by the peer, as sequence numbers are: a SYN and a FIN count one each.
+    /// Acknowledged by the peer, in sequence numbers: a SYN and a FIN count one each.
     acked: u64,
-    /// Written and not acknowledged, likewise.
+    /// Written and not acknowledged, in sequence numbers.
     queued: u64,
     /// The part of `queued` that was never sent.
     unsent: u64,
@@ -36,10 +36,10 @@ struct Sent {
     again: u64,
 }
 
-/// No field of the socket says where it comes from. But the kernel counts acknowledged sequence numbers
-/// (`bytes_acked`) from the SYN on for who connects, and from the byte after it for who accepts, while a SYN is
-/// never counted as payload (`bytes_sent`). All that was sent is either acknowledged or in flight, so one byte
-/// too many is the SYN.
+/// No field of the socket says which side opened the connection. But the kernel counts acknowledged
+/// sequence numbers (`bytes_acked`) from the SYN on for the connecting side, and from the byte
+/// after it for the accepting side, while a SYN is never counted as payload (`bytes_sent`). All
+/// sent bytes are either acknowledged or in flight, so one byte too many is the SYN.
 pub(super) fn origin(message: &InetDiag<'_>, state: u8) -> Origin {
     if state == SYN_SENT {
         return Origin::Connected;
@@ -47,7 +47,7 @@ pub(super) fn origin(message: &InetDiag<'_>, state: u8) -> Origin {
     let Some(info) = message.tcp_info() else {
         return Origin::Unclear;
     };
-    // struct tcp_info (linux/tcp.h); the last member is there since 4.19
+    // struct tcp_info (linux/tcp.h); the last member exists since 4.19
     let word = |at: usize| {
         let bytes = info.get(at..)?.first_chunk()?;
         Some(u64::from(u32::from_ne_bytes(*bytes)))
@@ -67,8 +67,8 @@ pub(super) fn origin(message: &InetDiag<'_>, state: u8) -> Origin {
 
 fn decide(state: u8, sent: Sent) -> Origin {
     let fin = match state {
-        // The first is the state of who waits for the last ACK of a handshake; in the others a FIN is on its way
-        // behind what is queued, or the last of it.
+        // The first is the state of a side that waits for the last ACK of a handshake; in the
+        // others a FIN is in flight behind the queued data, or the last of it.
         SYN_RECV => return Origin::Unclear,
         FIN_WAIT1 | FIN_WAIT2 | CLOSING | LAST_ACK if sent.unsent > 0 => return Origin::Unclear,
         FIN_WAIT1 | FIN_WAIT2 | CLOSING | LAST_ACK => 1,

@@ -1,4 +1,4 @@
-//! What an audit found.
+//! The result of an audit.
 
 use std::fmt;
 
@@ -14,13 +14,13 @@ pub const LISTED_MAX: usize = 1000;
 pub enum Kind {
     /// A connected socket that is not in the index: an event on its backend would not reach it.
     Missed,
-    /// A connected socket that is in the index under other backends only, with the same effect. A load balancer
-    /// that runs behind the hooks looks like this.
+    /// A connected socket that is in the index under other backends only, with the same effect. A
+    /// load balancer that runs after the hooks causes this.
     WrongKey,
-    /// A node of the index whose socket is gone: memory is lost until a walk meets it.
+    /// A node of the index whose socket is gone: memory is lost until a walk finds it.
     Stale,
-    /// As `Missed`, but the index knows that it lacks sockets of this backend: it was full. Events on such a
-    /// backend are reported as incomplete, so this is no fault of the index.
+    /// As `Missed`, but the index knows that it lacks sockets of this backend: it was full. Events
+    /// on such a backend are reported as incomplete, so this is not a fault of the index.
     Incomplete,
 }
 
@@ -51,16 +51,16 @@ impl fmt::Display for Kind {
 pub struct Difference {
     /// How they differ.
     pub kind: Kind,
-    /// The socket. Of a stale one only what the index knows; that may be no more than the cookie.
+    /// The socket. For a stale one only the data in the index, which may be the cookie alone.
     pub socket: SocketTuple,
-    /// Of a wrong key: the backends it is recorded under. Empty if these are not known, as for most of IPv6, of which
-    /// the index keeps no more than a hash.
+    /// For a wrong key: the backends it is recorded under. Empty if these are unknown, as usually
+    /// for IPv6, of which the index keeps only a hash.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recorded: Vec<Backend>,
 }
 
 impl Difference {
-    /// The backends it is recorded under, for people; `-` if there is nothing to say.
+    /// The backends it is recorded under, as text; `-` if there are none.
     #[must_use]
     pub fn recorded_list(&self) -> String {
         match &self.recorded[..] {
@@ -70,16 +70,16 @@ impl Difference {
     }
 }
 
-/// The index held against an independent scan of the sockets.
+/// The index compared with an independent scan of the sockets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Audit {
     /// True if nothing is missed, stale or under a wrong key.
     pub agrees: bool,
-    /// True if every netns could be looked at.
+    /// True if every netns was reached.
     pub complete: bool,
-    /// Netns that were looked at.
+    /// Number of checked netns.
     pub netns: u64,
-    /// Netns that are there and could not be looked at; the log says why.
+    /// Netns that exist and could not be checked; the log says why.
     pub unreachable_netns: u64,
     /// Sockets that should be in the index, and were looked for in it.
     pub sockets: u64,
@@ -87,12 +87,12 @@ pub struct Audit {
     pub backends: u64,
     /// Nodes of the index, each looked for among the sockets.
     pub nodes: u64,
-    /// TCP sockets that a listener has made; they are no clients.
+    /// TCP sockets that a listener has accepted; they are not clients.
     pub accepted: u64,
     /// Sockets older than the hooks that are, rightly, not in the index.
     pub older: u64,
-    /// Sockets of which it cannot be said whether they should be in the index: of a removed cgroup, connected to a
-    /// multicast address, or TCP sockets whose origin cannot be told.
+    /// Sockets for which it is undecided whether they should be in the index: of a removed cgroup,
+    /// connected to a multicast address, or TCP sockets of unknown origin.
     pub undecided: u64,
     /// Number of differences of this kind.
     pub missed: u64,
@@ -106,7 +106,7 @@ pub struct Audit {
     pub differences: Vec<Difference>,
     /// How many more there are.
     pub left_out: u64,
-    /// How often the sockets in question were looked at; a difference holds in every look.
+    /// Number of passes over the suspects; a difference holds in every pass.
     pub looks: u32,
     /// How long it took, nanoseconds.
     pub ns: u64,

@@ -1,4 +1,4 @@
-//! The other side of an audit: which client sockets there are, asked of sock_diag and of nothing else.
+//! The other side of an audit: the client sockets, from sock_diag and no other source.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -14,7 +14,7 @@ use crate::sys::sock_diag::{DiagSockets, Dump, InetDiag};
 
 use super::origin::{Origin, origin};
 
-/// Netns that are opened in one go.
+/// Netns that are opened together.
 const CHUNK: usize = 64;
 
 // net/tcp_states.h
@@ -24,20 +24,20 @@ const TCP_NEW_SYN_RECV: u8 = 12;
 /// All but the two that are no whole sockets.
 const STATES: u32 = !(1 << TCP_TIME_WAIT | 1 << TCP_NEW_SYN_RECV);
 
-/// What sock_diag shows at one time.
+/// The sockets that sock_diag shows at one time.
 #[derive(Debug, Default)]
 pub(super) struct Census {
     /// Sockets that should be in the index, by the backend they are connected to.
     pub(super) clients: BTreeMap<Backend, Vec<Victim>>,
     /// Cookies of all sockets there are, with or without a peer.
     pub(super) alive: HashSet<u64>,
-    /// TCP sockets of the cgroup that a listener has made.
+    /// TCP sockets of the cgroup that a listener has accepted.
     pub(super) accepted: u64,
-    /// Sockets with a peer of which it cannot be said whether they should be in the index.
+    /// Sockets with a peer for which it is undecided whether they should be in the index.
     pub(super) undecided: u64,
-    /// Netns that were looked at, by cookie.
+    /// Checked netns, by cookie.
     pub(super) netns: HashSet<u64>,
-    /// Netns that are there and could not be looked at.
+    /// Netns that exist and could not be checked.
     pub(super) unreachable: u64,
 }
 
@@ -53,7 +53,8 @@ impl Scan {
     /// A scan of the sockets of this cgroup, and of those below it.
     ///
     /// # Errors
-    /// [`EngineError`] if the cgroup cannot be opened, or the thread that visits namespaces not be made.
+    /// [`EngineError`] if the cgroup cannot be opened, or the thread that visits namespaces cannot
+    /// be created.
     pub(super) fn new(cgroup: &Path) -> Result<Self, EngineError> {
         let diag = DiagSockets::new(Duration::ZERO)
             .map_err(|source| EngineError::Io { what: "cannot start the netns thread".to_owned(), source })?;
@@ -102,8 +103,7 @@ impl Scan {
                 };
                 let Self { diag, membership, buffer } = self;
                 let socket = diag.get(id.cookie, Instant::now()).ok_or(io::ErrorKind::NotConnected)?;
-                // An interrupted dump may lack sockets: what is concluded from that does not hold in the next
-                // look, or it is so.
+                // A truncated dump can cause false suspects; the next pass discards them.
                 socket.dump(&dump, buffer, |message| {
                     let Some(victim) = Victim::from_inet_diag(message.bytes(), protocol, id.cookie, id.inum)
                     else {

@@ -1,4 +1,5 @@
-//! Audits beside a running service: on a thread of their own, so that no event and no other question waits for one.
+//! Audits beside a running service: on a thread of their own, so that no event and no other
+//! question waits for one.
 
 use std::fmt;
 use std::io;
@@ -21,7 +22,7 @@ const FOREVER: Duration = Duration::from_secs(1 << 32);
 /// Differences that one audit writes to the log.
 const LOGGED_MAX: usize = 10;
 
-/// Called with what came of an audit that was asked for.
+/// Called with the result of a requested audit.
 pub type Answer = Box<dyn FnOnce(Result<Audit, String>) + Send>;
 
 enum Ask {
@@ -34,8 +35,8 @@ enum Ask {
 pub struct Asker(Sender<Ask>);
 
 impl Asker {
-    /// Asks for an audit; `answer` is called with what came of it, on the thread of the audits. Never waits: false,
-    /// and no call, if too many audits are asked for already.
+    /// Requests an audit; `answer` is called with the result, on the thread of the audits. Never
+    /// waits: returns false, without a call, if too many audits are requested already.
     #[must_use]
     pub fn ask(&self, answer: Answer) -> bool {
         self.0.try_send(Ask::Audit(answer)).is_ok()
@@ -48,7 +49,7 @@ impl fmt::Debug for Asker {
     }
 }
 
-/// A thread that audits when it is asked to, and by itself, and that heals the index.
+/// A thread that audits on request and periodically, and that heals the index.
 #[derive(Debug)]
 pub struct Service {
     asker: Asker,
@@ -56,8 +57,9 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts the thread. What it finds goes to the log and to `monitor`. `interval`: the time from the end of one
-    /// audit to the next that nobody asked for. `heal_after`: how soon an index that has marks is healed. `forgive_older`: begin with [`Auditor::forgive_older`].
+    /// Starts the thread. Its results are written to the log and to `monitor`. `interval`: the time
+    /// from the end of one audit to the next periodic one. `heal_after`: delay before an index with
+    /// marks is healed. `forgive_older`: begin with [`Auditor::forgive_older`].
     ///
     /// # Errors
     /// The errno of making the thread.
@@ -79,7 +81,7 @@ impl Service {
         Ok(Self { asker: Asker(ask), thread: Some(thread) })
     }
 
-    /// What asks this thread.
+    /// The handle that sends requests to this thread.
     #[must_use]
     pub fn asker(&self) -> Asker {
         self.asker.clone()
@@ -104,7 +106,7 @@ struct Worker {
     healer: Healer,
     /// How long marks wait for the first healing.
     heal_first: Duration,
-    /// How long they wait for the next one: twice as long after each that was no use.
+    /// Delay before the next healing: doubled after each that did not help.
     heal_after: Duration,
     monitor: Monitor,
 }
@@ -127,10 +129,10 @@ impl Worker {
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Ask::End) | Err(RecvTimeoutError::Disconnected) => return,
             }
-            // Also when somebody asks again and again.
+            // Also if clients request audits again and again.
             let now = Instant::now();
             if next.is_some_and(|next| next <= now) {
-                // What it found is in the log and in the numbers.
+                // Its result is in the log and in the counters.
                 let _ = self.audit();
                 next = interval.map(|interval| Instant::now() + interval);
             }
