@@ -3,10 +3,10 @@
  * skreap: lets a sleepable BPF program destroy a socket under the socket lock.
  *
  * bpf_sock_destroy() works only in iterators, which hold the lock. These
- * functions let a SEC("syscall") program do it for a socket that was recorded
- * before: acquire takes a reference that can be kept in a map, destroy takes
- * the lock, looks whether the socket is still what the caller thinks, and
- * aborts it, release drops the reference. The contract is in docs/kfunc.md.
+ * functions let a SEC("syscall") program do the same for a socket that was
+ * recorded before: acquire takes a reference that a map can store; destroy
+ * takes the lock, checks that the socket is still the expected one, and aborts
+ * it; release drops the reference. The contract is in docs/kfunc.md.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -23,8 +23,9 @@
 #include "kfunc.h"
 
 /*
- * The type of a held socket. A complete struct, as BTF has no kptr to a
- * forward declaration, with the sock first, so that programs read its fields.
+ * The type of a held socket. A complete struct, because BTF has no kptr to a
+ * forward declaration, with the sock first, so that programs can read its
+ * fields.
  */
 struct skreap_sock {
 	struct sock sk;
@@ -84,7 +85,7 @@ static void skreap_live_peer(const struct sock *sk, struct skreap_peer *live)
 	live->daddr[0] = sk->sk_daddr;
 }
 
-/* Called under the socket lock, so what it finds stays true for the caller. */
+/* Called under the socket lock, so the result stays true for the caller. */
 static int skreap_check(const struct sock *sk, const struct skreap_peer *peer)
 {
 	struct skreap_peer live;
@@ -102,7 +103,7 @@ static int skreap_check(const struct sock *sk, const struct skreap_peer *peer)
 	return 0;
 }
 
-/* Destroys the socket, of which the caller is the owner, if it has this peer. */
+/* Destroys the socket, which the caller has locked, if it has this peer. */
 static int skreap_destroy_owned(struct sock *sk, const struct skreap_peer *peer)
 {
 	struct bpf_run_ctx run_ctx, *outer;
@@ -114,8 +115,8 @@ static int skreap_destroy_owned(struct sock *sk, const struct skreap_peer *peer)
 	if (err)
 		return err;
 	/*
-	 * tcp_abort() and udp_abort() do without the lock, which is ours, if
-	 * they are called in a BPF context; and syscall programs run in none.
+	 * tcp_abort() and udp_abort() skip the lock, which we hold, if they are
+	 * called in a BPF context; syscall programs do not run in one.
 	 */
 	outer = bpf_set_run_ctx(&run_ctx);
 	err = sk->sk_prot->diag_destroy(sk, ECONNABORTED);
@@ -144,10 +145,11 @@ static bool skreap_trylock_sock(struct sock *sk)
 __bpf_kfunc_start_defs();
 
 /*
- * Takes a reference, or returns NULL: not TCP or UDP, no full socket, already
- * on its way out, or one that will never run cgroup/sock_release, so that
- * nobody would drop the reference in time. Those are sockets that the kernel
- * opened for itself, and those without a file: closed, or not accepted yet.
+ * Takes a reference, or returns NULL: not TCP or UDP, not a full socket,
+ * already being freed, or a socket that will never run cgroup/sock_release, so
+ * that no hook would drop the reference in time. The last are sockets that the
+ * kernel opened for itself, and sockets without a file: closed, or not accepted
+ * yet.
  */
 __bpf_kfunc struct skreap_sock *skreap_sock_acquire_v1(struct sock_common *skc)
 {
@@ -202,9 +204,9 @@ __bpf_kfunc int skreap_sock_destroy_v1(struct skreap_sock *sock,
 }
 
 /*
- * As skreap_sock_destroy_v1(), but never waits for who has the socket lock:
- * -EBUSY then, and nothing was looked at. May be preempted, as release_sock()
- * works off what has come in meanwhile.
+ * As skreap_sock_destroy_v1(), but never waits for the socket lock: returns
+ * -EBUSY if it is taken, without checking the socket. May be preempted, because
+ * release_sock() processes the backlog.
  */
 __bpf_kfunc int skreap_sock_try_destroy_v1(struct skreap_sock *sock,
 					   const struct skreap_peer *peer)
@@ -244,7 +246,7 @@ BTF_ID(func, skreap_sock_release_dtor)
 
 /*
  * Of the tracing programs only iterators: the last sock_put() frees the socket,
- * which must not happen wherever a tracepoint or fentry may be.
+ * which must not happen in every place where a tracepoint or fentry may be.
  */
 static int skreap_iter_only(const struct bpf_prog *prog, u32 kfunc_id)
 {
@@ -277,9 +279,9 @@ static int __init skreap_selftest(void)
 #endif
 
 /*
- * There is nothing to undo after a failure, and nothing to do at exit: what is
- * registered belongs to the BTF of the module, which goes when the module goes.
- * Until then every program and map that uses it holds the module.
+ * Nothing has to be undone after a failure or at exit: the registrations belong
+ * to the BTF of the module, which is removed with the module. Until then every
+ * program and map that uses it holds the module.
  */
 static int __init skreap_init(void)
 {

@@ -1,4 +1,5 @@
-//! What a service is seen to do: written by the reaper, upkeep and the service, read by those who ask.
+//! The observable state of a service: written by the reaper, upkeep and the service, read by
+//! clients.
 
 pub mod listing;
 pub mod monitor;

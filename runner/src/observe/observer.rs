@@ -7,8 +7,9 @@ use skreap_bpf::{Counters, Error, HookCost, Index, Victim, WalkCounts, Walker};
 
 use crate::observe::listing::Listing;
 
-/// Reads the index from any thread, beside the reaper: a walk sleeps and locks for one node at a time, so a look
-/// at a large index delays neither an event nor a hook. Clones share one walker, and look one after the other.
+/// Reads the index from any thread, beside the reaper. A walk sleeps and locks for one node at a
+/// time, so a walk over a large index delays neither an event nor a hook. Clones share one walker,
+/// and use it one after the other.
 #[derive(Clone, Debug)]
 pub struct Observer {
     index: Arc<Index>,
@@ -24,7 +25,7 @@ impl Observer {
         Ok(Self { index: Arc::clone(index), walker: Arc::new(Mutex::new(index.walker()?)) })
     }
 
-    /// What the index holds now, per backend: a walk over all of it.
+    /// The current contents of the index, per backend: a walk over all of it.
     ///
     /// # Errors
     /// [`Error`] if the index cannot be walked.
@@ -40,7 +41,7 @@ impl Observer {
         self.walker.lock().walk_all(each)
     }
 
-    /// What the index counted since it was loaded.
+    /// The counters of the index since it was loaded.
     ///
     /// # Errors
     /// [`Error`] if the counters cannot be read.
@@ -48,7 +49,7 @@ impl Observer {
         self.index.counters()
     }
 
-    /// How often each hook ran and for how long, where the kernel keeps that statistic.
+    /// Number and duration of the runs of each hook, where the kernel collects that statistic.
     ///
     /// # Errors
     /// [`Error`] if a program cannot be asked.
@@ -56,7 +57,7 @@ impl Observer {
         self.index.hook_costs()
     }
 
-    /// The index itself, for what does not change.
+    /// The index itself, for its constant properties.
     pub(crate) fn index(&self) -> &Index {
         &self.index
     }
