@@ -148,11 +148,24 @@ pub fn load_error(error: libbpf_rs::Error) -> Error {
             remedy: "use Linux 6.9 or later".to_owned(),
         };
     }
-    if source.kind() == io::ErrorKind::PermissionDenied && !crate::probe::may_load() {
+    if source.kind() == io::ErrorKind::PermissionDenied && !may_load() {
         return Error::Denied {
             what: "load BPF programs".to_owned(),
             remedy: "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON".to_owned(),
         };
     }
     Error::Load { source, log }
+}
+
+/// True if this process has the capabilities that loading takes.
+fn may_load() -> bool {
+    // CAP_NET_ADMIN 12, CAP_SYS_ADMIN 21, CAP_PERFMON 38, CAP_BPF 39 (linux/capability.h)
+    let has = |bits: u64, cap: u32| bits & 1 << cap != 0;
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let hex = status.lines().find_map(|l| l.strip_prefix("CapEff:"))?;
+            u64::from_str_radix(hex.trim(), 16).ok()
+        })
+        .is_some_and(|bits| has(bits, 12) && (has(bits, 21) || has(bits, 38) && has(bits, 39)))
 }

@@ -10,10 +10,11 @@ use std::ptr::NonNull;
 use libbpf_rs::query::LinkTypeInfo;
 use libbpf_rs::{AsRawLibbpf as _, Link, Object, Program};
 
+use crate::bpffs;
 use crate::error::io_error;
 use crate::fault::{self, Point};
+use crate::incompatible::{Incompatible, Obstacle};
 use crate::order::{Conflict, Hook};
-use crate::pin::{self, Incompatible, Obstacle, Origin, Pins};
 use crate::{Error, Index};
 
 /// The programs that keep the index up to date. `skreap_sock_release` comes first: no socket may be
@@ -46,29 +47,13 @@ impl Hooks {
         Self::attach_programs(index.object(), &NAMES, cgroup)
     }
 
-    /// Attaches and pins all hooks of an index from [`Pins::load`], so that they outlive this
-    /// process. A hook that is pinned already gets the program of this index and keeps its place in
-    /// the order; it is attached at every moment. Complete new hooks with [`Pins::publish`].
-    ///
-    /// # Errors
-    /// As [`attach`](Self::attach); [`Error::Pin`] with the errno.
-    pub fn attach_pinned(
-        index: &Index,
-        cgroup: BorrowedFd<'_>,
-        pins: &Pins,
-        origin: &Origin,
-    ) -> Result<Self, Error> {
-        match origin {
-            Origin::TakenOver => pins.renew(index),
-            Origin::New | Origin::Replaces(_) => pins.build(index, |links| {
-                let mut hooks = Self::attach(index, cgroup)?;
-                for (link, name) in hooks.links.iter().zip(&hooks.names) {
-                    pin::pin(link.as_fd(), &links.join(name))?;
-                }
-                hooks.pins = Some(links.to_owned());
-                Ok(hooks)
-            }),
+    /// Pins the hooks, each under its name.
+    pub(crate) fn pin(&mut self, links: &Path) -> Result<(), Error> {
+        for (link, name) in self.links.iter().zip(&self.names) {
+            bpffs::pin(link.as_fd(), &links.join(name))?;
         }
+        self.pins = Some(links.to_owned());
+        Ok(())
     }
 
     /// Moves a hook behind all programs of its cgroup. It is attached a second time before the
@@ -87,9 +72,9 @@ impl Hooks {
         let last = attach_program(index.object(), name, 0, cgroup)?;
         if let Some(links) = &self.pins {
             let next = links.join(format!("{name}{NEXT}"));
-            pin::remove_file(&next)?;
-            pin::pin(last.as_fd(), &next)?;
-            pin::rename(&next, &links.join(name))?;
+            bpffs::remove_file(&next)?;
+            bpffs::pin(last.as_fd(), &next)?;
+            bpffs::rename(&next, &links.join(name))?;
         }
         *link = last;
         Ok(())
@@ -130,17 +115,17 @@ impl Hooks {
         let mut hooks =
             Self { links: Vec::new(), names: NAMES.map(str::to_owned).into(), pins: Some(links.to_owned()) };
         for name in NAMES {
-            let error = |e| pin::pin_error(&links.join(name), io_error(e));
-            fault::at(Point::LinkOpen).map_err(|e| pin::pin_error(&links.join(name), e))?;
+            let error = |e| bpffs::pin_error(&links.join(name), io_error(e));
+            fault::at(Point::LinkOpen).map_err(|e| bpffs::pin_error(&links.join(name), e))?;
             let mut link = Link::open(links.join(name)).map_err(error)?;
-            fault::at(Point::LinkUpdate).map_err(|e| pin::pin_error(&links.join(name), e))?;
+            fault::at(Point::LinkUpdate).map_err(|e| bpffs::pin_error(&links.join(name), e))?;
             link.update_prog(&find(index.object(), name)?).map_err(error)?;
             hooks.links.push(link);
         }
         // Second links of a process that was killed in become_last().
-        for name in pin::names(links)? {
+        for name in bpffs::names(links)? {
             if !NAMES.contains(&name.as_str()) {
-                pin::remove_file(&links.join(name))?;
+                bpffs::remove_file(&links.join(name))?;
             }
         }
         Ok(hooks)
@@ -213,7 +198,7 @@ pub(crate) fn compatible(links: &Path, cgroup: BorrowedFd<'_>) -> Result<(), Obs
 
 /// Detaches the links that are pinned here, also if other processes have them open.
 pub(crate) fn detach(links: &Path) -> Result<(), Error> {
-    for name in pin::names(links)? {
+    for name in bpffs::names(links)? {
         let detached = Link::open(links.join(&name)).and_then(|link| link.detach());
         // To remove the pin will do, unless another process has it open.
         if let Err(e) = detached {

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use libbpf_rs::{AsRawLibbpf as _, MapCore as _, MapFlags, Object, ObjectBuilder, OpenObject};
 
+use crate::bpffs;
 use crate::config::Layout;
 use crate::error::{io_error, load_error};
 use crate::fault::{self, Point};
+use crate::incompatible::{Incompatible, Obstacle};
 use crate::mapping::Mapping;
 use crate::module::{self, ModuleError};
-use crate::pin::{self, Incompatible, Obstacle};
 use crate::skel::{OBJECT, types};
 use crate::walk::{Emit, Slots, Walker, run};
 use crate::{Config, Counters, Error, Marker, Marks, Rekeyer, log};
@@ -118,8 +119,8 @@ impl Index {
     /// Pins every map with state into a directory.
     pub(crate) fn pin_maps(&self, directory: &Path) -> Result<(), Error> {
         for map in self.object.maps() {
-            if let Some(name) = pin::pin_name(map.name()) {
-                pin::pin(map.as_fd(), &directory.join(name))?;
+            if let Some(name) = bpffs::pin_name(map.name()) {
+                bpffs::pin(map.as_fd(), &directory.join(name))?;
             }
         }
         Ok(())
@@ -127,7 +128,7 @@ impl Index {
 
     /// Pins the walk program.
     pub(crate) fn pin_walk(&self, path: &Path) -> Result<(), Error> {
-        pin::pin(self.program("skreap_walk")?, path)
+        bpffs::pin(self.program("skreap_walk")?, path)
     }
 
     /// Whether walks of this index can destroy sockets ([`Walker::destroy`]).
@@ -365,7 +366,7 @@ impl Shape {
 
 /// The configuration stored in a pinned index, if its layout is the one known here.
 fn pinned_cfg(maps: &Path) -> Result<types::skreap_cfg, Incompatible> {
-    let value = pin::read_first(maps, CFG)?;
+    let value = bpffs::read_first(maps, CFG)?;
     let found = value.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
     if found != LAYOUT_VERSION || value.len() < size_of::<types::skreap_cfg>() {
         return Err(Incompatible::Layout { found, expected: LAYOUT_VERSION });
@@ -414,10 +415,10 @@ fn prepare(config: &Config, seed: Option<u64>, held: bool) -> Result<(OpenObject
 /// Takes every map with state from the pins. A pin without a map here is from a version that knows
 /// more.
 fn reuse_maps(open: &mut OpenObject, maps: &Path) -> Result<(), Obstacle> {
-    let mut left = pin::names(maps)?;
+    let mut left = bpffs::names(maps)?;
     for mut map in open.maps_mut() {
-        if let Some(name) = pin::pin_name(map.name()) {
-            pin::reuse(&mut map, maps, &name)?;
+        if let Some(name) = bpffs::pin_name(map.name()) {
+            bpffs::reuse(&mut map, maps, &name)?;
             left.retain(|pinned| *pinned != name);
         }
     }

@@ -17,6 +17,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod bootstrap;
+mod bpffs;
 mod config;
 mod cost;
 mod counters;
@@ -27,6 +28,7 @@ pub mod fault;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod hooks;
+mod incompatible;
 mod index;
 mod log;
 mod mapping;
@@ -38,7 +40,6 @@ mod owner;
 pub mod pin;
 #[doc(hidden)]
 pub mod plumbing;
-pub mod probe;
 mod rekey;
 mod scan;
 mod skel;

@@ -12,22 +12,18 @@
 //! Everything is created in `building` and moved to its place by one rename, so a process that is
 //! killed at any moment leaves either a whole `index` or none.
 
-use std::ffi::{CString, OsStr};
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use libbpf_rs::{MapCore as _, MapFlags, MapHandle, OpenMapMut};
-
-use crate::fault::{self, Point};
+use crate::bpffs::{exchange, is_bpffs, make_directory, pin_error, remove_file, remove_tree, rename};
 use crate::hooks::{self, Hooks};
+use crate::incompatible::Obstacle;
 use crate::{Config, Error, Index};
 
-/// `BPF_FS_MAGIC` (linux/magic.h).
-const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+pub use crate::incompatible::Incompatible;
 
 const INDEX: &str = "index";
 const BUILDING: &str = "building";
@@ -46,60 +42,6 @@ pub enum Origin {
     TakenOver,
     /// It is new and replaces a pinned one that cannot be used, for the given reason.
     Replaces(Incompatible),
-}
-
-/// The reason why the pinned index cannot be taken over.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Incompatible {
-    /// Another version created it.
-    #[error("its layout is version {found}, this program's {expected}")]
-    Layout {
-        /// `SKREAP_LAYOUT_VERSION` of its creator.
-        found: u32,
-        /// That of this program.
-        expected: u32,
-    },
-    /// It is not as large as is asked for.
-    #[error("{what} is {found}, {wanted} is requested")]
-    Size {
-        /// Name of the size.
-        what: &'static str,
-        /// As pinned.
-        found: u32,
-        /// As asked for.
-        wanted: u32,
-    },
-    /// A map is missing, differs from the one this program needs, or is unknown to it.
-    #[error("map {name}: {why}")]
-    Map {
-        /// Name of its pin.
-        name: String,
-        /// The difference.
-        why: String,
-    },
-    /// A hook is missing or not attached to the cgroup.
-    #[error("hook {name}: {why}")]
-    Hook {
-        /// Name of its pin.
-        name: String,
-        /// The difference.
-        why: String,
-    },
-    /// The programs are not accepted with these maps.
-    #[error("the programs do not load with it: {0}")]
-    Load(String),
-}
-
-/// The obstacles to a take-over.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Obstacle {
-    /// A new index can take the place of the old one.
-    #[error(transparent)]
-    Incompatible(#[from] Incompatible),
-    /// Neither can be had.
-    #[error(transparent)]
-    Error(#[from] Error),
 }
 
 /// A locked directory of pins: no other process can lock it while this value lives.
@@ -257,94 +199,28 @@ impl Pins {
     }
 }
 
-/// Name of the pin of a map; `None` for a map without state of its own (constants, and data of the
-/// process). A bpf filesystem does not accept dots.
-pub(crate) fn pin_name(map: &OsStr) -> Option<String> {
-    let map = map.to_string_lossy();
-    match map.rsplit_once('.') {
-        None => Some(map.into_owned()),
-        Some((".bss", name)) => Some(name.to_owned()),
-        Some(_) => None,
-    }
-}
-
-/// Makes the map that is about to be created the one that is pinned here.
-pub(crate) fn reuse(map: &mut OpenMapMut<'_>, directory: &Path, name: &str) -> Result<(), Incompatible> {
-    let wrong = |why: String| Incompatible::Map { name: name.to_owned(), why };
-    let path = directory.join(name);
-    if !path.exists() {
-        return Err(wrong("is missing".to_owned()));
-    }
-    fault::at(Point::PinOpen).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
-    let pinned = MapHandle::from_pinned_path(&path).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
-    let info = pinned.info().map_err(|e| wrong(format!("cannot be queried: {e}")))?.info;
-    for (what, found, wanted) in [
-        ("type", info.type_, map.map_type() as u32),
-        ("key size", info.key_size, map.key_size()),
-        ("value size", info.value_size, map.value_size()),
-        ("number of entries", info.max_entries, map.max_entries()),
-        ("set of flags", info.map_flags, map.map_flags()),
-    ] {
-        if found != wanted {
-            return Err(wrong(format!("its {what} is {found}, not {wanted}")));
+impl Hooks {
+    /// Attaches and pins all hooks of an index from [`Pins::load`], so that they outlive this
+    /// process. A hook that is pinned already gets the program of this index and keeps its place in
+    /// the order; it is attached at every moment. Complete new hooks with [`Pins::publish`].
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach); [`Error::Pin`] with the errno.
+    pub fn attach_pinned(
+        index: &Index,
+        cgroup: BorrowedFd<'_>,
+        pins: &Pins,
+        origin: &Origin,
+    ) -> Result<Self, Error> {
+        match origin {
+            Origin::TakenOver => pins.renew(index),
+            Origin::New | Origin::Replaces(_) => pins.build(index, |links| {
+                let mut hooks = Self::attach(index, cgroup)?;
+                hooks.pin(links)?;
+                Ok(hooks)
+            }),
         }
     }
-    map.reuse_fd(pinned.as_fd()).map_err(|e| wrong(format!("cannot be used: {e}")))
-}
-
-/// The value of a pinned array of one.
-pub(crate) fn read_first(directory: &Path, name: &str) -> Result<Vec<u8>, Incompatible> {
-    let wrong = |why: String| Incompatible::Map { name: name.to_owned(), why };
-    let path = directory.join(name);
-    if !path.exists() {
-        return Err(wrong("is missing".to_owned()));
-    }
-    fault::at(Point::PinOpen).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
-    let map = MapHandle::from_pinned_path(&path).map_err(|e| wrong(format!("cannot be opened: {e}")))?;
-    let value = map.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY);
-    value.map_err(|e| wrong(format!("cannot be read: {e}")))?.ok_or_else(|| wrong("is empty".to_owned()))
-}
-
-/// Pins a map, a program or a link.
-pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
-    let c_path = c_string(path)?;
-    fault::at(Point::Pin).map_err(|e| pin_error(path, e))?;
-    // SAFETY: the path ends with a nul and outlives the call; the descriptor is open.
-    match unsafe { libbpf_sys::bpf_obj_pin(object.as_raw_fd(), c_path.as_ptr()) } {
-        0 => Ok(()),
-        error => Err(pin_error(path, io::Error::from_raw_os_error(-error))),
-    }
-}
-
-/// The names in a directory of pins.
-pub(crate) fn names(directory: &Path) -> Result<Vec<String>, Error> {
-    let error = |source| pin_error(directory, source);
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(error(e)),
-    };
-    entries.map(|entry| Ok(entry.map_err(error)?.file_name().to_string_lossy().into_owned())).collect()
-}
-
-pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), Error> {
-    fault::at(Point::PinRename).and_then(|()| fs::rename(from, to)).map_err(|e| pin_error(to, e))
-}
-
-pub(crate) fn remove_file(path: &Path) -> Result<(), Error> {
-    match fault::at(Point::PinRemove).and_then(|()| fs::remove_file(path)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(pin_error(path, e)),
-        _ => Ok(()),
-    }
-}
-
-pub(crate) fn pin_error(path: &Path, source: io::Error) -> Error {
-    Error::Pin { path: path.to_owned(), source }
-}
-
-fn make_directory(path: &Path) -> Result<(), Error> {
-    let made = fault::at(Point::PinDirectory).and_then(|()| DirBuilder::new().mode(0o700).create(path));
-    made.map_err(|e| pin_error(path, e))
 }
 
 /// Detaches hooks and removes all their pins; true if there was anything.
@@ -352,41 +228,6 @@ fn remove_index(path: &Path) -> Result<bool, Error> {
     // To remove the pin of a link detaches it as well, but not at once.
     hooks::detach(&path.join(LINKS))?;
     remove_tree(path)
-}
-
-/// True if there was anything.
-fn remove_tree(path: &Path) -> Result<bool, Error> {
-    match fault::at(Point::PinRemoveAll).and_then(|()| fs::remove_dir_all(path)) {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(pin_error(path, e)),
-    }
-}
-
-/// Swaps two directories in one step.
-fn exchange(a: &Path, b: &Path) -> Result<(), Error> {
-    let (from, to) = (c_string(a)?, c_string(b)?);
-    fault::at(Point::PinExchange).map_err(|e| pin_error(b, e))?;
-    // SAFETY: both paths end with a nul and outlive the call.
-    let ret = unsafe {
-        libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), libc::RENAME_EXCHANGE)
-    };
-    if ret == 0 { Ok(()) } else { Err(pin_error(b, io::Error::last_os_error())) }
-}
-
-fn c_string(path: &Path) -> Result<CString, Error> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|e| pin_error(path, e.into()))
-}
-
-fn is_bpffs(path: &Path) -> bool {
-    let Ok(path) = c_string(path) else {
-        return false;
-    };
-    // SAFETY: statfs is made of integers, for which zero is a value.
-    let mut buffer: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the path ends with a nul, the buffer is a statfs; both outlive the call.
-    let ret = unsafe { libc::statfs(path.as_ptr(), &mut buffer) };
-    ret == 0 && buffer.f_type as u64 == BPF_FS_MAGIC
 }
 
 fn no_bpffs(path: &Path) -> Error {
@@ -400,17 +241,6 @@ fn no_bpffs(path: &Path) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_maps_with_state_have_a_pin() {
-        let name = |map: &str| pin_name(OsStr::new(map));
-        assert_eq!(name(".bss.pool").as_deref(), Some("pool"));
-        assert_eq!(name("shards").as_deref(), Some("shards"));
-        assert_eq!(
-            (name("skreap_b.bss"), name("skreap_b.rodata"), name(".rodata"), name(".bss")),
-            (None, None, None, None)
-        );
-    }
 
     #[test]
     fn a_directory_elsewhere_is_refused_and_stays() {

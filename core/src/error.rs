@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::MAX_BACKENDS;
+use crate::limits::MAX_BACKENDS;
 
 /// Maximum number of characters of the input that a message repeats.
 const EXCERPT_CHARS: usize = 64;

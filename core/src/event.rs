@@ -7,9 +7,6 @@ use crate::backend::Backend;
 /// Longest accepted event or request id, in bytes of UTF-8.
 pub const MAX_ID_BYTES: usize = 256;
 
-/// Most backends one event may name. As many of any kind fit in one line of 1 MiB.
-pub const MAX_BACKENDS: usize = 16_384;
-
 /// One event. Serializes to its wire form, one JSON object:
 /// `{"id":"e1","type":"backend-deleted","backend":"udp://10.0.0.1:53","dry_run":true}`.
 ///
@@ -39,13 +36,13 @@ pub enum Action {
     },
     /// Several backends are gone, all in one event with one report.
     BackendsDeleted {
-        /// The backends that are gone: 1 to [`MAX_BACKENDS`]. Naming one twice is the same as once.
+        /// The backends that are gone: 1 to [`MAX_BACKENDS`](crate::MAX_BACKENDS). Naming one twice is the same as once.
         backends: Vec<Backend>,
     },
     /// These backends live: everything else that the index has sockets of is gone. For a sender that has lost
     /// events.
     Reconcile {
-        /// The backends that live: 1 to [`MAX_BACKENDS`].
+        /// The backends that live: 1 to [`MAX_BACKENDS`](crate::MAX_BACKENDS).
         backends: Vec<Backend>,
     },
 }

@@ -42,6 +42,7 @@ mod errno;
 mod error;
 mod event;
 mod guard;
+mod limits;
 mod outcome;
 mod report;
 mod request;
@@ -55,8 +56,9 @@ pub use backend::{Backend, BackendError, Protocol};
 pub use engine::EngineName;
 pub use errno::{errno_name, errno_reason};
 pub use error::{Refusal, UnknownName};
-pub use event::{Action, Event, IdError, MAX_BACKENDS, MAX_ID_BYTES, check_id};
+pub use event::{Action, Event, IdError, MAX_ID_BYTES, check_id};
 pub use guard::{Guarded, Pacer};
+pub use limits::MAX_BACKENDS;
 pub use outcome::{
     Failure, Failures, FinishReason, Finished, Imbalance, Incomplete, MAX_FAILURES_LISTED, Outcome, Skipped,
 };
@@ -64,4 +66,4 @@ pub use report::{BackendReport, Report};
 pub use request::Request;
 pub use socket::{SocketTuple, state_name};
 pub use target::{Target, Unconnected};
-pub use timing::{MAX_RECORDED_NS, PhaseSummary, Phases, Summary, Timings, TimingsError};
+pub use timing::{MAX_RECORDED_NS, PhaseSummary, Phases, Summary, Timings, TimingsError, nanos};

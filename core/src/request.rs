@@ -10,7 +10,8 @@ use serde_json::error::Category;
 
 use crate::backend::{Backend, BackendError};
 use crate::error::{Refusal, excerpt};
-use crate::event::{Action, Event, MAX_BACKENDS, check_id};
+use crate::event::{Action, Event, check_id};
+use crate::limits::MAX_BACKENDS;
 
 /// One request type.
 struct Type {

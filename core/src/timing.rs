@@ -1,5 +1,7 @@
 //! How long each phase of an event took.
 
+use std::time::Duration;
+
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +11,11 @@ pub const MAX_RECORDED_NS: u64 = 60_000_000_000;
 
 /// Significant decimal digits kept by the histograms: percentiles are at most 0.1 % too high.
 const SIGNIFICANT_DIGITS: u8 = 3;
+
+/// A duration in the unit of reports; more than 584 years are that many.
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
 
 /// Nanoseconds of each phase of one event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

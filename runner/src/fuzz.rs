@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use skreap_bpf::Victim;
 use skreap_core::SocketTuple;
 
-use crate::engine::destroy;
+use crate::engine;
 use crate::service::metrics::http;
 use crate::service::source::{Clients, Inbox, Stop, connection};
 use crate::sys::sock_diag::{self, DumpEnd, InetDiag};
@@ -36,7 +36,7 @@ pub fn dump_answer(datagram: &[u8], each: impl FnMut(InetDiag<'_>)) -> (DumpEnd,
 /// The socket as a report names it.
 #[must_use]
 pub fn tuple(victim: &Victim) -> SocketTuple {
-    destroy::tuple(victim)
+    engine::tuple(victim)
 }
 
 /// True if this `Accept` header is answered with protobuf.

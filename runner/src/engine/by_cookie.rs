@@ -8,7 +8,7 @@ use std::thread;
 use skreap_bpf::{Scan, Victim};
 use skreap_core::Protocol;
 
-use super::destroy::netns_id;
+use super::named::netns_id;
 use crate::sys::netns;
 
 /// What came of one victim: destroyed (true), or (false) not there any more or connected to something else by now; or a

@@ -4,12 +4,10 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use skreap_bpf::Victim;
-use skreap_core::{
-    EngineName, FinishReason, Finished, Incomplete, Outcome, Protocol, SocketTuple, state_name,
-};
+use skreap_core::{EngineName, FinishReason, Finished, Incomplete, Outcome};
 
+use super::named::{netns_id, tuple};
 use super::{EngineError, Pace, by_cookie, nanos};
-use crate::sys::netns::NetnsId;
 use crate::sys::sock_diag::{DiagSockets, Verdict};
 
 /// How long the diag socket of a netns is kept after its last use.
@@ -220,28 +218,8 @@ impl Unsettled {
     }
 }
 
-pub(crate) fn netns_id(victim: &Victim) -> NetnsId {
-    NetnsId { cookie: victim.netns(), inum: victim.netns_inum() }
-}
-
 fn fail(outcome: &mut Outcome, victims: &[Victim], errno: i32) {
     for victim in victims {
         outcome.add_failure(tuple(victim), errno);
-    }
-}
-
-/// A victim in the words of a report.
-pub(crate) fn tuple(victim: &Victim) -> SocketTuple {
-    SocketTuple {
-        protocol: victim.protocol().unwrap_or(Protocol::Udp),
-        saddr: victim.saddr(),
-        sport: victim.sport(),
-        daddr: victim.daddr(),
-        dport: victim.dport(),
-        ifindex: victim.ifindex(),
-        cookie: victim.cookie(),
-        netns: victim.netns(),
-        netns_inum: victim.netns_inum(),
-        state: state_name(victim.state()).into(),
     }
 }

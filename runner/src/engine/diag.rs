@@ -7,8 +7,9 @@ use std::time::Instant;
 use skreap_bpf::{Victim, Walker};
 use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
 
-use super::destroy::{Destroyer, tuple};
+use super::destroy::Destroyer;
 use super::membership::{Membership, Place};
+use super::named::tuple;
 use super::scope::Finder;
 use super::{Chosen, Engine, EngineError, EngineOptions, Scope, StateMask, nanos};
 use crate::sys::netns::{Everywhere, NetnsId};

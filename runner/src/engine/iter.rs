@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use skreap_bpf::{Scan, ScanCounts, ScanHit, Walker};
 use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected};
 
-use super::destroy::tuple;
+use super::named::tuple;
 use super::scope::Finder;
 use super::{Chosen, Engine, EngineError, EngineOptions, Scope, StateMask, membership, nanos};
 use crate::sys::netns::{self, Everywhere, NetnsId};

@@ -6,7 +6,8 @@ use std::time::Instant;
 use skreap_bpf::{Left, Victim, Walker};
 use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected, errno_name};
 
-use super::destroy::{Destroyer, tuple};
+use super::destroy::Destroyer;
+use super::named::tuple;
 use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos};
 
 /// Engine `kfunc`: targeted walk that destroys in place.

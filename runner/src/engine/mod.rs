@@ -20,6 +20,7 @@ mod index_scan;
 mod iter;
 mod kfunc;
 pub(crate) mod membership;
+mod named;
 mod netlink;
 mod owners;
 mod pace;
@@ -27,19 +28,20 @@ pub mod probe;
 mod scope;
 pub mod select;
 mod states;
+mod trial;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
+pub(crate) use skreap_core::nanos;
 use skreap_core::{EngineName, Outcome, Target};
 
 pub use chosen::Chosen;
-pub(crate) use destroy::{netns_id, tuple};
 pub use diag::Diag;
 pub use index_scan::IndexScan;
 pub use iter::Iter;
 pub use kfunc::Kfunc;
 pub(crate) use membership::{Membership, Place};
+pub(crate) use named::{netns_id, tuple};
 pub use netlink::Netlink;
 pub use owners::OwnerFinder;
 pub use pace::Pace;
@@ -96,9 +98,4 @@ pub enum EngineError {
         /// The kernel's answer.
         source: std::io::Error,
     },
-}
-
-/// A duration in the unit of reports.
-pub(crate) fn nanos(d: Duration) -> u64 {
-    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }

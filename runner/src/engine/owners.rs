@@ -6,7 +6,7 @@ use std::thread;
 use skreap_bpf::{Owner, Owners, Victim};
 
 use super::EngineError;
-use super::destroy::netns_id;
+use super::named::netns_id;
 use crate::sys::netns;
 
 /// Tells sockets of programs from the kernel's own; the program that does it is loaded when it is first needed.

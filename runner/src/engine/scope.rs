@@ -6,7 +6,7 @@ use skreap_bpf::{Victim, Walker};
 use skreap_core::{Target, Unconnected};
 
 use super::EngineError;
-use super::destroy::netns_id;
+use super::named::netns_id;
 use crate::sys::netns::{self, Everywhere, NetnsId};
 
 /// Which network namespaces a scan visits. Engines that walk the index need none: it covers all of them.

@@ -6,9 +6,8 @@ use std::str::FromStr;
 use skreap_bpf::{Config, Index};
 use skreap_core::EngineName;
 
-use crate::engine::probe;
+use crate::engine::trial;
 use crate::engine::{Diag, Engine, EngineError, EngineOptions, IndexScan, Iter, Kfunc, Netlink, Scope};
-use crate::reaper::Error;
 use crate::sys::privileges;
 
 /// Which engine is wanted.
@@ -39,6 +38,18 @@ impl FromStr for Choice {
             _ => text.parse().map(Self::Named).map_err(|e: skreap_core::UnknownName| format!("{e}, or auto")),
         }
     }
+}
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No engine, or not the one that was asked for, works here.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// It should work, and could not be started.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
 }
 
 /// No engine works here, or not the one that was asked for.
@@ -99,23 +110,23 @@ fn decide_on(index: &Index) -> Decision {
 
 /// Tries out what an engine stands on; answers what was seen, or what is missing.
 fn trial(engine: EngineName, index: &Index) -> Result<String, String> {
-    let tried = |result: Result<String, probe::Missing>| result.map_err(|m| m.detail);
+    let tried = |result: Result<String, trial::Missing>| result.map_err(|m| m.detail);
     let sock_destroy =
-        || tried(probe::sock_destroy()).map(|_| "SOCK_DESTROY of a private socket works".to_owned());
+        || tried(trial::sock_destroy()).map(|_| "SOCK_DESTROY of a private socket works".to_owned());
     match engine {
         EngineName::Kfunc => {
             // The types of modules are asked for by their ids.
             let _raised = privileges::raise();
             // First whether the module is there; last, whether this very index was loaded with it.
-            let seen = tried(probe::lock_taking_kfunc())?;
+            let seen = tried(trial::lock_taking_kfunc())?;
             index.can_destroy().map_err(|e| e.to_string())?;
             Ok(seen)
         }
         EngineName::Netlink | EngineName::IndexScan => {
-            tried(probe::test_run(index))?;
+            tried(trial::test_run(index))?;
             sock_destroy()
         }
-        EngineName::Iter => tried(probe::iterator_destroy()),
+        EngineName::Iter => tried(trial::iterator_destroy()),
         EngineName::Diag | EngineName::DiagFilter => sock_destroy(),
         other => Err(format!("this version has no engine {other}")),
     }
@@ -124,7 +135,7 @@ fn trial(engine: EngineName, index: &Index) -> Result<String, String> {
 /// Starts an engine on an index.
 ///
 /// # Errors
-/// [`Error::Choice`] if the engine that is wanted, or any, does not work here; [`Error::Engine`] if it should
+/// [`Error::Refused`] if the engine that is wanted, or any, does not work here; [`Error::Engine`] if it should
 /// but could not be started.
 pub fn start(wanted: Choice, index: &Index, options: &EngineOptions) -> Result<Box<dyn Engine>, Error> {
     start_and_say(wanted, index, options).map(|(engine, _)| engine)
@@ -139,7 +150,7 @@ pub fn start_and_say(
     index: &Index,
     options: &EngineOptions,
 ) -> Result<(Box<dyn Engine>, String), Error> {
-    let refused = |why: String| Error::Choice(Refused { wanted, why });
+    let refused = |why: String| Error::Refused(Refused { wanted, why });
     let (engine, why) = match wanted {
         Choice::Auto => {
             let decision = decide_on(index);

@@ -64,6 +64,15 @@ pub enum Error {
     Engine(#[from] EngineError),
 }
 
+impl From<select::Error> for Error {
+    fn from(e: select::Error) -> Self {
+        match e {
+            select::Error::Refused(e) => e.into(),
+            select::Error::Engine(e) => e.into(),
+        }
+    }
+}
+
 impl Error {
     /// True if this kernel or these privileges cannot, so that trying again is no use.
     #[must_use]

@@ -3,6 +3,7 @@
 mod plan;
 mod play;
 mod round;
+mod step;
 mod tally;
 mod world;
 
@@ -14,7 +15,8 @@ use skreap::choice::Choice;
 use skreap::core::PhaseSummary;
 use skreap::source::Stop;
 
-use play::{Findings, MIN_SOCKETS, Options, Step};
+use play::{Findings, MIN_SOCKETS};
+use step::{Options, Step};
 
 use super::text::{duration, grouped};
 use super::{Failure, print_json, serve};

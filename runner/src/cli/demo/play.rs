@@ -12,7 +12,6 @@ use crossbeam_channel::bounded;
 use serde::Serialize;
 
 use skreap::bpf::{Config, Index};
-use skreap::choice::Choice;
 use skreap::core::{EngineName, PhaseSummary, Summary};
 use skreap::source::Stop;
 use skreap::{Error, Reaper, cgroup, daemon, probe};
@@ -20,48 +19,11 @@ use skreap_testbed as testbed;
 
 use super::plan::{SERVERS, SERVICES};
 use super::round::Conductor;
+use super::step::{Options, Step};
 use super::world::World;
 
 /// The fewest sockets a demo takes: one for each service of each server.
 pub const MIN_SOCKETS: u32 = (SERVERS.len() * SERVICES.len()) as u32;
-
-/// How large the demo is.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Client sockets, at least [`MIN_SOCKETS`].
-    pub sockets: u32,
-    /// Network namespaces, at least 1.
-    pub netns: u32,
-    /// Client processes, at least 1.
-    pub clients: u32,
-    /// How often server B is deleted, at least 1.
-    pub rounds: u32,
-    /// The engine.
-    pub engine: Choice,
-}
-
-/// How far the demo has come, for people who wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Network namespaces are made.
-    Netns {
-        /// How many there are.
-        done: u32,
-        /// How many there will be.
-        of: u32,
-    },
-    /// Servers and clients are started.
-    Processes,
-    /// Sockets are connected.
-    Sockets,
-    /// Server B is deleted.
-    Round {
-        /// Which round, from 1.
-        number: u32,
-        /// How many there will be.
-        of: u32,
-    },
-}
 
 /// What was seen. Counts are over all rounds, times in nanoseconds.
 #[derive(Clone, Debug, Serialize)]
@@ -200,14 +162,6 @@ fn check(options: &Options) -> anyhow::Result<()> {
              use fewer --sockets, more --clients, or raise `ulimit -n`",
             options.sockets
         );
-    }
-    Ok(())
-}
-
-/// An error once the demo is to end.
-pub(super) fn go_on(stop: &Stop) -> anyhow::Result<()> {
-    if stop.given() {
-        bail!("interrupted; everything was removed");
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::plan::{self, DELETED, SERVERS, SERVICES};
-use super::play::{Step, go_on};
+use super::step::{Step, go_on};
 use super::tally::Tally;
 use super::world::World;
 use skreap::core::{Action, Event, Report, Request, Timings};

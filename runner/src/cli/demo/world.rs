@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail};
 
 use super::plan::{self, Group, SERVERS, SERVICES};
-use super::play::{Options, Step, go_on};
+use super::step::{Options, Step, go_on};
 use skreap::source::Stop;
 use skreap_testbed::{
     CallError, Cgroup, Client, Family, Mode, Netns, Op, OpenMany, Protocol, Reply, Selection, SpawnOptions,
