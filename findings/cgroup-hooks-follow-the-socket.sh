@@ -2,7 +2,7 @@
 # The connect hooks of a cgroup follow the socket, not the process that connects
 #
 # Guess: BPF_CGROUP_INET4_CONNECT on a cgroup runs when a process in that cgroup calls connect().
-# Behaviour: it runs for the sockets that a process in that cgroup *made*, whatever process
+# Behaviour: it runs for the sockets that a process in that cgroup *made*, whichever process
 #   connects them. A process that moves to another cgroup keeps the old hooks for the sockets that
 #   it has, and a socket that is passed over a unix socket keeps the hooks of its maker. Removing
 #   the cgroup changes nothing: its hook still runs for the sockets that remain.

@@ -3,14 +3,15 @@
 Constants and structs: include/uapi/linux/bpf.h, and bpf_common.h for the instructions.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
 import struct
-import sys
+from clients import skip
 
 # enum bpf_cmd
-BPF_MAP_CREATE, BPF_MAP_LOOKUP_ELEM, BPF_PROG_LOAD, BPF_PROG_ATTACH, BPF_LINK_CREATE = 0, 1, 5, 8, 28
+BPF_MAP_CREATE, BPF_MAP_LOOKUP_ELEM, BPF_PROG_LOAD, BPF_LINK_CREATE = 0, 1, 5, 28
 BPF_MAP_TYPE_ARRAY = 2
 BPF_PROG_TYPE_CGROUP_SOCK_ADDR = 18
 # enum bpf_attach_type
@@ -24,14 +25,14 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def bpf(command, attr):
-    """bpf(2); a kernel without it or without the command is a skip, not a failure."""
+    """bpf(2); without it, without the right to use it, or without cgroup links: a skip."""
     buffer = ctypes.create_string_buffer(attr, 128)
     result = libc.syscall(SYS_BPF, command, buffer, len(buffer))
     if result < 0:
         code = ctypes.get_errno()
-        if code in (errno.ENOSYS, errno.EINVAL) and command != BPF_PROG_ATTACH:
-            print(f"skipped: the kernel refuses bpf command {command}: {os.strerror(code)}", file=sys.stderr)
-            sys.exit(77)
+        no_links = command == BPF_LINK_CREATE and code == errno.EINVAL
+        if no_links or code in (errno.ENOSYS, errno.EPERM):
+            skip(f"bpf command {command}: {os.strerror(code)}")
         raise OSError(code, f"bpf command {command}: {os.strerror(code)}")
     return result
 
@@ -41,7 +42,7 @@ def instruction(code, dst=0, src=0, offset=0, value=0):
 
 
 def counting_program(hook, map_fd):
-    """Adds one to the map's count, stores the port (and IPv4 address) of the hook; allows the call."""
+    """A program that counts in the map, stores the port (and IPv4 address), and allows the call."""
     address = hook.endswith("4")
     code = [
         instruction(0xBF, 6, 1),  # r6 = ctx
@@ -67,19 +68,19 @@ def counting_program(hook, map_fd):
 
 
 class Counter:
-    """A counting program with its map; attach it to a cgroup with `link` or `attach`."""
+    """A counting program with its map; `link` attaches it to a cgroup."""
 
     def __init__(self, hook):
         self.hook = HOOKS[hook]
         self.map = bpf(BPF_MAP_CREATE, struct.pack("=IIII", BPF_MAP_TYPE_ARRAY, 4, 16, 1))
         code = ctypes.create_string_buffer(counting_program(hook, self.map))
-        license = ctypes.create_string_buffer(b"GPL")
+        gpl = ctypes.create_string_buffer(b"GPL")
         attr = struct.pack(
             "=IIQQIIQII16sII",
             BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
             (len(code) - 1) // 8,
             ctypes.addressof(code),
-            ctypes.addressof(license),
+            ctypes.addressof(gpl),
             *(0, 0, 0, 0, 0),  # log, kernel version, flags
             b"finding",
             0,  # interface
@@ -90,17 +91,12 @@ class Counter:
     def link(self, cgroup):
         """Attaches by a link, which ends with this process."""
         with open_folder(cgroup) as target:
-            self.link_fd = bpf(BPF_LINK_CREATE, struct.pack("=IIII", self.program, target, self.hook, 0))
-        return self
-
-    def attach(self, cgroup, flags):
-        """Attaches without a link; ends with the cgroup."""
-        with open_folder(cgroup) as target:
-            bpf(BPF_PROG_ATTACH, struct.pack("=IIII", target, self.program, self.hook, flags))
+            attr = struct.pack("=IIII", self.program, target, self.hook, 0)
+            self.link_fd = bpf(BPF_LINK_CREATE, attr)
         return self
 
     def read(self):
-        """How often it ran, and with which address and port the last time."""
+        """How often it ran, and the address and port that it saw last."""
         key, value = ctypes.create_string_buffer(4), ctypes.create_string_buffer(16)
         attr = struct.pack("=IxxxxQQQ", self.map, ctypes.addressof(key), ctypes.addressof(value), 0)
         bpf(BPF_MAP_LOOKUP_ELEM, attr)
@@ -108,16 +104,13 @@ class Counter:
         return count, ".".join(map(str, address)), struct.unpack("!H", port[:2])[0]
 
 
-class open_folder:
-    def __init__(self, path):
-        self.path = path
-
-    def __enter__(self):
-        self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        return self.fd
-
-    def __exit__(self, *_):
-        os.close(self.fd)
+@contextlib.contextmanager
+def open_folder(path):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def join(cgroup):

@@ -1,15 +1,14 @@
 #!/bin/sh
-# sock_diag denies living sockets of a SO_REUSEPORT group
+# sock_diag returns ENOENT for living sockets of a SO_REUSEPORT group
 #
-# Guess: the id of a socket in sock_diag ends with its cookie, which is unique. A request with the
-#   id as the dump gave it finds this very socket as long as it lives; ENOENT means that it is
-#   gone.
-# Behaviour: the kernel looks the socket up by addresses and ports first, as for a packet, and
-#   compares the cookie of the one that it found. Of eight listeners, or eight unconnected UDP
-#   sockets, that share a port by SO_REUSEPORT, it finds one; for the other seven SOCK_DESTROY
-#   says ENOENT (and so does a query for TCP).
-# Hence: `ss -K` leaves most workers of such a server alone, silently. ENOENT for an exact id is
-#   not "gone": look for the cookie in a dump.
+# Guess: the id of a socket in sock_diag contains its cookie, which is unique. A request with the
+#   id from a dump finds this very socket while it lives; ENOENT means that it is gone.
+# Behaviour: the kernel first looks for a socket by addresses and ports, as for a packet, and then
+#   compares the cookie. Of eight listeners, or eight unconnected UDP sockets, that share a port
+#   by SO_REUSEPORT, it finds one. For the other seven, a TCP query and a UDP SOCK_DESTROY return
+#   ENOENT.
+# Hence: `ss -K` passes over most workers of such a server and reports nothing. After ENOENT for
+#   an exact id, look for the cookie in a dump before you call the socket gone.
 # Versions: Linux 6.18.44
 # Seen:
 #   8 TCP listeners on 8 ports: in the dump 8, found by exact id 8

@@ -1,14 +1,15 @@
 #!/bin/sh
-# A sock_diag dump skips living sockets, and does not say so
+# A sock_diag dump skips living sockets and does not report it
 #
-# Guess: a dump over several messages may be torn when sockets come and go meanwhile. A socket
-#   that lives through the whole dump is in it, or the kernel sets NLM_F_DUMP_INTR, as netlink
-#   documents for inconsistent dumps.
-# Behaviour: the dump goes on by position within a hash bucket. For each socket already shown that
-#   closes between two messages, one living socket of that bucket is never shown. NLM_F_DUMP_INTR
-#   is not set, NLMSG_DONE says 0.
-# Hence: one pass of `ss` or of a tool like it is not a list of all sockets that live. "Not in the
-#   dump" does not mean closed, and "found all" needs a second look by another way.
+# Guess: sockets come and go while a dump of several messages runs. A socket that lives through
+#   the whole dump is in it, or the kernel sets NLM_F_DUMP_INTR, netlink's sign of an inconsistent
+#   dump.
+# Behaviour: the dump resumes by position within a hash bucket. For each socket of the bucket that
+#   was shown and closes before the next message, one living socket is never shown.
+#   NLM_F_DUMP_INTR is not set, and NLMSG_DONE carries 0.
+# Hence: one pass of `ss`, or of any tool that dumps, is not a list of all living sockets. A
+#   socket that is not in the dump may live, so a claim of "all found" needs a second look by
+#   another way.
 # Versions: Linux 6.18.44
 # Seen:
 #   300 UDP sockets on one port; the sockets in the first message are closed
@@ -22,8 +23,7 @@ set -eu
 python3 - <<'EOF'
 import socket
 import struct
-import sys
-from clients import udp
+from clients import skip
 from diag import (NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, SOCK_DIAG_BY_FAMILY, cookie,
                   cookie_of, messages, open_diag, packed_id, send)
 
@@ -45,8 +45,7 @@ while done is None:
     for kind, flags, body in messages(diag.recv(4096)):
         interrupted |= bool(flags & NLM_F_DUMP_INTR)
         if kind == NLMSG_ERROR:
-            print("skipped: needs CONFIG_INET_UDP_DIAG", file=sys.stderr)
-            sys.exit(77)
+            skip("CONFIG_INET_UDP_DIAG")
         if kind == NLMSG_DONE:
             done = struct.unpack_from("=i", body)[0]
         else:

@@ -1,20 +1,22 @@
 #!/bin/sh
-# An open netlink socket keeps a deleted network namespace on the air
+# An open sock_diag socket keeps a deleted network namespace reachable
 #
-# Guess: `ip netns del` ends a namespace that no process is in: its interfaces go, its addresses
-#   fall silent. A netlink socket that somebody opened there to ask for sockets is no part of it.
-# Behaviour: any socket keeps its network namespace, a sock_diag one too, whoever holds it and
-#   wherever that process is now. Until it is closed the veth stays up, its address answers, the
-#   peer's name cannot be used again, and no command lists the namespace.
-# Hence: a tool that caches a diag socket per container keeps every dead container reachable.
-#   Close it when the question is answered.
+# Guess: `ip netns del` ends a namespace that no process is in: its interfaces go, and its
+#   addresses stop responding. A netlink socket that a tool opened there, to query sockets, does
+#   not count.
+# Behaviour: every socket keeps its network namespace, a sock_diag one too, wherever the process
+#   that holds it is now. Until it is closed, the veth pair stays up, the address in the namespace
+#   responds, and the name of the host's end cannot be used again. `ip netns list` does not show
+#   the namespace, and no process is in it.
+# Hence: a tool that caches a diag socket per container keeps dead containers reachable. Close it
+#   after the query.
 # Versions: Linux 6.18.44, iproute2 6.1.0-3
 # Seen:
-#   before: the address answers, veth exists
-#   deleted, diag socket open: the address answers, veth exists
+#   before: the address responds, veth exists
+#   deleted, diag socket open: the address responds, veth exists
 #   listed by name: no
 #   processes in it: 0
-#   the same veth again: refused
+#   a veth of the same name: refused
 #   diag socket closed: the address is silent, veth is gone
 set -eu
 . "$(dirname "$0")/lib.sh"
@@ -45,7 +47,7 @@ def enter(path):
     os.close(fd)
 
 
-def answers():
+def responds():
     """Whether somebody at 10.1.0.2 refuses a datagram (ARP, then ICMP port unreachable)."""
     run("ip", "neigh", "flush", "all")
     sock = udp(peer=("10.1.0.2", 9))
@@ -59,7 +61,7 @@ def veth():
 
 def state():
     there = veth()
-    word = "answers" if there and answers() else "is silent"
+    word = "responds" if there and responds() else "is silent"
     return f"the address {word}, veth {'exists' if there else 'is gone'}"
 
 
@@ -81,7 +83,7 @@ inside = [pid for pid in processes if os.stat(f"/proc/{pid}/ns/net").st_ino == i
 print("processes in it:", len(inside))
 assert run("ip", "netns", "add", "pod").returncode == 0
 again = run("ip", "link", "add", "host0", "type", "veth", "peer", "name", "eth0", "netns", "pod")
-print("the same veth again:", "refused" if again.returncode else "made")
+print("a veth of the same name:", "refused" if again.returncode else "made")
 diag.close()
 deadline = time.monotonic() + LONG
 while veth() and time.monotonic() < deadline:

@@ -1,7 +1,8 @@
-"""Requests to sock_diag for IPv4 sockets. Constants and structs: include/uapi/linux of the kernel."""
+"""Requests to sock_diag for IPv4 sockets. Constants and structs: include/uapi/linux/*.h."""
 
 import socket
 import struct
+from clients import skip
 
 NETLINK_SOCK_DIAG = 4  # netlink.h
 NLMSG_ERROR, NLMSG_DONE = 2, 3  # netlink.h
@@ -35,7 +36,10 @@ def packed_id(local=("0.0.0.0", 0), peer=("0.0.0.0", 0), number=NO_COOKIE):
 
 
 def open_diag():
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
+    try:
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
+    except OSError:
+        skip("sock_diag (CONFIG_INET_DIAG)")
 
 
 def send(diag, kind, flags, protocol, sockid):
@@ -58,7 +62,7 @@ def cookie_of(body):
 
 
 def request(diag, kind, protocol, sockid):
-    """One request by id, acknowledged or answered: 0 or the errno."""
+    """One request by id: 0, or the errno that the kernel returns."""
     send(diag, kind, NLM_F_ACK if kind == SOCK_DESTROY else 0, protocol, sockid)
     for got, _, body in messages(diag.recv(65536)):
         return -struct.unpack_from("=i", body)[0] if got == NLMSG_ERROR else 0

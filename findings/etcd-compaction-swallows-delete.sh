@@ -1,16 +1,16 @@
 #!/bin/sh
-# A watch from a compacted revision of etcd is accepted, and the delete made at that revision never comes
+# etcd accepts a watch from a compacted revision and never delivers the delete made there
 #
-# Guess: a watch from revision R starts with the event of R. If R is compacted away the watch is
-#   refused ("required revision has been compacted"), and the watcher lists everything anew. One
-#   or the other: nothing is lost without a sign.
+# Guess: a watch from revision R starts with the event of R. If R is compacted away, etcd refuses
+#   the watch ("required revision has been compacted") and the watcher lists everything anew.
+#   Nothing is lost without a sign.
 # Behaviour: compaction at R refuses watches from revisions below R, and accepts those from R. A
 #   put made at R is delivered then. A delete made at R is not: the watch starts with the next
 #   event.
-# Hence: a watcher that restarts from the revision of its last list plus one can miss a delete, so
-#   a deleted backend stays in its table for ever. List again after every break of a watch.
+# Hence: a watcher that resumes at the revision after its last list can miss a delete, so a
+#   deleted backend stays in its table. List again after every break of a watch.
 # Versions: etcd 3.4.23 (Debian 12, etcd-server and etcd-client 3.4.23-4+b4)
-# Also: etcd took this for a fault later and keeps the tombstone (etcd pull request 18274).
+# Also: later versions of etcd keep the deletion (etcd-io/etcd pull request 18274).
 # Seen:
 #   delete at R, not compacted, watch from R: DELETE backend, PUT marker
 #   delete at R, compacted at R, watch from R: PUT marker

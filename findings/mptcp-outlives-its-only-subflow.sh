@@ -1,12 +1,12 @@
 #!/bin/sh
 # An MPTCP connection stays established for a minute without any TCP connection
 #
-# Guess: to destroy the only TCP subflow of an MPTCP connection is to destroy the connection: both
+# Guess: destroying the only TCP subflow of an MPTCP connection ends the connection: both
 #   applications get an error, as with plain TCP, where the peer receives a reset.
 # Behaviour: the TCP sockets of both ends are gone, and the MPTCP sockets of both ends stay
 #   ESTABLISHED for net.mptcp.close_timeout, 60 s by default. Meanwhile send() accepts data that
-#   nothing carries, recv() waits, and neither reports an error. Then both ends get ENOTCONN, not
-#   ECONNABORTED or ECONNRESET. `ss -K -M` matches the MPTCP sockets, destroys none, and exits 0.
+#   nothing carries, recv() waits, and neither reports an error. Then recv() returns ENOTCONN on
+#   both ends, not ECONNABORTED or ECONNRESET. `ss -K -M` destroys no MPTCP socket and exits 0.
 # Hence: "no TCP socket to that peer is left" does not mean that no application is connected to
 #   it. Where MPTCP is the default of a runtime (Go listeners since 1.24) or is forced on
 #   (mptcpize), look with `ss -M`.

@@ -1,14 +1,15 @@
 #!/bin/sh
 # After one "port unreachable", an nginx UDP session carries requests and no replies
 #
-# Guess: nginx (stream, UDP) ends a client's session at an error of its upstream socket, and the
-#   client's next datagram opens a new one; or it goes on, both ways. The client hears nothing of
-#   the error.
-# Behaviour: nginx reads an ICMP port unreachable of the upstream (its server restarts) as
-#   ECONNREFUSED. It sends the client an *empty datagram*, keeps the session, and stops reading
-#   that upstream socket. When the server is back, each request reaches it and no reply reaches
-#   the client. A new client works at once. A request that is sent while the port is still closed
-#   ends the session instead, so a test with a longer outage shows the guess.
+# Guess: nginx (stream module, UDP) ends a client's session at an error of its upstream socket,
+#   and the client's next datagram opens a new one. Or the session goes on, both ways. The client
+#   sees nothing of the error.
+# Behaviour: nginx gets ECONNREFUSED when the upstream returns an ICMP port unreachable, for
+#   example while its server restarts. nginx sends the client an *empty datagram*, keeps the
+#   session, and stops reading that upstream socket. When the server is back, each request reaches
+#   it and no reply reaches the client. A new client works at once. A request that is sent while
+#   the port is still closed ends the session instead, so a test with a longer outage confirms the
+#   guess.
 # Hence: a short restart of a backend leaves some clients with a proxy that looks healthy from
 #   both sides. A tool that sends ICMP errors on behalf of a dead backend, to wake its clients,
 #   makes this common.

@@ -1,15 +1,15 @@
 #!/bin/sh
 # A SO_REUSEPORT member that lost its peer takes every datagram, or none
 #
-# Guess: UDP sockets of one SO_REUSEPORT group share the incoming datagrams. A member that is
-#   connected has left them; once its peer is gone, by connect() with AF_UNSPEC or SOCK_DESTROY,
-#   it is a member like the others and gets its share.
+# Guess: UDP sockets of one SO_REUSEPORT group share the incoming datagrams. A connected member
+#   takes no part. Once its peer is gone, by connect() with AF_UNSPEC or SOCK_DESTROY, it gets its
+#   share like the others.
 # Behaviour: the socket does not rejoin its group. If it was bound to the wildcard address, it
 #   takes *all* datagrams of the port and the other members get none. If it was bound to an
 #   address, it gets none itself.
-# Hence: in a server that connects a socket per client and puts it back into its pool, or whose
-#   socket is destroyed, one worker does the work of all, or idles for ever. No call returns an
-#   error, and `ss` shows all members alike.
+# Hence: this happens to a server that connects a socket to a client and later puts it back into
+#   its pool, and to one whose socket is destroyed. One worker then does all the work, or idles.
+#   No call returns an error, and `ss` shows all members alike.
 # Versions: Linux 6.18.44, iproute2 6.1.0-3 (ss -K)
 # Also: by hand, a member bound to an address got its share on Linux 6.1 and 6.12.
 # Seen:
@@ -47,7 +47,7 @@ def received(sock):
 
 
 def share(group):
-    """Which part of DATAGRAMS datagrams, each from another port, the second member and the others get."""
+    """The parts of DATAGRAMS datagrams, each from another port, that the members get."""
     for sender in [udp() for _ in range(DATAGRAMS)]:
         # Loopback delivers before send returns: nothing is on its way afterwards.
         sender.sendto(b"hello", ("127.0.0.1", 5400))

@@ -1,12 +1,12 @@
 #!/bin/sh
 # Socket cookies do not say which socket is older
 #
-# Guess: a socket cookie is a counter's next value, given to each socket when it is made. A socket
-#   with a greater cookie is younger than one with a smaller.
+# Guess: a socket cookie is the next value of a counter, and a socket gets it when it is made. So
+#   a socket with a greater cookie is younger.
 # Behaviour: a socket has no cookie until one is asked for (SO_COOKIE, sock_diag, a BPF program).
-#   Each CPU has its own stock of 4,096 numbers. So cookies follow the order of the first question
-#   on one CPU, and have no order across CPUs: of sockets that are made on two CPUs in turn, about
-#   half are younger than the one before and have a smaller cookie.
+#   Each CPU takes 4,096 numbers at a time from the counter. So cookies follow the order of the
+#   first question on one CPU, and have no order across CPUs: of sockets that are made on two CPUs
+#   in turn, every second one has a smaller cookie than the one before it.
 # Hence: cookies are unique until the next boot, but they are no clock. "Every socket up to this
 #   cookie" does not mean "every socket up to this moment".
 # Versions: Linux 6.18.44
@@ -21,13 +21,12 @@ set -eu
 python3 - <<'EOF'
 import os
 import socket
-import sys
+from clients import skip
 from diag import cookie
 
 cpus = sorted(os.sched_getaffinity(0))[:2]
 if len(cpus) < 2:
-    print("skipped: needs two CPUs", file=sys.stderr)
-    sys.exit(77)
+    skip("two CPUs")
 
 
 def ascending(numbers):

@@ -1,14 +1,14 @@
 #!/bin/sh
-# A UDP port that bind() chose is lost with the peer
+# A UDP port from bind() to port 0 is lost with the peer
 #
-# Guess: bind() to port 0 gives a free port, and getsockname() says which. From then on it is the
+# Guess: bind() to port 0 takes a free port, and getsockname() returns it. From then on it is the
 #   socket's port until close(), whatever happens to its peer.
-# Behaviour: only a port that was named in bind() stays. A port that the kernel chose is given up
-#   when the peer goes, by connect() with AF_UNSPEC or by SOCK_DESTROY: getsockname() says port 0,
-#   datagrams to the old port reach nobody, and the next send or connect takes another port. The
-#   address of bind() stays.
-# Hence: a program that told others its port is unreachable afterwards, and no call returns an
-#   error. A test that binds to port 0 does not test what happens to a server with a fixed port.
+# Behaviour: only a port that was named in bind() stays. The socket loses a port that the kernel
+#   chose when it loses its peer, by connect() with AF_UNSPEC or by SOCK_DESTROY: getsockname()
+#   returns port 0, datagrams to the old port reach nobody, and the next send or connect takes
+#   another port. The address given to bind() stays.
+# Hence: a program that told others its port becomes unreachable, and no call returns an error. A
+#   test that binds to port 0 does not test what happens to a server with a fixed port.
 # Versions: Linux 6.18.44, iproute2 6.1.0-3 (ss -K)
 # Seen:
 #   port 0, connected: same port: yes; a datagram to the port gives 'hello'

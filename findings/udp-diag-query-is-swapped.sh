@@ -3,12 +3,13 @@
 #
 # Guess: the id that a dump gives for a socket (source: the socket's own end, destination: its
 #   peer) names it in every later request, for UDP as for TCP.
-# Behaviour: TCP takes the id as dumped for a query and for SOCK_DESTROY. UDP takes it as dumped
+# Behaviour: TCP takes the id as dumped, for a query and for SOCK_DESTROY. UDP takes it as dumped
 #   for SOCK_DESTROY, but a *query* for one socket (SOCK_DIAG_BY_FAMILY without NLM_F_DUMP) must
-#   have source and destination swapped. As dumped, it finds the peer's socket if that is on this
-#   machine, and returns ESTALE as the cookie is another's, or else finds none and returns ENOENT.
-# Hence: a tool that dumps, then asks for each UDP socket by its id, concludes that all of them
-#   are gone. A test of it with TCP passes.
+#   have source and destination swapped. With the id as dumped, the query finds no socket and
+#   returns ENOENT. If the peer is on this machine, the query finds the peer's socket and returns
+#   ESTALE, because the cookie is another one.
+# Hence: a tool that dumps and then queries each UDP socket by its id concludes that all of them
+#   are gone. A test with TCP does not show it.
 # Versions: Linux 6.18.44
 # Seen:
 #   TCP query: as dumped ok, swapped ENOENT

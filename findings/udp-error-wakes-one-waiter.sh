@@ -2,12 +2,11 @@
 # The error of a destroyed UDP socket reaches one waiting thread; the others sleep on
 #
 # Guess: SOCK_DESTROY ends the socket for all: every thread that is blocked in recv() on it
-#   returns with ECONNABORTED, as all threads see end of file on TCP.
-# Behaviour: on UDP one of them gets the error and clears it with that; the others are woken, find
-#   nothing and sleep again, for ever if they set no timeout. On TCP one gets ECONNABORTED and the
-#   others end of file.
-# Hence: a pool of threads that read one connected UDP socket loses one thread to the error, and
-#   the rest hang on a socket without peer.
+#   returns with ECONNABORTED.
+# Behaviour: on UDP, one thread gets the error and thereby clears it. The others sleep on, for
+#   ever if they have no timeout. On TCP, one gets ECONNABORTED and the others get end of file.
+# Hence: a pool of threads that read one connected UDP socket sees one error, and the other
+#   threads hang on a socket without a peer.
 # Versions: Linux 6.18.44, iproute2 6.1.0-3 (ss -K)
 # Seen:
 #   UDP, 4 threads in recv: 1 ECONNABORTED, 3 nothing

@@ -1,19 +1,19 @@
 #!/bin/sh
 # A UDP socket that connects to a new peer loses the first datagram to it
 #
-# Guess: the error that SOCK_DESTROY leaves on a UDP socket is about the old peer. connect() to
+# Guess: the error that SOCK_DESTROY leaves on a UDP socket concerns the old peer. connect() to
 #   another one succeeds and starts afresh, so the next send goes to the new peer.
 # Behaviour: connect() succeeds and leaves the error in place. The first send() fails with
-#   ECONNABORTED and its datagram is lost; the second goes out. An ICMP port unreachable from the
-#   old peer (ECONNREFUSED) stays in the same way. Reading SO_ERROR after connect() clears it.
-# Hence: a client that reconnects in good time, before it noticed the error, is punished for it:
-#   it takes the new server for dead, or loses one message. Read SO_ERROR between connect() and
-#   send().
+#   ECONNABORTED and its datagram is lost; the second is sent. ECONNREFUSED, from an ICMP port
+#   unreachable of the old peer, stays in the same way. Reading SO_ERROR after connect() clears
+#   it.
+# Hence: a client that reconnects before it noticed the error takes the new server for dead, or
+#   loses one message. Read SO_ERROR between connect() and send().
 # Versions: Linux 6.18.44, iproute2 6.1.0-3 (ss -K)
 # Seen:
-#   destroyed, connect to another: ok, send ECONNABORTED, send ok; it has 'second', then nothing
-#   refused by ICMP, connect to another: ok, send ECONNREFUSED, send ok; it has 'second', then nothing
-#   destroyed, connect to another: ok, SO_ERROR ECONNABORTED, send ok, send ok; it has 'first', then 'second'
+#   destroyed, connect: ok, send ECONNABORTED, send ok; it has 'second', then nothing
+#   refused by ICMP, connect: ok, send ECONNREFUSED, send ok; it has 'second', then nothing
+#   destroyed, connect: ok, SO_ERROR ECONNABORTED, send ok, send ok; it has 'first', then 'second'
 set -eu
 needs=ss
 . "$(dirname "$0")/lib.sh"
@@ -33,7 +33,7 @@ def reconnect(client, read_error=False):
         said.append("SO_ERROR " + errno.errorcode[client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)])
     said += [f"send {outcome(client.send, word)}" for word in (b"first", b"second")]
     has = [outcome(within(seconds, other).recv, 9) for seconds in (LONG, SHORT)]
-    return f"connect to another: {', '.join(said)}; it has {has[0]}, then {has[1]}"
+    return f"connect: {', '.join(said)}; it has {has[0]}, then {has[1]}"
 
 
 def destroyed():

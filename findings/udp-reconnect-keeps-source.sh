@@ -1,14 +1,14 @@
 #!/bin/sh
 # A UDP socket that connects again keeps the source address of its first route
 #
-# Guess: connect() on a connected UDP socket is a connect: the route to the new peer gives the
-#   source address, as on a new socket.
-# Behaviour: the first connect() binds the socket to the address that fits the first peer, and
-#   later ones keep it, also where the new peer is behind another interface. Datagrams leave there
-#   with the address of the wrong network. From 127.0.0.1 to another machine, connect() even fails
-#   with EINVAL. connect() with AF_UNSPEC in between lets the route choose again.
-# Hence: "connect the old socket to a living server" is not "open a new one". Replies may never
-#   find the way back, or a filter for foreign sources drops the request.
+# Guess: connect() on a connected UDP socket takes the source address from the route to the new
+#   peer, as on a new socket.
+# Behaviour: the first connect() gives the socket the source address that fits the first peer, and
+#   later ones keep it, even if the new peer is behind another interface. Datagrams then leave
+#   that interface with the address of the other network. From 127.0.0.1 to another machine,
+#   connect() fails with EINVAL. After connect() with AF_UNSPEC, the route chooses again.
+# Hence: connecting the old socket to a living server is not the same as opening a new one.
+#   Replies may not find the way back, or a filter for foreign sources drops the request.
 # Versions: Linux 6.18.44
 # Seen:
 #   new socket to 10.1.0.2: from 10.1.0.1
@@ -30,7 +30,7 @@ for network in 1 2; do
 	ip -n servers addr add "10.$network.0.2/24" dev "server$network"
 	ip -n servers link set "server$network" up
 done
-# The server's route to 10.1.0.1 is the other interface; it has to accept the datagram, not to reply.
+# The server's route to 10.1.0.1 is the other interface; it only has to accept the datagram.
 # shellcheck disable=SC2016 # expanded in the other namespace
 ip netns exec servers sh -c 'for file in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >"$file"; done'
 

@@ -1,13 +1,13 @@
 #!/bin/sh
 # An IPv6 UDP socket is deaf after SOCK_DESTROY, an IPv4 one is not
 #
-# Guess: SOCK_DESTROY takes the peer from a connected UDP socket. After it the socket is like a
-#   new one: its owner can go on with sendto() to another server and hears the reply. Both
-#   families are alike.
-# Behaviour: so it is over IPv4. Over IPv6 the socket keeps the old peer's address as a filter for
-#   what it receives, though getpeername() says ENOTCONN. Requests reach the other server, its
-#   replies are dropped. connect() with AF_UNSPEC does not lift the filter; connect() to an
-#   address does.
+# Guess: SOCK_DESTROY takes the peer from a connected UDP socket. Its owner can go on with
+#   sendto() to another server and receives the reply, as with a new socket. IPv4 and IPv6 are
+#   alike.
+# Behaviour: this holds for IPv4. Over IPv6 the socket keeps the old peer's address as a filter on
+#   what it receives, although getpeername() returns ENOTCONN. Requests reach the other server,
+#   and its replies are dropped. connect() with AF_UNSPEC does not remove the filter; connect() to
+#   an address does.
 # Hence: a client that falls back from connect() to sendto() after an error works over IPv4 and
 #   times out over IPv6.
 # Versions: Linux 6.18.44, iproute2 6.1.0-3 (ss -K)
