@@ -12,7 +12,7 @@
 
 # skip WHAT IS MISSING: ends a finding that this kernel or machine cannot show.
 skip() {
-	echo "$finding: skipped: $*" >&2
+	echo "skipped: $*" >&2
 	exit 77
 }
 
