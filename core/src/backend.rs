@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{UnknownName, by_name, excerpt};
+use crate::zone::Zone;
 
 /// Transport protocol of a backend or a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -66,11 +67,15 @@ impl FromStr for Protocol {
 ///
 /// An IPv4-mapped IPv6 address is held as the IPv4 address it stands for, so that two spellings
 /// of the same peer are equal. Written and read as `udp://1.2.3.4:53` or `tcp://[fd00::1]:80`.
+///
+/// A link-local IPv6 address (`fe80::/10`) may have a zone, as in `udp://[fe80::1%eth0]:53`. Without one it is a peer as
+/// sockets have it, but names no host: [`Event::check_links`](crate::Event::check_links).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Backend {
     protocol: Protocol,
     addr: IpAddr,
     port: u16,
+    zone: Option<Zone>,
 }
 
 impl Backend {
@@ -97,7 +102,33 @@ impl Backend {
         if addr == IpAddr::V4(Ipv4Addr::BROADCAST) {
             return Err(BackendError::Broadcast);
         }
-        Ok(Self { protocol, addr, port })
+        Ok(Self { protocol, addr, port, zone: None })
+    }
+
+    /// The same backend on this link.
+    fn on(self, zone: &str) -> Result<Self, BackendError> {
+        let zone = Zone::read(zone).map_err(BackendError::BadZone)?;
+        if !self.is_link_local() {
+            return Err(BackendError::ZoneId);
+        }
+        Ok(Self { zone: Some(zone), ..self })
+    }
+
+    /// The same backend as sockets have it: they know their link by other means.
+    #[must_use]
+    pub const fn without_zone(self) -> Self {
+        Self { zone: None, ..self }
+    }
+
+    /// The link, if one is named.
+    pub const fn zone(&self) -> Option<Zone> {
+        self.zone
+    }
+
+    /// True for `fe80::/10`: many links have a host of this address. (IPv4 has `169.254.0.0/16`, but sockets do not know
+    /// the link of such a peer, and the addresses in use there are those of one service of the whole machine.)
+    pub const fn is_link_local(&self) -> bool {
+        matches!(self.addr, IpAddr::V6(addr) if addr.is_unicast_link_local())
     }
 
     /// Transport protocol.
@@ -123,7 +154,10 @@ impl Backend {
 
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.protocol, self.socket_addr())
+        match self.zone {
+            Some(zone) => write!(f, "{}://[{}%{zone}]:{}", self.protocol, self.addr, self.port),
+            None => write!(f, "{}://{}", self.protocol, self.socket_addr()),
+        }
     }
 }
 
@@ -140,15 +174,16 @@ impl FromStr for Backend {
         if rest.contains(['/', '?', '#']) {
             return Err(BackendError::Path);
         }
-        if rest.contains('%') {
-            return Err(BackendError::ZoneId);
-        }
-        let (addr, port) = match rest.strip_prefix('[') {
+        let (addr, zone, port) = match rest.strip_prefix('[') {
             Some(inner) => {
                 let (host, after) = inner.split_once(']').ok_or(BackendError::UnclosedBracket)?;
+                let (host, zone) = match host.split_once('%') {
+                    Some((host, zone)) => (host, Some(zone)),
+                    None => (host, None),
+                };
                 let addr = Ipv6Addr::from_str(host).map_err(|_| BackendError::BadIpv6(excerpt(host)))?;
                 let port = after.strip_prefix(':').ok_or(BackendError::NoPort)?;
-                (IpAddr::V6(addr), port)
+                (IpAddr::V6(addr), zone, port)
             }
             None => {
                 if Ipv6Addr::from_str(rest).is_ok() || rest.matches(':').count() > 1 {
@@ -156,10 +191,11 @@ impl FromStr for Backend {
                 }
                 let (host, port) = rest.split_once(':').ok_or(BackendError::NoPort)?;
                 let addr = Ipv4Addr::from_str(host).map_err(|_| BackendError::BadIpv4(excerpt(host)))?;
-                (IpAddr::V4(addr), port)
+                (IpAddr::V4(addr), None, port)
             }
         };
-        Self::new(protocol, addr, parse_port(port)?)
+        let backend = Self::new(protocol, addr, parse_port(port)?)?;
+        zone.map_or(Ok(backend), |zone| backend.on(zone))
     }
 }
 
@@ -217,12 +253,17 @@ pub enum BackendError {
     /// There is a path, query or fragment.
     #[error("a backend has no path, query or fragment; end it after the port")]
     Path,
-    /// There is a `%`, which begins an IPv6 zone identifier.
+    /// There is a zone identifier (`%eth0`), and the address is not link-local.
     #[error(
-        "zone identifiers (%eth0) are not supported: a backend is matched by address and port \
-         in every network namespace; leave out the % and what follows it"
+        "only a link-local address (fe80::/10) has a zone identifier; leave out the % and what follows it: any other \
+         backend is matched by address and port in every network namespace"
     )]
     ZoneId,
+    /// What follows the `%` is not an interface.
+    #[error(
+        "{0} is not a zone; write the name of an interface or its number, such as tcp://[fe80::1%eth0]:80"
+    )]
+    BadZone(String),
     /// `[` without `]`.
     #[error("the [ is not closed; write an IPv6 backend as tcp://[fd00::1]:80")]
     UnclosedBracket,
@@ -329,8 +370,14 @@ mod tests {
             ("udp://1.2.3.4:53/", E::Path),
             ("udp://1.2.3.4:53?x", E::Path),
             ("udp://1.2.3.4:53#x", E::Path),
-            ("tcp://[fe80::1%eth0]:80", E::ZoneId),
-            ("tcp://[fe80::1%2]:80", E::ZoneId),
+            ("tcp://[fd00::1%eth0]:80", E::ZoneId),
+            ("tcp://[::ffff:10.0.0.1%2]:80", E::ZoneId),
+            ("tcp://[fec0::1%2]:80", E::ZoneId),
+            ("tcp://[fe80::1%]:80", E::BadZone(q(""))),
+            ("tcp://[fe80::1%eth0%eth1]:80", E::BadZone(q("eth0%eth1"))),
+            ("tcp://[fe80::1%abcdefghijklmnop]:80", E::BadZone(q("abcdefghijklmnop"))),
+            ("tcp://[ff02::1%eth0]:80", E::Multicast("ff02::1".parse().unwrap())),
+            ("udp://169.254.1.1%eth0:53", E::BadIpv4(q("169.254.1.1%eth0"))),
             ("tcp://[fe80::1:80", E::UnclosedBracket),
             ("tcp://[fe80::g]:80", E::BadIpv6(q("fe80::g"))),
             ("tcp://[1.2.3.4]:80", E::BadIpv6(q("1.2.3.4"))),
@@ -362,6 +409,21 @@ mod tests {
             assert_eq!(parse(text), Err(error), "{text:?}");
         }
         assert_eq!(parse("udp://1.2.3.4:65535").map(|b| b.port()), Ok(u16::MAX));
+    }
+
+    #[test]
+    fn link_local_addresses_have_zones() {
+        let bare = parse("udp://[fe80::1]:53").unwrap();
+        assert_eq!((bare.zone(), bare.is_link_local()), (None, true));
+        let named = parse("udp://[FE80:0::1%eth0]:53").unwrap();
+        assert_eq!(named.to_string(), "udp://[fe80::1%eth0]:53");
+        assert_eq!(named.zone().unwrap().as_str(), "eth0");
+        assert_ne!(named, bare);
+        assert_eq!(named.without_zone(), bare);
+        assert_eq!(parse("tcp://[febf::1%2]:80").unwrap().to_string(), "tcp://[febf::1%2]:80");
+        // One address of IPv4 is one service, also a link-local one: cloud metadata, a node's DNS cache.
+        assert!(!parse("udp://169.254.20.10:53").unwrap().is_link_local());
+        assert!(!parse("udp://[fd00::1]:53").unwrap().is_link_local());
     }
 
     #[test]

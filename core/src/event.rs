@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
+use crate::network::Network;
 
 /// Longest accepted event or request id, in bytes of UTF-8.
 pub const MAX_ID_BYTES: usize = 256;
@@ -22,6 +23,77 @@ pub struct Event {
     /// Report what would be destroyed, destroy nothing. Left out of the wire form when false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
+    /// The file of the network namespace that the zones of link-local backends are in, such as `/run/netns/blue`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
+}
+
+impl Event {
+    /// An event that is no dry run and names no netns.
+    pub fn new(id: impl Into<String>, action: Action) -> Self {
+        Self { id: id.into(), action, dry_run: false, netns: None }
+    }
+
+    /// Checks that each backend names one host. A link-local address does so only with its link, and the name of a link
+    /// only with the network namespace it is in.
+    ///
+    /// # Errors
+    /// [`LinkError`] says what is missing, or too much.
+    pub fn check_links(&self) -> Result<(), LinkError> {
+        if let Action::Reconcile { backends, .. } = &self.action {
+            if let Some(backend) = backends.iter().find(|backend| backend.is_link_local()) {
+                return Err(LinkError::Reconcile(*backend));
+            }
+            return if self.netns.is_some() { Err(LinkError::NoUse) } else { Ok(()) };
+        }
+        for backend in self.action.gone() {
+            match (backend.zone(), &self.netns) {
+                (None, _) if backend.is_link_local() => return Err(LinkError::NoZone(*backend)),
+                (Some(_), None) => return Err(LinkError::NoNetns(*backend)),
+                (None, Some(_)) => return Err(LinkError::NoUse),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a backend does not name one host, and what to write instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkError {
+    /// A link-local address without its link.
+    #[error(
+        "{0} is link-local, and every link may have a host of that address; write the link, as in \
+         udp://[fe80::1%eth0]:53, and its network namespace, as in \"netns\":\"/run/netns/blue\""
+    )]
+    NoZone(Backend),
+    /// The name of a link without its netns.
+    #[error(
+        "{0} names a link, and every network namespace may have a link of that name; write the namespace as well, as \
+         in \"netns\":\"/run/netns/blue\""
+    )]
+    NoNetns(Backend),
+    /// A netns, and a backend that is the same in each.
+    #[error(
+        "\"netns\" is for link-local backends only: any other is matched in every network namespace; leave it out, or \
+         send an event of its own for the link-local ones"
+    )]
+    NoUse,
+    /// A link-local backend in the list of the living.
+    #[error("{0} is link-local, and a reconcile leaves the sockets of all such backends alone; leave it out")]
+    Reconcile(Backend),
+}
+
+impl LinkError {
+    /// The field of an event that is at fault.
+    pub const fn field(&self, action: &Action) -> &'static str {
+        match (self, action) {
+            (Self::NoNetns(_) | Self::NoUse, _) => "netns",
+            (_, Action::BackendDeleted { .. }) => "backend",
+            _ => "backends",
+        }
+    }
 }
 
 /// What happened. A new kind is one variant here, and one row and one arm in `request.rs`.
@@ -44,6 +116,13 @@ pub enum Action {
     Reconcile {
         /// The backends that live: 1 to [`MAX_BACKENDS`](crate::MAX_BACKENDS).
         backends: Vec<Backend>,
+        /// Only sockets connected to addresses in these networks are considered, at most
+        /// [`MAX_NETWORKS`](crate::MAX_NETWORKS) of them; to any address if there are none.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        within: Vec<Network>,
+        /// Do nothing if it would destroy more sockets than this.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_victims: Option<u64>,
     },
 }
 
@@ -111,11 +190,37 @@ mod tests {
     use super::*;
 
     fn event(dry_run: bool) -> Event {
-        Event {
-            id: "e1".to_owned(),
-            action: Action::BackendDeleted { backend: "udp://10.0.0.1:53".parse().unwrap() },
-            dry_run,
-        }
+        let backend = "udp://10.0.0.1:53".parse().unwrap();
+        Event { dry_run, ..Event::new("e1", Action::BackendDeleted { backend }) }
+    }
+
+    #[test]
+    fn a_link_local_backend_needs_its_link_and_the_netns_of_that() {
+        let backend = |text: &str| text.parse::<Backend>().unwrap();
+        let (bare, zoned) = (backend("udp://[fe80::1]:53"), backend("udp://[fe80::1%eth0]:53"));
+        let plain = backend("udp://10.0.0.1:53");
+        let check = |action: Action, netns: Option<&str>| {
+            Event { netns: netns.map(str::to_owned), ..Event::new("e", action) }.check_links()
+        };
+        let one = |backend| Action::BackendDeleted { backend };
+        let living =
+            |backend| Action::Reconcile { backends: vec![backend], within: Vec::new(), max_victims: None };
+        let blue = Some("/run/netns/blue");
+        assert_eq!(check(one(plain), None), Ok(()));
+        assert_eq!(check(one(zoned), blue), Ok(()));
+        assert_eq!(check(one(bare), None), Err(LinkError::NoZone(bare)));
+        assert_eq!(check(one(bare), blue), Err(LinkError::NoZone(bare)));
+        assert_eq!(check(one(zoned), None), Err(LinkError::NoNetns(zoned)));
+        assert_eq!(check(one(plain), blue), Err(LinkError::NoUse));
+        let both = Action::BackendsDeleted { backends: vec![zoned, plain] };
+        assert_eq!(check(both, blue), Err(LinkError::NoUse));
+        assert_eq!(check(living(plain), None), Ok(()));
+        assert_eq!(check(living(plain), blue), Err(LinkError::NoUse));
+        assert_eq!(check(living(bare), None), Err(LinkError::Reconcile(bare)));
+        assert_eq!(check(living(zoned), blue), Err(LinkError::Reconcile(zoned)));
+        assert_eq!(LinkError::NoZone(bare).field(&one(bare)), "backend");
+        assert_eq!(LinkError::Reconcile(bare).field(&living(bare)), "backends");
+        assert_eq!(LinkError::NoUse.field(&one(plain)), "netns");
     }
 
     #[test]
@@ -131,6 +236,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_seldom_there_has_its_wire_form() {
+        let action = Action::Reconcile {
+            backends: vec!["udp://10.0.0.1:53".parse().unwrap()],
+            within: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
+            max_victims: Some(7),
+        };
+        assert_eq!(
+            serde_json::to_string(&Event::new("r1", action)).unwrap(),
+            r#"{"id":"r1","type":"reconcile","backends":["udp://10.0.0.1:53"],"within":["10.0.0.0/8","fd00::/8"],"max_victims":7}"#
+        );
+        let action = Action::BackendDeleted { backend: "udp://[fe80::1%eth0]:53".parse().unwrap() };
+        let event = Event { netns: Some("/run/netns/blue".to_owned()), ..Event::new("e1", action) };
+        assert_eq!(
+            serde_json::to_string(&event).unwrap(),
+            r#"{"id":"e1","type":"backend-deleted","backend":"udp://[fe80::1%eth0]:53","netns":"/run/netns/blue"}"#
+        );
+    }
+
+    #[test]
     fn name_is_the_wire_type() {
         let action = event(false).action;
         let json = serde_json::to_value(&action).unwrap();
@@ -139,7 +263,7 @@ mod tests {
         assert_eq!(action.gone()[0].to_string(), "udp://10.0.0.1:53");
         for action in [
             Action::BackendsDeleted { backends: action.gone().to_vec() },
-            Action::Reconcile { backends: action.gone().to_vec() },
+            Action::Reconcile { backends: action.gone().to_vec(), within: Vec::new(), max_victims: None },
         ] {
             let json = serde_json::to_value(&action).unwrap();
             assert_eq!(json["type"], action.name());

@@ -2,7 +2,7 @@
 //!
 //! Two limits, both off by default:
 //! * *victims per event*: an event that would destroy more is refused as a whole. It guards against a control
-//!   plane that has lost its mind.
+//!   plane that has lost its mind. A reconcile, whose victims nobody has named, always has such a limit.
 //! * *destroys per second*: each destroyed TCP connection is a RST on the wire and mostly a new connection
 //!   right after it. [`Pacer`] spreads them.
 
@@ -11,12 +11,30 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// The limit that refuses an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Limit {
+    /// What the service allows one event (`--max-victims`).
+    MaxVictims,
+    /// What the event allows itself (its own `max_victims`).
+    OfTheEvent,
+    /// What the service allows a reconcile (`--reconcile-max`).
+    ReconcileMax,
+    /// A reconcile of the whole machine that names neither networks nor a number.
+    Unrestricted,
+}
+
 /// What the limits had to do with an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Guarded {
-    /// Most victims one event may have, if that is limited.
+    /// Most victims this event may have, if that is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_victims: Option<u64>,
+    /// Where `max_victims` comes from, or why the event is refused without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
     /// Most destroys per second, if that is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_rate: Option<NonZeroU64>,
@@ -25,23 +43,67 @@ pub struct Guarded {
     pub found: Option<u64>,
     /// The event had more victims than allowed, and nothing was destroyed; in a dry run: it would be refused.
     pub refused: bool,
-    /// Nanoseconds that were waited so that the rate is kept; part of the phase `destroy` or `total`.
+    /// Nanoseconds that were waited so that the rate is kept; part of the phases `destroy` and `other`.
     pub paced_ns: u64,
 }
 
 impl Guarded {
     /// True if there is a limit at all, so that a report has something to say about it.
     pub const fn any(&self) -> bool {
-        self.max_victims.is_some() || self.max_rate.is_some()
+        self.max_victims.is_some() || self.max_rate.is_some() || self.limit.is_some()
+    }
+
+    /// Takes over a limit if it is lower than the one so far.
+    pub fn lower(&mut self, max_victims: u64, limit: Limit) {
+        if self.max_victims.is_none_or(|most| max_victims < most) {
+            self.max_victims = Some(max_victims);
+            self.limit = Some(limit);
+        }
     }
 
     /// Whether an event with this many victims must be refused; the text says why and what to do.
     pub fn refusal(&self, victims: u64) -> Option<String> {
+        if self.limit == Some(Limit::Unrestricted) {
+            return Some(
+                "refused: a reconcile of the whole machine ends every connection to what is not named, and nothing was \
+                 destroyed; name the networks that your backends are in (\"within\", --within), or the most sockets it \
+                 may destroy (\"max_victims\", --max-victims)"
+                    .to_owned(),
+            );
+        }
         let most = self.max_victims.filter(|most| victims > *most)?;
+        let (whose, step) = match self.limit {
+            Some(Limit::ReconcileMax) => ("one reconcile may have", "raise --reconcile-max of the service"),
+            Some(Limit::OfTheEvent) => {
+                ("this event allows itself", "raise its \"max_victims\" (--max-victims)")
+            }
+            _ => ("one event may have", "raise --max-victims"),
+        };
         Some(format!(
-            "refused: {victims} victims are more than the {most} that one event may have, and nothing was \
-             destroyed; if it is right, raise --max-victims"
+            "refused: {victims} victims are more than the {most} that {whose}, and nothing was destroyed; if it is \
+             right, {step}"
         ))
+    }
+}
+
+/// How many sockets one reconcile may destroy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ReconcileMax {
+    /// A tenth of the connected sockets, and 100 at least.
+    #[default]
+    Tenth,
+    /// This many.
+    Fixed(u64),
+}
+
+impl ReconcileMax {
+    /// The number, where this many sockets are connected.
+    pub const fn of(self, connected: u64) -> u64 {
+        match self {
+            Self::Fixed(most) => most,
+            Self::Tenth if connected / 10 > 100 => connected / 10,
+            Self::Tenth => 100,
+        }
     }
 }
 
@@ -127,9 +189,35 @@ mod tests {
     fn too_many_victims_are_refused() {
         let guarded = Guarded { max_victims: Some(10), ..Guarded::default() };
         assert_eq!(guarded.refusal(10), None);
-        assert!(guarded.refusal(11).unwrap().starts_with("refused: 11 victims are more than the 10 that"));
+        assert_eq!(
+            guarded.refusal(11).unwrap(),
+            "refused: 11 victims are more than the 10 that one event may have, and nothing was destroyed; if it is \
+             right, raise --max-victims"
+        );
         assert_eq!(Guarded::default().refusal(u64::MAX), None);
         assert!(guarded.any() && !Guarded::default().any());
+    }
+
+    #[test]
+    fn the_lowest_limit_counts_and_is_named() {
+        let mut guarded = Guarded::default();
+        guarded.lower(100, Limit::ReconcileMax);
+        guarded.lower(100, Limit::MaxVictims);
+        assert_eq!((guarded.max_victims, guarded.limit), (Some(100), Some(Limit::ReconcileMax)));
+        assert!(guarded.refusal(101).unwrap().ends_with("raise --reconcile-max of the service"));
+        guarded.lower(7, Limit::OfTheEvent);
+        assert!(
+            guarded.refusal(8).unwrap().starts_with("refused: 8 victims are more than the 7 that this event")
+        );
+        let whole = Guarded { limit: Some(Limit::Unrestricted), ..Guarded::default() };
+        assert!(whole.any() && whole.refusal(0).unwrap().contains("--within"));
+    }
+
+    #[test]
+    fn a_reconcile_may_end_a_tenth_or_a_hundred() {
+        let most = |connected| ReconcileMax::default().of(connected);
+        assert_eq!([0, 999, 1000, 1009, 1010, 42_820].map(most), [100, 100, 100, 100, 101, 4282]);
+        assert_eq!(ReconcileMax::Fixed(7).of(42_820), 7);
     }
 
     proptest! {

@@ -43,6 +43,7 @@ mod error;
 mod event;
 mod guard;
 mod limits;
+mod network;
 mod outcome;
 mod report;
 mod request;
@@ -51,19 +52,22 @@ mod socket;
 mod strategies;
 mod target;
 mod timing;
+mod zone;
 
 pub use backend::{Backend, BackendError, Protocol};
 pub use engine::EngineName;
 pub use errno::{errno_name, errno_reason};
 pub use error::{Refusal, UnknownName};
-pub use event::{Action, Event, IdError, MAX_ID_BYTES, check_id};
-pub use guard::{Guarded, Pacer};
+pub use event::{Action, Event, IdError, LinkError, MAX_ID_BYTES, check_id};
+pub use guard::{Guarded, Limit, Pacer, ReconcileMax};
 pub use limits::MAX_BACKENDS;
+pub use network::{MAX_NETWORKS, Network, NetworkError};
 pub use outcome::{
     Failure, Failures, FinishReason, Finished, Imbalance, Incomplete, MAX_FAILURES_LISTED, Outcome, Skipped,
 };
 pub use report::{BackendReport, Report};
 pub use request::Request;
-pub use socket::{SocketTuple, state_name};
+pub use socket::{Attribution, SocketTuple, state_name};
 pub use target::{Target, Unconnected};
 pub use timing::{MAX_RECORDED_NS, PhaseSummary, Phases, Summary, Timings, TimingsError, nanos};
+pub use zone::Zone;

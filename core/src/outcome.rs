@@ -31,12 +31,20 @@ pub struct Skipped {
     pub stale: u64,
     /// Chosen as a victim, but closed by its owner before the destroy reached it.
     pub gone: u64,
+    /// Connected to the same link-local address on another link, or not known on which. Left out when 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub other_link: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Skipped {
     /// All of them together, saturating.
     pub fn total(&self) -> u64 {
-        [self.unconnected, self.moved_on, self.no_peer, self.state, self.stale, self.gone]
+        [self.unconnected, self.moved_on, self.no_peer, self.state, self.stale, self.gone, self.other_link]
             .into_iter()
             .fold(0, u64::saturating_add)
     }
@@ -210,6 +218,11 @@ impl Failures {
         &self.sockets
     }
 
+    /// The same, for adding whose they are.
+    pub fn sockets_mut(&mut self) -> impl Iterator<Item = &mut SocketTuple> {
+        self.sockets.iter_mut().map(|failure| &mut failure.socket)
+    }
+
     /// How many are counted but not listed.
     pub const fn left_out(&self) -> u64 {
         self.left_out
@@ -305,6 +318,7 @@ impl Outcome {
             (&mut skipped.no_peer, more.no_peer),
             (&mut skipped.state, more.state),
             (&mut skipped.stale, more.stale),
+            (&mut skipped.other_link, more.other_link),
             (&mut self.rechecks, other.rechecks),
             (&mut self.pending, other.pending),
         ] {
@@ -369,8 +383,10 @@ impl Outcome {
     }
 
     /// The phases of an event that took `queue_ns` to reach the engine and `total_ns` in all.
-    pub const fn phases(&self, queue_ns: u64, total_ns: u64) -> Phases {
-        Phases { queue_ns, walk_ns: self.walk_ns, destroy_ns: self.destroy_ns, total_ns }
+    pub fn phases(&self, queue_ns: u64, total_ns: u64) -> Phases {
+        let measured =
+            Phases { queue_ns, walk_ns: self.walk_ns, destroy_ns: self.destroy_ns, ..Phases::default() };
+        measured.closed(total_ns)
     }
 
     /// Checks that every visited socket is accounted for exactly once.
@@ -489,8 +505,9 @@ mod tests {
             state: 1_000,
             stale: 10_000,
             gone: 100_000,
+            other_link: 1_000_000,
         };
-        assert_eq!(skipped.total(), 111_111);
+        assert_eq!(skipped.total(), 1_111_111);
         assert_eq!(Skipped::default().total(), 0);
     }
 
@@ -613,7 +630,14 @@ mod tests {
     fn phases_take_walk_and_destroy_from_the_outcome() {
         assert_eq!(
             outcome().phases(100, 650),
-            Phases { queue_ns: 100, walk_ns: 200, destroy_ns: 300, total_ns: 650 }
+            Phases {
+                queue_ns: 100,
+                walk_ns: 200,
+                destroy_ns: 300,
+                other_ns: 50,
+                total_ns: 650,
+                ..Phases::default()
+            }
         );
         assert!(outcome().is_complete());
     }

@@ -58,8 +58,8 @@ pub struct Report {
     /// numbers are in its report. Left out when there are none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub merged: BTreeMap<Backend, String>,
-    /// For events on several backends, those where there was anything to see; the counters of the report are
-    /// their sums. Left out when there are none.
+    /// For events on several backends, each of them that is not in `merged`; the counters of the report are their sums.
+    /// A reconcile has those that are gone. Left out when there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by_backend: Vec<BackendReport>,
     /// Nanoseconds of each phase.
@@ -67,7 +67,7 @@ pub struct Report {
     /// Why the engine could not do the work at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The victims of a dry run.
+    /// The victims of a dry run; of any event if they are to be attributed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sockets: Option<Vec<SocketTuple>>,
 }
@@ -91,17 +91,16 @@ pub struct BackendReport {
 }
 
 impl BackendReport {
-    /// What an engine did about this backend; `None` if there was nothing to see.
-    pub fn new(backend: Backend, outcome: &Outcome) -> Option<Self> {
-        let complete = outcome.is_complete();
-        (outcome.visited > 0 || !complete).then(|| Self {
+    /// What an engine did about this backend.
+    pub fn new(backend: Backend, outcome: &Outcome) -> Self {
+        Self {
             backend,
             visited: outcome.visited,
             victims: outcome.victims,
             destroyed: outcome.destroyed,
             failed: outcome.failed.total(),
-            complete,
-        })
+            complete: outcome.is_complete(),
+        }
     }
 }
 
@@ -146,14 +145,12 @@ mod tests {
     use crate::FinishReason;
     use crate::strategies::{self, a_socket};
 
-    const PHASES: Phases = Phases { queue_ns: 1, walk_ns: 2, destroy_ns: 3, total_ns: 7 };
+    const PHASES: Phases =
+        Phases { queue_ns: 1, order_ns: 4, look_ns: 5, walk_ns: 2, destroy_ns: 3, other_ns: 6, total_ns: 21 };
 
     fn event(dry_run: bool) -> Event {
-        Event {
-            id: "e1".to_owned(),
-            action: Action::BackendDeleted { backend: "udp://10.0.0.1:53".parse().unwrap() },
-            dry_run,
-        }
+        let backend = "udp://10.0.0.1:53".parse().unwrap();
+        Event { dry_run, ..Event::new("e1", Action::BackendDeleted { backend }) }
     }
 
     #[test]
@@ -178,7 +175,7 @@ mod tests {
             r#""ifindex":0,"cookie":7,"netns":12,"netns_inum":4026531840,"state":"ESTABLISHED"},"#,
             r#""errno":1,"reason":"not permitted; run with CAP_NET_ADMIN in the socket's network namespace"}],"#,
             r#""left_out":0},"#,
-            r#""ns":{"queue":1,"walk":2,"destroy":3,"total":7}}"#,
+            r#""ns":{"queue":1,"order":4,"look":5,"walk":2,"destroy":3,"other":6,"total":21}}"#,
         );
         assert_eq!(serde_json::to_string(&report).unwrap(), json);
         assert_eq!(serde_json::from_str::<Report>(json).unwrap(), report);

@@ -31,9 +31,45 @@ pub struct SocketTuple {
     pub netns_inum: u32,
     /// Kernel name of the state, see [`state_name`].
     pub state: Cow<'static, str>,
+    /// Whose it is, where that was looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attribution: Option<Box<Attribution>>,
 }
 
-/// `udp 10.0.0.2:4000 -> 10.0.0.1:53 cookie 7 netns 12`, where netns is the cookie.
+/// Whose socket it is, as far as it could be found. All of it may have changed since.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Attribution {
+    /// Name of the network namespace under `/run/netns`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_name: Option<String>,
+    /// Path of the cgroup that the socket was made in, below the root of the hierarchy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// User that made the socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// A process that has it open; others may too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// The name of that process (`/proc/PID/comm`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+}
+
+/// `netns blue cgroup /app uid 1000 pid 42 (curl)`, without what is not known.
+impl fmt::Display for Attribution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        parts.extend(self.netns_name.as_ref().map(|name| format!("netns {name}")));
+        parts.extend(self.cgroup.as_ref().map(|path| format!("cgroup {path}")));
+        parts.extend(self.uid.map(|uid| format!("uid {uid}")));
+        parts.extend(self.pid.map(|pid| format!("pid {pid}")));
+        parts.extend(self.command.as_ref().map(|command| format!("({command})")));
+        f.write_str(&parts.join(" "))
+    }
+}
+
+/// `udp 10.0.0.2:4000 -> 10.0.0.1:53 cookie 7 netns 12`, where netns is the cookie, and the owner if known.
 impl fmt::Display for SocketTuple {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -44,7 +80,11 @@ impl fmt::Display for SocketTuple {
             SocketAddr::new(self.daddr, self.dport),
             self.cookie,
             self.netns
-        )
+        )?;
+        match &self.attribution {
+            Some(attribution) => write!(f, ", {attribution}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -86,6 +126,7 @@ mod tests {
             netns: 12,
             netns_inum: 4026531840,
             state: state_name(1).into(),
+            attribution: None,
         };
         assert_eq!(socket.to_string(), "udp 10.0.0.2:4000 -> 10.0.0.1:53 cookie 7 netns 12");
         let v6 = SocketTuple {
@@ -99,6 +140,28 @@ mod tests {
             serde_json::to_string(&socket).unwrap(),
             r#"{"protocol":"udp","saddr":"10.0.0.2","sport":4000,"daddr":"10.0.0.1","dport":53,"ifindex":0,"cookie":7,"netns":12,"netns_inum":4026531840,"state":"ESTABLISHED"}"#
         );
+    }
+
+    #[test]
+    fn an_attribution_is_shown_as_far_as_it_is_known() {
+        let attribution = Attribution {
+            netns_name: Some("blue".to_owned()),
+            cgroup: Some("/app".to_owned()),
+            uid: Some(1000),
+            pid: Some(42),
+            command: Some("curl".to_owned()),
+        };
+        assert_eq!(attribution.to_string(), "netns blue cgroup /app uid 1000 pid 42 (curl)");
+        assert_eq!(
+            serde_json::to_string(&attribution).unwrap(),
+            r#"{"netns_name":"blue","cgroup":"/app","uid":1000,"pid":42,"command":"curl"}"#
+        );
+        let attribution = Attribution { uid: Some(0), ..Attribution::default() };
+        assert_eq!(serde_json::to_string(&attribution).unwrap(), r#"{"uid":0}"#);
+        let socket =
+            SocketTuple { attribution: Some(Box::new(attribution)), ..crate::strategies::a_socket(7) };
+        assert_eq!(socket.to_string(), "udp 10.0.0.2:4000 -> 10.0.0.1:53 cookie 7 netns 12, uid 0");
+        assert_eq!(serde_json::to_value(&socket).unwrap()["attribution"], serde_json::json!({"uid": 0}));
     }
 
     #[test]

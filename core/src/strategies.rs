@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use crate::{
-    Action, Backend, EngineName, Event, Incomplete, Outcome, Phases, Protocol, Report, Request, Skipped,
-    SocketTuple, check_id, state_name,
+    Action, Backend, EngineName, Event, Incomplete, Network, NetworkError, Outcome, Phases, Protocol, Report,
+    Request, Skipped, SocketTuple, check_id, state_name,
 };
 
 pub(crate) fn a_socket(cookie: u64) -> SocketTuple {
@@ -21,6 +21,7 @@ pub(crate) fn a_socket(cookie: u64) -> SocketTuple {
         netns: 12,
         netns_inum: 4_026_531_840,
         state: state_name(1).into(),
+        attribution: None,
     }
 }
 
@@ -45,12 +46,42 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         backend().prop_map(|backend| Action::BackendDeleted { backend }),
         list().prop_map(|backends| Action::BackendsDeleted { backends }),
-        list().prop_map(|backends| Action::Reconcile { backends }),
+        (list(), prop::collection::vec(network(), 0..4), any::<Option<u64>>())
+            .prop_map(|(backends, within, max_victims)| Action::Reconcile { backends, within, max_victims }),
     ]
 }
 
+fn network() -> impl Strategy<Value = Network> {
+    (any::<IpAddr>(), 1..=128_u8).prop_filter_map("not a network", |(addr, prefix)| {
+        match Network::new(addr, prefix) {
+            Err(NetworkError::HostBits(network)) => Some(network),
+            made => made.ok(),
+        }
+    })
+}
+
+/// A link-local backend with its link.
+fn on_a_link() -> impl Strategy<Value = Backend> {
+    (protocol(), any::<u64>(), 1..=u16::MAX, "[a-z0-9.-]{1,15}").prop_filter_map(
+        "not a zone",
+        |(protocol, host, port, zone)| {
+            let addr = std::net::Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(host));
+            format!("{protocol}://[{addr}%{zone}]:{port}").parse().ok()
+        },
+    )
+}
+
 pub(crate) fn event() -> impl Strategy<Value = Event> {
-    (id(), action(), any::<bool>()).prop_map(|(id, action, dry_run)| Event { id, action, dry_run })
+    let plain = (id(), action(), any::<bool>())
+        .prop_map(|(id, action, dry_run)| Event { dry_run, ..Event::new(id, action) })
+        .prop_filter("a link-local backend without its link", |event| event.check_links().is_ok());
+    let on_links = (id(), prop::collection::vec(on_a_link(), 1..4), "/[^\\pC]{0,40}").prop_map(
+        |(id, backends, netns)| Event {
+            netns: Some(netns),
+            ..Event::new(id, Action::BackendsDeleted { backends })
+        },
+    );
+    prop_oneof![9 => plain, 1 => on_links]
 }
 
 pub(crate) fn request() -> impl Strategy<Value = Request> {
@@ -64,11 +95,8 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
 }
 
 pub(crate) fn phases() -> impl Strategy<Value = Phases> {
-    any::<[u64; 4]>().prop_map(|[queue_ns, walk_ns, destroy_ns, total_ns]| Phases {
-        queue_ns,
-        walk_ns,
-        destroy_ns,
-        total_ns,
+    any::<[u64; 6]>().prop_map(|[queue_ns, order_ns, look_ns, walk_ns, destroy_ns, total_ns]| {
+        Phases { queue_ns, order_ns, look_ns, walk_ns, destroy_ns, ..Phases::default() }.closed(total_ns)
     })
 }
 
@@ -87,13 +115,14 @@ fn socket() -> impl Strategy<Value = SocketTuple> {
             netns: cookies[1],
             netns_inum: numbers[1],
             state: state_name(state).into(),
+            attribution: None,
         })
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
     (
         prop::sample::select(&EngineName::ALL[..]),
-        any::<[u64; 9]>(),
+        any::<[u64; 10]>(),
         prop::collection::vec((socket(), any::<i32>()), 0..80),
         prop::collection::btree_set(prop::sample::select(&Incomplete::ALL[..]), 0..3),
         prop::option::of(prop::collection::vec(socket(), 0..4)),
@@ -110,6 +139,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
                     state: counts[6],
                     stale: counts[7],
                     gone: counts[8],
+                    other_link: counts[9],
                 },
                 incomplete,
                 victims_listed,

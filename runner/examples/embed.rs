@@ -18,11 +18,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The load balancer has forgotten the backend; now its clients are to know.
     let addr = deleted.local_addr()?;
     drop(deleted);
-    let report = reaper.handle(&Event {
-        id: "example".to_owned(),
-        action: Action::BackendDeleted { backend: Backend::new(Protocol::Udp, addr.ip(), addr.port())? },
-        dry_run: false,
-    });
+    let backend = Backend::new(Protocol::Udp, addr.ip(), addr.port())?;
+    let report = reaper.handle(&Event::new("example", Action::BackendDeleted { backend }));
 
     println!("{}", serde_json::to_string(&report)?);
     for (i, client) in clients.iter().enumerate() {

@@ -14,7 +14,7 @@ use skreap_core::SocketTuple;
 
 use crate::engine;
 use crate::service::metrics::http;
-use crate::service::source::{Clients, Inbox, Stop, connection};
+use crate::service::source::{Clients, Inbox, Requester, Stop, connection};
 use crate::sys::sock_diag::{self, DumpEnd, InetDiag};
 
 pub use crate::service::source::lines::{Line, Lines};
@@ -65,7 +65,7 @@ pub fn scrape(request: &[u8], registry: &Registry) -> io::Result<Vec<u8>> {
 /// The errno of the socket and thread calls.
 pub fn converse(input: Vec<u8>, inbox: Inbox, clients: &Arc<Clients>) -> io::Result<Vec<u8>> {
     let (client, server) = UnixStream::pair()?;
-    let who = connection::Who::stays("client", Arc::clone(clients));
+    let who = connection::Who::stays("client", Requester::Program, Arc::clone(clients));
     let server = Arc::new(File::from(OwnedFd::from(server)));
     let connection = connection::start(who, Arc::clone(&server), server, inbox, Stop::new()?)?;
     let mut sender = client.try_clone()?;

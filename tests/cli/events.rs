@@ -45,7 +45,7 @@ fn reconcile_names_the_living() -> Result<()> {
     let [report] = &ended.json()?[..] else { anyhow::bail!("not one report: {ended:?}") };
     ensure!(report["victims"] == 6 && report["destroyed"] == 0 && report["type"] == "reconcile", "{report}");
     ensure!(ten.echo(0, 10)?.answered() == 10);
-    let mut command = skreap(&["reconcile", "--socket"]);
+    let mut command = skreap(&["reconcile", "--yes", "--socket"]);
     command.arg(&socket);
     let ended = run_with(command, format!("# the living\n\n{TCP} # web\nudp://10.96.7.9:1\n").into_bytes())?;
     ensure!(ended.code == Some(0), "{ended:?}");
@@ -60,9 +60,10 @@ fn reconcile_names_the_living() -> Result<()> {
 
 /// It would mean every socket there is.
 fn reconcile_of_nothing_is_refused() -> Result<()> {
-    let ended = run_with(skreap(&["reconcile"]), b"\n# none\n".to_vec())?;
+    let ended = run_with(skreap(&["reconcile", "--yes"]), b"\n# none\n".to_vec())?;
     ensure!(ended.code == Some(2) && ended.err.contains("at least one"), "{ended:?}");
-    let ended = run_with(skreap(&["reconcile"]), b"udp://10.0.0.1:53\nudp://10.0.0.1\n".to_vec())?;
+    let ended =
+        run_with(skreap(&["reconcile", "--dry-run"]), b"udp://10.0.0.1:53\nudp://10.0.0.1\n".to_vec())?;
     ensure!(ended.code == Some(2) && ended.err.starts_with("skreap: line 2: "), "{ended:?}");
     Ok(())
 }

@@ -6,6 +6,7 @@
 
 mod audit;
 mod bad_days;
+mod cgroups;
 mod commands;
 mod demo;
 mod embedding;
@@ -21,6 +22,7 @@ mod order;
 mod pin;
 mod privileges;
 mod process;
+mod requester;
 mod serve;
 mod serve_end;
 mod serve_stdin;
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         unprivileged::tests(),
         bad_days::tests(),
         missing::tests(),
+        cgroups::tests(),
         serve_stdin::tests(),
         serve_end::tests(),
         serve_unix::tests(),
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         top::tests(),
         commands::tests(),
         events::tests(),
+        requester::tests(),
         audit::tests(),
         embedding::tests(),
         privileges::tests(),

@@ -245,5 +245,5 @@ pub fn beside(world: &World) -> Builder {
 
 pub fn reap_with(reaper: &mut Reaper, backend: Backend) -> Report {
     let action = Action::BackendDeleted { backend };
-    reaper.handle(&Event { id: "beside".to_owned(), action, dry_run: false })
+    reaper.handle(&Event::new("beside", action))
 }

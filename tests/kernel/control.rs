@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::core::{Action, Backend, Unconnected};
+use skreap::core::{Backend, Unconnected};
 use skreap_testbed::{Client, Family, OpenSpec, Protocol};
 
 use crate::case::{Case, case};
@@ -122,10 +122,10 @@ fn control_messages_without_a_name_record_nothing(world: &mut World) -> Result<(
         let sockets = cookies.len() as u64;
         ensure!(counters.live() == sockets && counters.inserts == sockets, "{peer}: {counters:?}");
     }
-    let living = Action::Reconcile { backends: vec![udp(1), udp6(1)] };
-    expect_complete(&world.tell(living, false)?, 0)?;
+    let both = living(vec![udp(1), udp6(1)]);
+    expect_complete(&world.tell(both, false)?, 0)?;
     expect_destroyed(&world.reap(udp6(1))?, &mut [&mut client], &cookies[1..2])?;
-    let report = world.tell(Action::Reconcile { backends: vec![udp6(1)] }, false)?;
+    let report = world.tell(living(vec![udp6(1)]), false)?;
     expect_destroyed(&report, &mut [&mut client], &[cookies[0], cookies[2]])
 }
 

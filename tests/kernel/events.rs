@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::core::{Action, Backend, Incomplete};
-use skreap_testbed::{OpenSpec, Selection};
+use skreap::core::{Action, Backend, EngineName, Incomplete, Limit};
+use skreap_testbed::{Family, OpenSpec, Selection};
 
 use crate::case::{Case, case};
 use crate::sockets::*;
@@ -20,6 +20,9 @@ pub fn cases() -> Vec<Case> {
         case!(reconcile_spares_the_living).index_only(),
         case!(reconcile_of_an_index_without_the_dead).index_only(),
         case!(reconcile_passes_over_multicast).index_only(),
+        case!(reconcile_within_networks).index_only(),
+        case!(reconcile_of_too_many_is_refused).index_only().only(EngineName::Netlink),
+        case!(reconcile_allows_itself_less).index_only().only(EngineName::Netlink),
         case!(events_that_waited_together_share_a_walk),
         case!(too_many_victims_are_refused).with(limited),
         case!(the_limit_is_for_the_whole_event).with(limited),
@@ -47,7 +50,14 @@ fn many_backends_in_one_event(world: &mut World) -> Result<()> {
     let by_backend: Vec<_> =
         report.by_backend.iter().map(|b| (b.backend, b.visited, b.destroyed, b.failed, b.complete)).collect();
     ensure!(
-        by_backend == [(udp(1), 5, 5, 0, true), (tcp(1), 4, 4, 0, true), (udp6(1), 3, 3, 0, true)],
+        by_backend
+            == [
+                (udp(1), 5, 5, 0, true),
+                (tcp(1), 4, 4, 0, true),
+                (udp6(1), 3, 3, 0, true),
+                // Asked, and so answered.
+                (udp(9), 0, 0, 0, true),
+            ],
         "{report:?}"
     );
     ensure!(expect_answers(&mut client)? == 2);
@@ -69,25 +79,25 @@ fn many_backends_dry_run(world: &mut World) -> Result<()> {
 }
 
 fn reconcile_spares_the_living(world: &mut World) -> Result<()> {
-    let (living, gone) = ([udp(1), tcp6(1)], [udp(2), tcp(2), udp6(2)]);
-    world.serve(&living)?;
+    let (alive, gone) = ([udp(1), tcp6(1)], [udp(2), tcp(2), udp6(2)]);
+    world.serve(&alive)?;
     world.serve(&gone)?;
     let mut client = world.client("client")?;
     let mut cookies = Vec::new();
     for backend in gone {
         cookies.extend(connect_many(&mut client, Default::default(), backend, 4)?.cookies);
     }
-    for backend in living {
+    for backend in alive {
         connect_many(&mut client, Default::default(), backend, 3)?;
     }
     world.add_address(udp(5).addr())?;
     // Those that only send are preserved, and no reason to visit their backend.
     sender(&mut client, &[udp(5)])?;
     // More may live than anybody is connected to.
-    let backends = vec![living[0], living[1], udp(7)];
-    let listed = world.tell(Action::Reconcile { backends: backends.clone() }, true)?;
+    let backends = vec![alive[0], alive[1], udp(7)];
+    let listed = world.tell(living(backends.clone()), true)?;
     ensure!(listed.victims == 12 && listed.destroyed == 0 && listed.by_backend.len() == 3, "{listed:?}");
-    let report = world.tell(Action::Reconcile { backends }, false)?;
+    let report = world.tell(living(backends), false)?;
     expect_exactly(&report, &mut [&mut client], &cookies)?;
     let mut reaped: Vec<Backend> = report.by_backend.iter().map(|b| b.backend).collect();
     let mut expected = gone.to_vec();
@@ -102,11 +112,88 @@ fn reconcile_of_an_index_without_the_dead(world: &mut World) -> Result<()> {
     world.serve(&[udp(1)])?;
     let mut client = world.client("client")?;
     connect_many(&mut client, Default::default(), udp(1), 3)?;
-    let report = world.tell(Action::Reconcile { backends: vec![udp(1)] }, false)?;
+    let report = world.tell(living(vec![udp(1)]), false)?;
     expect_exactly(&report, &mut [&mut client], &[])?;
     ensure!(report.visited == 0 && report.by_backend.is_empty(), "{report:?}");
     ensure!(expect_answers(&mut client)? == 3);
     Ok(())
+}
+
+/// Peers outside are not considered; a mapped peer is the IPv4 address it stands for.
+fn reconcile_within_networks(world: &mut World) -> Result<()> {
+    let gone = [udp(2), tcp(3), udp6(2)];
+    world.serve(&gone)?;
+    let mut client = world.client("client")?;
+    let mut cookies = Vec::new();
+    for backend in gone {
+        cookies.push(connect_many(&mut client, Default::default(), backend, 2)?.cookies);
+    }
+    let through_v6 =
+        open_to(&mut client, OpenSpec { family: Family::V6, ..spec_for(udp(2)) }, mapped(udp(2)))?;
+    let reconcile = |within: &[&str]| {
+        let within = within.iter().map(|network| network.parse()).collect::<Result<_, _>>()?;
+        Ok::<_, anyhow::Error>(Action::Reconcile { backends: vec![udp(1)], within, max_victims: None })
+    };
+    let report = world.tell(reconcile(&["10.177.1.0/24", "fd78::/16"])?, false)?;
+    expect_exactly(&report, &mut [&mut client], &[])?;
+    ensure!(report.by_backend.is_empty(), "{report:?}");
+    // 10.177.0.2 and not 10.177.0.3
+    let report = world.tell(reconcile(&["10.177.0.2/32"])?, false)?;
+    cookies[0].push(through_v6.cookie);
+    expect_exactly(&report, &mut [&mut client], &cookies[0])?;
+    let report = world.tell(reconcile(&["10.0.0.0/8"])?, false)?;
+    expect_exactly(&report, &mut [&mut client], &cookies[1])?;
+    let report = world.tell(reconcile(&["192.0.2.0/24", "fd77::/16"])?, false)?;
+    expect_exactly(&report, &mut [&mut client], &cookies[2])?;
+    let guard = report.guard.context("no guard")?;
+    ensure!(guard.limit == Some(Limit::ReconcileMax) && guard.max_victims == Some(100), "{report:?}");
+    Ok(())
+}
+
+/// A hundred at least, or a tenth of what is connected.
+fn reconcile_of_too_many_is_refused(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2), tcp(2)])?;
+    let mut client = world.client("client")?;
+    connect_many(&mut client, Default::default(), udp(1), 3)?;
+    let opened = connect_many(&mut client, Default::default(), udp(2), 61)?;
+    let more = connect_many(&mut client, Default::default(), tcp(2), 40)?;
+    let report = world.attempt(living(vec![udp(1)]), false);
+    let guard = report.guard.context("no guard")?;
+    ensure!(guard.refused && guard.limit == Some(Limit::ReconcileMax), "{report:?}");
+    ensure!((guard.max_victims, guard.found) == (Some(100), Some(101)), "{report:?}");
+    ensure!(report.incomplete_because == [Incomplete::Refused].into() && report.victims == 0, "{report:?}");
+    let error = format!(
+        "refused: 101 victims are more than the 100 that one reconcile may have, and nothing was destroyed; if it is \
+         right, raise --reconcile-max of the service; it would have destroyed 101 sockets of 2 backends: {} (61), {} \
+         (40)",
+        udp(2),
+        tcp(2)
+    );
+    ensure!(report.error.as_ref() == Some(&error), "{report:?}");
+    ensure!(expect_answers(&mut client)? == 104);
+    // A dry run lists them all, and says that it would be refused.
+    let listed = world.tell(living(vec![udp(1)]), true)?;
+    let guard = listed.guard.context("no guard")?;
+    ensure!(listed.victims == 101 && guard.refused && guard.found == Some(101), "{listed:?}");
+    // One less is allowed.
+    client.close(opened.first)?;
+    let report = world.tell(living(vec![udp(1)]), false)?;
+    let cookies = [&opened.cookies[1..], &more.cookies[..]].concat();
+    expect_exactly(&report, &mut [&mut client], &cookies)?;
+    ensure!(expect_answers(&mut client)? == 3);
+    Ok(())
+}
+
+fn reconcile_allows_itself_less(world: &mut World) -> Result<()> {
+    world.serve(&[udp(2)])?;
+    let mut client = world.client("client")?;
+    let opened = connect_many(&mut client, Default::default(), udp(2), 3)?;
+    let most = |n| Action::Reconcile { backends: vec![udp(1)], within: Vec::new(), max_victims: Some(n) };
+    let report = world.attempt(most(2), false);
+    let guard = report.guard.context("no guard")?;
+    ensure!(guard.refused && guard.limit == Some(Limit::OfTheEvent) && guard.found == Some(3), "{report:?}");
+    ensure!(expect_answers(&mut client)? == 3);
+    expect_exactly(&world.tell(most(3), false)?, &mut [&mut client], &opened.cookies)
 }
 
 /// A socket may be connected to what can be no backend.
@@ -116,7 +203,7 @@ fn reconcile_passes_over_multicast(world: &mut World) -> Result<()> {
     let mut client = world.client_at("client", &netns)?;
     let spec = OpenSpec { bind: Some((own, 0).into()), ..spec_for(udp(1)) };
     let socket = open_to(&mut client, spec, ([239, 1, 1, 1], 53).into())?;
-    let report = world.tell(Action::Reconcile { backends: vec![udp(2)] }, false)?;
+    let report = world.tell(living(vec![udp(2)]), false)?;
     expect_exactly(&report, &mut [], &[])?;
     ensure!(client.state(socket.handle)?.errno == 0);
     Ok(())

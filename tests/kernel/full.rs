@@ -1,7 +1,7 @@
 //! An index that is full: counted, reported, finished by a scan, and nothing else goes wrong.
 
 use anyhow::{Result, ensure};
-use skreap::core::{Action, EngineName, FinishReason, Incomplete, Report, Unconnected};
+use skreap::core::{EngineName, FinishReason, Incomplete, Report, Unconnected};
 
 use crate::case::{Case, case};
 use crate::sockets::*;
@@ -141,7 +141,7 @@ fn full_index_and_a_reconcile(world: &mut World) -> Result<()> {
     connect_many(&mut client, Default::default(), udp(2), 8)?;
     let more = connect_many(&mut client, Default::default(), udp(1), 3)?;
     let unknown = connect(&mut client, udp(3))?;
-    let report = world.tell(Action::Reconcile { backends: vec![udp(2)] }, false)?;
+    let report = world.tell(living(vec![udp(2)]), false)?;
     ensure!(report.incomplete_because == [Incomplete::IndexFull].into(), "{report:?}");
     ensure!(report.destroyed == 11 && report.finished[0].destroyed == 3, "{report:?}");
     ensure!(client.destroyed(gone.selection())?.len() + client.destroyed(more.selection())?.len() == 11);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use skreap::bpf::{Config, Marker, Marks};
 use skreap::choice::Choice;
-use skreap::core::{Action, Backend, EngineName, FinishReason, Incomplete, Report, Unconnected};
+use skreap::core::{Backend, EngineName, FinishReason, Incomplete, Report, Unconnected};
 use skreap::{Healed, Reaper};
 use skreap_testbed::bpf::detach_connect4;
 use skreap_testbed::{Client, Selection};
@@ -76,7 +76,7 @@ fn healed_when_there_is_room(world: &mut World) -> Result<()> {
         ensure!(report.finished.is_empty(), "{report:?}");
         expect_exactly(&report, &mut [&mut client], &lost.cookies)?;
     }
-    let report = world.tell(Action::Reconcile { backends: vec![udp(1)] }, false)?;
+    let report = world.tell(living(vec![udp(1)]), false)?;
     ensure!(report.complete && report.victims == 0, "{report:?}");
     ensure!(expect_answers(&mut client)? == 4);
     Ok(())
@@ -151,7 +151,7 @@ fn senders_are_not_healed(world: &mut World) -> Result<()> {
     ensure!(report.incomplete_because == [Incomplete::WideUnconnected].into(), "{report:?}");
     ensure!(report.destroyed == 1 && report.finished.is_empty(), "{report:?}");
     ensure!(client.state(connected.handle)?.destroyed() && client.state(lost.handle)?.errno == 0);
-    let report = world.tell(Action::Reconcile { backends: vec![udp(1), udp(2)] }, true)?;
+    let report = world.tell(living(vec![udp(1), udp(2)]), true)?;
     ensure!(report.incomplete_because == [Incomplete::WideUnconnected].into(), "{report:?}");
     Ok(())
 }
@@ -258,7 +258,7 @@ fn everything_is_unsure(world: &mut World) -> Result<()> {
         expect_finished(&report, FinishReason::IndexUnsure, 0)?;
         expect_exactly(&report, &mut [&mut client], &opened.cookies)?;
     }
-    let report = world.tell(Action::Reconcile { backends: vec![udp(2)] }, true)?;
+    let report = world.tell(living(vec![udp(2)]), true)?;
     ensure!(report.incomplete_because == [Incomplete::IndexUnsure].into(), "{report:?}");
 
     let healed = heal(world)?;
@@ -279,7 +279,7 @@ fn hook_that_was_detached(world: &mut World) -> Result<()> {
     world.tidy();
     let order = world.reaper().order();
     ensure!(order.detached == 1 && !order.last, "{order:?}");
-    let report = world.tell(Action::Reconcile { backends: vec![udp(2)] }, true)?;
+    let report = world.tell(living(vec![udp(2)]), true)?;
     ensure!(
         report.incomplete_because == [Incomplete::HookOrder, Incomplete::IndexUnsure].into(),
         "{report:?}"

@@ -27,6 +27,7 @@ mod hidden;
 mod holder;
 mod index;
 mod kfunc;
+mod link;
 mod many;
 mod netns;
 mod older;
@@ -46,6 +47,7 @@ mod udp;
 mod unconnected;
 mod verifier;
 mod walk;
+mod whose;
 mod wide;
 mod world;
 mod zero;
@@ -101,6 +103,8 @@ fn main() -> ExitCode {
         takeover::cases(),
         kfunc::cases(),
         verifier::cases(),
+        link::cases(),
+        whose::cases(),
     ];
     let trials = cases.into_iter().flatten().flat_map(|case| case.trials(selection.engines(), &missing));
     let trials = trials.filter(|trial| selection.takes(trial.name())).collect();

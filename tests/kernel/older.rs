@@ -81,7 +81,7 @@ pub fn small() -> Config {
 
 pub fn reap(reaper: &mut Reaper, backend: Backend) -> Report {
     let action = Action::BackendDeleted { backend };
-    reaper.handle(&Event { id: "second".to_owned(), action, dry_run: false })
+    reaper.handle(&Event::new("second", action))
 }
 
 /// Cookies of everything in an index.

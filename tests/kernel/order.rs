@@ -164,8 +164,7 @@ fn balancer_on_a_parent_cgroup(world: &mut World) -> Result<()> {
     let mut rekeyed = 0;
     for (round, backend) in [udp(1), tcp6(1), udp(1)].into_iter().enumerate() {
         let cookies = connect_many(&mut client, Default::default(), vip(backend), 5)?.cookies;
-        let event =
-            Event { id: round.to_string(), action: Action::BackendDeleted { backend }, dry_run: false };
+        let event = Event::new(round.to_string(), Action::BackendDeleted { backend });
         expect_exactly(&reaper.handle(&event), &mut [&mut client], &cookies)?;
         rekeyed += 5;
         let expected = OrderStatus { behind: 4, rekeyed, ..OrderStatus::default() };

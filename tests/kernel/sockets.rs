@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::core::{Backend, Protocol, Report, Skipped};
+use skreap::core::{Action, Backend, Protocol, Report, Skipped};
 use skreap_testbed::{
     CallError, Client, Family, Mode, NetnsRef, Op, OpenMany, OpenSpec, OpenedMany, Reply, Selection,
     SocketState,
@@ -34,6 +34,11 @@ pub fn tcp(n: u16) -> Backend {
 /// As [`tcp`], over IPv6.
 pub fn tcp6(n: u16) -> Backend {
     backend(Protocol::Tcp, [0xfd77, 0, 0, 0, 0, 0, 0, n].into(), 80)
+}
+
+/// A reconcile with these backends alive.
+pub fn living(backends: Vec<Backend>) -> Action {
+    Action::Reconcile { backends, within: Vec::new(), max_victims: None }
 }
 
 fn backend(protocol: Protocol, addr: IpAddr, port: u16) -> Backend {

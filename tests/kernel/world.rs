@@ -50,6 +50,8 @@ pub struct WorldOptions {
     pub leave_order: bool,
     /// An RCU grace period before each event.
     pub grace: bool,
+    /// Reports say whose the victims are.
+    pub attribute: bool,
 }
 
 impl Default for WorldOptions {
@@ -67,6 +69,7 @@ impl Default for WorldOptions {
             recheck: Duration::from_millis(1),
             leave_order: false,
             grace: false,
+            attribute: false,
         }
     }
 }
@@ -118,6 +121,7 @@ impl World {
             .recheck(options.recheck)
             .leave_order(options.leave_order)
             .grace(options.grace)
+            .attribute(options.attribute)
             .max_rate(options.max_rate.and_then(NonZeroU64::new))
             // Nothing is older; and what is found elsewhere would be counted.
             .bootstrap(false)
@@ -240,6 +244,22 @@ impl World {
         self.reaper.handle(&event)
     }
 
+    /// Has an event handled whose links are in this netns, which must be possible.
+    pub fn tell_in(&mut self, action: Action, netns: &str, dry_run: bool) -> Result<Report> {
+        let event = Event { netns: Some(netns.to_owned()), ..self.event(action, dry_run) };
+        let report = self.reaper.handle(&event);
+        if let Some(error) = &report.error {
+            bail!("{}: {error}", event.action.name());
+        }
+        self.check(&event, report)
+    }
+
+    /// As [`attempt`](Self::attempt), with the netns of links or without.
+    pub fn attempt_in(&mut self, action: Action, netns: Option<&str>, dry_run: bool) -> Report {
+        let event = Event { netns: netns.map(str::to_owned), ..self.event(action, dry_run) };
+        self.reaper.handle(&event)
+    }
+
     /// Has events handled that were all received before the first.
     pub fn tell_together(&mut self, actions: &[Action]) -> Result<Vec<Report>> {
         let events: Vec<Event> = actions.iter().map(|action| self.event(action.clone(), false)).collect();
@@ -256,13 +276,16 @@ impl World {
 
     fn event(&mut self, action: Action, dry_run: bool) -> Event {
         self.events += 1;
-        Event { id: format!("event-{}", self.events), action, dry_run }
+        Event { dry_run, ..Event::new(format!("event-{}", self.events), action) }
     }
 
     fn check(&self, event: &Event, report: Report) -> Result<Report> {
         let dry_run = event.dry_run;
         ensure!(report.id == event.id && report.dry_run == dry_run, "not this event's report: {report:?}");
         as_outcome(&report).balanced(dry_run).with_context(|| format!("{report:?}"))?;
+        let ns = &report.ns;
+        let phases = [ns.queue_ns, ns.order_ns, ns.look_ns, ns.walk_ns, ns.destroy_ns, ns.other_ns];
+        ensure!(phases.iter().sum::<u64>() == ns.total_ns, "the phases are not the total: {report:?}");
         ensure!(report.skipped.stale <= self.missed_releases, "nodes without their sockets: {report:?}");
         Ok(report)
     }

@@ -552,7 +552,7 @@ impl<'a> Driver<'a> {
         self.see_what_others_ended()?;
         let backends = backends(living)?;
         let mut victims = self.truth.victims(Gone::AllBut(&backends));
-        let action = Action::Reconcile { backends };
+        let action = Action::Reconcile { backends, within: Vec::new(), max_victims: None };
         let listed = self.tell(action.clone(), true)?;
         let complete = listed.complete || !self.world.kind().is_small();
         if !complete {
@@ -574,7 +574,7 @@ impl<'a> Driver<'a> {
 
     fn tell(&mut self, action: Action, dry_run: bool) -> Result<Report> {
         self.tally.events += 1;
-        let event = Event { id: format!("e{}", self.tally.events), action, dry_run };
+        let event = Event { dry_run, ..Event::new(format!("e{}", self.tally.events), action) };
         Ok(self.world.reaper()?.handle(&event))
     }
 

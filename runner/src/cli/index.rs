@@ -56,11 +56,8 @@ fn print(listing: &Listing) -> io::Result<()> {
     }
     let c = &listing.counters;
     writeln!(out, "sockets {}, nodes {} of {}", listing.sockets, listing.nodes, listing.counters.capacity)?;
-    writeln!(
-        out,
-        "moved on {}, no peer {}, unnamed {}, stale {}",
-        listing.moved_on, listing.no_peer, listing.unnamed, listing.stale
-    )?;
+    writeln!(out, "{}", listing.census())?;
+    writeln!(out, "unconnected and unnamed {}, stale {}", listing.unnamed, listing.stale)?;
     writeln!(out, "inserts {}, removals {}, releases {}", c.inserts, c.removals, c.releases)?;
     writeln!(
         out,

@@ -1,6 +1,7 @@
 //! `skreap probe`
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 
 use super::{Failure, print_json};
 use skreap::bpf::order::Program;
@@ -8,13 +9,16 @@ use skreap::probe;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// cgroup2 directory that `serve` would be given [default: the root of cgroup2]
+    #[arg(long, value_name = "DIR")]
+    cgroup: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let findings = probe::all();
+    let findings = probe::all_on(args.cgroup.as_deref());
     if args.json {
         print_json(&findings)?;
     } else {
@@ -29,7 +33,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             writeln!(out, "  {mark:<3}  {:<29}  {}", f.feature, f.detail)?;
         }
         if !findings.order.is_empty() {
-            writeln!(out, "order of the programs on the root cgroup (`here`: where ours would run)")?;
+            let place =
+                args.cgroup.as_ref().map_or("the root cgroup".to_owned(), |c| c.display().to_string());
+            writeln!(out, "order of the programs on {place} (`here`: where ours would run)")?;
         }
         for o in &findings.order {
             let list = |programs: &[Program]| programs.iter().map(Program::to_string).collect::<Vec<_>>();

@@ -1,10 +1,13 @@
 //! `skreap reap`
 
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 
 use anyhow::Context as _;
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
 use serde::Deserialize as _;
-use skreap::core::{Action, Backend, Event, FinishReason, Report, Request};
+use skreap::core::{Action, Backend, Event, FinishReason, Report, Request, SocketTuple};
 
 use super::{Failure, SocketArg, client, print_json};
 
@@ -13,9 +16,12 @@ pub(super) struct Args {
     /// The deleted backends, as udp://10.0.0.1:53 or tcp://[fd00::1]:80
     #[arg(required = true, value_name = "BACKEND")]
     backends: Vec<Backend>,
-    /// List the victims and destroy nothing
+    /// List the victims and whose they are, and destroy nothing; exit code 1 if a limit would refuse the event
     #[arg(long)]
     dry_run: bool,
+    /// Network namespace that the link of a link-local backend (udp://[fe80::1%eth0]:53) is in, as /run/netns/blue
+    #[arg(long, value_name = "FILE")]
+    netns: Option<String>,
     #[command(flatten)]
     socket: SocketArg,
     /// Print the report as one JSON object
@@ -30,7 +36,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             (Action::BackendsDeleted { backends: backends.to_vec() }, format!("{} backends", backends.len()))
         }
     };
-    let event = Event { id: client::id("reap"), action, dry_run: args.dry_run };
+    let netns = args.netns.clone();
+    let event = Event { dry_run: args.dry_run, netns, ..Event::new(client::id("reap"), action) };
+    event.check_links().map_err(|e| Failure::Misused(e.into()))?;
     tell(&args.socket, event, &subject, args.json)
 }
 
@@ -43,13 +51,14 @@ pub(super) fn tell(socket: &SocketArg, event: Event, subject: &str, json: bool) 
     } else {
         print(subject, &report)?;
     }
-    if report.error.is_some() || report.failed.total() > 0 || !report.complete {
+    let refused = report.guard.is_some_and(|guard| guard.refused);
+    if refused || report.error.is_some() || report.failed.total() > 0 || !report.complete {
         return Err(Failure::Reported);
     }
     Ok(())
 }
 
-fn print(subject: &str, report: &Report) -> io::Result<()> {
+pub(super) fn print(subject: &str, report: &Report) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if let Some(error) = &report.error {
         return writeln!(out, "{subject}: {error}");
@@ -57,8 +66,9 @@ fn print(subject: &str, report: &Report) -> io::Result<()> {
     let ms = |ns: u64| ns as f64 / 1e6;
     if report.dry_run {
         writeln!(out, "{subject}: {} sockets would be destroyed", report.victims)?;
-        for socket in report.sockets.iter().flatten() {
-            writeln!(out, "  {socket}")?;
+        if let Some(guard) = report.guard.filter(|guard| guard.refused) {
+            let refusal = guard.refusal(guard.found.unwrap_or(report.victims)).unwrap_or_default();
+            writeln!(out, "  WOULD BE {refusal}")?;
         }
     } else {
         writeln!(
@@ -73,7 +83,17 @@ fn print(subject: &str, report: &Report) -> io::Result<()> {
         )?;
     }
     for b in &report.by_backend {
-        writeln!(out, "  {}: {} of {} destroyed", b.backend, b.destroyed, b.victims)?;
+        if report.dry_run {
+            writeln!(out, "  {}: {} would be destroyed", b.backend, b.victims)?;
+        } else {
+            writeln!(out, "  {}: {} of {} destroyed", b.backend, b.destroyed, b.victims)?;
+        }
+    }
+    for (backend, id) in &report.merged {
+        writeln!(out, "  {backend}: done with event {id}")?;
+    }
+    if let Some(sockets) = report.sockets.as_ref().filter(|sockets| !sockets.is_empty()) {
+        writeln!(out, "{}", table(sockets).trim_fmt())?;
     }
     for f in &report.finished {
         let why = match f.because {
@@ -100,6 +120,7 @@ fn print(subject: &str, report: &Report) -> io::Result<()> {
         (s.state, "in a TCP state that cannot be destroyed"),
         (s.stale, "STALE: the index missed a close"),
         (s.gone, "closed by their owner meanwhile"),
+        (s.other_link, "on another link"),
     ] {
         if n > 0 {
             writeln!(out, "  skipped {n}: {why}")?;
@@ -115,4 +136,26 @@ fn print(subject: &str, report: &Report) -> io::Result<()> {
         writeln!(out, "  INCOMPLETE: {why}; sockets of this backend may have been missed")?;
     }
     Ok(())
+}
+
+/// Victims, and whose they are as far as it was found.
+fn table(sockets: &[SocketTuple]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(["  SOCKET", "PEER", "STATE", "NETNS", "CGROUP", "UID", "PID", "COMMAND"]);
+    for socket in sockets {
+        let whose = socket.attribution.as_deref().cloned().unwrap_or_default();
+        let known = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        table.add_row([
+            format!("  {} {}", socket.protocol, SocketAddr::new(socket.saddr, socket.sport)),
+            SocketAddr::new(socket.daddr, socket.dport).to_string(),
+            socket.state.to_string(),
+            whose.netns_name.unwrap_or_else(|| socket.netns_inum.to_string()),
+            known(whose.cgroup),
+            known(whose.uid.map(|uid| uid.to_string())),
+            known(whose.pid.map(|pid| pid.to_string())),
+            known(whose.command),
+        ]);
+    }
+    table
 }

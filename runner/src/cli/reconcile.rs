@@ -1,9 +1,10 @@
 //! `skreap reconcile`
 
-use std::io::{self, BufRead as _};
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, anyhow};
-use skreap::core::{Action, Backend, Event};
+use serde::Deserialize as _;
+use skreap::core::{Action, Backend, Event, Network, Report, Request};
 
 use super::{Failure, SocketArg, client, reap};
 
@@ -12,9 +13,19 @@ pub(super) struct Args {
     /// The living backends; without any they are read from stdin, one a line
     #[arg(value_name = "BACKEND")]
     backends: Vec<Backend>,
-    /// List the victims and destroy nothing
+    /// Consider only sockets that are connected to addresses in these networks, as 10.0.0.0/8,fd00::/8. Needed if the
+    /// service indexes the whole machine, unless --max-victims is given
+    #[arg(long, value_name = "NETWORKS", value_delimiter = ',')]
+    within: Vec<Network>,
+    /// Do nothing if more than N sockets would be destroyed
+    #[arg(long, value_name = "N")]
+    max_victims: Option<u64>,
+    /// List the victims and whose they are, and destroy nothing; exit code 1 if it would be refused
     #[arg(long)]
     dry_run: bool,
+    /// Do not ask. Without it the victims are counted and shown first, and a terminal is needed
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     socket: SocketArg,
     /// Print the report as one JSON object
@@ -23,15 +34,48 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let backends = if args.backends.is_empty() { read()? } else { args.backends.clone() };
+    let from_stdin = args.backends.is_empty();
+    let asks = !args.yes && !args.dry_run;
+    if asks && (from_stdin || !io::stdin().is_terminal()) {
+        return Err(Failure::Misused(anyhow!(
+            "reconcile ends every connection to what is not named; see whose with --dry-run, then say --yes, or name \
+             the backends on a terminal to be asked"
+        )));
+    }
+    let backends = if from_stdin { read()? } else { args.backends.clone() };
     if backends.is_empty() {
         // It would mean every socket in the index.
         return Err(Failure::Misused(anyhow!("no living backend is named; name at least one")));
     }
     let subject = format!("not among {} living backends", backends.len());
-    let action = Action::Reconcile { backends };
-    let event = Event { id: client::id("reconcile"), action, dry_run: args.dry_run };
+    let action = Action::Reconcile { backends, within: args.within.clone(), max_victims: args.max_victims };
+    let event = Event { dry_run: args.dry_run, ..Event::new(client::id("reconcile"), action) };
+    event.check_links().map_err(|e| Failure::Misused(e.into()))?;
+    if asks && !confirmed(args, &event, &subject)? {
+        return Err(Failure::Failed(anyhow!("nothing was destroyed")));
+    }
     reap::tell(&args.socket, event, &subject, args.json)
+}
+
+/// Shows what would be destroyed and asks for a yes.
+fn confirmed(args: &Args, event: &Event, subject: &str) -> Result<bool, Failure> {
+    let dry_run = Event { dry_run: true, ..event.clone() };
+    let answer = client::ask(&args.socket.path(), &Request::Event(dry_run))?;
+    let mut report = Report::deserialize(&answer).context("cannot read the report")?;
+    // How many of which backend is what the decision is about.
+    report.sockets = None;
+    reap::print(subject, &report)?;
+    if report.guard.is_some_and(|guard| guard.refused) || report.error.is_some() {
+        return Err(Failure::Reported);
+    }
+    if report.victims == 0 {
+        return Ok(true);
+    }
+    write!(io::stderr(), "Destroy them? [y/N] ")?;
+    io::stderr().flush()?;
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).context("cannot read the terminal")?;
+    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
 }
 
 /// Blank lines and what follows a `#` say nothing.

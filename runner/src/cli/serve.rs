@@ -12,7 +12,7 @@ use signal_hook::iterator::Signals;
 use skreap::bpf::Config;
 use skreap::cgroup;
 use skreap::choice::Choice;
-use skreap::core::Unconnected;
+use skreap::core::{ReconcileMax, Unconnected};
 use skreap::engine::StateMask;
 use skreap::metrics::{self, DEFAULT_ADDRESS};
 use skreap::privileges;
@@ -73,6 +73,13 @@ pub(super) struct ReaperArgs {
     /// Refuse an event that would destroy more than N sockets, and do nothing about it [default: no limit]
     #[arg(long, value_name = "N")]
     max_victims: Option<u64>,
+    /// Refuse a reconcile that would destroy more than N sockets, and say what it would have destroyed [default: a
+    /// tenth of the connected sockets, 100 at least]
+    #[arg(long, value_name = "N")]
+    reconcile_max: Option<u64>,
+    /// List the victims of every event in its report, and whose they are; otherwise only those of dry runs and failures
+    #[arg(long)]
+    attribute: bool,
     /// Destroy at most N sockets per second, spread over the second [default: no limit]
     #[arg(long, value_name = "N")]
     max_rate: Option<NonZeroU64>,
@@ -107,6 +114,8 @@ impl ReaperArgs {
             .states(self.states)
             .scan_known(self.scope == ScopeArg::Known)
             .max_victims(self.max_victims)
+            .reconcile_max(self.reconcile_max.map_or_else(ReconcileMax::default, ReconcileMax::Fixed))
+            .attribute(self.attribute)
             .max_rate(self.max_rate)
             .recheck(Duration::from_millis(self.recheck_ms))
             .grace(self.grace)

@@ -38,6 +38,9 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
     row("service", format!("version {}, process {}, up {up}", s.version, s.pid))?;
     row("engine", format!("{}: {}", s.engine, s.engine_why))?;
     row("cgroup", format!("{} (unconnected UDP sockets: {})", s.cgroup, s.unconnected))?;
+    if let Some(not_seen) = &s.not_seen {
+        row("not seen", not_seen.clone())?;
+    }
     let c = &s.index.counters;
     let mib = s.index.map_bytes as f64 / f64::from(1 << 20);
     row("index", format!("{} of {} memberships, {mib:.1} MiB", grouped(s.index.nodes), grouped(c.capacity)))?;
@@ -52,6 +55,9 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
         ),
     )?;
     row("", format!("inserts {}, removals {}, releases {}", c.inserts, c.removals, c.releases))?;
+    if let Some(sockets) = &s.sockets {
+        row("", sockets.to_string())?;
+    }
     let t = &s.totals;
     let results = EventResult::ALL.map(|result| (result.name(), t.results(result)));
     let results: Vec<String> =

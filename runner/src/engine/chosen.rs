@@ -15,7 +15,28 @@ use skreap_core::{Protocol, Target, Unconnected};
 /// Kept for UDP targets under [`Unconnected::Destroy`] only, empty otherwise. Not in it are sockets that were destroyed
 /// by a scan with iterators, which tells of failures alone.
 #[derive(Debug, Default)]
-pub struct Chosen(HashSet<u64>);
+pub struct Chosen {
+    senders: HashSet<u64>,
+    link: Option<Link>,
+}
+
+/// One link of one network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Cookie of the netns.
+    pub netns: u64,
+    /// Number of the interface in it.
+    pub ifindex: u32,
+}
+
+/// What was taken out of the victims of a walk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sifted {
+    /// Senders that the event has had before.
+    pub(super) again: u64,
+    /// On another link than the event is about.
+    pub(super) other_link: u64,
+}
 
 impl Chosen {
     /// True if a socket can be found a second time for this target.
@@ -24,26 +45,46 @@ impl Chosen {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.senders.is_empty()
     }
 
     pub(super) fn add(&mut self, cookie: u64) {
-        self.0.insert(cookie);
+        self.senders.insert(cookie);
     }
 
-    /// Takes the senders out that have been victims before, remembers the others; answers how many it took out. They
-    /// are counted as what a destroyed socket is: without a peer.
-    pub(super) fn sift(&mut self, target: &Target, victims: &mut Vec<Victim>) -> u64 {
+    /// From now on only sockets on this link are victims; `None`: on any. An engine that destroys in the step in which it
+    /// finds has to list them first then.
+    pub fn set_link(&mut self, link: Option<Link>) {
+        self.link = link;
+    }
+
+    /// The link that victims have to be on.
+    pub(super) fn link(&self) -> Option<Link> {
+        self.link
+    }
+
+    /// True if the socket may be a victim as far as its link goes. A connect to a link-local address binds the socket to
+    /// the link; of a socket that only sends the link is not known.
+    pub(super) fn on_link(&self, victim: &Victim) -> bool {
+        self.link.is_none_or(|link| link.netns == victim.netns() && link.ifindex == victim.ifindex())
+    }
+
+    /// Takes out the sockets on other links, and the senders that have been victims before; remembers the other senders.
+    /// Those that were victims before are counted as what a destroyed socket is: without a peer.
+    pub(super) fn sift(&mut self, target: &Target, victims: &mut Vec<Victim>) -> Sifted {
+        let found = victims.len();
+        victims.retain(|victim| self.on_link(victim));
+        let other_link = (found - victims.len()) as u64;
         if !Self::matters(target) {
-            return 0;
+            return Sifted { again: 0, other_link };
         }
         let found = victims.len();
         victims.retain(|victim| self.admits(victim.cookie(), victim.relation()));
-        (found - victims.len()) as u64
+        Sifted { again: (found - victims.len()) as u64, other_link }
     }
 
     fn admits(&mut self, cookie: u64, relation: Relation) -> bool {
-        self.0.insert(cookie) || relation != Relation::Unconnected
+        self.senders.insert(cookie) || relation != Relation::Unconnected
     }
 }
 

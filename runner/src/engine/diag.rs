@@ -89,7 +89,10 @@ impl Engine for Diag {
             // Nothing but the index remembers where an unconnected socket has sent to.
             outcome.incomplete.insert(Incomplete::WideUnconnected);
         }
-        let Everywhere { netns, whole } = self.finder.find(target)?;
+        let Everywhere { mut netns, whole } = self.finder.find(target)?;
+        if let Some(link) = chosen.link() {
+            netns.retain(|id| id.cookie == link.netns);
+        }
         if !whole {
             outcome.incomplete.insert(Incomplete::NetnsUnreachable);
         }
@@ -109,11 +112,13 @@ impl Engine for Diag {
                 !ours
             });
         }
-        // All are connected, so none is taken out.
-        chosen.sift(target, &mut self.victims);
+        // All are connected, so none was a victim before.
+        let other_link = chosen.sift(target, &mut self.victims).other_link;
+        undecided.retain(|(victim, _)| chosen.on_link(victim));
         let walked = Instant::now();
         outcome.victims = (self.victims.len() + undecided.len()) as u64;
-        outcome.visited = outcome.victims;
+        outcome.visited = outcome.victims + other_link;
+        outcome.skipped.other_link = other_link;
         self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |diag, victims| {
             // Only those that were victims before are looked for, so what is undecided does no harm. What an
             // interrupted dump misses is taken for gone; but in a netns that cannot be asked all may still be there.

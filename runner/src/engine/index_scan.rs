@@ -52,7 +52,7 @@ impl Engine for IndexScan {
         // A walk of the one bucket tells what the scan cannot see: which sockets have left the backend they are
         // recorded under, and whether the index knows all of it. Next to the scan it costs nothing.
         let counts = self.walker.walk(target, &mut Vec::new())?;
-        let again = chosen.sift(target, &mut self.victims);
+        let sifted = chosen.sift(target, &mut self.victims);
         let walked = Instant::now();
         if counts.incomplete_full {
             outcome.incomplete.insert(Incomplete::IndexFull);
@@ -66,7 +66,8 @@ impl Engine for IndexScan {
         outcome.victims = self.victims.len() as u64;
         outcome.skipped.unconnected = left.unconnected;
         outcome.skipped.moved_on = counts.moved_on;
-        outcome.skipped.no_peer = counts.no_peer + again;
+        outcome.skipped.no_peer = counts.no_peer + sifted.again;
+        outcome.skipped.other_link = sifted.other_link;
         outcome.skipped.state = left.state;
         outcome.skipped.stale = left.stale;
         outcome.visited = outcome.victims + outcome.skipped.total();

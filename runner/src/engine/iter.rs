@@ -4,12 +4,13 @@ use std::thread;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use skreap_bpf::{Scan, ScanCounts, ScanHit, Walker};
+use skreap_bpf::{Scan, ScanCounts, ScanHit, Victim, Walker};
 use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected};
 
+use super::destroy::Destroyer;
 use super::named::tuple;
 use super::scope::Finder;
-use super::{Chosen, Engine, EngineError, EngineOptions, Scope, StateMask, membership, nanos};
+use super::{Chosen, Engine, EngineError, EngineOptions, Link, Pace, Scope, StateMask, membership, nanos};
 use crate::sys::netns::{self, Everywhere, NetnsId};
 
 /// Engine `iter`: one pass of iter/tcp or iter/udp in each netns.
@@ -18,6 +19,7 @@ pub struct Iter {
     finder: Finder,
     scanner: Scanner,
     states: StateMask,
+    pace: Pace,
 }
 
 impl Iter {
@@ -31,7 +33,48 @@ impl Iter {
             None => None,
         };
         let finder = Finder::new(walker, options.scope.clone());
-        Ok(Self { finder, scanner: Scanner::new(Scan::load(cgroup)?)?, states: options.states })
+        let scanner = Scanner::new(Scan::load(cgroup)?)?;
+        Ok(Self { finder, scanner, states: options.states, pace: options.pace.clone() })
+    }
+}
+
+impl Iter {
+    /// An iterator does not know links: lists the sockets of the one netns first, and destroys those on the link by their
+    /// id.
+    fn run_on(&mut self, link: Link, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
+        let start = Instant::now();
+        let mut outcome = Outcome::new(EngineName::Iter);
+        if target.unconnected == Unconnected::Destroy {
+            outcome.incomplete.insert(Incomplete::WideUnconnected);
+        }
+        let mut netns = self.finder.find(target)?.netns;
+        netns.retain(|id| id.cookie == link.netns);
+        let (scanner, states) = (&self.scanner, self.states);
+        let list = || -> Result<Done, EngineError> {
+            scanner.scan(Job { target: Target { dry_run: true, ..*target }, states, netns: netns.clone() })
+        };
+        let done = list()?;
+        if done.unreachable > 0 {
+            outcome.incomplete.insert(Incomplete::NetnsUnreachable);
+        }
+        let mut victims: Vec<Victim> = done.hits.iter().map(|hit| hit.victim).collect();
+        outcome.skipped.other_link = chosen.sift(target, &mut victims).other_link;
+        outcome.skipped.state = done.counts.unsupported;
+        outcome.victims = victims.len() as u64;
+        outcome.visited = outcome.victims + outcome.skipped.total();
+        let walked = Instant::now();
+        Destroyer::new(self.pace.clone())?.finish(
+            target.dry_run,
+            &mut victims,
+            &mut outcome,
+            |_, victims| {
+                victims.extend(list()?.hits.iter().map(|hit| hit.victim));
+                Ok(())
+            },
+        );
+        outcome.walk_ns = nanos(walked.duration_since(start));
+        outcome.destroy_ns = nanos(walked.elapsed());
+        Ok(outcome)
     }
 }
 
@@ -40,7 +83,10 @@ impl Engine for Iter {
         EngineName::Iter
     }
 
-    fn run(&mut self, target: &Target, _chosen: &mut Chosen) -> Result<Outcome, EngineError> {
+    fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
+        if let Some(link) = chosen.link() {
+            return self.run_on(link, target, chosen);
+        }
         let start = Instant::now();
         let mut outcome = Outcome::new(EngineName::Iter);
         if target.unconnected == Unconnected::Destroy {

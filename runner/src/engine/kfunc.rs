@@ -15,7 +15,8 @@ use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos};
 /// The few victims that the walk cannot destroy, because it has no reference to them or somebody else has it in
 /// hand at this moment, are finished by their exact id, as engine `netlink` does with all. So are all of them if
 /// there is a limit to how many may be destroyed per second: a walk does not wait. And so are senders, once an event
-/// has had victims: which of them are among those, the walk does not know.
+/// has had victims: which of them are among those, the walk does not know. Nor does it know links: the victims of an event
+/// about one are listed first.
 #[derive(Debug)]
 pub struct Kfunc {
     walker: Walker,
@@ -47,10 +48,11 @@ impl Kfunc {
         let mut outcome = Outcome::new(EngineName::Kfunc);
         self.victims.clear();
         let counts = self.walker.walk_states(target, self.states.bits(), &mut self.victims)?;
-        let again = chosen.sift(target, &mut self.victims);
+        let sifted = chosen.sift(target, &mut self.victims);
         let walked = Instant::now();
         note(&counts, target, &mut outcome);
-        outcome.skipped.no_peer += again;
+        outcome.skipped.no_peer += sifted.again;
+        outcome.skipped.other_link = sifted.other_link;
         outcome.victims = self.victims.len() as u64;
         self.finish(target, &mut outcome);
         outcome.walk_ns = nanos(walked.duration_since(start));
@@ -78,7 +80,7 @@ impl Kfunc {
         let found = senders.len() as u64;
         outcome.visited = outcome.visited - outcome.skipped.unconnected + found;
         outcome.skipped.unconnected = 0;
-        outcome.skipped.no_peer += chosen.sift(target, &mut senders);
+        outcome.skipped.no_peer += chosen.sift(target, &mut senders).again;
         outcome.victims += senders.len() as u64;
         self.victims.append(&mut senders);
     }
@@ -98,7 +100,7 @@ impl Engine for Kfunc {
     }
 
     fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
-        if target.dry_run || self.paced {
+        if target.dry_run || self.paced || chosen.link().is_some() {
             return self.run_by_id(target, chosen);
         }
         let start = Instant::now();

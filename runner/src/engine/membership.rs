@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -13,17 +13,6 @@ use crate::sys::privileges;
 
 /// Inode number, and so cgroup id, of the root of the hierarchy.
 const ROOT: u64 = 1;
-/// `FILEID_KERNFS` (linux/exportfs.h).
-const FILEID_KERNFS: libc::c_int = 0xfe;
-
-/// `struct file_handle` with the payload of kernfs.
-#[repr(C)]
-struct KernfsHandle {
-    handle_bytes: u32,
-    handle_type: libc::c_int,
-    id: u64,
-}
-
 /// Where a cgroup is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -89,9 +78,9 @@ impl Membership {
     }
 
     /// Goes from the cgroup up to the root and looks whether it meets the indexed one.
-    fn is_below(&self, cgroup: u64) -> io::Result<bool> {
+    fn is_below(&self, cgroup_id: u64) -> io::Result<bool> {
         let _raised = privileges::raise();
-        let directory = self.open(cgroup)?;
+        let directory = cgroup::open_by_id(&self.directory, cgroup_id)?;
         let mut path = format!("/proc/self/fd/{}", directory.as_raw_fd());
         loop {
             path.push_str("/..");
@@ -105,25 +94,6 @@ impl Membership {
                 ROOT => return Ok(false),
                 _ => {}
             }
-        }
-    }
-
-    fn open(&self, cgroup: u64) -> io::Result<OwnedFd> {
-        let mut handle = KernfsHandle { handle_bytes: 8, handle_type: FILEID_KERNFS, id: cgroup };
-        const { assert!(size_of::<KernfsHandle>() == 16) };
-        // SAFETY: the handle is a complete file_handle of the size it states, and outlives the call.
-        let fd = unsafe {
-            libc::syscall(
-                libc::SYS_open_by_handle_at,
-                self.directory.as_raw_fd(),
-                std::ptr::from_mut(&mut handle),
-                libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC,
-            )
-        };
-        match libc::c_int::try_from(fd) {
-            // SAFETY: a fresh descriptor that nobody else owns.
-            Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-            _ => Err(io::Error::last_os_error()),
         }
     }
 }

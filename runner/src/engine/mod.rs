@@ -35,7 +35,7 @@ use std::path::PathBuf;
 pub(crate) use skreap_core::nanos;
 use skreap_core::{EngineName, Outcome, Target};
 
-pub use chosen::Chosen;
+pub use chosen::{Chosen, Link};
 pub use diag::Diag;
 pub use index_scan::IndexScan;
 pub use iter::Iter;

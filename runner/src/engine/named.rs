@@ -23,5 +23,6 @@ pub(crate) fn tuple(victim: &Victim) -> SocketTuple {
         netns: victim.netns(),
         netns_inum: victim.netns_inum(),
         state: state_name(victim.state()).into(),
+        attribution: None,
     }
 }

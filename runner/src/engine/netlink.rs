@@ -43,13 +43,14 @@ impl Engine for Netlink {
             self.victims.retain(|v| self.states.contains(v.state()));
             outcome.skipped.state += (all - self.victims.len()) as u64;
         }
-        let again = chosen.sift(target, &mut self.victims);
+        let sifted = chosen.sift(target, &mut self.victims);
         let walked = Instant::now();
         outcome.visited = counts.visited;
         outcome.victims = self.victims.len() as u64;
         outcome.skipped.unconnected = counts.unconnected;
         outcome.skipped.moved_on = counts.moved_on;
-        outcome.skipped.no_peer = counts.no_peer + again;
+        outcome.skipped.no_peer = counts.no_peer + sifted.again;
+        outcome.skipped.other_link = sifted.other_link;
         outcome.skipped.stale = counts.stale;
         if counts.incomplete_full {
             outcome.incomplete.insert(Incomplete::IndexFull);

@@ -10,7 +10,7 @@ use skreap_bpf::{Config, Index};
 
 use super::select;
 use super::trial::{iterator_destroy, lock_taking_kfunc, missing, sock_destroy, test_run};
-use crate::sys::cgroup;
+use crate::sys::cgroup::{self, PartOnly};
 
 pub use super::trial::Missing;
 
@@ -60,22 +60,28 @@ const HOOKS: [(&str, &str); 5] = [
     ("cgroup/sock_release", "skreap_sock_release"),
 ];
 
-/// Probes everything.
+/// Probes everything, for a service on the root of cgroup2.
 #[must_use]
 pub fn all() -> Findings {
+    all_on(None)
+}
+
+/// Probes everything, for a service on this cgroup; `None`: on the root of cgroup2.
+#[must_use]
+pub fn all_on(cgroup: Option<&Path>) -> Findings {
     let finding = |feature, required, result: Result<String, Missing>| Finding {
         feature,
         required,
         works: result.is_ok(),
         detail: result.unwrap_or_else(|m| m.detail),
     };
-    let mut features = vec![finding("BTF", true, btf()), finding("cgroup2", true, cgroup2())];
+    let mut features = vec![finding("BTF", true, btf()), finding("cgroup2", true, cgroup2(cgroup))];
     let mut order = Vec::new();
     match Index::load(&Config { max_sockets: 16, buckets: 1, ..Config::default() }) {
         Ok(index) => {
             features.push(finding("BPF programs", true, Ok("loaded".to_owned())));
             for (feature, program) in HOOKS {
-                features.push(finding(feature, true, hook(&index, program, &mut order)));
+                features.push(finding(feature, true, hook(&index, cgroup, program, &mut order)));
             }
             features.push(finding("SYSCALL test_run", true, test_run(&index)));
         }
@@ -104,15 +110,40 @@ fn btf() -> Result<String, Missing> {
     }
 }
 
-fn cgroup2() -> Result<String, Missing> {
-    match cgroup::root() {
-        Ok(path) => Ok(path.display().to_string()),
-        Err(e) => missing(format!("{e}: mount it (`mount -t cgroup2 none /sys/fs/cgroup/unified`)")),
-    }
+fn cgroup2(named: Option<&Path>) -> Result<String, Missing> {
+    let path = match named {
+        Some(path) => path.to_owned(),
+        None => match cgroup::mount() {
+            Ok(mount) if !mount.whole => return missing(PartOnly(mount.path).to_string()),
+            Ok(mount) => mount.path,
+            Err(e) => {
+                return missing(format!("{e}: mount it (`mount -t cgroup2 none /sys/fs/cgroup/unified`)"));
+            }
+        },
+    };
+    let failed = |e| Missing { detail: format!("{}: {e}", path.display()) };
+    cgroup::open(&path).map_err(failed)?;
+    Ok(match cgroup::not_seen(&path).map_err(failed)? {
+        Some(not_seen) => format!("{}; not seen: {not_seen}", path.display()),
+        None => path.display().to_string(),
+    })
 }
 
-fn hook(index: &Index, program: &str, orders: &mut Vec<Order>) -> Result<String, Missing> {
-    let path = cgroup::root().map_err(|e| Missing { detail: e.to_string() })?;
+fn hook(
+    index: &Index,
+    cgroup: Option<&Path>,
+    program: &str,
+    orders: &mut Vec<Order>,
+) -> Result<String, Missing> {
+    let (path, place) = match cgroup {
+        Some(path) => (path.to_owned(), path.display().to_string()),
+        None => {
+            let mount = cgroup::mount().map_err(|e| Missing { detail: e.to_string() })?;
+            let place =
+                if mount.whole { "the root cgroup".to_owned() } else { mount.path.display().to_string() };
+            (mount.path, place)
+        }
+    };
     let dir = cgroup::open(&path).map_err(|e| Missing { detail: format!("{}: {e}", path.display()) })?;
     match Hooks::attach_one(index, program, dir.as_fd()) {
         Ok(attached_for_a_moment) => {
@@ -122,7 +153,7 @@ fn hook(index: &Index, program: &str, orders: &mut Vec<Order>) -> Result<String,
                 let order = Order::read(dir.as_fd(), hook, *ours);
                 orders.push(order.map_err(|e| Missing { detail: format!("cannot read the order: {e}") })?);
             }
-            Ok("attached to the root cgroup and detached".to_owned())
+            Ok(format!("attached to {place} and detached"))
         }
         Err(e) => missing(e.to_string()),
     }

@@ -1,6 +1,7 @@
 //! What the index holds, per backend.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use skreap_bpf::{Counters, Error, Index, Relation, Victim, Walker};
@@ -38,7 +39,42 @@ pub struct Listing {
     pub counters: Counters,
 }
 
+/// How many memberships of each kind the index holds: what `status`, `top` and `index` say alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Census {
+    /// Of sockets connected to the backend they are recorded under.
+    pub connected: u64,
+    /// Of sockets without a peer that have sent to a backend, known by name or not.
+    pub unconnected: u64,
+    /// Of sockets that have no peer (connect in flight or failed, disconnected, destroyed).
+    pub no_peer: u64,
+    /// Of sockets that have left the backend they are recorded under.
+    pub moved_on: u64,
+}
+
+impl fmt::Display for Census {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { connected, unconnected, no_peer, moved_on } = self;
+        write!(
+            f,
+            "{connected} connected, {unconnected} unconnected, {no_peer} without a peer, {moved_on} moved on"
+        )
+    }
+}
+
 impl Listing {
+    /// The kinds of memberships.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        let sum = |part: fn(&BackendEntry) -> u64| self.backends.values().map(part).sum::<u64>();
+        Census {
+            connected: sum(|entry| entry.connected),
+            unconnected: sum(|entry| entry.unconnected) + self.unnamed,
+            no_peer: self.no_peer,
+            moved_on: self.moved_on,
+        }
+    }
+
     /// Reads the whole index.
     ///
     /// # Errors

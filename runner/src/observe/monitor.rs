@@ -52,6 +52,8 @@ pub struct Identity {
     pub engine_why: String,
     /// The cgroup whose sockets are indexed.
     pub cgroup: PathBuf,
+    /// Which sockets are not, if any.
+    pub not_seen: Option<String>,
     /// What is done with UDP sockets that only ever sent to the backend.
     pub unconnected: Unconnected,
     /// What makes use of the kernel module if it is loaded from now on; `None` if it is used, or not wanted.
@@ -206,7 +208,7 @@ impl Monitor {
                 self.0.observer.listing().map(|index| Reply::Index { id, index: Box::new(index) })
             }
             Request::Status { .. } => {
-                self.status().map(|status| Reply::Status { id, status: Box::new(status) })
+                self.full_status().map(|status| Reply::Status { id, status: Box::new(status) })
             }
             Request::Top { .. } => self.top().map(|top| Reply::Top { id, top: Box::new(top) }),
             _ => return Reply::Refused(Refusal::new(0, "this version cannot do that").with_id(&id)),
@@ -241,8 +243,10 @@ impl Monitor {
             engine: identity.engine,
             engine_why: identity.engine_why(),
             cgroup: identity.cgroup.display().to_string(),
+            not_seen: identity.not_seen.clone(),
             unconnected: identity.unconnected,
             index,
+            sockets: None,
             totals: seen.totals.clone(),
             latency: Summary::default(),
             waiting,
@@ -263,6 +267,15 @@ impl Monitor {
         Ok(status)
     }
 
+    /// As [`status`](Self::status), with what the index holds.
+    ///
+    /// # Errors
+    /// [`skreap_bpf::Error`] if the index cannot be walked.
+    pub fn full_status(&self) -> Result<Status, skreap_bpf::Error> {
+        let sockets = Some(self.look()?.listing.census());
+        Ok(Status { sockets, ..self.status()? })
+    }
+
     /// The status and the largest backends.
     ///
     /// # Errors
@@ -278,7 +291,7 @@ impl Monitor {
         by_size.sort_by_key(|b| std::cmp::Reverse(b.sockets.connected + b.sockets.unconnected));
         by_size.truncate(TOP_BACKENDS);
         Ok(Top {
-            status: self.status()?,
+            status: Status { sockets: Some(look.listing.census()), ..self.status()? },
             sockets: look.listing.sockets,
             backends: look.listing.backends.len() as u64,
             largest: by_size,

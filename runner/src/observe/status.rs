@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use skreap_bpf::{Counters, HookCost};
 use skreap_core::{Backend, EngineName, Incomplete, Protocol, Report, Skipped, Summary, Unconnected};
 
-use crate::observe::listing::BackendEntry;
+use crate::observe::listing::{BackendEntry, Census};
 use crate::service::source::ClientCounts;
 
 /// How a service is doing at one moment. Counters count since it started, those of the index since the index was
@@ -25,10 +25,16 @@ pub struct Status {
     pub engine_why: String,
     /// The cgroup whose sockets are indexed.
     pub cgroup: String,
+    /// Which sockets are not, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_seen: Option<String>,
     /// What is done with UDP sockets that only ever sent to the backend.
     pub unconnected: Unconnected,
     /// The index.
     pub index: IndexStatus,
+    /// What it holds, from a look that all who ask share for half a second or more; `None` if nobody has asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sockets: Option<Census>,
     /// What the events came to.
     pub totals: Totals,
     /// Phases of the last events, at most [`crate::observe::monitor::LATENCY_EVENTS`] of them.
@@ -92,12 +98,13 @@ impl EventResult {
     /// What became of the event with this report; of several, the worst.
     #[must_use]
     pub fn of(report: &Report) -> Self {
-        if report.guard.is_some_and(|guard| guard.refused) {
+        if report.dry_run && report.error.is_none() {
+            // Also one that would be refused: that it would is in its report.
+            Self::DryRun
+        } else if report.guard.is_some_and(|guard| guard.refused) {
             Self::Refused
         } else if report.error.is_some() {
             Self::Error
-        } else if report.dry_run {
-            Self::DryRun
         } else if report.failed.total() > 0 {
             Self::Failed
         } else if report.complete {
@@ -155,6 +162,7 @@ impl Totals {
         all.state += new.state;
         all.stale += new.stale;
         all.gone += new.gone;
+        all.other_link += new.other_link;
         for (errno, n) in report.failed.by_errno() {
             *self.failed.entry(errno.clone()).or_default() += n;
         }
@@ -338,7 +346,7 @@ mod tests {
 
     fn report(dry_run: bool, change: impl FnOnce(&mut Outcome)) -> Report {
         let backend = "udp://10.0.0.1:53".parse().unwrap();
-        let event = Event { id: "e".to_owned(), action: Action::BackendDeleted { backend }, dry_run };
+        let event = Event { dry_run, ..Event::new("e", Action::BackendDeleted { backend }) };
         let mut outcome = Outcome::new(EngineName::Netlink);
         change(&mut outcome);
         Report::new(&event, outcome, Phases::default())
@@ -408,5 +416,11 @@ mod tests {
         assert_eq!(EventResult::of(&bad), EventResult::Incomplete);
         bad.error = Some("no".to_owned());
         assert_eq!(EventResult::of(&bad), EventResult::Error);
+        let refused = Some(skreap_core::Guarded { refused: true, ..skreap_core::Guarded::default() });
+        bad.guard = refused;
+        assert_eq!(EventResult::of(&bad), EventResult::Refused);
+        // One that would be refused is still a dry run.
+        let would = Report { guard: refused, ..report(true, |_| ()) };
+        assert_eq!(EventResult::of(&would), EventResult::DryRun);
     }
 }

@@ -1,30 +1,40 @@
 //! From an event to its report.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::thread;
 use std::time::Instant;
 
 use skreap_core::{
-    Action, Backend, BackendReport, Event, Guarded, Incomplete, Outcome, Phases, Report, Target, Unconnected,
+    Action, Backend, BackendReport, EngineName, Event, Guarded, Incomplete, Network, Outcome, Phases, Report,
+    SocketTuple, Target, Unconnected,
 };
 
-use super::Reaper;
-use crate::engine::{Chosen, EngineError, Scope, nanos};
+use super::{Reaper, attribution, link};
+use crate::engine::{Chosen, EngineError, Link, Scope, nanos};
 use crate::reaper::batch::{Batch, distinct};
 use crate::reaper::recheck::{self, FIRST_PAUSE, Found, grace_period};
 use crate::reaper::reconcile;
 
 /// What came of an event so far.
-struct Done {
+pub(super) struct Done {
     total: Outcome,
     by_backend: Vec<BackendReport>,
     merged: BTreeMap<Backend, String>,
-    guard: Guarded,
+    pub(super) guard: Guarded,
     error: Option<String>,
+    /// The victims that were counted, with their owners, if those are wanted.
+    pub(super) attributed: Option<Vec<SocketTuple>>,
+    /// Nanoseconds of what belongs to no engine.
+    order_ns: u64,
+    look_ns: u64,
+    pub(super) count_ns: u64,
 }
 
 /// One backend of an event.
 struct One {
+    /// As the event names it.
+    backend: Backend,
+    link: Option<Link>,
     target: Target,
     outcome: Outcome,
     /// Sockets whose connect is waited for.
@@ -32,7 +42,21 @@ struct One {
 }
 
 impl Done {
-    fn fail(&mut self, why: Incomplete, message: String) {
+    fn new(engine: EngineName) -> Self {
+        Self {
+            total: Outcome::new(engine),
+            by_backend: Vec::new(),
+            merged: BTreeMap::new(),
+            guard: Guarded::default(),
+            error: None,
+            attributed: None,
+            order_ns: 0,
+            look_ns: 0,
+            count_ns: 0,
+        }
+    }
+
+    pub(super) fn fail(&mut self, why: Incomplete, message: String) {
         self.total.incomplete.insert(why);
         self.error.get_or_insert(message);
     }
@@ -61,45 +85,61 @@ impl Reaper {
     fn report(&mut self, batch: &mut Batch, event: &Event, received: Instant) -> Report {
         let queue_ns = nanos(received.elapsed());
         let (_, waited_ns) = self.pace.totals();
-        let mut done = Done {
-            total: Outcome::new(self.engine.name()),
-            by_backend: Vec::new(),
-            merged: BTreeMap::new(),
-            guard: Guarded {
-                max_victims: self.max_victims,
-                max_rate: self.pace.rate(),
-                ..Guarded::default()
-            },
-            error: None,
-        };
-        if self.grace && !batch.grace {
-            match grace_period() {
-                Ok(()) => batch.grace = true,
-                Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
-            }
+        let mut done = Done::new(self.engine.name());
+        done.guard.max_rate = self.pace.rate();
+        if let Err(e) = event.check_links() {
+            done.fail(Incomplete::EngineFailed, e.to_string());
+        } else {
+            self.work(batch, event, &mut done);
         }
-        self.order_unknown = !self.keep_order();
-        let mut backends = self.gone(event, &mut done);
-        if !event.dry_run {
-            (backends, done.merged) = batch.split(backends);
-        }
-        if self.may_reap(event, &backends, &mut done) {
-            self.reap(batch, event, backends, &mut done);
-        }
-        let Done { total, by_backend, merged, mut guard, error } = done;
+        let Done { total, by_backend, merged, mut guard, error, attributed, .. } = done;
         guard.paced_ns = self.pace.totals().1 - waited_ns;
         let phases = Phases {
             queue_ns,
-            walk_ns: total.walk_ns,
+            order_ns: done.order_ns,
+            look_ns: done.look_ns,
+            walk_ns: total.walk_ns.saturating_add(done.count_ns),
             destroy_ns: total.destroy_ns,
-            total_ns: nanos(received.elapsed()),
+            ..Phases::default()
         };
         let mut report = Report::new(event, total, phases);
         report.by_backend = by_backend;
         report.merged = merged;
         report.guard = guard.any().then_some(guard);
         report.error = error;
+        if attributed.is_some() {
+            report.sockets = attributed;
+        } else if let Some(sockets) = &mut report.sockets {
+            attribution::attribute(&mut sockets.iter_mut().collect::<Vec<_>>());
+        }
+        attribution::attribute(&mut report.failed.sockets_mut().collect::<Vec<_>>());
+        report.ns = phases.closed(nanos(received.elapsed()));
         report
+    }
+
+    /// Everything between the queue and the report.
+    fn work(&mut self, batch: &mut Batch, event: &Event, done: &mut Done) {
+        if self.grace && !batch.grace {
+            match grace_period() {
+                Ok(()) => batch.grace = true,
+                Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
+            }
+        }
+        let start = Instant::now();
+        self.order_unknown = !self.keep_order();
+        done.order_ns = nanos(start.elapsed());
+        let mut backends = self.gone(event, done);
+        // The name of a link means something in one netns only, so it is no key for events that waited together.
+        if !event.dry_run && event.netns.is_none() {
+            (backends, done.merged) = batch.split(backends);
+        }
+        let backends = match links(event, backends) {
+            Ok(backends) => backends,
+            Err(message) => return done.fail(Incomplete::EngineFailed, message),
+        };
+        if self.may_reap(event, &backends, done) {
+            self.reap(batch, event, backends, done);
+        }
     }
 
     /// Makes sure that every socket is recorded under the peer it has; false if that cannot be said.
@@ -114,17 +154,22 @@ impl Reaper {
 
     /// The backends that the event says are gone, each once.
     fn gone(&mut self, event: &Event, done: &mut Done) -> Vec<Backend> {
-        let Action::Reconcile { backends: living } = &event.action else {
+        let Action::Reconcile { backends: living, within, .. } = &event.action else {
+            self.limits.apply(event, 0, &mut done.guard);
             return distinct(event.action.gone());
         };
-        match self.not_among(living) {
-            Ok((gone, incomplete)) => {
-                done.total.incomplete.extend(incomplete);
+        let start = Instant::now();
+        let found = self.not_among(living, within);
+        done.count_ns = nanos(start.elapsed());
+        match found {
+            Ok(found) => {
+                self.limits.apply(event, found.connected, &mut done.guard);
+                done.total.incomplete.extend(found.incomplete);
                 if self.order_unknown {
                     // The sockets of some backend may all be recorded under a virtual address.
                     done.total.incomplete.insert(Incomplete::HookOrder);
                 }
-                gone
+                found.gone
             }
             Err(e) => {
                 done.fail(Incomplete::EngineFailed, e.to_string());
@@ -136,70 +181,50 @@ impl Reaper {
     fn not_among(
         &mut self,
         living: &[Backend],
-    ) -> Result<(Vec<Backend>, BTreeSet<Incomplete>), skreap_bpf::Error> {
+        within: &[Network],
+    ) -> Result<reconcile::Found, skreap_bpf::Error> {
         // Before and after: what a healing puts into the index behind the pass takes its mark along.
         let before = self.index.marks()?;
-        let (gone, mut incomplete) = reconcile::gone(&mut self.walker, living, self.unconnected)?;
+        let mut found = reconcile::gone(&mut self.walker, living, within, self.unconnected)?;
         // A backend none of whose sockets was recorded is not known to the index at all.
         for marks in [before, self.index.marks()?] {
             if marks.backends > 0 {
-                incomplete.insert(Incomplete::IndexFull);
+                found.incomplete.insert(Incomplete::IndexFull);
             }
             if marks.everything {
-                incomplete.insert(Incomplete::IndexUnsure);
+                found.incomplete.insert(Incomplete::IndexUnsure);
             }
             if marks.sent > 0 && self.unconnected == Unconnected::Destroy {
-                incomplete.insert(Incomplete::WideUnconnected);
+                found.incomplete.insert(Incomplete::WideUnconnected);
             }
         }
-        Ok((gone, incomplete))
+        Ok(found)
     }
 
-    /// Counts the victims, if their number is limited, and refuses the event if they are too many.
-    fn may_reap(&mut self, event: &Event, backends: &[Backend], done: &mut Done) -> bool {
-        if self.max_victims.is_none() {
-            return true;
-        }
-        let mut found = 0;
-        // The count is a pass of its own: what it finds is still to be done.
-        let mut chosen = Chosen::default();
-        for backend in backends {
-            match self.run(&self.target(*backend, true), &mut chosen) {
-                Ok(outcome) => found += outcome.victims,
-                Err(e) => {
-                    done.fail(Incomplete::EngineFailed, format!("cannot count the victims: {e}"));
-                    return false;
-                }
-            }
-        }
-        done.guard.found = Some(found);
-        let Some(refusal) = done.guard.refusal(found) else {
-            return true;
-        };
-        done.guard.refused = true;
-        if event.dry_run {
-            return true;
-        }
-        tracing::warn!(id = %event.id, found, "{refusal}");
-        done.fail(Incomplete::Refused, refusal);
-        false
-    }
-
-    fn reap(&mut self, batch: &mut Batch, event: &Event, backends: Vec<Backend>, done: &mut Done) {
+    fn reap(
+        &mut self,
+        batch: &mut Batch,
+        event: &Event,
+        backends: Vec<(Backend, Option<Link>)>,
+        done: &mut Done,
+    ) {
         let many = !matches!(event.action, Action::BackendDeleted { .. });
         if event.dry_run {
             done.total.victims_listed = Some(Vec::new());
         }
         let mut all = Vec::with_capacity(backends.len());
         let mut chosen = Chosen::default();
-        for backend in backends {
+        for (backend, link) in backends {
             let target = self.target(backend, event.dry_run);
             // Before the walk: what that destroys looks like a connect under way afterwards.
+            let start = Instant::now();
             let watched = if event.dry_run || self.recheck.is_zero() {
                 Ok(Found::default())
             } else {
                 recheck::watch(&mut self.walker, &target)
             };
+            done.look_ns = done.look_ns.saturating_add(nanos(start.elapsed()));
+            chosen.set_link(link);
             match self.run(&target, &mut chosen) {
                 Ok(mut outcome) => {
                     let waiting = watched.unwrap_or_else(|_| {
@@ -207,26 +232,30 @@ impl Reaper {
                         Found::default()
                     });
                     outcome.add_stale(waiting.stale);
-                    all.push(One { target, outcome, waiting: waiting.sockets });
+                    all.push(One { backend, link, target, outcome, waiting: waiting.sockets });
                 }
                 Err(e) if many => done.fail(Incomplete::EngineFailed, format!("{backend}: {e}")),
                 Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
             }
         }
-        self.look_again(&mut all, &mut chosen);
-        for One { target, outcome, .. } in all {
-            if !event.dry_run && outcome.is_clean() {
-                batch.add(target.backend, &event.id);
+        let look_ns = self.look_again(&mut all, &mut chosen);
+        done.look_ns = done.look_ns.saturating_add(look_ns);
+        for One { backend, link, outcome, .. } in all {
+            if !event.dry_run && link.is_none() && outcome.is_clean() {
+                batch.add(backend, &event.id);
             }
             if many {
-                done.by_backend.extend(BackendReport::new(target.backend, &outcome));
+                done.by_backend.push(BackendReport::new(backend, &outcome));
             }
             done.total.add_backend(outcome);
         }
     }
 
-    /// Waits for connects under way, of all backends together, and reaps what came of them.
-    fn look_again(&mut self, all: &mut [One], chosen: &mut Chosen) {
+    /// Waits for connects under way, of all backends together, and reaps what came of them. Answers how many nanoseconds
+    /// of that no engine was at work.
+    fn look_again(&mut self, all: &mut [One], chosen: &mut Chosen) -> u64 {
+        let start = Instant::now();
+        let mut engine_ns = 0_u64;
         let deadline = Instant::now() + self.recheck;
         let mut open: Vec<&mut One> = all.iter_mut().filter(|one| !one.waiting.is_empty()).collect();
         let mut pause = FIRST_PAUSE;
@@ -246,8 +275,10 @@ impl Reaper {
                 }
                 one.waiting = waiting;
                 one.outcome.rechecks += 1;
+                chosen.set_link(one.link);
                 match self.run(&one.target, chosen) {
                     Ok(more) => {
+                        engine_ns = engine_ns.saturating_add(more.walk_ns).saturating_add(more.destroy_ns);
                         one.outcome.add_stale(more.skipped.stale);
                         if more.is_complete() {
                             // It has met them again, and says which still fail.
@@ -268,14 +299,16 @@ impl Reaper {
             let stale = recheck::settle(&mut self.walker, &one.target);
             one.outcome.add_stale(stale);
         }
+        nanos(start.elapsed()).saturating_sub(engine_ns)
     }
 
-    fn target(&self, backend: Backend, dry_run: bool) -> Target {
-        Target { backend, unconnected: self.unconnected, dry_run }
+    /// What a walk must match: sockets know their link by other means than the name of a zone.
+    pub(super) fn target(&self, backend: Backend, dry_run: bool) -> Target {
+        Target { backend: backend.without_zone(), unconnected: self.unconnected, dry_run }
     }
 
     /// One target, completely.
-    fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
+    pub(super) fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
         if self.scan_known {
             let unknown = self.order_unknown;
             let scope = if unknown { Scope::All } else { Scope::known(&mut self.walker, target)? };
@@ -297,4 +330,13 @@ impl Reaper {
         self.pace.after(outcome.destroyed.saturating_sub(spent - before));
         Ok(outcome)
     }
+}
+
+/// The backends, with the link of each if the event names the netns of links.
+fn links(event: &Event, backends: Vec<Backend>) -> Result<Vec<(Backend, Option<Link>)>, String> {
+    let Some(netns) = &event.netns else {
+        return Ok(backends.into_iter().map(|backend| (backend, None)).collect());
+    };
+    let found = link::find(netns, backends.iter().filter_map(Backend::zone).collect())?;
+    Ok(backends.into_iter().zip(found.into_iter().map(Some)).collect())
 }

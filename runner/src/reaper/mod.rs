@@ -1,8 +1,11 @@
 //! The service as a library: an index, its hooks, and an engine that reaps what an event names.
 
+mod attribution;
 pub(crate) mod batch;
 pub(crate) mod fallback;
 mod handle;
+mod limits;
+mod link;
 pub(crate) mod recheck;
 pub(crate) mod reconcile;
 
@@ -19,7 +22,7 @@ use skreap_bpf::hooks::Hooks;
 use skreap_bpf::module::ModuleError;
 use skreap_bpf::pin::{Origin, Pins};
 use skreap_bpf::{Config, Counters, Index, Walker};
-use skreap_core::{EngineName, Unconnected};
+use skreap_core::{EngineName, ReconcileMax, Unconnected};
 
 use crate::engine::select::{self, Choice};
 use crate::engine::{Engine, EngineError, EngineOptions, Pace, Scope, StateMask};
@@ -28,12 +31,14 @@ use crate::observe::monitor::{Identity, Monitor};
 use crate::observe::observer::Observer;
 use crate::observe::status::OrderStatus;
 use crate::reaper::fallback::Fallback;
-use crate::sys::cgroup;
+use crate::sys::cgroup::{self, PartOnly};
 use crate::sys::privileges;
 use crate::upkeep::audit::{self, Audit, Auditor};
 use crate::upkeep::bootstrap::{self, Bootstrapped};
 use crate::upkeep::heal::Healer;
 use crate::upkeep::hook_order::OrderKeeper;
+
+use limits::Limits;
 
 /// How long an event waits for connects under way, if nothing is said.
 pub const RECHECK: Duration = Duration::from_millis(20);
@@ -53,6 +58,9 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// No cgroup was named, and the root of the machine's cgroup2 is not mounted here.
+    #[error(transparent)]
+    PartOfCgroup2(#[from] PartOnly),
     /// The kernel side refused.
     #[error(transparent)]
     Bpf(#[from] skreap_bpf::Error),
@@ -80,7 +88,7 @@ impl Error {
         match self {
             Self::Cgroup { source, .. } => source.kind() == io::ErrorKind::NotFound,
             Self::Bpf(e) | Self::Engine(EngineError::Walk(e)) => e.cannot(),
-            Self::Choice(_) => true,
+            Self::Choice(_) | Self::PartOfCgroup2(_) => true,
             Self::Engine(_) => false,
         }
     }
@@ -122,6 +130,8 @@ pub struct Builder {
     scan_known: bool,
     max_victims: Option<u64>,
     max_rate: Option<NonZeroU64>,
+    reconcile_max: ReconcileMax,
+    attribute: bool,
     no_bootstrap: bool,
     recheck: RecheckBound,
     heal_after: HealAfter,
@@ -197,6 +207,22 @@ impl Builder {
         self
     }
 
+    /// Most sockets one reconcile may destroy; by default a tenth of the connected ones, and 100 at least. One with more is
+    /// refused, and the report says what it would have done.
+    #[must_use]
+    pub fn reconcile_max(mut self, most: ReconcileMax) -> Self {
+        self.reconcile_max = most;
+        self
+    }
+
+    /// Whether every report lists its victims and whose they are, as reports of dry runs and of failures always do. The
+    /// victims are found once before any is destroyed. Off by default.
+    #[must_use]
+    pub fn attribute(mut self, attribute: bool) -> Self {
+        self.attribute = attribute;
+        self
+    }
+
     /// Most sockets destroyed per second, spread over the second. No limit by default.
     #[must_use]
     pub fn max_rate(mut self, per_second: Option<NonZeroU64>) -> Self {
@@ -249,7 +275,7 @@ impl Builder {
     /// # Errors
     /// [`Error`]; nothing stays attached but what was pinned before.
     pub fn build(self) -> Result<Reaper, Error> {
-        let (path, file) = open_cgroup(self.cgroup)?;
+        let (path, file, not_seen) = open_cgroup(self.cgroup)?;
         // What only one engine needs costs nothing with the others.
         let hold = self.config.hold || self.engine.may_destroy_in_walk();
         let config = Config { hold, ..self.config };
@@ -287,6 +313,7 @@ impl Builder {
             engine: engine.name(),
             engine_why,
             cgroup: path.clone(),
+            not_seen: not_seen.clone(),
             unconnected: self.unconnected,
         };
         let monitor = Monitor::new(identity, Observer::new(&index)?);
@@ -299,6 +326,9 @@ impl Builder {
             }
         };
         tracing::info!(cgroup = %path.display(), engine = %engine.name(), max_sockets = index.max_sockets(), "attached");
+        if let Some(not_seen) = &not_seen {
+            tracing::info!(cgroup = %path.display(), "not seen: {not_seen}");
+        }
         if !self.no_bootstrap && !index.is_bootstrapped()? {
             let found = bootstrap::run(&index, &path)?;
             tell_older(&found);
@@ -333,7 +363,12 @@ impl Builder {
             cgroup: path,
             unconnected: self.unconnected,
             scan_known: self.scan_known,
-            max_victims: self.max_victims,
+            limits: Limits {
+                max_victims: self.max_victims,
+                reconcile_max: self.reconcile_max,
+                whole_machine: not_seen.is_none(),
+            },
+            attribute: self.attribute,
             recheck: self.recheck.0,
             heal_after: self.heal_after.0,
             leave_order: self.leave_order,
@@ -423,14 +458,23 @@ fn tell_origin(pins: &Pins, origin: &Origin) {
     }
 }
 
-fn open_cgroup(path: Option<PathBuf>) -> Result<(PathBuf, File), Error> {
+/// The cgroup to attach to, and what is not seen from there.
+fn open_cgroup(path: Option<PathBuf>) -> Result<(PathBuf, File, Option<String>), Error> {
     let path = match path {
         Some(path) => path,
-        None => cgroup::root().map_err(|source| Error::Cgroup { path: "root".to_owned(), source })?,
+        None => {
+            let mount =
+                cgroup::mount().map_err(|source| Error::Cgroup { path: "root".to_owned(), source })?;
+            if !mount.whole {
+                return Err(PartOnly(mount.path).into());
+            }
+            mount.path
+        }
     };
-    let file =
-        cgroup::open(&path).map_err(|source| Error::Cgroup { path: path.display().to_string(), source })?;
-    Ok((path, file))
+    let error = |source| Error::Cgroup { path: path.display().to_string(), source };
+    let file = cgroup::open(&path).map_err(error)?;
+    let not_seen = cgroup::not_seen(&path).map_err(error)?;
+    Ok((path, file, not_seen))
 }
 
 /// Terminates exactly the sockets that talk to a backend that is gone.
@@ -444,11 +488,8 @@ fn open_cgroup(path: Option<PathBuf>) -> Result<(PathBuf, File), Error> {
 ///
 /// let mut reaper = Reaper::builder().build()?;
 /// // … the control plane deletes a backend, and the load balancer knows it no more …
-/// let report = reaper.handle(&Event {
-///     id: "42".to_owned(),
-///     action: Action::BackendDeleted { backend: "udp://10.0.0.1:53".parse()? },
-///     dry_run: false,
-/// });
+/// let backend = "udp://10.0.0.1:53".parse()?;
+/// let report = reaper.handle(&Event::new("42", Action::BackendDeleted { backend }));
 /// assert!(report.error.is_none() && report.complete);
 /// println!("{} sockets told that their backend is gone", report.destroyed);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -470,7 +511,8 @@ pub struct Reaper {
     cgroup: PathBuf,
     unconnected: Unconnected,
     scan_known: bool,
-    max_victims: Option<u64>,
+    limits: Limits,
+    attribute: bool,
     recheck: Duration,
     heal_after: Duration,
     leave_order: bool,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use arbitrary::{Result, Unstructured};
 use skreap::core::{
-    Action, Backend, BackendReport, EngineName, Event, FinishReason, Finished, Incomplete,
+    Action, Attribution, Backend, BackendReport, EngineName, Event, FinishReason, Finished, Incomplete,
     MAX_FAILURES_LISTED, Outcome, Phases, Protocol, Report, Skipped, SocketTuple, state_name,
 };
 
@@ -59,7 +59,7 @@ fn conserved(u: &mut Unstructured<'_>) -> Result<()> {
 /// What the report says of its backends one by one is what it says of them together.
 fn divided_without_rest(sum: &Outcome, backends: &[Outcome]) {
     let backend = Backend::new(Protocol::Udp, IpAddr::from([10, 0, 0, 1]), 53).unwrap();
-    let parts: Vec<_> = backends.iter().filter_map(|o| BackendReport::new(backend, o)).collect();
+    let parts: Vec<_> = backends.iter().map(|o| BackendReport::new(backend, o)).collect();
     let parts = parts
         .iter()
         .fold([0; 4], |n, b| [n[0] + b.visited, n[1] + b.victims, n[2] + b.destroyed, n[3] + b.failed]);
@@ -72,7 +72,7 @@ fn reads_as_written(outcome: &Outcome, dry_run: bool) {
     assert_eq!(failed.sockets().len() as u64 + failed.left_out(), failed.total());
     assert!(failed.sockets().len() <= MAX_FAILURES_LISTED);
     let Ok(backend) = Backend::new(Protocol::Udp, IpAddr::from([10, 0, 0, 1]), 53) else { return };
-    let event = Event { id: "e".to_owned(), action: Action::BackendDeleted { backend }, dry_run };
+    let event = Event { dry_run, ..Event::new("e", Action::BackendDeleted { backend }) };
     let report = Report::new(&event, outcome.clone(), Phases::default());
     assert_eq!(report.complete, report.incomplete_because.is_empty());
     let written = serde_json::to_vec(&report).unwrap();
@@ -90,8 +90,15 @@ fn outcome(u: &mut Unstructured<'_>, dry_run: bool) -> Result<Outcome> {
     for _ in 0..failures {
         outcome.add_failure(socket(u)?, u.arbitrary()?);
     }
-    outcome.skipped =
-        Skipped { unconnected: n(u)?, moved_on: n(u)?, no_peer: n(u)?, state: n(u)?, stale: n(u)?, gone };
+    outcome.skipped = Skipped {
+        unconnected: n(u)?,
+        moved_on: n(u)?,
+        no_peer: n(u)?,
+        state: n(u)?,
+        stale: n(u)?,
+        gone,
+        other_link: n(u)?,
+    };
     outcome.victims = destroyed + failures + gone;
     outcome.destroyed = if dry_run { 0 } else { destroyed };
     outcome.visited = outcome.victims + outcome.skipped.total() - gone;
@@ -121,5 +128,19 @@ fn socket(u: &mut Unstructured<'_>) -> Result<SocketTuple> {
         netns: u.arbitrary()?,
         netns_inum: u.arbitrary()?,
         state: state_name(u.arbitrary()?).into(),
+        attribution: attribution(u)?.map(Box::new),
+    })
+}
+
+fn attribution(u: &mut Unstructured<'_>) -> Result<Option<Attribution>> {
+    Ok(match u.ratio(1, 4)? {
+        false => None,
+        true => Some(Attribution {
+            netns_name: u.arbitrary()?,
+            cgroup: u.arbitrary()?,
+            uid: u.arbitrary()?,
+            pid: u.arbitrary()?,
+            command: u.arbitrary()?,
+        }),
     })
 }

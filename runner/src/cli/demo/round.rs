@@ -11,7 +11,7 @@ use super::step::{Step, go_on};
 use super::tally::Tally;
 use super::world::World;
 use skreap::core::{Action, Event, Report, Request, Timings};
-use skreap::source::{Job, Reply, Stop};
+use skreap::source::{Job, Reply, Requester, Stop};
 use skreap_testbed::{self as testbed, Mode};
 
 /// What the reports say, over all rounds.
@@ -87,11 +87,7 @@ impl<'a> Conductor<'a> {
         let mut sent_ns = [0; SERVICES.len()];
         for (service, sent_ns) in SERVICES.iter().zip(&mut sent_ns) {
             let backend = plan::backend(DELETED, *service)?;
-            let event = Event {
-                id: format!("round-{number}-{backend}"),
-                action: Action::BackendDeleted { backend },
-                dry_run: false,
-            };
+            let event = Event::new(format!("round-{number}-{backend}"), Action::BackendDeleted { backend });
             *sent_ns = testbed::monotonic_ns();
             let report = self.send(event)?;
             if let Some(error) = report.error {
@@ -122,7 +118,12 @@ impl<'a> Conductor<'a> {
     /// Sends an event as a source does, and waits for its report.
     fn send(&self, event: Event) -> anyhow::Result<Report> {
         let request = Request::Event(event);
-        let job = Job { request, received: Instant::now(), reply: self.reply.clone() };
+        let job = Job {
+            request,
+            requester: Requester::Program,
+            received: Instant::now(),
+            reply: self.reply.clone(),
+        };
         self.queue.send(job).ok().context("the service has ended")?;
         match self.replies.recv()? {
             Reply::Report(report) => Ok(*report),

@@ -206,6 +206,10 @@ pub(super) const PAGES: [Page; 11] = [
         examples: &[
             ("List the victims:", "skreap reap udp://10.0.0.1:53 --dry-run"),
             ("Two backends at once:", "skreap reap udp://10.0.0.1:53 tcp://[fd00::1]:80"),
+            (
+                "A link-local backend, with its link and the network namespace of that:",
+                "skreap reap 'udp://[fe80::1%eth0]:53' --netns /run/netns/blue",
+            ),
         ],
         see: &["skreap(1)", "skreap-reconcile(1)"],
     },
@@ -213,14 +217,18 @@ pub(super) const PAGES: [Page; 11] = [
         command: "reconcile",
         more: &[
             "For a control plane that may have lost events. Each backend in the index that is not in the list counts as \
-             deleted, so try --dry-run first, and give the service --max-victims. An empty list is refused.",
+             deleted, so try --dry-run first. An empty list is refused, and so is a reconcile without --within or \
+             --max-victims if the service indexes the whole machine. One that would destroy more than a tenth of the \
+             connected sockets, or more than 100 if that is more, is refused as well (--reconcile-max of the service).",
+            "On a terminal the backends that would be hit are shown, and a yes is asked for. Elsewhere, and where the \
+             list comes from standard input, --yes has to be given. Link-local backends are never touched.",
             OF_REPORTS,
         ],
         environment: &SOCKET,
         files: &[SOCKET_FILE],
         examples: &[
             ("List the victims:", "skreap reconcile --dry-run udp://10.0.0.1:53 udp://10.0.0.2:53"),
-            ("A long list:", "cat living | skreap reconcile"),
+            ("A long list of pods:", "cat living | skreap reconcile --within 10.0.0.0/8,fd00::/8 --yes"),
         ],
         see: &["skreap(1)", "skreap-reap(1)"],
     },

@@ -8,6 +8,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use super::Requester;
+
 /// Default mode of the socket file if no other uid is allowed.
 const MODE_PRIVATE: u32 = 0o600;
 /// Default mode of the socket file if other uids are allowed: the uid decides, and a stricter file
@@ -54,8 +56,8 @@ impl Access {
     }
 }
 
-/// The user at the other end when it connected, in the user namespace of this process.
-pub(super) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+/// User and process at the other end when it connected, in the namespaces of this process.
+pub(super) fn peer(stream: &UnixStream) -> io::Result<Requester> {
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, which is the size of `peer`.
@@ -68,7 +70,10 @@ pub(super) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
             &raw mut length,
         )
     };
-    if result == 0 { Ok(peer.uid) } else { Err(io::Error::last_os_error()) }
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Requester::Client { uid: peer.uid, pid: peer.pid.cast_unsigned() })
 }
 
 #[cfg(test)]
@@ -91,6 +96,8 @@ mod tests {
     #[test]
     fn the_peer_is_this_process() {
         let (here, _there) = UnixStream::pair().unwrap();
-        assert_eq!(peer_uid(&here).unwrap(), nix::unistd::geteuid().as_raw());
+        let (uid, pid) = (nix::unistd::geteuid().as_raw(), std::process::id());
+        assert_eq!(peer(&here).unwrap(), Requester::Client { uid, pid });
+        assert_eq!(Requester::Client { uid: 7, pid: 42 }.to_string(), "uid 7 pid 42");
     }
 }

@@ -15,11 +15,12 @@ use super::lines::{Line, Lines, MAX_LINE_BYTES};
 use super::output::Output;
 use super::stop::{Stop, Wake};
 use super::unanswered::Unanswered;
-use super::{Inbox, Job, Reply};
+use super::{Inbox, Job, Reply, Requester};
 
-/// The kind of client, for the counts.
+/// Who is at the other end.
 pub(crate) struct Who {
     pub(crate) name: &'static str,
+    pub(crate) requester: Requester,
     pub(crate) clients: Arc<Clients>,
     /// A client that connects and disconnects.
     pub(super) connected: Option<Connected>,
@@ -27,8 +28,8 @@ pub(crate) struct Who {
 
 impl Who {
     /// A client that stays as long as the service.
-    pub(crate) fn stays(name: &'static str, clients: Arc<Clients>) -> Self {
-        Self { name, clients, connected: None }
+    pub(crate) fn stays(name: &'static str, requester: Requester, clients: Arc<Clients>) -> Self {
+        Self { name, requester, clients, connected: None }
     }
 }
 
@@ -44,7 +45,7 @@ pub(crate) fn start(
     inbox: Inbox,
     stop: Stop,
 ) -> io::Result<thread::JoinHandle<()>> {
-    let Who { name, clients, connected } = who;
+    let Who { name, requester, clients, connected } = who;
     let output = Output::new(output, stop.clone());
     let (reply, replies) = unbounded();
     let unanswered = Arc::new(Unanswered::default());
@@ -54,7 +55,7 @@ pub(crate) fn start(
         .spawn(move || write(output, &replies, &answered))?;
     thread::Builder::new().name(format!("{name}-in")).spawn(move || {
         let _connected = connected;
-        let reader = Reader { inbox, reply, unanswered, clients };
+        let reader = Reader { inbox, requester, reply, unanswered, clients };
         if let Err(e) = reader.run(input, &stop) {
             tracing::warn!("reading requests: {e}");
         }
@@ -68,6 +69,7 @@ pub(crate) fn start(
 
 struct Reader {
     inbox: Inbox,
+    requester: Requester,
     reply: Sender<Reply>,
     unanswered: Arc<Unanswered>,
     clients: Arc<Clients>,
@@ -106,7 +108,8 @@ impl Reader {
                     self.unanswered.settle();
                 }
                 self.unanswered.take();
-                let sent = self.inbox.send(Job { request, received, reply: self.reply.clone() });
+                let (requester, reply) = (self.requester, self.reply.clone());
+                let sent = self.inbox.send(Job { request, requester, received, reply });
                 if question && sent {
                     self.unanswered.settle();
                 }

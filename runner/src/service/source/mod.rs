@@ -9,6 +9,7 @@ mod stop;
 mod unanswered;
 mod unix;
 
+use std::fmt;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -31,11 +32,40 @@ pub use stop::Stop;
 pub(crate) use stop::Wake;
 pub(crate) use unix::Bound;
 
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Requester {
+    /// Whoever writes to standard input.
+    Stdin,
+    /// A client of a unix socket, as it was when it connected (`SO_PEERCRED`).
+    Client {
+        /// Its user.
+        uid: u32,
+        /// Its process; 0 if that is in no namespace of ours.
+        pid: u32,
+    },
+    /// This program itself.
+    Program,
+}
+
+impl fmt::Display for Requester {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdin => f.write_str("stdin"),
+            Self::Client { uid, pid } => write!(f, "uid {uid} pid {pid}"),
+            Self::Program => f.write_str("program"),
+        }
+    }
+}
+
 /// A request on its way to the reaper.
 #[derive(Debug)]
 pub struct Job {
     /// The request.
     pub request: Request,
+    /// Who asks it.
+    pub requester: Requester,
     /// When the line was complete.
     pub received: Instant,
     /// The destination of the answer.
@@ -123,7 +153,7 @@ impl Source {
             Self::Stdin => {
                 let input = io::stdin().as_fd().try_clone_to_owned()?;
                 let output = io::stdout().as_fd().try_clone_to_owned()?;
-                let who = connection::Who::stays("stdin", Arc::clone(clients));
+                let who = connection::Who::stays("stdin", Requester::Stdin, Arc::clone(clients));
                 connection::start(who, Arc::new(input.into()), Arc::new(output.into()), inbox, stop.clone())?
             }
             Self::Unix(path, access) => unix::start(path, access, inbox, stop.clone(), clients)?,

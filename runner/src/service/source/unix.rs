@@ -14,10 +14,10 @@ use skreap_core::Refusal;
 
 use crate::sys::privileges;
 
-use super::access::{Access, peer_uid};
+use super::access::{Access, peer};
 use super::clients::{Clients, Connected, SentAway};
 use super::stop::{Stop, Wake};
-use super::{Inbox, connection};
+use super::{Inbox, Requester, connection};
 
 /// Clients of one socket at a time: each costs two threads. Further ones are refused with that
 /// reason.
@@ -118,13 +118,16 @@ impl Socket {
                 tracing::info!(path = %self.bound.path.display(), "accepting clients again");
             }
             threads.retain(|thread| !thread.is_finished());
-            if let Some((why, message)) = self.refuses(&stream, threads.len()) {
-                clients.sent_away(why);
-                tracing::warn!(path = %self.bound.path.display(), "client refused: {message}");
-                send_away(&stream, message);
-                continue;
-            }
-            match serve_client(stream, inbox.clone(), stop.clone(), clients) {
+            let requester = match self.admits(&stream, threads.len()) {
+                Ok(requester) => requester,
+                Err((why, message)) => {
+                    clients.sent_away(why);
+                    tracing::warn!(path = %self.bound.path.display(), "client refused: {message}");
+                    send_away(&stream, message);
+                    continue;
+                }
+            };
+            match serve_client(stream, requester, inbox.clone(), stop.clone(), clients) {
                 Ok(client) => threads.push(client),
                 Err(e) => tracing::warn!("cannot serve a client: {e}"),
             }
@@ -137,23 +140,20 @@ impl Socket {
         Ok(())
     }
 
-    /// Why this client is not served, if it is not.
-    fn refuses(&self, stream: &UnixStream, clients: usize) -> Option<(SentAway, String)> {
-        match peer_uid(stream) {
-            Ok(uid) if self.access.allows(uid) => {}
-            Ok(uid) => {
-                let message =
-                    format!("uid {uid} may not talk to this service; start it with --allow-uid {uid}");
-                return Some((SentAway::Uid, message));
-            }
-            Err(e) => return Some((SentAway::Uid, format!("cannot tell who you are: {e}"))),
+    /// Who the client is; or why it is not served.
+    fn admits(&self, stream: &UnixStream, clients: usize) -> Result<Requester, (SentAway, String)> {
+        let requester = peer(stream).map_err(|e| (SentAway::Uid, format!("cannot tell who you are: {e}")))?;
+        if let Requester::Client { uid, .. } = requester
+            && !self.access.allows(uid)
+        {
+            let message = format!("uid {uid} may not talk to this service; start it with --allow-uid {uid}");
+            return Err((SentAway::Uid, message));
         }
-        (clients >= CLIENTS_MAX).then(|| {
-            (
-                SentAway::Full,
-                format!("there are {CLIENTS_MAX} clients already; close some, and connect again"),
-            )
-        })
+        if clients >= CLIENTS_MAX {
+            let message = format!("there are {CLIENTS_MAX} clients already; close some, and connect again");
+            return Err((SentAway::Full, message));
+        }
+        Ok(requester)
     }
 }
 
@@ -168,12 +168,14 @@ fn send_away(mut stream: &UnixStream, message: String) {
 
 fn serve_client(
     stream: UnixStream,
+    requester: Requester,
     inbox: Inbox,
     stop: Stop,
     clients: &Arc<Clients>,
 ) -> io::Result<thread::JoinHandle<()>> {
     let stream = Arc::new(File::from(OwnedFd::from(stream)));
     let connected: Connected = clients.enter();
-    let who = connection::Who { name: "client", clients: Arc::clone(clients), connected: Some(connected) };
+    let clients = Arc::clone(clients);
+    let who = connection::Who { name: "client", requester, clients, connected: Some(connected) };
     connection::start(who, Arc::clone(&stream), stream, inbox, stop)
 }

@@ -10,15 +10,15 @@ use skreap_bpf::Victim;
 use skreap_bpf::fault::{self, Point};
 use skreap_core::{Backend, Protocol};
 
-use super::{DiagSocket, REQUEST_BYTES, put_header, retry};
+use super::{DiagSocket, Made, REQUEST_BYTES, put_header, retry};
 
 /// `SOCK_DIAG_BY_FAMILY` (linux/sock_diag.h).
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
+pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// The kernel fills at most this much at a time, and only if the reader has room for it (`netlink_dump`).
-const BUFFER: usize = 32 * 1024;
+pub(super) const BUFFER: usize = 32 * 1024;
 /// Questions after single sockets in one message; the answers (some 500 bytes each, a page in the kernel's
 /// account) fit in the default receive buffer.
-const QUESTIONS: usize = 32;
+pub(super) const QUESTIONS: usize = 32;
 
 // linux/inet_diag.h
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
@@ -90,7 +90,7 @@ impl Filter {
 pub struct InetDiag<'a>(&'a [u8]);
 
 impl<'a> InetDiag<'a> {
-    fn new(bytes: &'a [u8]) -> Option<Self> {
+    pub(super) fn new(bytes: &'a [u8]) -> Option<Self> {
         (bytes.len() >= MESSAGE_BYTES).then_some(Self(bytes))
     }
 
@@ -128,6 +128,12 @@ impl<'a> InetDiag<'a> {
     #[must_use]
     pub fn has_owner(&self) -> bool {
         self.at::<4>(68) != [0; 4]
+    }
+
+    /// Who made it; `None` for a socket without an owner.
+    pub(crate) fn made(&self) -> Option<Made> {
+        let [uid, inode] = [64, 68].map(|offset| u32::from_ne_bytes(self.at(offset)));
+        (inode != 0).then(|| Made { inode, uid, cgroup: self.cgroup() })
     }
 
     /// Cgroup the socket belongs to, by id; `None` before 5.9 or without CONFIG_SOCK_CGROUP_DATA.
@@ -292,7 +298,7 @@ pub(crate) fn datagram(bytes: &[u8], end: &mut DumpEnd, mut each: impl FnMut(Ine
 }
 
 /// The messages of one datagram.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     std::iter::from_fn(move || {
         let message = NetlinkBuffer::new_checked(bytes).ok()?;
         let length = (message.length() as usize).next_multiple_of(4).min(bytes.len());

@@ -5,6 +5,7 @@
 
 mod destroy;
 mod dump;
+mod made;
 mod per_netns;
 
 use std::io;
@@ -20,6 +21,7 @@ pub use destroy::{BATCH, Verdict};
 #[cfg(feature = "fuzzing")]
 pub(crate) use dump::datagram;
 pub use dump::{Dump, DumpEnd, Filter, InetDiag};
+pub(crate) use made::Made;
 pub use per_netns::DiagSockets;
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2`.

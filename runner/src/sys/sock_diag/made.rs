@@ -1,0 +1,97 @@
+//! Who made a socket: one question for each, by its exact id.
+
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::NLM_F_REQUEST;
+use skreap_bpf::fault::{self, Point};
+use skreap_core::{Protocol, SocketTuple};
+
+use super::dump::{BUFFER, QUESTIONS, SOCK_DIAG_BY_FAMILY, messages};
+use super::{DiagSocket, InetDiag, REQUEST_BYTES, put_header, retry};
+
+/// What the kernel says of the making of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Made {
+    /// Inode number, as `/proc/PID/fd` shows it.
+    pub(crate) inode: u32,
+    /// User that made it.
+    pub(crate) uid: u32,
+    /// Id of the cgroup that it was made in.
+    pub(crate) cgroup: Option<u64>,
+}
+
+impl DiagSocket {
+    /// Asks after each of these sockets, all of which must be in this socket's netns. `None` for those that are gone, have
+    /// no name of their own, or have no owner. No socket's lock is taken.
+    ///
+    /// # Errors
+    /// The errno of the send or receive; open a new socket then.
+    pub(crate) fn made(&mut self, sockets: &[&SocketTuple]) -> io::Result<Vec<Option<Made>>> {
+        let mut made = vec![None; sockets.len()];
+        let mut buffer = Vec::with_capacity(BUFFER);
+        for (batch, made) in sockets.chunks(QUESTIONS).zip(made.chunks_mut(QUESTIONS)) {
+            self.request.clear();
+            for (i, socket) in batch.iter().enumerate() {
+                put_header(&mut self.request, REQUEST_BYTES, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, i as u32);
+                put_question(&mut self.request, socket);
+            }
+            retry(|| fault::at(Point::DumpSend).and_then(|()| self.socket.send(&self.request, 0)))?;
+            loop {
+                buffer.clear();
+                match retry(|| {
+                    fault::at(Point::DumpReceive)?;
+                    self.socket.recv(&mut buffer, libc::MSG_DONTWAIT)
+                }) {
+                    Ok(_) => {}
+                    // The kernel has answered within the send.
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(e) => return Err(e),
+                }
+                for message in messages(&buffer) {
+                    if message.message_type() == SOCK_DIAG_BY_FAMILY
+                        && let Some(socket) = InetDiag::new(message.payload())
+                        && let Some(made) = made.get_mut(message.sequence_number() as usize)
+                    {
+                        *made = socket.made();
+                    }
+                }
+            }
+        }
+        Ok(made)
+    }
+}
+
+/// `struct inet_diag_req_v2` for one socket.
+fn put_question(request: &mut Vec<u8>, socket: &SocketTuple) {
+    let family = if socket.saddr.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+    request.extend_from_slice(&[family as u8, socket.protocol.number(), 0, 0]);
+    request.extend_from_slice(&u32::MAX.to_ne_bytes());
+    let local = (socket.sport, socket.saddr);
+    let peer = (socket.dport, socket.daddr);
+    // `udp_dump_one` takes source and destination the other way round.
+    let (first, second) = match socket.protocol {
+        Protocol::Tcp => (local, peer),
+        Protocol::Udp => (peer, local),
+    };
+    request.extend_from_slice(&first.0.to_be_bytes());
+    request.extend_from_slice(&second.0.to_be_bytes());
+    request.extend_from_slice(&address(first.1));
+    request.extend_from_slice(&address(second.1));
+    request.extend_from_slice(&socket.ifindex.to_ne_bytes());
+    request.extend_from_slice(&(socket.cookie as u32).to_ne_bytes());
+    request.extend_from_slice(&((socket.cookie >> 32) as u32).to_ne_bytes());
+}
+
+/// As `struct inet_diag_sockid` has it: IPv4 in the first four bytes.
+fn address(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(a) => {
+            let mut bytes = [0; 16];
+            let (first, _) = bytes.split_at_mut(4);
+            first.copy_from_slice(&a.octets());
+            bytes
+        }
+        IpAddr::V6(a) => a.octets(),
+    }
+}
