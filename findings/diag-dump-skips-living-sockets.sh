@@ -42,7 +42,7 @@ shown, closed, interrupted, done = [], 0, False, None
 while done is None:
     first = not shown
     # A small buffer: the kernel fills small messages, and the dump takes more of them.
-    for kind, flags, body in messages(diag.recv(4096)):
+    for kind, flags, body in messages(diag.recv(16384)):
         interrupted |= bool(flags & NLM_F_DUMP_INTR)
         if kind == NLMSG_ERROR:
             skip("CONFIG_INET_UDP_DIAG")
