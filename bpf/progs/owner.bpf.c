@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: (GPL-2.0 OR MIT)
 /*
- * Whose a connected socket is: a program's, the kernel's own (an NFS mount, say), or a subflow of MPTCP, which the kernel
- * has made for a program.
+ * Owner of a connected socket: a program, the kernel itself (an NFS mount, for example), or a
+ * subflow of MPTCP, which the kernel has created for a program.
  *
- * Nothing that user space can ask tells: kernel sockets have inodes, owners and cgroups like all others; and to ask
- * sock_diag for subflows (INET_DIAG_INFO) takes the lock of every socket.  Here the kernel looks the socket up as it
- * would for a packet, so no lock of a socket is taken, whoever holds it, and no other socket is looked at.  The netns
- * is that of the thread that runs the program.
+ * User space has no other way to find out: kernel sockets have inodes, owners and cgroups like all
+ * others, and sock_diag takes the lock of every socket when asked for subflows (INET_DIAG_INFO).
+ * Here the kernel looks the socket up as it would for a packet, so it takes no socket lock and
+ * visits no other socket.  The netns is that of the thread that runs the program.
  */
 #include "../include/kernel.h"
 #include <bpf/bpf_helpers.h>

@@ -1,4 +1,4 @@
-//! What fuzzing (`tests/fuzz`) has to reach, and nobody else.
+//! Access for fuzzing (`tests/fuzz`) only.
 
 use std::fs::File;
 use std::io::{self, Read, Write as _};
@@ -19,7 +19,7 @@ use crate::sys::sock_diag::{self, DumpEnd, InetDiag};
 
 pub use crate::service::source::lines::{Line, Lines};
 
-/// Sequence number and positive errno of every failure in what the kernel answers to `SOCK_DESTROY`.
+/// Sequence number and positive errno of every failure in a kernel response to `SOCK_DESTROY`.
 #[must_use]
 pub fn destroy_answer(datagram: &[u8]) -> Vec<(u32, i32)> {
     sock_diag::Errors(datagram).collect()
@@ -39,13 +39,13 @@ pub fn tuple(victim: &Victim) -> SocketTuple {
     engine::tuple(victim)
 }
 
-/// True if this `Accept` header is answered with protobuf.
+/// True if this `Accept` header gets protobuf.
 #[must_use]
 pub fn prefers_protobuf(accept: &str) -> bool {
     http::prefers_protobuf(accept)
 }
 
-/// What a client gets that sends this to the metrics' address and then no more.
+/// Response to a client that sends this to the metrics' address and then no more.
 ///
 /// # Errors
 /// The errno of the socket calls.
@@ -59,7 +59,8 @@ pub fn scrape(request: &[u8], registry: &Registry) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// What a client gets that sends this in one piece and then no more, when `inbox` is served by somebody.
+/// Answers to a client that sends this in one piece and then no more, while a thread serves
+/// `inbox`.
 ///
 /// # Errors
 /// The errno of the socket and thread calls.

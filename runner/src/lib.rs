@@ -1,7 +1,7 @@
 //! Terminates exactly the sockets that talk to a backend that is gone.
 //!
-//! Start with [`Reaper`]: it indexes the sockets of a cgroup by the backend they are connected to, and on a
-//! *backend deleted* event destroys exactly those, wherever they are.
+//! Start with [`Reaper`]: it indexes the sockets of a cgroup by the backend they are connected to,
+//! and on a *backend deleted* event destroys exactly those, in all network namespaces.
 //!
 //! ```text
 //!  source ─► Event ─► daemon queue ─► Reaper ─► Target ─► Engine ─► Outcome ─► Report ─► source's client

@@ -1,7 +1,7 @@
 //! Destroying sockets that have no exact id: by cookie, with an iterator over the sockets of their netns.
 //!
-//! Unconnected UDP sockets of one SO_REUSEPORT group differ in nothing that sock_diag compares before the
-//! cookie, so it finds one of them and answers *not found* for all others.
+//! Unconnected UDP sockets of one SO_REUSEPORT group differ in nothing that sock_diag compares
+//! before the cookie, so it finds one of them and returns *not found* for all others.
 
 use std::thread;
 
@@ -11,12 +11,12 @@ use skreap_core::Protocol;
 use super::named::netns_id;
 use crate::sys::netns;
 
-/// What came of one victim: destroyed (true), or (false) not there any more or connected to something else by now; or a
+/// Result for one victim: destroyed (true); gone or connected elsewhere by now (false); or a
 /// positive errno.
 pub(super) type ByCookie = Result<bool, i32>;
 
-/// Destroys the UDP sockets among the victims, each with one pass over its netns; answers in order. Others are
-/// answered with `ENOENT`.
+/// Destroys the UDP sockets among the victims, each with one pass over its netns; returns the
+/// results in order, `ENOENT` for other sockets.
 pub(super) fn destroy(victims: &[Victim]) -> Vec<ByCookie> {
     // A thread of its own: an iterator covers the netns of the thread that makes it.
     thread::scope(|scope| {

@@ -1,19 +1,20 @@
-//! Whom an event has chosen already.
+//! The victims that an event has chosen already.
 
 use std::collections::HashSet;
 
 use skreap_bpf::{Relation, Victim};
 use skreap_core::{Protocol, Target, Unconnected};
 
-/// The victims of one event so far: what makes a sender one of them only once.
+/// The victims of one event so far: a sender becomes one of them only once.
 ///
-/// A UDP socket that sends without connecting is recorded under each backend it has sent to. Destroying it gives it
-/// nothing that would tell: if it is bound to its port, or has sent again since, it looks as it did before. So the
-/// backends of an event, and the walks that are made again for connects under way, share one of these. A socket that
-/// is *connected* to the target is never spared by it: whoever is connected after a destroy has connected anew.
+/// A UDP socket that sends without connecting is recorded under each backend it has sent to. A
+/// destroy leaves no trace in it: if it is bound to its port, or has sent again since, it looks as
+/// before. So the backends of an event, and the repeated walks for connects under way, share one of
+/// these. It never spares a socket that is *connected* to the target: a socket that is connected
+/// after a destroy has connected anew.
 ///
-/// Kept for UDP targets under [`Unconnected::Destroy`] only, empty otherwise. Not in it are sockets that were destroyed
-/// by a scan with iterators, which tells of failures alone.
+/// Used for UDP targets under [`Unconnected::Destroy`] only, empty otherwise. It lacks sockets that
+/// a scan with iterators has destroyed, because that scan reports failures only.
 #[derive(Debug, Default)]
 pub struct Chosen {
     senders: HashSet<u64>,

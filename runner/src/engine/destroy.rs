@@ -32,10 +32,10 @@ impl Destroyer {
         Ok(Self { diag, pace, verdicts: Vec::new() })
     }
 
-    /// Does with the victims what the target asks for: lists them (dry run) or destroys them all.
+    /// Handles the victims as the target requests: lists them (dry run) or destroys them all.
     ///
-    /// `again` finds the victims of the target once more; it is called if the kernel could not find some, or
-    /// its answer was lost.
+    /// `again` finds the victims of the target once more; it is called if the kernel could not find
+    /// some, or its response was lost.
     pub(super) fn finish(
         &mut self,
         dry_run: bool,
@@ -110,9 +110,9 @@ impl Destroyer {
         }
     }
 
-    /// "Not found" has two meanings: the owner has closed the socket, or another socket with the same tuple
-    /// was found first and has another cookie. A second look tells which; as long as that makes progress,
-    /// those that are still there are tried again.
+    /// "Not found" has two meanings: the owner has closed the socket, or another socket with the
+    /// same tuple was found first and has another cookie. A second walk distinguishes the two;
+    /// while that makes progress, those that still exist are tried again.
     ///
     /// So has "nothing leads to the netns": nothing that we know to look for does, or its last process is ending, which
     /// closes the sockets after it has left the netns. [`DiagSockets::prepare`] has waited for that.
@@ -136,8 +136,8 @@ impl Destroyer {
             let there: HashSet<u64> = victims.iter().map(Victim::cookie).collect();
             for u in unsettled.iter().filter(|u| !there.contains(&u.victim.cookie())) {
                 if u.errno == libc::ENOBUFS {
-                    // Destroyed by the request whose answer was lost. (Or closed in this very moment: the
-                    // kernel does not say which.)
+                    // Destroyed by the request whose response was lost. (Or closed in this very
+                    // moment: the kernel does not say which.)
                     outcome.destroyed += 1;
                 } else {
                     outcome.skipped.gone += 1;
@@ -149,7 +149,8 @@ impl Destroyer {
             }
             let (unreached, not_found): (Vec<_>, Vec<_>) =
                 unsettled.into_iter().partition(Unsettled::is_unreached);
-            // Without a local port it is in no hash: neither an id nor an iterator reaches it.
+            // Without a local port it is in no hash table: neither an id nor an iterator reaches
+            // it.
             let (portless, unnamed): (Vec<_>, Vec<_>) =
                 not_found.into_iter().partition(|u| u.victim.sport() == 0);
             portless.iter().for_each(|u| u.fail(outcome));

@@ -33,7 +33,7 @@ pub struct Diag {
     victims: Vec<Victim>,
 }
 
-/// What is the same for every netns and target.
+/// The parameters common to every netns and target.
 #[derive(Debug)]
 struct Scan {
     filter_in_kernel: bool,
@@ -86,7 +86,7 @@ impl Engine for Diag {
         let start = Instant::now();
         let mut outcome = Outcome::new(self.name);
         if target.unconnected == Unconnected::Destroy {
-            // Nothing but the index remembers where an unconnected socket has sent to.
+            // Only the index has the destinations of an unconnected socket.
             outcome.incomplete.insert(Incomplete::WideUnconnected);
         }
         let Everywhere { mut netns, whole } = self.finder.find(target)?;
@@ -102,7 +102,8 @@ impl Engine for Diag {
         let missed = scan.all(diag, &netns, &target.backend, &mut self.victims, &mut undecided);
         outcome.incomplete.extend(missed);
         if !undecided.is_empty() {
-            // The cgroup was removed, say. What is recorded was in the right one when it connected.
+            // The cgroup was removed, for example. A recorded socket was in the right one when it
+            // connected.
             let recorded = self.finder.recorded(target)?;
             undecided.retain(|(victim, _)| {
                 let ours = recorded.contains(&victim.cookie());

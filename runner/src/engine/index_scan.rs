@@ -1,4 +1,4 @@
-//! One pass over the whole index: what the index is worth without its key.
+//! One pass over the whole index: the index without the benefit of its key.
 //!
 //! Stands for the ways to see the sockets of all netns at once that have been discussed for the kernel
 //! (iterators over all netns, or over socket storage).
@@ -26,7 +26,7 @@ struct Left {
     unconnected: u64,
     state: u64,
     stale: u64,
-    /// Unconnected, and nobody knows any more where it has sent to.
+    /// Unconnected, and its destinations are no longer known.
     unnamed: u64,
 }
 
@@ -49,8 +49,9 @@ impl Engine for IndexScan {
         let mut outcome = Outcome::new(EngineName::IndexScan);
         self.victims.clear();
         let left = scan(&mut self.walker, target, self.states, &mut self.victims)?;
-        // A walk of the one bucket tells what the scan cannot see: which sockets have left the backend they are
-        // recorded under, and whether the index knows all of it. Next to the scan it costs nothing.
+        // A walk of the one bucket provides what the scan cannot see: the sockets that have left
+        // the backend they are recorded under, and whether the index is complete for it. It costs
+        // nothing compared with the scan.
         let counts = self.walker.walk(target, &mut Vec::new())?;
         let sifted = chosen.sift(target, &mut self.victims);
         let walked = Instant::now();
@@ -111,7 +112,7 @@ fn scan(
                     Some(_) if target.unconnected == Unconnected::Destroy => victims.push(*victim),
                     Some(_) => left.unconnected += 1,
                 },
-                // Recorded under some backend that it has left; which, is not told.
+                // Recorded under some backend that it has left; which one is unknown here.
                 Relation::Connected | Relation::MovedOn | Relation::NoPeer => {}
                 Relation::Stale => left.stale += 1,
             }
@@ -120,7 +121,7 @@ fn scan(
     Ok(left)
 }
 
-/// The port first: it tells most sockets apart, and this runs for every one in the index.
+/// The port first: it excludes most sockets, and this runs for every socket in the index.
 fn is_of(victim: &Victim, backend: &Backend) -> bool {
     victim.dport() == backend.port() && victim.backend() == Some(*backend)
 }

@@ -23,7 +23,7 @@ pub struct Iter {
 }
 
 impl Iter {
-    /// `walker` is for [`Scope::All`] only: it tells of netns that nothing else shows.
+    /// `walker` is for [`Scope::All`] only: it lists netns that no path shows.
     ///
     /// # Errors
     /// [`EngineError`] if the iterators cannot be loaded, or the thread that visits namespaces cannot be made.
@@ -90,7 +90,7 @@ impl Engine for Iter {
         let start = Instant::now();
         let mut outcome = Outcome::new(EngineName::Iter);
         if target.unconnected == Unconnected::Destroy {
-            // Nothing but the index remembers where an unconnected socket has sent to.
+            // Only the index has the destinations of an unconnected socket.
             outcome.incomplete.insert(Incomplete::WideUnconnected);
         }
         let Everywhere { netns, whole } = self.finder.find(target)?;

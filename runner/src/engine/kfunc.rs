@@ -145,7 +145,7 @@ impl Engine for Kfunc {
     }
 }
 
-/// What a walk met, in the words of an outcome.
+/// Converts the counts of a walk to an outcome.
 fn note(counts: &skreap_bpf::WalkCounts, target: &Target, outcome: &mut Outcome) {
     outcome.visited = counts.visited;
     outcome.skipped.unconnected = counts.unconnected;

@@ -20,7 +20,7 @@ pub(crate) enum Place {
     Inside,
     /// It is elsewhere.
     Outside,
-    /// It cannot be said (positive errno). `ESTALE`: it was removed, and only sockets remember it.
+    /// Undecided (positive errno). `ESTALE`: the cgroup was removed, and only sockets refer to it.
     Unknown(i32),
 }
 
@@ -34,13 +34,13 @@ pub(crate) fn id_of(path: &Path) -> Result<Option<u64>, EngineError> {
     Ok((metadata.ino() != ROOT).then(|| metadata.ino()))
 }
 
-/// Tells the sockets of one cgroup, and of those below it, by the cgroup id that sock_diag shows.
+/// Decides by the cgroup id in sock_diag whether a socket belongs to one cgroup or those below it.
 #[derive(Debug)]
 pub(crate) struct Membership {
     directory: File,
     id: u64,
     device: u64,
-    // Ids are never used twice and cgroups never move, so an answer stays true.
+    // Ids are never reused and cgroups never move, so a result stays true.
     known: HashMap<u64, Place>,
 }
 
@@ -77,7 +77,8 @@ impl Membership {
         place
     }
 
-    /// Goes from the cgroup up to the root and looks whether it meets the indexed one.
+    /// Follows the parents of the cgroup up to the root and checks whether the indexed one is among
+    /// them.
     fn is_below(&self, cgroup_id: u64) -> io::Result<bool> {
         let _raised = privileges::raise();
         let directory = cgroup::open_by_id(&self.directory, cgroup_id)?;

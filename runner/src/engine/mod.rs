@@ -8,9 +8,9 @@
 //! | [`Diag`] | sock_diag dump of every socket, netns by netns; with or without a filter in the kernel | as netlink |
 //! | [`IndexScan`] | walk of every bucket of the index | as netlink |
 //!
-//! All of them choose the same sockets: those of the indexed cgroup, connected to the backend, in a state of
-//! the [`StateMask`]. Unconnected sockets are known to the index only: a scan asked to destroy them says in
-//! its outcome that it is incomplete.
+//! All of them choose the same sockets: those of the indexed cgroup, connected to the backend, in a
+//! state of the [`StateMask`]. Only the index knows unconnected sockets: a scan that should destroy
+//! them reports in its outcome that it is incomplete.
 
 mod by_cookie;
 mod chosen;
@@ -48,7 +48,7 @@ pub use pace::Pace;
 pub use scope::Scope;
 pub use states::{StateMask, UnknownState};
 
-/// What engines are told when they start.
+/// Settings of engines at their start.
 #[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
     /// The cgroup2 directory that is indexed: scans leave the sockets of all others alone. `None` means the
@@ -70,7 +70,8 @@ pub trait Engine: Send {
 
     /// Does one target. A victim that could not be destroyed is in the outcome, not an error.
     ///
-    /// `chosen` is the same for all targets of one event, and for every pass over one of them; empty at its start.
+    /// `chosen` is the same for all targets of one event, and for every pass over one of them;
+    /// empty at its start.
     ///
     /// # Errors
     /// [`EngineError`] if the engine could not do its work at all; nothing, or not all, was destroyed then.
@@ -93,9 +94,9 @@ pub enum EngineError {
     /// A socket or thread the engine needs could not be had.
     #[error("{what}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation that was tried.
         what: String,
-        /// The kernel's answer.
+        /// The kernel's error.
         source: std::io::Error,
     },
 }

@@ -1,4 +1,4 @@
-//! Whose sockets are, in any netns: those of programs, and the kernel's own.
+//! The owners of sockets, in any netns: programs, or the kernel.
 
 use std::collections::HashMap;
 use std::thread;
@@ -9,13 +9,13 @@ use super::EngineError;
 use super::named::netns_id;
 use crate::sys::netns;
 
-/// Tells sockets of programs from the kernel's own; the program that does it is loaded when it is first needed.
+/// Distinguishes sockets of programs from the kernel's own; its BPF program is loaded on first use.
 #[derive(Debug, Default)]
 pub struct OwnerFinder(Option<Owners>);
 
 impl OwnerFinder {
-    /// Whose these connected sockets are, by cookie. Takes no lock of any socket. Those in a netns that cannot be
-    /// entered are [`Owner::Unknown`].
+    /// The owners of these connected sockets, by cookie. Takes no socket lock. Those in a netns
+    /// that cannot be entered are [`Owner::Unknown`].
     ///
     /// # Errors
     /// [`EngineError`] if the program cannot be loaded or run, or the thread that visits namespaces not be made.

@@ -1,4 +1,4 @@
-//! What this kernel and these privileges offer, each found out by doing it.
+//! The features that this kernel and these privileges offer, each found by trying.
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -23,11 +23,11 @@ pub struct Finding {
     pub works: bool,
     /// True if `skreap` cannot do its main job without it.
     pub required: bool,
-    /// What was seen, or what is missing and what to do about it.
+    /// The evidence, or the missing feature and the next step.
     pub detail: String,
 }
 
-/// All findings, and what follows.
+/// All findings, and the conclusion.
 #[derive(Clone, Debug, Serialize)]
 pub struct Findings {
     /// Kernel release.
@@ -37,7 +37,7 @@ pub struct Findings {
     /// For each hook that an address can be translated at, the programs on the root cgroup in the order in which
     /// they run, and the place that ours would have.
     pub order: Vec<Order>,
-    /// What `auto` takes.
+    /// The choice of `auto`.
     pub engine: Option<skreap_core::EngineName>,
     /// Why.
     pub why: String,

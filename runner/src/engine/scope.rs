@@ -17,8 +17,8 @@ pub enum Scope {
     /// target; the scan is incomplete then. Listing them is part of the time of each scan.
     #[default]
     All,
-    /// These only: what a scan costs to someone who knows where to look. [`Scope::known`] finds them with the
-    /// index; that is not part of the time of a scan, which such a measurement must say.
+    /// These only: the cost of a scan that knows the right netns. [`Scope::known`] finds them with
+    /// the index; that is not part of the time of a scan, and such a measurement must say so.
     Known(Vec<NetnsId>),
 }
 
@@ -93,7 +93,8 @@ impl Finder {
         let mut add = |victims: &[Victim]| all.extend(victims.iter().map(|v| (v.netns(), netns_id(v))));
         add(&self.victims);
         if counts.incomplete_full {
-            // The index lacks sockets of this target. Where, nobody knows: all it has heard of is looked at.
+            // The index lacks sockets of this target, in unknown netns: all known netns are
+            // scanned.
             self.walker.walk_all(|victims| add(victims))?;
         }
         Ok(Everywhere { netns: all.into_values().collect(), whole: false })

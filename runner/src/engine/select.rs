@@ -68,7 +68,7 @@ impl Choice {
     }
 }
 
-/// What `auto` takes, and why.
+/// The choice of `auto`, and its reason.
 #[derive(Clone, Debug)]
 pub struct Decision {
     /// The engine, if any works.
@@ -77,7 +77,7 @@ pub struct Decision {
     pub why: String,
 }
 
-/// The order of `auto`: what walks one bucket before what scans.
+/// The order of `auto`: engines that walk one bucket before those that scan.
 const AUTO: [EngineName; 4] = [EngineName::Kfunc, EngineName::Netlink, EngineName::Iter, EngineName::Diag];
 
 /// Decides by trying, on a small index of its own.
@@ -108,7 +108,7 @@ fn decide_on(index: &Index) -> Decision {
     Decision { engine: None, why: refusals.join("; ") }
 }
 
-/// Tries out what an engine stands on; answers what was seen, or what is missing.
+/// Tries the features that an engine needs; returns the evidence, or the missing feature.
 fn trial(engine: EngineName, index: &Index) -> Result<String, String> {
     let tried = |result: Result<String, trial::Missing>| result.map_err(|m| m.detail);
     let sock_destroy =
@@ -169,12 +169,12 @@ pub fn start_and_say(
     Ok((engine, why))
 }
 
-/// The best full scan that works here: it finishes what the index does not know completely.
+/// The best full scan that works here: it finishes events on which the index is incomplete.
 ///
 /// # Errors
-/// What was missing, for people.
+/// The missing feature, as text.
 pub(crate) fn fallback(index: &Index, options: &EngineOptions) -> Result<Box<dyn Engine>, String> {
-    // Where unrecorded sockets are, only a look everywhere tells.
+    // Unrecorded sockets may be anywhere, so only a scan of everything finds them.
     let options = EngineOptions { scope: Scope::All, ..options.clone() };
     let mut refusals = Vec::new();
     for engine in [EngineName::Iter, EngineName::DiagFilter] {

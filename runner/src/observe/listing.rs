@@ -1,4 +1,4 @@
-//! What the index holds, per backend.
+//! The contents of the index, per backend.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;

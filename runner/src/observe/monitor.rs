@@ -1,7 +1,7 @@
-//! What a service is seen to do, for those who ask: status, top, metrics.
+//! The observable state of a service: status, top, metrics.
 //!
-//! The reaper tells the monitor of each report and waits for nothing; everyone else reads. All locks here are held
-//! for a copy or two, never while the index is walked or a line is written.
+//! The reaper passes each report to the monitor and waits for nothing; all others read. Every lock
+//! here is held for a copy or two, never while the index is walked or a line is written.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -30,8 +30,8 @@ pub const RECENT_EVENTS: usize = 32;
 /// Backends that `top` lists.
 pub const TOP_BACKENDS: usize = 100;
 
-/// A look at the index is shared for at least this long, and for [`LOOK_SHARE`] times as long as it took: however
-/// many clients ask however often, looking takes a small part of one CPU.
+/// A listing of the index is shared for at least this long, and for [`LOOK_SHARE`] times as long as
+/// it took: however often clients ask, walking takes a small part of one CPU.
 const LOOK_MIN: Duration = Duration::from_millis(500);
 const LOOK_SHARE: u32 = 20;
 
@@ -39,11 +39,12 @@ const LOOK_SHARE: u32 = 20;
 const SHORTEST_S: f64 = 1e-6;
 const BUCKET_FACTOR: f64 = 4.0;
 const BUCKETS: u16 = 12;
-/// The native ones tell times apart that differ by this factor, with this many buckets at most.
+/// The native histograms distinguish times that differ by this factor, with this many buckets at
+/// most.
 const NATIVE_FACTOR: f64 = 1.1;
 const NATIVE_BUCKETS: usize = 160;
 
-/// What does not change while a service runs.
+/// The constants of a running service.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// The engine in use.
@@ -54,14 +55,15 @@ pub struct Identity {
     pub cgroup: PathBuf,
     /// Which sockets are not, if any.
     pub not_seen: Option<String>,
-    /// What is done with UDP sockets that only ever sent to the backend.
+    /// Policy for UDP sockets that only ever sent to the backend.
     pub unconnected: Unconnected,
-    /// What makes use of the kernel module if it is loaded from now on; `None` if it is used, or not wanted.
+    /// The step that would make use of the kernel module if it is loaded from now on; `None` if it
+    /// is used, or not wanted.
     pub late_module: Option<&'static str>,
 }
 
 impl Identity {
-    /// Why this engine, and what has come since that would make it another.
+    /// The reason for this engine, and a change since then that would select another.
     fn engine_why(&self) -> String {
         match self.late_module {
             Some(step) if module::look().is_ok() => {
@@ -72,7 +74,7 @@ impl Identity {
     }
 }
 
-/// What a service is seen to do. Clones are the same monitor.
+/// The observable state of a service. Clones are the same monitor.
 #[derive(Clone, Debug)]
 pub struct Monitor(Arc<Inner>);
 
@@ -165,7 +167,7 @@ impl Monitor {
         seen.audit = Some((Instant::now(), AuditStatus { runs, age_ns: 0, ..found }));
     }
 
-    /// Where our hooks stand was looked at.
+    /// The position of our hooks was checked.
     pub fn ordered(&self, order: OrderStatus) {
         self.0.seen.lock().order = Some(order);
     }
@@ -187,7 +189,7 @@ impl Monitor {
         *self.0.queue.lock() = queue;
     }
 
-    /// Who is asked for audits from now on.
+    /// The thread that makes audits from now on.
     pub fn answer_audits(&self, audits: Asker) {
         *self.0.audits.lock() = Some(audits);
     }
@@ -261,7 +263,7 @@ impl Monitor {
                 .map(|(at, recent)| Recent { age_ns: nanos(at.elapsed()), ..recent.clone() })
                 .collect(),
         };
-        // The reaper may be waiting to tell of the next report.
+        // The reaper may be waiting to pass the next report.
         drop(seen);
         status.latency = summary(&phases);
         Ok(status)
@@ -328,7 +330,8 @@ impl Monitor {
     }
 
     fn look(&self) -> Result<Look, skreap_bpf::Error> {
-        // Held during the walk: who asks meanwhile gets the same look. The reaper does not come here.
+        // Held during the walk: clients that ask meanwhile get the same listing. The reaper never
+        // takes this lock.
         let mut last = self.0.look.lock();
         if let Some(look) = &*last
             && look.at.elapsed() < LOOK_MIN.max(look.took * LOOK_SHARE)

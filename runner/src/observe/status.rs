@@ -1,4 +1,4 @@
-//! How a running service is doing: what `skreap status` and `skreap top` are told.
+//! The state of a running service: the data of `skreap status` and `skreap top`.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use skreap_core::{Backend, EngineName, Incomplete, Protocol, Report, Skipped, Su
 use crate::observe::listing::{BackendEntry, Census};
 use crate::service::source::ClientCounts;
 
-/// How a service is doing at one moment. Counters count since it started, those of the index since the index was
-/// loaded.
+/// State of a service at one moment. Counters count since it started, those of the index since the
+/// index was loaded.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
     /// Version of the service.
@@ -28,14 +28,14 @@ pub struct Status {
     /// Which sockets are not, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_seen: Option<String>,
-    /// What is done with UDP sockets that only ever sent to the backend.
+    /// Policy for UDP sockets that only ever sent to the backend.
     pub unconnected: Unconnected,
     /// The index.
     pub index: IndexStatus,
     /// What it holds, from a look that all who ask share for half a second or more; `None` if nobody has asked for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sockets: Option<Census>,
-    /// What the events came to.
+    /// Totals of the events.
     pub totals: Totals,
     /// Phases of the last events, at most [`crate::observe::monitor::LATENCY_EVENTS`] of them.
     pub latency: Summary,
@@ -43,9 +43,9 @@ pub struct Status {
     pub waiting: u64,
     /// Clients of the unix sockets.
     pub clients: ClientCounts,
-    /// What the hooks cost, where the kernel keeps that statistic.
+    /// Cost of the hooks, where the kernel collects that statistic.
     pub hooks: Vec<HookCost>,
-    /// Where our hooks stand among those of others; `None` if nobody looks.
+    /// Position of our hooks among those of others; `None` if it is not checked.
     pub order: Option<OrderStatus>,
     /// The last audit, if there was one.
     pub audit: Option<AuditStatus>,
@@ -64,14 +64,14 @@ pub struct IndexStatus {
     pub map_bytes: u64,
     /// Marks of backends some membership of which could not be recorded.
     pub incomplete_marks: u64,
-    /// Sockets of any backend may be missing: every event is finished by a scan.
+    /// Sockets of any backend may be missing: a scan finishes every event.
     #[serde(default)]
     pub incomplete_everything: bool,
     /// Everything that was counted.
     pub counters: Counters,
 }
 
-/// What became of an event.
+/// Result of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -95,7 +95,7 @@ impl EventResult {
     pub const ALL: [Self; 6] =
         [Self::Complete, Self::Incomplete, Self::Failed, Self::Refused, Self::Error, Self::DryRun];
 
-    /// What became of the event with this report; of several, the worst.
+    /// Result of the event with this report; of several, the worst.
     #[must_use]
     pub fn of(report: &Report) -> Self {
         if report.dry_run && report.error.is_none() {
@@ -128,13 +128,13 @@ impl EventResult {
     }
 }
 
-/// What all events since the start came to. A dry run counts as an event and nowhere else.
+/// Totals of all events since the start. A dry run counts as an event and nowhere else.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
-    /// Events by type, and by what became of them.
+    /// Events by type and result.
     pub events: BTreeMap<String, BTreeMap<EventResult, u64>>,
     /// Sockets destroyed, by engine and protocol (`tcp`, `udp`, or `mixed` where a report does not
-    /// tell).
+    /// say).
     pub destroyed: BTreeMap<EngineName, BTreeMap<String, u64>>,
     /// Sockets visited and not destroyed, by reason.
     pub skipped: Skipped,
@@ -218,7 +218,8 @@ fn destroyed(report: &Report) -> BTreeMap<(EngineName, &'static str), u64> {
     if others == 0 {
         by_protocol.iter().for_each(|(protocol, n)| add(report.engine, protocol.name(), *n));
     } else {
-        // By engine or by protocol: a report that has several of both does not tell which did what.
+        // By engine or by protocol: a report with several of both does not say which destroyed
+        // which.
         let protocol = match by_protocol.keys().next() {
             Some(protocol) if by_protocol.len() == 1 => protocol.name(),
             _ => MIXED,
@@ -229,7 +230,7 @@ fn destroyed(report: &Report) -> BTreeMap<(EngineName, &'static str), u64> {
     all
 }
 
-/// In place of a protocol, where a report does not tell.
+/// In place of a protocol, where a report does not say.
 const MIXED: &str = "mixed";
 
 /// One event of late.
@@ -246,7 +247,7 @@ pub struct Recent {
     pub backend: Option<Backend>,
     /// How many backends it names.
     pub backends: u64,
-    /// What became of it.
+    /// Its result.
     pub result: EventResult,
     /// Sockets chosen for destruction.
     pub victims: u64,
@@ -259,23 +260,25 @@ pub struct Recent {
 /// Where our hooks stand among those of others on the same cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderStatus {
-    /// True if no program runs after ours, so that they see what connects really end up with.
+    /// True if no program runs after ours, so that ours see the final addresses of connects.
     pub last: bool,
     /// How often another program came behind ours and ours were moved.
     pub moves: u64,
-    /// How often ours were not moved, because they had been moved too often in the last minute.
+    /// Number of times ours were not moved, because they had been moved too often in the last
+    /// minute.
     pub held_back: u64,
-    /// Hooks on which a program of somebody else runs after ours now. Not 0: each event is preceded by a pass over
-    /// the whole index, and costs that.
+    /// Hooks after which a foreign program runs now. If not 0, a pass over the whole index precedes
+    /// each event.
     pub behind: u64,
-    /// Sockets that were recorded under another address meanwhile, and were put right.
+    /// Sockets that were recorded under another address meanwhile, and were recorded anew.
     pub rekeyed: u64,
-    /// Hooks of ours, that of releases too, that somebody has detached. Not 0: start again.
+    /// Hooks of ours, including that of releases, that another process has detached. If not 0,
+    /// restart the service.
     #[serde(default)]
     pub detached: u64,
 }
 
-/// What an audit found: the index held against an independent scan.
+/// Result of an audit, which compares the index with an independent scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditStatus {
     /// Audits since the start.
@@ -294,7 +297,7 @@ pub struct AuditStatus {
     /// Sockets older than the hooks that are, rightly, not in the index: not compared.
     #[serde(default)]
     pub older: u64,
-    /// Sockets of which it cannot be said whether they should be in the index: not compared.
+    /// Sockets for which it is undecided whether they should be in the index: not compared.
     #[serde(default)]
     pub undecided: u64,
 }
@@ -322,7 +325,7 @@ pub struct Top {
     pub moved_on: u64,
     /// Memberships of sockets that have no peer now.
     pub no_peer: u64,
-    /// Time since the index was looked at, in nanoseconds: a look is shared by all who ask within a while.
+    /// Age of the listing, in nanoseconds: clients share one for a while.
     pub age_ns: u64,
     /// How long that took, in nanoseconds.
     pub took_ns: u64,

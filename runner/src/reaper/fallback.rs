@@ -1,8 +1,8 @@
-//! Finishing with a full scan what the index does not know completely.
+//! Finishing an event with a full scan where the index is incomplete.
 //!
-//! A membership that could not be recorded (the pool was full) marks its backend in the index, or all backends if
-//! that is not known. Sockets may also be recorded under a virtual address. So what the index lacks costs time, and
-//! never a socket. Marks are taken back by a [`Healer`](crate::Healer).
+//! A membership that could not be recorded (the pool was full) marks its backend in the index, or
+//! all backends if the backend is unknown. Sockets may also be recorded under a virtual address. So
+//! an incomplete index costs time, and never a socket. A [`Healer`](crate::Healer) clears marks.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use skreap_core::{FinishReason, Finished, Incomplete, Outcome, Target};
 
 use crate::engine::{Chosen, Engine, nanos};
 
-/// What a scan can make good, the weightier reason first.
+/// The reasons that a scan can repair, the most important first.
 const REASONS: [(Incomplete, FinishReason); 3] = [
     (Incomplete::IndexFull, FinishReason::IndexFull),
     (Incomplete::HookOrder, FinishReason::HookOrder),
@@ -28,8 +28,8 @@ impl Fallback {
         Self { engine }
     }
 
-    /// Scans for the rest of the target's sockets, if the index does not know them all. If the scan fails, the
-    /// outcome stays incomplete.
+    /// Scans for the rest of the target's sockets, if the index may lack some. If the scan fails,
+    /// the outcome stays incomplete.
     pub(crate) fn finish(&mut self, target: &Target, chosen: &mut Chosen, outcome: &mut Outcome) {
         let Some((_, because)) = REASONS.into_iter().find(|(why, _)| outcome.incomplete.contains(why)) else {
             return;
@@ -42,7 +42,7 @@ impl Fallback {
                 return;
             }
         };
-        // What the scan itself could not see is a reason of its own.
+        // Sockets that the scan itself could not see are a separate reason.
         for (why, _) in &REASONS {
             outcome.incomplete.remove(why);
         }
@@ -53,7 +53,8 @@ impl Fallback {
             scan.victims = listed.len() as u64;
         }
         if scan.is_complete() {
-            // A socket that the first engine could not destroy is one of the scan's victims, or gone, or in no hash.
+            // A socket that the first engine could not destroy is one of the scan's victims, or
+            // gone, or in no hash table.
             outcome.forget_failures_of_scan();
         }
         outcome.add_finished(Finished {

@@ -15,7 +15,7 @@ use crate::reaper::batch::{Batch, distinct};
 use crate::reaper::recheck::{self, FIRST_PAUSE, Found, grace_period};
 use crate::reaper::reconcile;
 
-/// What came of an event so far.
+/// The result of an event so far.
 pub(super) struct Done {
     total: Outcome,
     by_backend: Vec<BackendReport>,
@@ -37,7 +37,7 @@ struct One {
     link: Option<Link>,
     target: Target,
     outcome: Outcome,
-    /// Sockets whose connect is waited for.
+    /// Sockets for whose connect the event waits.
     waiting: HashSet<u64>,
 }
 
@@ -63,7 +63,7 @@ impl Done {
 }
 
 impl Reaper {
-    /// Reaps what the event names, now.
+    /// Reaps the backends of the event, now.
     pub fn handle(&mut self, event: &Event) -> Report {
         self.handle_received(event, Instant::now())
     }
@@ -74,8 +74,8 @@ impl Reaper {
         self.handle_in(&mut Batch::default(), event, received)
     }
 
-    /// As [`handle_received`](Self::handle_received), for one of several events that were all received before
-    /// the first of them was handled: what an earlier one has had done is not done again.
+    /// As [`handle_received`](Self::handle_received), for one of several events that were all
+    /// received before the first of them was handled: the work of an earlier one is not repeated.
     pub fn handle_in(&mut self, batch: &mut Batch, event: &Event, received: Instant) -> Report {
         let report = self.report(batch, event, received);
         self.monitor.report(&report);
@@ -142,7 +142,7 @@ impl Reaper {
         }
     }
 
-    /// Makes sure that every socket is recorded under the peer it has; false if that cannot be said.
+    /// Makes sure that every socket is recorded under its live peer; false if that is not certain.
     fn keep_order(&mut self) -> bool {
         if self.leave_order {
             return true;
@@ -183,7 +183,8 @@ impl Reaper {
         living: &[Backend],
         within: &[Network],
     ) -> Result<reconcile::Found, skreap_bpf::Error> {
-        // Before and after: what a healing puts into the index behind the pass takes its mark along.
+        // Read before and after the pass: a healing may index a socket behind the pass and clear
+        // its mark.
         let before = self.index.marks()?;
         let mut found = reconcile::gone(&mut self.walker, living, within, self.unconnected)?;
         // A backend none of whose sockets was recorded is not known to the index at all.
@@ -216,7 +217,7 @@ impl Reaper {
         let mut chosen = Chosen::default();
         for (backend, link) in backends {
             let target = self.target(backend, event.dry_run);
-            // Before the walk: what that destroys looks like a connect under way afterwards.
+            // Before the walk: afterwards a destroyed socket looks like a connect under way.
             let start = Instant::now();
             let watched = if event.dry_run || self.recheck.is_zero() {
                 Ok(Found::default())
@@ -281,7 +282,7 @@ impl Reaper {
                         engine_ns = engine_ns.saturating_add(more.walk_ns).saturating_add(more.destroy_ns);
                         one.outcome.add_stale(more.skipped.stale);
                         if more.is_complete() {
-                            // It has met them again, and says which still fail.
+                            // It has found them again, and reports those that still fail.
                             one.outcome.forget_failures();
                         }
                         one.outcome.add_victims(more);
@@ -325,7 +326,8 @@ impl Reaper {
         if let Some(fallback) = &mut self.fallback {
             fallback.finish(target, chosen, &mut outcome);
         }
-        // Engines that destroy in one step cannot be held up in the middle of it: the next one waits for them.
+        // Engines that destroy in one step cannot pause in the middle of it: the next target waits
+        // instead.
         let (spent, _) = self.pace.totals();
         self.pace.after(outcome.destroyed.saturating_sub(spent - before));
         Ok(outcome)

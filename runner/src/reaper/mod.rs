@@ -43,17 +43,17 @@ use limits::Limits;
 /// How long an event waits for connects under way, if nothing is said.
 pub const RECHECK: Duration = Duration::from_millis(20);
 
-/// How long after marks were found the index is healed, if nothing is said.
+/// Default delay between the first mark and the healing of the index.
 pub const HEAL_AFTER: Duration = Duration::from_secs(60);
 
-/// Why a [`Reaper`] could not be made.
+/// Reasons why a [`Reaper`] could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// There is no cgroup to attach to.
     #[error("cgroup {path}: {source}; mount cgroup2, or name a cgroup2 directory with --cgroup")]
     Cgroup {
-        /// The path, or what was looked for.
+        /// The path, or the object that was searched for.
         path: String,
         /// Why not.
         source: io::Error,
@@ -82,7 +82,7 @@ impl From<select::Error> for Error {
 }
 
 impl Error {
-    /// True if this kernel or these privileges cannot, so that trying again is no use.
+    /// True if this kernel or these privileges do not allow it, so that a retry is useless.
     #[must_use]
     pub fn cannot(&self) -> bool {
         match self {
@@ -162,7 +162,7 @@ impl Builder {
         self
     }
 
-    /// What is done with UDP sockets that only ever sent to the backend; they are preserved by default.
+    /// Policy for UDP sockets that only ever sent to the backend; they are preserved by default.
     #[must_use]
     pub fn unconnected(mut self, policy: Unconnected) -> Self {
         self.unconnected = policy;
@@ -191,16 +191,17 @@ impl Builder {
         self
     }
 
-    /// An engine that scans visits only the netns in which the index knows sockets of the target, which it
-    /// asks before each scan. Off by default.
+    /// A scanning engine visits only the netns in which the index has sockets of the target, and
+    /// queries the index before each scan. Off by default.
     #[must_use]
     pub fn scan_known(mut self, known: bool) -> Self {
         self.scan_known = known;
         self
     }
 
-    /// Most victims one event may have; one with more is refused and does nothing. The victims are counted
-    /// before any is destroyed, so each event costs two walks. No limit by default.
+    /// Maximum number of victims of one event; one with more is refused and destroys nothing. The
+    /// victims are counted before any is destroyed, so each event costs two walks. No limit by
+    /// default.
     #[must_use]
     pub fn max_victims(mut self, most: Option<u64>) -> Self {
         self.max_victims = most;
@@ -230,47 +231,50 @@ impl Builder {
         self
     }
 
-    /// Whether sockets that are older than the hooks are looked for, once, in every netns; they are by default.
+    /// Whether to search every netns once for sockets older than the hooks; on by default.
     #[must_use]
     pub fn bootstrap(mut self, bootstrap: bool) -> Self {
         self.no_bootstrap = !bootstrap;
         self
     }
 
-    /// How long an event waits for sockets whose `connect()` to the backend is under way, at most; zero: not at
-    /// all. 20 ms by default, an hour at most. It waits only while there are any.
+    /// Longest time that an event waits for sockets whose `connect()` to the backend is under way;
+    /// zero: not at all. 20 ms by default, an hour at most. It waits only while there are such
+    /// sockets.
     #[must_use]
     pub fn recheck(mut self, bound: Duration) -> Self {
         self.recheck = RecheckBound(bound.min(RECHECK_MAX));
         self
     }
 
-    /// How often the thread of [`Reaper::start_audits`] looks whether the index lacks sockets, and heals it then; a
-    /// minute by default. After a healing that was no use it waits twice as long.
+    /// Interval at which the thread of [`Reaper::start_audits`] checks whether the index lacks
+    /// sockets, and then heals it; a minute by default. After a healing that did not help it waits
+    /// twice as long.
     #[must_use]
     pub fn heal_after(mut self, wait: Duration) -> Self {
         self.heal_after = HealAfter(wait);
         self
     }
 
-    /// Leaves the hooks where they were attached, also when another program comes to run after them: for who
-    /// arranges that otherwise. Off by default: they become last again.
+    /// Leaves the hooks where they were attached, also when another program is attached after them:
+    /// for programs that arrange the order otherwise. Off by default: the hooks become last again.
     #[must_use]
     pub fn leave_order(mut self, leave: bool) -> Self {
         self.leave_order = leave;
         self
     }
 
-    /// Lets an RCU grace period pass before the events that wait are handled, so that whoever reads the load
-    /// balancer's map in a hook has recorded what it read: for dataplanes that do not wait for one themselves
-    /// between the change of their map and the event. Costs some milliseconds each time. Off by default.
+    /// Waits for an RCU grace period before waiting events are handled, so that every hook that has
+    /// read the load balancer's old map has recorded its socket. For dataplanes that do not wait
+    /// for one themselves between the change of their map and the event. Costs some milliseconds
+    /// each time. Off by default.
     #[must_use]
     pub fn grace(mut self, grace: bool) -> Self {
         self.grace = grace;
         self
     }
 
-    /// Loads the programs, attaches the hooks, starts the engine, and indexes the sockets that are older.
+    /// Loads the programs, attaches the hooks, starts the engine, and indexes the older sockets.
     ///
     /// # Errors
     /// [`Error`]; nothing stays attached but what was pinned before.
@@ -345,7 +349,7 @@ impl Builder {
         }
         unpublished.done();
         let mut order = OrderKeeper::new(&index, file)?;
-        // Of its own: who lists the index must not hold an event up.
+        // A walker of its own: a listing must not delay an event.
         let overseer = Observer::new(&index)?;
         order.tidy(&mut hooks, &overseer);
         monitor.ordered(order.status());
@@ -380,7 +384,7 @@ impl Builder {
     }
 }
 
-/// Takes pins away again that were made and not published.
+/// Removes pins that were created and not published.
 struct Unpublished<'a>(Option<&'a Pins>);
 
 impl Unpublished<'_> {
@@ -401,7 +405,7 @@ impl Drop for Unpublished<'_> {
     }
 }
 
-/// Programs that are loaded do not get the functions of a module that comes later.
+/// Loaded programs do not get the functions of a module that is loaded later.
 fn late_module(engine: Choice, index: &Index, pinned: bool) -> Option<&'static str> {
     match index.can_destroy() {
         Ok(()) | Err(ModuleError::Refused(_)) => None,
@@ -411,7 +415,7 @@ fn late_module(engine: Choice, index: &Index, pinned: bool) -> Option<&'static s
     }
 }
 
-/// What finishes the events that the engine alone cannot: a scan needs none.
+/// The engine for events that the first one cannot finish: a scan needs none.
 fn start_fallback(engine: EngineName, index: &Index, options: &EngineOptions) -> Option<Fallback> {
     if engine.scans() {
         return None;
@@ -503,7 +507,7 @@ pub struct Reaper {
     walker: Walker,
     order: OrderKeeper,
     overseer: Observer,
-    /// One at a time, whoever asks for it.
+    /// One at a time, for all callers.
     healing: Arc<Mutex<()>>,
     audits: Option<audit::Service>,
     monitor: Monitor,
@@ -542,13 +546,13 @@ impl Reaper {
         &self.index
     }
 
-    /// What is seen of this reaper, from any thread.
+    /// The observable state of this reaper, for any thread.
     #[must_use]
     pub fn monitor(&self) -> &Monitor {
         &self.monitor
     }
 
-    /// What the index holds now, per backend.
+    /// The current contents of the index, per backend.
     ///
     /// # Errors
     /// [`skreap_bpf::Error`] if the index cannot be walked.
@@ -556,7 +560,7 @@ impl Reaper {
         self.monitor.observer().listing()
     }
 
-    /// What the index counted since it was loaded.
+    /// The counters of the index since it was loaded.
     ///
     /// # Errors
     /// [`skreap_bpf::Error`] if the counters cannot be read.
@@ -564,13 +568,14 @@ impl Reaper {
         self.index.counters()
     }
 
-    /// What was done to see addresses after their translation by a load balancer.
+    /// The work done to see addresses after their translation by a load balancer.
     #[must_use]
     pub fn order(&self) -> OrderStatus {
         self.order.status()
     }
 
-    /// Holds the index against an independent scan of the sockets, now; see [`audit`](crate::upkeep::audit).
+    /// Compares the index with an independent scan of the sockets, now; see
+    /// [`audit`](crate::upkeep::audit).
     ///
     /// # Errors
     /// [`EngineError`] if the index or the netns cannot be read.
@@ -586,7 +591,7 @@ impl Reaper {
         Auditor::new(self.index.walker()?, &self.cgroup)
     }
 
-    /// What puts into the index what it had to leave out, to be used from any thread.
+    /// Puts sockets that the index had to leave out back into it; usable from any thread.
     ///
     /// # Errors
     /// [`skreap_bpf::Error::Object`] if the program that clears marks is missing.

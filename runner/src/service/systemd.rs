@@ -1,9 +1,10 @@
-//! What the service manager is told: ready, alive, ending, and how it goes on (`sd_notify`).
+//! Notifications of the service manager: ready, alive, status, ending (`sd_notify`).
 //!
-//! Alive is what the reaper's own thread shows by a [`Beat`]: after each event, while it waits for the rate of
-//! destroys, and once in a while when nothing is asked. A thread beside it passes that on, and only that: a reaper
-//! that is stuck in an event has no beat, and so the watchdog of the service manager ends the service. Told from the
-//! reaper's thread it would be simpler, but then a service manager that does not read would hold up events.
+//! The reaper's own thread shows by a [`Beat`] that it makes progress: after each event, while it
+//! waits for the rate of destroys, and once in a while when idle. A second thread passes the beat
+//! on, and does nothing else. A reaper that is stuck in an event has no beat, so the watchdog of
+//! the service manager ends the service. Sending from the reaper's thread would be simpler, but
+//! then a service manager that does not read would delay events.
 
 use std::env;
 use std::io;
@@ -21,14 +22,14 @@ use crate::observe::monitor::Monitor;
 use crate::observe::status::{EventResult, Status};
 use crate::service::source::Stop;
 
-/// How often the reaper shows that it is alive, at least, when there is nothing to do.
+/// Longest interval between two beats of an idle reaper.
 const REST: Duration = Duration::from_secs(1);
-/// How often the line of the status is written anew, at most.
+/// Shortest interval between two updates of the status line.
 const TELL: Duration = Duration::from_secs(2);
 /// Tells so many times in the time that the watchdog grants.
 const PER_WATCHDOG: u32 = 4;
 
-/// Set by the thread that does the work, read by the one that tells. Clones are the same beat.
+/// Set by the reaper's thread, read by the notifying thread. Clones are the same beat.
 #[derive(Clone, Debug)]
 pub struct Beat(Arc<Inner>);
 
@@ -51,7 +52,7 @@ impl Beat {
         self.0.last.store(nanos(self.0.start.elapsed()), Ordering::Relaxed);
     }
 
-    /// How long whoever has nothing to do may wait until the next [`beat`](Self::beat).
+    /// Longest time that an idle thread may wait until the next [`beat`](Self::beat).
     #[must_use]
     pub fn rest(&self) -> Duration {
         self.0.rest
@@ -65,23 +66,23 @@ impl Beat {
 }
 
 impl Default for Beat {
-    /// A beat that nobody waits for.
+    /// A beat without a watchdog.
     fn default() -> Self {
         Self::every(REST)
     }
 }
 
-/// The service manager, if this process has one that wants to know (`$NOTIFY_SOCKET`).
+/// The service manager, if this process has one that wants notifications (`$NOTIFY_SOCKET`).
 #[derive(Debug)]
 pub struct Supervisor {
     beat: Beat,
-    /// What the watchdog grants between two signs of life (`$WATCHDOG_USEC`).
+    /// Time that the watchdog allows between two signs of life (`$WATCHDOG_USEC`).
     watchdog: Option<Duration>,
     told: bool,
 }
 
 impl Supervisor {
-    /// What the environment says.
+    /// Reads the environment.
     #[must_use]
     pub fn of_this_process() -> Self {
         let told = env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty());
@@ -90,17 +91,18 @@ impl Supervisor {
         Self { beat: Beat::every(rest), watchdog, told }
     }
 
-    /// What the reaper's thread shows that it is alive with.
+    /// The beat for the reaper's thread.
     #[must_use]
     pub fn beat(&self) -> &Beat {
         &self.beat
     }
 
-    /// Tells that the service is ready, from now on that it is alive, and when `stop` is given that it is ending.
-    /// Nobody is told, and no thread made, if there is nobody who wants to know.
+    /// Reports that the service is ready, from then on that it is alive, and when `stop` is given
+    /// that it is ending. Without a service manager there is no thread and no notification.
     ///
     /// # Errors
-    /// The errno of telling it for the first time (a path that is none, say), or of making the thread.
+    /// The errno of the first notification (an invalid path, for example), or of creating the
+    /// thread.
     pub fn ready(&self, monitor: &Monitor, stop: &Stop) -> io::Result<Telling> {
         if !self.told {
             return Ok(Telling(None));
@@ -127,7 +129,7 @@ impl Supervisor {
     }
 }
 
-/// The thread that tells. When this is dropped it tells no more; `stop` must have been given.
+/// The notifying thread. Dropping this waits for its end; `stop` must have been given.
 #[derive(Debug)]
 pub struct Telling(Option<(Sender<()>, thread::JoinHandle<()>)>);
 
@@ -172,7 +174,7 @@ impl Teller {
         }
     }
 
-    /// Passes the beat on, if there was one in half of the time that is granted.
+    /// Passes the beat on, if there was one in half of the allowed time.
     fn alive(&mut self) {
         let Some(granted) = self.watchdog else { return };
         let age = self.beat.age();
@@ -191,7 +193,7 @@ impl Teller {
 
     fn status(&mut self) {
         self.told = Instant::now();
-        // What cannot be read now is told the next time.
+        // Numbers that cannot be read now are reported the next time.
         let Ok(status) = self.monitor.status() else { return };
         let line = line(&status);
         if line != self.line {
@@ -207,7 +209,7 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-/// What `systemctl status` shows.
+/// The line that `systemctl status` shows.
 fn line(s: &Status) -> String {
     let mut events = [0_u64; 2];
     for (result, n) in s.totals.events.values().flatten() {

@@ -142,7 +142,8 @@ impl Socket {
 
     /// Who the client is; or why it is not served.
     fn admits(&self, stream: &UnixStream, clients: usize) -> Result<Requester, (SentAway, String)> {
-        let requester = peer(stream).map_err(|e| (SentAway::Uid, format!("cannot tell who you are: {e}")))?;
+        let requester =
+            peer(stream).map_err(|e| (SentAway::Uid, format!("cannot read your credentials: {e}")))?;
         if let Requester::Client { uid, .. } = requester
             && !self.access.allows(uid)
         {

@@ -1,4 +1,4 @@
-//! Network namespaces: which there are, and how to reach one known by cookie and inode number only.
+//! Network namespaces: listing them, and reaching one known only by cookie and inode number.
 
 mod all;
 mod dying;
@@ -52,12 +52,12 @@ struct NsfsHandle {
 /// A way to open a netns of which only cookie and inode number are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// By handle (Linux 6.18): every netns that lives; since 6.19 not one that only sockets keep alive.
+    /// By handle (Linux 6.18): every living netns; since 6.19 not one that only sockets keep alive.
     Handle,
     /// Through a process that is in it, or a name under `/run/netns`.
     Shown,
-    /// Through a socket in it, or a descriptor of it, that some process has open: looks at every descriptor of
-    /// every process, a few microseconds each.
+    /// Through an open socket in it, or an open descriptor of it, in any process: checks every
+    /// descriptor of every process, a few microseconds each.
     Descriptor,
 }
 
@@ -90,8 +90,8 @@ pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
     or_dies(id, open_at_once(id))
 }
 
-/// As [`open`], and waits for nothing: `ESRCH` also for a netns that is about to go. Who opens many has
-/// [`wait_for_dying`] wait for all of those together.
+/// As [`open`], but without waiting: `ESRCH` also for a netns that is being torn down. A caller
+/// that opens many calls [`wait_for_dying`] for all of those together.
 ///
 /// # Errors
 /// As [`open`].
@@ -114,7 +114,8 @@ pub(crate) fn open_at_once(id: NetnsId) -> io::Result<OwnedFd> {
         {
             current()
         }
-        // So the kernel says to who may not enter it; and, since 6.19, of one that only sockets keep alive.
+        // The kernel also returns this to a process that may not enter the netns; and, since 6.19,
+        // for one that only sockets keep alive.
         Err(e) if e.raw_os_error() == Some(libc::ESTALE) && !is_gone(id) => {
             if privileges::may_enter_netns() {
                 through_anything(id)
@@ -134,7 +135,8 @@ pub fn open_without_handle(id: NetnsId) -> io::Result<OwnedFd> {
     or_dies(id, through_anything(id))
 }
 
-/// What nothing leads to is mostly gone, and its sockets with it, or about to go; but it may be out of reach.
+/// ESRCH usually means the netns is gone, and its sockets with it, or is being torn down. Rarely,
+/// it exists but is unreachable.
 fn or_dies(id: NetnsId, opened: io::Result<OwnedFd>) -> io::Result<OwnedFd> {
     match opened {
         Err(e) if e.raw_os_error() == Some(libc::ESRCH) && wait_for_dying(vec![id]).is_empty() => {
@@ -180,7 +182,7 @@ fn open_by_handle(id: NetnsId) -> io::Result<OwnedFd> {
     owned(fd)
 }
 
-/// Looks at every process and every name for a netns with this inode number.
+/// Checks every process and every name for a netns with this inode number.
 fn open_by_inum(inum: u32) -> io::Result<OwnedFd> {
     let shows = |path: &Path| -> Option<File> {
         let file = File::open(path).ok()?;
@@ -202,14 +204,14 @@ fn open_by_inum(inum: u32) -> io::Result<OwnedFd> {
     Err(io::Error::from_raw_os_error(libc::ESRCH))
 }
 
-/// Looks at every descriptor of every process for a netns with this inode number, or a socket in it.
+/// Checks every descriptor of every process for a netns with this inode number, or a socket in it.
 fn open_by_descriptor(inum: u32) -> io::Result<OwnedFd> {
     let nsfs = std::fs::metadata("/proc/self/ns/net")?.dev();
     for process in std::fs::read_dir("/proc")?.flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<libc::pid_t>().ok()) else {
             continue;
         };
-        // What ends, closes or is not ours to look at meanwhile leads nowhere.
+        // Processes that end, descriptors that close, and those that we may not read are skipped.
         let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else {
             continue;
         };
@@ -224,7 +226,8 @@ fn open_by_descriptor(inum: u32) -> io::Result<OwnedFd> {
             } else if (to.starts_with(b"net:") || to.starts_with(b"/"))
                 && inode_of(&process.path(), &name) == Some(inum.into())
             {
-                // Not by its path: that may lead to something else by now, and an open may wait for ever.
+                // Not by its path: the path may lead elsewhere by now, and an open may wait for
+                // ever.
                 descriptor_of(pid, &mut pidfd, &name)
             } else {
                 continue;
@@ -246,7 +249,7 @@ fn inode_of(process: &Path, descriptor: &OsStr) -> Option<u64> {
     info.lines().find_map(|line| line.strip_prefix("ino:"))?.trim().parse().ok()
 }
 
-/// Whether this is that inode, without a word to the file system that it may be on.
+/// Whether this is that inode, without any request to its file system.
 fn is_inode(file: &OwnedFd, dev: u64, ino: u32) -> bool {
     // SAFETY: a struct of integers.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
@@ -316,7 +319,7 @@ pub fn shown() -> io::Result<Vec<NetnsId>> {
         }
         match identify(&path) {
             Ok(id) => shown.push(id),
-            // Gone meanwhile. If another path shows it, that one may tell.
+            // Gone meanwhile. Another path to the same netns may still work.
             Err(e) => {
                 tracing::debug!(path = %path.display(), "cannot identify netns: {e}");
                 seen.remove(&metadata.ino());

@@ -14,26 +14,26 @@ const SOCK_DESTROY: u16 = 21;
 /// receive buffer.
 pub const BATCH: usize = 128;
 
-/// What came of one request.
+/// Result of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Destroyed.
     Destroyed,
     /// The kernel said why not (positive errno).
     Failed(i32),
-    /// The kernel's answer was lost (receive buffer overrun).
+    /// The kernel's response was lost (receive buffer overrun).
     Unknown,
     /// The kernel was not asked: the request could not be sent.
     Unsent,
 }
 
 impl DiagSocket {
-    /// Destroys the victims, all of which must be in this socket's netns, and says for each what came of it,
-    /// in order.
+    /// Destroys the victims, all of which must be in this socket's netns, and returns a verdict for
+    /// each, in order.
     ///
     /// # Errors
-    /// The errno of a send that the kernel refused as a whole; `verdicts` then ends with the last victim
-    /// that was answered.
+    /// The errno of a send that the kernel refused as a whole; `verdicts` then ends with the last
+    /// completed victim.
     pub fn destroy(&mut self, victims: &[Victim], verdicts: &mut Vec<Verdict>) -> io::Result<()> {
         self.send(victims, verdicts)?;
         self.settle(verdicts)
@@ -51,8 +51,8 @@ impl DiagSocket {
             for (i, victim) in batch.iter().enumerate() {
                 put_request(&mut self.request, i as u32, victim);
             }
-            // The kernel works through the batch within send(): afterwards every failure is in the receive
-            // buffer, and nothing there means that all succeeded.
+            // The kernel processes the batch within send(): afterwards every failure is in the
+            // receive buffer, and an empty buffer means that all succeeded.
             retry(|| fault::at(Point::DestroySend).and_then(|()| self.socket.send(&self.request, 0)))?;
             let first = verdicts.len();
             verdicts.resize(first + batch.len(), Verdict::Destroyed);
@@ -65,7 +65,7 @@ impl DiagSocket {
     /// was sent with.
     ///
     /// # Errors
-    /// The errno of reading; what the batch came to is unknown then.
+    /// The errno of reading; the results of the batch are unknown then.
     pub(super) fn settle(&mut self, verdicts: &mut [Verdict]) -> io::Result<()> {
         let verdicts = verdicts.get_mut(std::mem::take(&mut self.unsettled)).unwrap_or_default();
         loop {

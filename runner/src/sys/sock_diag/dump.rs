@@ -16,8 +16,8 @@ use super::{DiagSocket, Made, REQUEST_BYTES, put_header, retry};
 pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// The kernel fills at most this much at a time, and only if the reader has room for it (`netlink_dump`).
 pub(super) const BUFFER: usize = 32 * 1024;
-/// Questions after single sockets in one message; the answers (some 500 bytes each, a page in the kernel's
-/// account) fit in the default receive buffer.
+/// Requests for single sockets in one message; the responses (some 500 bytes each, a page in the
+/// kernel's account) fit in the default receive buffer.
 pub(super) const QUESTIONS: usize = 32;
 
 // linux/inet_diag.h
@@ -32,7 +32,7 @@ const MESSAGE_BYTES: usize = 72;
 /// `struct nlattr`
 const NLA_HEADER: usize = 4;
 
-/// What is asked for.
+/// The request.
 #[derive(Clone, Copy, Debug)]
 pub struct Dump<'a> {
     /// `AF_INET` or `AF_INET6`; sockets of this family only, so a v4-mapped peer is in the second.

@@ -1,7 +1,7 @@
 //! `NETLINK_SOCK_DIAG`: dumping sockets, and destroying exactly those that are named, in any netns.
 //!
-//! The requests are packed here and not by a netlink crate: none knows SOCK_DESTROY or filters, and this is
-//! the path whose cost is the point of the program. What comes back is read with netlink-packet-core.
+//! The requests are packed here and not by a netlink crate: none supports SOCK_DESTROY or filters,
+//! and the cost of this path is the point of the program. netlink-packet-core parses the responses.
 
 mod destroy;
 mod dump;

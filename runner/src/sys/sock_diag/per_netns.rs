@@ -196,7 +196,8 @@ impl Drop for DiagSockets {
     }
 }
 
-/// Waits for netns that nothing leads to since they are about to go, and says of those that they are gone.
+/// Waits for netns that are unreachable because they are being torn down, and reports those that
+/// are gone.
 fn forget_dead(opened: &mut Opened) {
     let is_lost = |opened: &io::Result<DiagSocket>| {
         opened.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::ESRCH))
