@@ -1,16 +1,16 @@
-# make demo    what skreap does, shown on this machine's kernel (root or sudo)
-# make test    everything that must hold: format, lints, unit and kernel tests, a stock kernel in QEMU (root or sudo)
+# make demo    a demonstration on this machine's kernel (root or sudo)
+# make test    every required check: format, lints, unit and kernel tests, a stock kernel in QEMU (root or sudo)
 # make test-matrix   the tests on all kernels of docs/support-matrix.md in QEMU (root or sudo)
 # make deb     the Debian package, in target/debian
 # make findings   runs the scripts of findings/: behaviour of the kernel and others that surprises (root or sudo)
-# make fuzz    looks for input that breaks what must hold (nightly toolchain); SECONDS=600 TARGET=request
+# make fuzz    looks for input that breaks a property (nightly toolchain); SECONDS=600 TARGET=request
 # make bench   a quick run of the benchmark kit (root or sudo)
 
 CARGO ?= cargo
 SUDO  ?= $(if $(filter 0,$(shell id -u)),,sudo -E)
 BUILD  = target/release
 
-# What the build needs beyond git, make and a Rust toolchain
+# Packages that the build needs beyond git, make and a Rust toolchain
 PACKAGES = clang-19 gcc libc6-dev libelf-dev make pkg-config zlib1g-dev
 
 .PHONY: all bench build deb deps deps-debug-kernel deps-vm demo kmod kmod-install kmod-source test test-deb test-debug-kernel test-matrix test-vm check-matrix checkpatch shellcheck support-matrix verifier-record fmt clippy unit kernel-tests docs fuzz clean help
@@ -20,7 +20,7 @@ all: build
 help:
 	@sed -n '/^#/!q;s/^# //p' Makefile
 
-# Installs what is missing, and says so; does nothing if all is there.
+# Installs missing packages, and prints their names; does nothing if none is missing.
 deps:
 	@missing=; for p in $(PACKAGES); do \
 		dpkg-query -W -f='$${Status}\n' $$p 2>/dev/null | grep -q '^install ok installed$$' || missing="$$missing $$p"; \
@@ -55,7 +55,7 @@ unit:
 docs:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --quiet
 
-# Beyond PACKAGES, for what the command brings to a machine: its unit, its manual pages
+# Beyond PACKAGES, for the files installed with the command: its unit, its manual pages
 TEST_PACKAGES = man-db systemd
 
 # Real sockets, processes and namespaces on the running kernel.
@@ -73,7 +73,7 @@ findings:
 	@$(MAKE) --no-print-directory deps PACKAGES='iproute2 python3 util-linux'
 	@$(SUDO) findings/run
 
-# Fuzzing: what a target finds is kept in target/fuzz, and goes to tests/fuzz/corpus when it is worth it.
+# Fuzzing: findings of a target are kept in target/fuzz; move the useful ones to tests/fuzz/corpus.
 TARGET             = $(basename $(notdir $(wildcard tests/fuzz/targets/*.rs)))
 NIGHTLY            = nightly
 CARGO_FUZZ_VERSION = 0.13.2
@@ -114,14 +114,14 @@ deb: build target/tools/cargo-deb-$(CARGO_DEB)
 test-deb: deb
 	@$(MAKE) --no-print-directory deps PACKAGES='iproute2 $(TEST_PACKAGES)'
 	$(SUDO) tests/deb/run.sh $(DEB)
-# Random operations against a model of the truth, for two minutes or SECONDS
+# Random operations compared with a model, for two minutes or SECONDS
 .PHONY: model
 model:
 	$(CARGO) test --locked --release --package skreap --test model --no-run
 	$(SUDO) env SKREAP_TESTS=required $(if $(SECONDS),SKREAP_MODEL_SECONDS=$(SECONDS)) \
 		$(CARGO) test --locked --release --package skreap --test model
 
-# Churn at full speed with events and kills all the time: make soak MINUTES=10; totals in target/soak.json, too.
+# Churn at full speed with continuous events and kills: make soak MINUTES=10; totals also in target/soak.json.
 # PLAIN=1: sockets are only opened, connected and closed, several times as many. KERNEL=6.12: in a virtual machine with
 # that kernel of docs/support-matrix.md and with the module, totals in target/vm/KERNEL/soak.
 SOAK = --minutes $(or $(MINUTES),1) $(if $(SEED),--seed $(SEED)) $(if $(PLAIN),--plain)
@@ -150,7 +150,7 @@ DKMS_SOURCE = /usr/src/skreap-$(VERSION)
 kmod:
 	$(MAKE) -C bpf/kmod $(if $(KDIR),KDIR=$(KDIR)) $(if $(SELFTEST),SELFTEST=1) OUT=$(CURDIR)/target/kmod
 
-# The module's sources where DKMS looks for them, below DESTDIR
+# Installs the module's sources for DKMS, below DESTDIR
 kmod-source:
 	$(SUDO) install -d $(DESTDIR)$(DKMS_SOURCE)
 	$(SUDO) install -m 644 bpf/kmod/Kbuild bpf/kmod/Makefile bpf/kmod/skreap.c bpf/kmod/selftest.c bpf/kmod/compat.h bpf/include/kfunc.h \
@@ -182,7 +182,7 @@ deps-debug-kernel: deps-vm
 test-debug-kernel: deps-debug-kernel
 	tests/vm/run.sh --debug
 
-# Writes down how much work our programs are for the verifier of this kernel, and of those in tests/vm/kernels.
+# Records the verifier's instruction counts for our programs on this kernel, and on those in tests/vm/kernels.
 verifier-record: deps-vm
 	@mkdir -p target tests/vm/verifier
 	$(CARGO) test --locked --release --package skreap --test kernel --no-run
@@ -196,7 +196,7 @@ support-matrix:
 
 check-matrix:
 	@awk -f tests/vm/matrix.awk tests/vm/kernels | diff docs/support-matrix.md - || { \
-		echo "docs/support-matrix.md is not what tests/vm/kernels says: make support-matrix" >&2; exit 1; }
+		echo "docs/support-matrix.md differs from tests/vm/kernels: run make support-matrix" >&2; exit 1; }
 
 shellcheck:
 	@$(MAKE) --no-print-directory deps PACKAGES=shellcheck

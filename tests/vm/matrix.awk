@@ -3,9 +3,10 @@
 BEGIN {
 	print "# Support matrix"
 	print ""
-	print "Made from `tests/vm/kernels` by `make support-matrix`; `make test` fails when they differ. Each kernel is"
-	print "Debian's own, unchanged and the newest of its package at the time of the run, booted in QEMU by `make test-matrix`."
-	print "What a cell says is what a test there expects, so a kernel that does more or less than this fails."
+	print "`make support-matrix` generates this page from `tests/vm/kernels`; `make test` fails when they differ."
+	print "Each kernel is Debian's own, unchanged and the newest of its package at the time of the run."
+	print "`make test-matrix` boots it in QEMU. Each cell is the expectation of a test there, so a kernel that supports"
+	print "more or less fails."
 	print ""
 	split("kfunc netlink iter diag diag-filter index-scan", all, " ")
 	head = "| kernel | Debian's package | module"
@@ -44,13 +45,14 @@ NF != 6 {
 
 END {
 	print ""
-	print "- in bold: what `auto` takes, with the module and without."
-	print "- refused: `skreap probe`, `serve` and `demo` say in one line what the kernel lacks, and end with exit code 3."
-	print "- tests: `command` is the command from outside, with the module missing, useless, loaded and removed; `kernel` are"
-	print "  the kernel tests with real sockets, processes and namespaces, once for each engine; `kfunc` are the module's own;"
-	print "  `model` are random operations with engine `kfunc`, held against a model of the truth; `fault` has every call into the"
-	print "  kernel fail once with that engine; `soak` churns at full speed with events and kills, with that engine too."
+	print "- in bold: the choice of `auto`, with the module and without."
+	print "- refused: `skreap probe`, `serve` and `demo` name the missing feature in one line, and exit with code 3."
+	print "- tests: `command` is the command from outside, with the module missing, useless, loaded and removed;"
+	print "  `kernel` are the kernel tests with real sockets, processes and namespaces, once for each engine; `kfunc`"
+	print "  are the module's own; `model` are random operations with engine `kfunc`, compared with a model; `fault`"
+	print "  makes every call into the kernel fail once with that engine; `soak` churns at full speed with events and"
+	print "  kills, also with that engine."
 	print ""
-	print "Besides, the unit, command, kernel, fault and model tests run natively, with the engines that work there, on the kernel"
-	print "of the machine that runs `make test`. Only x86-64 is tested."
+	print "The unit, command, kernel, fault and model tests also run natively, with the engines that work there, on"
+	print "the kernel of the machine that runs `make test`. Only x86-64 is tested."
 }
