@@ -1,4 +1,4 @@
-//! Backends: real servers that say who they are.
+//! Backends: real servers that identify themselves.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,7 +16,7 @@ use super::waker::Waker;
 use super::{Netns, sys};
 use crate::epoll::Epoll;
 
-/// What the kernel may queue for a UDP backend before it drops datagrams.
+/// Bytes that the kernel may queue for a UDP backend before it drops datagrams.
 const UDP_BUFFER_BYTES: libc::c_int = 8 << 20;
 /// The accept queue asked for; the kernel cuts it to the netns's `net.core.somaxconn`.
 const ACCEPT_QUEUE: libc::c_int = 65_535;
@@ -29,7 +29,7 @@ const LONGEST_MESSAGE: usize = 65_536;
 /// The epoll token of the waker; the others are descriptors.
 const WAKE: u64 = u64::MAX;
 
-/// What a backend does with what it gets.
+/// Behaviour of a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[repr(u8)]
@@ -57,7 +57,7 @@ impl Mode {
     }
 }
 
-/// What the thread and its owner share.
+/// Data shared by the thread and its owner.
 struct Shared {
     waker: Waker,
     stop: AtomicBool,
@@ -75,7 +75,7 @@ impl Shared {
 
 /// A backend that listens at one address in several netns, served by one thread.
 ///
-/// TCP messages are what one read returns: keep them small, one at a time.
+/// A TCP message is the data of one read: keep messages small, one at a time.
 pub struct Echo {
     name: String,
     addr: SocketAddr,
@@ -130,7 +130,7 @@ impl Echo {
         self.addr
     }
 
-    /// How many messages it has answered.
+    /// Number of answered messages.
     pub fn answered(&self) -> u64 {
         self.shared.answered.load(Ordering::Relaxed)
     }
@@ -145,7 +145,7 @@ impl Echo {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
-    /// Changes what it does from now on, for example [`Mode::Frozen`].
+    /// Changes its behaviour, for example to [`Mode::Frozen`].
     pub fn set_mode(&self, mode: Mode) {
         self.shared.mode.store(mode as u8, Ordering::Relaxed);
         self.shared.waker.wake();
@@ -192,7 +192,7 @@ fn listening(protocol: Protocol, addr: SocketAddr) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// What a descriptor of the server is for.
+/// Purpose of a descriptor of the server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
     Datagrams,
@@ -306,7 +306,7 @@ impl Server {
     }
 }
 
-/// Answers messages; borrows from the server what that takes.
+/// Answers messages; borrows the needed parts of the server.
 struct Desk<'a> {
     shared: &'a Shared,
     /// Where in the buffer a message goes: behind the name.

@@ -28,7 +28,7 @@ impl Bpffs {
         make(c"bpf").map(|root| Self { root }).context("make a bpf filesystem")
     }
 
-    /// A path inside, good for this process and all others as long as this one lives.
+    /// A path inside, valid for this process and all others while this value lives.
     pub fn path(&self, name: &str) -> PathBuf {
         format!("/proc/{}/fd/{}/{name}", std::process::id(), self.root.as_raw_fd()).into()
     }

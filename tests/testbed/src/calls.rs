@@ -148,8 +148,8 @@ impl Client {
         states.pop().ok_or_else(|| self.unfit(&Reply::States(Vec::new())))
     }
 
-    /// The cookies of those sockets that were destroyed since the last look. Takes the
-    /// pending errors.
+    /// The cookies of the sockets that were destroyed since the last call. Takes the pending
+    /// errors.
     pub fn destroyed(&mut self, sockets: Selection) -> Call<Vec<u64>> {
         let states = self.states(sockets)?;
         Ok(states.iter().filter(|state| state.destroyed()).map(|state| state.cookie).collect())

@@ -71,7 +71,7 @@ impl Cgroup {
     /// A descriptor of its directory, to attach programs to.
     ///
     /// # Errors
-    /// When somebody else has removed it.
+    /// When another process has removed it.
     pub fn open(&self) -> Result<OwnedFd> {
         let directory = OpenOptions::new()
             .read(true)
@@ -123,7 +123,7 @@ pub(super) fn remove(path: &Path, tries: u32) -> Result<()> {
     Ok(())
 }
 
-/// Whether `entry` is a name that [`name::make`] gave, and who made it.
+/// Whether `entry` is a name from [`name::make`], and the PID in it.
 pub(super) fn creator(entry: &OsStr) -> Option<u32> {
     name::creator(std::str::from_utf8(entry.as_bytes()).ok()?)
 }

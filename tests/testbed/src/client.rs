@@ -40,7 +40,7 @@ pub enum CallError {
     Refused {
         /// The label of the client.
         client: String,
-        /// What was refused.
+        /// The refused call.
         #[source]
         error: OpError,
     },
@@ -53,7 +53,7 @@ pub enum CallError {
         #[source]
         error: io::Error,
     },
-    /// The client answered something else than its op asks for.
+    /// The client sent another kind of reply than its op requires.
     #[error("client {client} answered {reply}, which does not fit the op")]
     Unfit {
         /// The label of the client.
@@ -78,7 +78,7 @@ impl CallError {
 pub struct Client {
     label: String,
     child: Child,
-    /// `None` once the client was told to go.
+    /// `None` once the client was ended.
     control: Option<UnixStream>,
 }
 
@@ -155,7 +155,7 @@ impl Client {
     /// Waits for the reply to the oldest op that has none yet.
     ///
     /// # Errors
-    /// When the kernel refused what the op asks for, or the client is gone or stuck.
+    /// When the kernel refused the op, or the client is gone or stuck.
     pub fn receive(&mut self) -> Result<Reply, CallError> {
         if !self.has_reply()? {
             // A late reply would be taken for that of the next op: give the client up.

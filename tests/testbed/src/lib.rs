@@ -13,18 +13,18 @@
 //!  └─────────────────────────────┘ └──────────────────────┘
 //! ```
 //!
-//! The demo, the kernel tests and the benchmarks build their worlds from these parts.
-//! The lab knows nothing of BPF: it opens sockets, and can say afterwards exactly which
-//! of them were destroyed. What tests put beside the hooks is in the module `bpf`, which
-//! the feature of that name turns on.
+//! The demo, the kernel tests and the benchmarks build their worlds from these parts. The testbed
+//! itself knows nothing of BPF: it opens sockets, and can report afterwards exactly which of them
+//! were destroyed. BPF programs that tests attach beside the hooks are in the module `bpf`, which
+//! the feature of that name enables.
 //!
 //! A binary that uses clients must call [`become_client_if_asked`] first thing in `main`: it
 //! is started once more for each of them, with a command line that says so.
 //!
 //! # Nothing stays behind
-//! Every part undoes itself on drop. Clients end when their control socket closes, and so
-//! also when this process is killed; what has a name (netns, cgroups) is then left over,
-//! and [`sweep`] of the next run removes it.
+//! Every part undoes itself on drop. Clients end when their control socket closes, and so also when
+//! this process is killed. Named objects (netns, cgroups) are then left over, and [`sweep`] of the
+//! next run removes them.
 //!
 //! # Limits
 //! A process has at most RLIMIT_NOFILE sockets: spread many over several clients, and see

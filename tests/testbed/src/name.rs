@@ -1,11 +1,11 @@
-//! Names of what the lab puts into the system: `skreap-PID-LABEL`.
+//! Names of the objects that the testbed creates in the system: `skreap-PID-LABEL`.
 //!
-//! The PID is that of the process that made the thing, so that [`sweep`](super::sweep)
-//! can tell leftovers from the property of a lab that is still at work.
+//! The PID is that of the creating process, so that [`sweep`](super::sweep) can distinguish
+//! leftovers from the objects of a running testbed.
 
 use anyhow::{Result, bail};
 
-/// What every name starts with.
+/// Prefix of every name.
 const PREFIX: &str = "skreap-";
 /// Leaves room for prefix and PID within the 255 bytes of a file name.
 const LONGEST_LABEL: usize = 200;

@@ -31,7 +31,7 @@ const USABLE: Duration = Duration::from_secs(10);
 pub struct Netns {
     /// `None` after [`Netns::forget_name`].
     fd: Option<OwnedFd>,
-    /// What to say about it.
+    /// Its description in messages.
     name: String,
     /// The mount to undo on drop.
     mount: Option<PathBuf>,
@@ -151,7 +151,7 @@ impl Netns {
     /// Runs `work` inside, on a thread of its own: the caller's thread never moves.
     ///
     /// # Errors
-    /// When the netns cannot be entered. A panic of `work` goes on in the caller.
+    /// When the netns cannot be entered. A panic of `work` continues in the caller.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         let fd = self.live_fd()?;
         on_fresh_thread(|| {
@@ -160,7 +160,7 @@ impl Netns {
         })
     }
 
-    /// Brings `lo` up, in a netns that was not made here.
+    /// Brings `lo` up, in a netns that was not created here.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -305,8 +305,8 @@ pub(super) fn remove_name(path: &Path) -> Result<()> {
     }
 }
 
-/// Makes [`NAMES`] a shared mount, as iproute2's `netns_add` does: a name removed in one
-/// mount namespace then goes away in all others that have a copy of it.
+/// Makes [`NAMES`] a shared mount, as iproute2's `netns_add` does: a name removed in one mount
+/// namespace is then removed in all others that have a copy of it.
 fn share_directory() -> io::Result<()> {
     // Two threads must not both stack a mount on the directory.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -325,7 +325,7 @@ fn share_directory() -> io::Result<()> {
     }
 }
 
-/// Runs `work` on a new thread, so that what it does to its thread ends with it.
+/// Runs `work` on a new thread, so that its changes to the thread end with it.
 fn on_fresh_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
         let thread = thread::Builder::new()

@@ -1,4 +1,4 @@
-//! What can be asked of a client process, and what it answers.
+//! The requests to a client process, and its replies.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -116,7 +116,7 @@ pub enum Selection {
     List(Vec<u32>),
 }
 
-/// Waits for sockets to be destroyed, and does then what a good client does.
+/// Waits for sockets to be destroyed, and then recovers as a well-behaved client.
 ///
 /// On an error each socket is connected to a backend of its protocol and family in
 /// `fallback` (UDP with the same descriptor, TCP with a new one in the same netns), and
@@ -174,7 +174,7 @@ pub enum Op {
     Send {
         /// The socket.
         socket: u32,
-        /// What.
+        /// The message.
         payload: Vec<u8>,
     },
     /// `sendto(2)`. → [`Reply::Sent`]
@@ -183,7 +183,7 @@ pub enum Op {
         socket: u32,
         /// Where to.
         addr: SocketAddr,
-        /// What.
+        /// The message.
         payload: Vec<u8>,
     },
     /// One `sendmmsg(2)` (or several, of 1024 each) with a message to each address.
@@ -193,7 +193,7 @@ pub enum Op {
         socket: u32,
         /// Where to.
         addrs: Vec<SocketAddr>,
-        /// What.
+        /// The message.
         payload: Vec<u8>,
     },
     /// `recvfrom(2)`; blocks in the kernel if the socket is blocking.
@@ -248,7 +248,7 @@ pub enum Op {
         /// The socket.
         socket: u32,
     },
-    /// Receive what [`Op::StartFlight`] has sent. → [`Reply::Opened`]
+    /// Receive the socket of [`Op::StartFlight`]. → [`Reply::Opened`]
     LandFlight {
         /// The handle it had.
         socket: u32,
@@ -270,8 +270,8 @@ pub enum Op {
         /// Which.
         sockets: Selection,
     },
-    /// Everything that tells whether a socket was destroyed. Takes its pending error.
-    /// → [`Reply::States`]
+    /// Everything that shows whether a socket was destroyed. Takes its pending error. →
+    /// [`Reply::States`]
     States {
         /// Which.
         sockets: Selection,
@@ -294,14 +294,14 @@ pub enum Op {
         addr: SocketAddr,
         /// In which netns.
         netns: Vec<NetnsRef>,
-        /// What it does.
+        /// Its behaviour.
         mode: Mode,
     },
-    /// Change what a backend does. → [`Reply::Done`]
+    /// Change the behaviour of a backend. → [`Reply::Done`]
     SetEchoMode {
         /// The backend.
         echo: u32,
-        /// What it does from now on.
+        /// Its new behaviour.
         mode: Mode,
     },
     /// Stop a backend. → [`Reply::Done`]
@@ -317,13 +317,13 @@ pub enum Op {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{what}: {}", std::io::Error::from_raw_os_error(*.errno))]
 pub struct OpError {
-    /// What was tried.
+    /// The operation that was tried.
     pub what: String,
-    /// The kernel's answer.
+    /// The kernel's error.
     pub errno: i32,
 }
 
-/// What came of [`Op::OpenMany`].
+/// Result of [`Op::OpenMany`].
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct OpenedMany {
     /// The handle of the first; the others follow without a gap.
@@ -344,7 +344,7 @@ impl OpenedMany {
     }
 }
 
-/// What came of [`Op::ConnectFromTwoThreads`].
+/// Result of [`Op::ConnectFromTwoThreads`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Raced {
     /// How many connects to `a` succeeded.
@@ -370,14 +370,14 @@ pub struct SocketState {
     pub peer: Option<SocketAddr>,
     /// `getsockname(2)`.
     pub local: Option<SocketAddr>,
-    /// What `poll(2)` said before the error was taken.
+    /// Result of `poll(2)` before the error was taken.
     pub revents: i16,
     /// `tcpi_state`, for TCP: 1 established, 2 SYN sent, 7 closed, 8 close-wait, 10 listen.
     pub tcp_state: Option<u8>,
 }
 
 impl SocketState {
-    /// Whether the socket was destroyed and has not been told so before.
+    /// Whether the socket was destroyed since its error was last taken.
     pub fn destroyed(&self) -> bool {
         self.errno == libc::ECONNABORTED && self.peer.is_none()
     }
@@ -390,22 +390,22 @@ pub struct Lost {
     pub socket: u32,
     /// `SO_COOKIE`.
     pub cookie: u64,
-    /// Why: an errno of send or receive, `ETIMEDOUT` without an answer in time,
-    /// `ENOTCONN` when a TCP peer has closed.
+    /// The reason: an errno of send or receive, `ETIMEDOUT` without an answer in time, `ENOTCONN`
+    /// when a TCP peer has closed.
     pub errno: i32,
 }
 
-/// What came of [`Op::EchoAll`].
+/// Result of [`Op::EchoAll`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Echoed {
-    /// How many sockets were answered by which backend.
+    /// Number of sockets answered by each backend.
     pub by: BTreeMap<String, u32>,
-    /// Those without an answer.
+    /// The sockets without an answer.
     pub lost: Vec<Lost>,
 }
 
 impl Echoed {
-    /// How many were answered.
+    /// Number of answered messages.
     pub fn answered(&self) -> u32 {
         self.by.values().sum()
     }
@@ -425,13 +425,13 @@ pub struct Victim {
     pub error_at_ns: u64,
     /// The name of the backend that answered after the recovery.
     pub answered_by: Option<String>,
-    /// When that answer came.
+    /// Time of that answer.
     pub answered_at_ns: Option<u64>,
     /// Why there was no recovery.
     pub failure: Option<OpError>,
 }
 
-/// What came of [`Op::Watch`].
+/// Result of [`Op::Watch`].
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Watched {
     /// The sockets with an error, in the order in which they were seen.
@@ -444,7 +444,7 @@ pub struct Watched {
     pub timed_out: bool,
 }
 
-/// The answer to an [`Op`].
+/// The reply to an [`Op`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Reply {
     /// It is done.
@@ -460,7 +460,7 @@ pub enum Reply {
     Accepted {
         /// Its handle.
         socket: u32,
-        /// Who it is from.
+        /// The sender.
         peer: Option<SocketAddr>,
     },
     /// Sent.
@@ -472,21 +472,21 @@ pub enum Reply {
     SentMany {
         /// How many messages were sent.
         sent: u32,
-        /// What stopped the rest.
+        /// The error that stopped the rest.
         first_error: Option<OpError>,
     },
     /// Received.
     Received {
-        /// What; empty if a TCP peer has closed.
+        /// The message; empty if a TCP peer has closed.
         payload: Vec<u8>,
-        /// Who it is from, for UDP.
+        /// The sender, for UDP.
         from: Option<SocketAddr>,
     },
     /// The outcome of [`Op::RecvMany`].
     ReceivedMany {
         /// The messages.
         payloads: Vec<Vec<u8>>,
-        /// What stopped the rest.
+        /// The error that stopped the rest.
         first_error: Option<OpError>,
     },
     /// The outcome of [`Op::ConnectFromTwoThreads`].

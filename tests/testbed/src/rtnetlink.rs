@@ -60,7 +60,7 @@ pub(super) fn add_address(device: &str, ip: IpAddr) -> Result<()> {
     add_address_of(device, ip, if ip.is_ipv4() { 32 } else { 128 })
 }
 
-/// As [`add_address`], with what is reached by it: a prefix of this many bits.
+/// As [`add_address`], with the network that it reaches: a prefix of this many bits.
 pub(super) fn add_address_of(device: &str, ip: IpAddr, prefix: u8) -> Result<()> {
     let mut address = AddressMessage::default();
     address.header.index = sys::device_index(device).with_context(|| format!("find {device}"))?;

@@ -1,4 +1,4 @@
-//! Removing what a lab left behind that was killed before it could.
+//! Removing the leftovers of a testbed that was killed.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,12 +10,12 @@ use anyhow::{Context, Result};
 use super::cgroup::{self, root as cgroup2_root};
 use super::netns::{self, NAMES};
 
-/// What [`sweep`] found.
+/// Result of [`sweep`].
 #[derive(Debug, Default)]
 pub struct Swept {
     /// Names and cgroups that were removed.
     pub removed: Vec<PathBuf>,
-    /// Those that could not be, and why: mostly cgroups that still have members.
+    /// Those that could not be removed, and why: usually cgroups that still have members.
     pub kept: Vec<(PathBuf, String)>,
 }
 

@@ -1,7 +1,7 @@
 //! Safe wrappers of the socket and namespace calls that the standard library lacks.
 //!
-//! Each function is one system call on borrowed descriptors and returns
-//! [`io::Result`]; context is added by the callers, who know what it was for.
+//! Each function is one system call on borrowed descriptors and returns [`io::Result`]; the
+//! callers, which know its purpose, add context.
 
 use std::ffi::CString;
 use std::io;

@@ -1,4 +1,4 @@
-//! Who is connected to whom: the addresses of the demo, and how its sockets are dealt out.
+//! The connections of the demo: its addresses, and the distribution of its sockets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,11 +1,11 @@
-//! The verdict, from what the owners of the sockets saw.
+//! The verdict, from the observations of the sockets' owners.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use skreap::core::PhaseSummary;
 use skreap_testbed::{Echoed, Watched};
 
-/// What the owners saw, over all rounds.
+/// The observations of the owners, over all rounds.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
     /// Sockets that were connected to the deleted server.
@@ -14,7 +14,7 @@ pub(super) struct Tally {
     pub told: u64,
     /// Those that did not.
     pub missed: u64,
-    /// Those whose owner went to a living server and got an answer.
+    /// Victims whose owner connected to a living server and got an answer.
     pub reconnected: u64,
     /// Sockets that were connected to a living server all the time.
     pub bystanders: u64,
@@ -22,7 +22,7 @@ pub(super) struct Tally {
     pub wrongly_destroyed: u64,
     /// Sockets without an error that got no answer in time.
     pub unanswered: u64,
-    /// Errors and failures that nobody expects, by what they are.
+    /// Unexpected errors and failures, by kind.
     pub oddities: BTreeMap<String, u64>,
     /// From the event to the error, and to the answer of another server, in nanoseconds.
     until_error: Vec<u64>,
@@ -68,7 +68,7 @@ impl Tally {
         }
         missed.extend(expected.into_keys());
         self.missed += missed.len() as u64;
-        // A missed socket talks to nobody, and is counted already.
+        // A missed socket gets no answer, and is counted already.
         for lost in echoed.iter().flat_map(|e| &e.lost).filter(|lost| !missed.contains(&lost.cookie)) {
             if lost.errno == libc::ETIMEDOUT {
                 self.unanswered += 1;

@@ -1,4 +1,4 @@
-//! What libbpf-cargo generated from the BTF of the programs.
+//! The code that libbpf-cargo generated from the BTF of the programs.
 
 // The generated code comes with its own `allow` list; these lints are the workspace's.
 #![allow(

@@ -139,7 +139,7 @@ pub(super) fn cookies(table: &Table, sockets: &Selection) -> Answer<Vec<u64>> {
 pub(super) fn states(table: &Table, sockets: &Selection) -> Answer<Vec<SocketState>> {
     let handles = table.select(sockets)?;
     let entries: Vec<&Entry> = handles.into_iter().map(|handle| table.get(handle)).collect::<Answer<_>>()?;
-    // All polls come first: reading SO_ERROR changes what poll says.
+    // All polls come first: reading SO_ERROR changes the result of poll.
     let events = libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP;
     let mut polls: Vec<_> = entries.iter().map(|entry| sys::poll_entry(entry.fd(), events)).collect();
     sys::poll(&mut polls, 0).at(|| format!("poll {} sockets", entries.len()))?;

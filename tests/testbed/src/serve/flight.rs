@@ -1,4 +1,5 @@
-//! Sockets in flight: sent over a unix socket, and received by nobody yet. No process has a descriptor of them.
+//! Sockets in flight: sent over a unix socket, and not received yet. No process has a descriptor of
+//! them.
 
 use std::collections::HashMap;
 use std::io;

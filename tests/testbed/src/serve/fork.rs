@@ -45,7 +45,7 @@ impl Forks {
     }
 }
 
-/// What a fork does with its life: nothing, until its parent ends.
+/// The code of a fork: it waits until its parent ends.
 fn hold(control: RawFd, parent: u32) -> ! {
     // SAFETY: none of these take pointers. The control socket is the parent's to use: a
     // copy here would hide the parent's end from the lab.

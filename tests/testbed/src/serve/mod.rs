@@ -36,8 +36,8 @@ pub(super) const CLIENT_COMMAND: &str = "testbed-client";
 /// Exit status of a client that could not serve on.
 const BROKEN: i32 = 70;
 
-/// Serves as a client process, and never returns, if that is what this process was
-/// started for by [`Client::spawn`](super::Client::spawn). Returns at once otherwise.
+/// Serves as a client process and never returns, if [`Client::spawn`](super::Client::spawn) started
+/// this process for that. Returns at once otherwise.
 ///
 /// Call it first thing in `main`, before any thread.
 pub fn become_client_if_asked() {
@@ -140,7 +140,7 @@ fn read_ahead(mut control: UnixStream, forks: Forks) -> io::Result<Receiver<Op>>
     Ok(ops)
 }
 
-/// What a client process has.
+/// State of a client process.
 struct Server {
     control: UnixStream,
     /// The netns it lives in.

@@ -13,7 +13,7 @@ use crate::sys;
 /// How often a thread spins for the other before it lets go of its CPU.
 const SPINS: u32 = 100;
 
-/// What one thread did.
+/// Results of one thread.
 #[derive(Default)]
 struct Run {
     connected: u32,

@@ -10,7 +10,7 @@ use super::trouble::{Answer, Context};
 use crate::op::{Echoed, Lost, Protocol};
 use crate::sys;
 
-/// How many sockets wait for their answer at a time.
+/// Number of sockets that wait for their answer at a time.
 const WINDOW: usize = 256;
 /// When a UDP message counts as dropped and is sent again.
 pub(super) const RESEND: Duration = Duration::from_millis(250);
@@ -29,7 +29,8 @@ pub(super) fn send(fd: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
     sys::send(fd, message, libc::MSG_DONTWAIT).map(drop)
 }
 
-/// Takes what has arrived; the name of the backend once the answer to `message` is there.
+/// Reads the received data; returns the name of the backend once the answer to `message` has
+/// arrived.
 pub(super) fn answer(fd: BorrowedFd<'_>, protocol: Protocol, message: &[u8]) -> io::Result<Option<String>> {
     let mut buffer = [0; ROOM];
     loop {
@@ -75,7 +76,7 @@ fn begin(table: &Table, window: &[u32], echoed: &mut Echoed) -> Answer<Vec<Waiti
     for &socket in window {
         let entry = table.get(socket)?;
         let message = message();
-        // Old answers go first; nothing can match the message before it is sent.
+        // Old answers are read first; nothing can match the message before it is sent.
         let begun = answer(entry.fd(), entry.protocol, &message).and_then(|_| send(entry.fd(), &message));
         match begun {
             Ok(()) => waiting.push(Waiting { socket, message, sent: Instant::now() }),

@@ -1,4 +1,4 @@
-//! How errors become answers.
+//! Converts errors to replies.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use crate::sys::errno_of;
 /// The result of an op.
 pub(super) type Answer<T> = Result<T, OpError>;
 
-/// An error that says what was tried.
+/// An error with the operation that was tried.
 pub(super) fn refused(what: String, errno: i32) -> OpError {
     OpError { what, errno }
 }
@@ -22,7 +22,7 @@ pub(super) fn from_lab(error: &anyhow::Error) -> OpError {
     OpError { what: steps[..said].join(": "), errno }
 }
 
-/// Adds what was tried to an error of the kernel.
+/// Adds the operation that was tried to an error of the kernel.
 pub(super) trait Context<T> {
     /// `what` is an infinitive: "connect socket 5 to 10.96.0.1:53".
     fn at(self, what: impl FnOnce() -> String) -> Answer<T>;

@@ -256,8 +256,8 @@ impl Watcher<'_> {
     }
 }
 
-/// The error that a reader of this socket gets, after what was queued before it; 0 at
-/// the end of a stream, `None` if there is nothing to report.
+/// The error that a reader of this socket gets after the queued data; 0 at the end of a stream,
+/// `None` if there is nothing to report.
 fn last_error(fd: BorrowedFd<'_>) -> Option<i32> {
     let mut buffer = [0; 4096];
     loop {
