@@ -1,5 +1,7 @@
 //! Sizes of an index: the requested ones, and the layout derived from them.
 
+use std::ops::RangeInclusive;
+
 use crate::Error;
 
 /// Nodes that move between a shard and the depot together (`CHUNK` in `index.bpf.h`).
@@ -7,12 +9,17 @@ const CHUNK: u32 = 64;
 /// Below this many sockets one shard is enough, and the capacity is exact to the node.
 const ONE_SHARD_BELOW: u32 = 16_384;
 
+/// What [`Config::max_sockets`] may be.
+pub const MAX_SOCKETS: RangeInclusive<u32> = 1..=1 << 26;
+/// What [`Config::buckets`] may be.
+pub const BUCKETS: RangeInclusive<u32> = 1..=1 << 20;
+
 /// Size of an index. All of its memory is allocated at load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Memberships (a socket under a backend) that always find room; 1 ..= 2^26. 44 bytes each.
+    /// Memberships (a socket under a backend) that always find room; [`MAX_SOCKETS`]. 44 bytes each.
     pub max_sockets: u32,
-    /// Buckets per shard, rounded up to a power of two; 1 ..= 2^20. 4 bytes each in every shard.
+    /// Buckets per shard, rounded up to a power of two; [`BUCKETS`]. 4 bytes each in every shard.
     pub buckets: u32,
     /// Peers of one socket that are listed before it is kept as *wide* (found by every walk);
     /// 1 ..= 63.
@@ -42,15 +49,15 @@ pub(crate) struct Layout {
 
 impl Layout {
     pub(crate) fn new(config: &Config, cpus: u32, walk_slots: u32) -> Result<Self, Error> {
-        let bad = |what: &'static str, value, range| Error::Config { what, value, range };
-        if !(1..=1 << 26).contains(&config.max_sockets) {
-            return Err(bad("max_sockets", config.max_sockets, "1 to 67108864"));
-        }
-        if !(1..=1 << 20).contains(&config.buckets) {
-            return Err(bad("buckets", config.buckets, "1 to 1048576"));
-        }
-        if !(1..CHUNK).contains(&config.max_memberships) {
-            return Err(bad("max_memberships", config.max_memberships, "1 to 63"));
+        for (what, value, range) in [
+            ("max_sockets", config.max_sockets, (MAX_SOCKETS, "1 to 67108864")),
+            ("buckets", config.buckets, (BUCKETS, "1 to 1048576")),
+            ("max_memberships", config.max_memberships, (1..=CHUNK - 1, "1 to 63")),
+        ] {
+            let (range, words) = range;
+            if !range.contains(&value) {
+                return Err(Error::Config { what, value, range: words });
+            }
         }
         // Sixteen shards per CPU make it unlikely that two CPUs use the same one at the same time,
         // and cost a walk a nanosecond or two each.

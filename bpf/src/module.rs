@@ -14,7 +14,7 @@ pub(crate) const FUNCTIONS: [&str; 3] =
 #[non_exhaustive]
 pub enum ModuleError {
     /// No module can be loaded, whatever it is.
-    #[error("this kernel loads no modules, and has no lock-taking bpf_sock_destroy: use another engine")]
+    #[error("this kernel loads no modules, and has no lock-taking bpf_sock_destroy")]
     NoModules,
     /// It is not installed.
     #[error("the module skreap is not installed: `make kmod-install` builds it for this kernel")]

@@ -18,10 +18,12 @@ mod logs;
 mod metrics;
 mod metrics_hooks;
 mod missing;
+mod once;
 mod order;
 mod pin;
 mod privileges;
 mod process;
+mod pty;
 mod requester;
 mod serve;
 mod serve_end;
@@ -29,6 +31,7 @@ mod serve_stdin;
 mod serve_unix;
 mod status;
 mod supervisor;
+mod terminal;
 mod top;
 mod uid;
 mod unit;
@@ -82,6 +85,8 @@ fn main() -> ExitCode {
         metrics_hooks::tests(),
         logs::tests(),
         top::tests(),
+        terminal::tests(),
+        once::tests(),
         commands::tests(),
         events::tests(),
         requester::tests(),

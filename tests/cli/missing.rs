@@ -66,6 +66,13 @@ fn probe_finds_everything_needed() -> Result<()> {
     }
     let last = lines[FEATURES.len() + 6];
     ensure!(last.starts_with(&format!("auto takes the engine {engine}: ")), "{last}");
+    ensure!(!last.contains("another engine"), "{last}");
+    if engine == "netlink" {
+        // What speaks for it comes first, then what speaks against the one before it.
+        let (works, not) = last.split_once("; ").context("nothing speaks against kfunc")?;
+        ensure!(works.ends_with(": SOCK_DESTROY of a private socket works"), "{last}");
+        ensure!(not.starts_with("not kfunc: "), "{last}");
+    }
     Ok(())
 }
 
@@ -167,7 +174,11 @@ fn an_engine_that_is_not_there() -> Result<()> {
     let cgroup = Cgroup::create("cli-engine")?;
     let path = cgroup.path().to_str().context("the path is not UTF-8")?;
     for args in [&["serve", "--cgroup", path, "--engine", "kfunc"][..], &["demo", "--engine", "kfunc"]] {
-        cannot(args, &run(args)?, &["engine kfunc cannot be used"])?;
+        cannot(
+            args,
+            &run(args)?,
+            &["engine kfunc cannot be used", "; engine auto is the best that works here"],
+        )?;
     }
     ensure!(crate::hooks::attached(&cgroup)? == 0, "hooks are still attached");
     Ok(())

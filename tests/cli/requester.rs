@@ -136,7 +136,7 @@ fn what_reconcile_needs() -> Result<()> {
     ensure!(ended.code == Some(2) && ended.err.contains("then say --yes"), "{ended:?}");
     let ended = run(&["reconcile", TCP, "--yes", "--socket", &socket])?;
     let begin = format!(
-        "not among 1 living backends: refused: 6 victims are more than the 5 that one reconcile may have, and nothing \
+        "not among 1 living backend: refused: 6 victims are more than the 5 that one reconcile may have, and nothing \
          was destroyed; if it is right, raise --reconcile-max of the service; it would have destroyed 6 sockets of 1 \
          backend: {UDP} (6)\n"
     );

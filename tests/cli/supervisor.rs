@@ -127,7 +127,7 @@ fn ready_means_that_it_listens() -> Result<()> {
     loop {
         let told = managed.manager.hear(PATIENCE)?.context("the status is not told again")?;
         let [status] = &told[..] else { bail!("{told:?}") };
-        if status.ends_with("; 10 of 2000 memberships; 1 events, 6 sockets destroyed") {
+        if status.ends_with("; 10 of 2000 memberships; 1 event, 6 sockets destroyed") {
             break;
         }
         ensure!(status.starts_with("STATUS=") && Instant::now() < deadline, "{told:?}");

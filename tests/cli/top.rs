@@ -1,24 +1,37 @@
 //! `skreap top`: one frame as text, and the screen of a real terminal, which is left as it was.
 
-use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::os::fd::{FromRawFd as _, OwnedFd};
-use std::process::Stdio;
+use std::io::Write as _;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::commands::{TCP, Ten, UDP, good};
 use crate::process::{self, PATIENCE, run, skreap};
+use crate::pty::{Hangup, Pty, in_session};
 use crate::serve::Serve;
 
-crate::tests![one_frame_as_text, a_terminal_is_left_as_it_was];
+crate::tests![
+    one_frame_as_text,
+    a_terminal_is_left_as_it_was,
+    a_terminal_that_goes_away_ends_it,
+    a_terminal_that_takes_no_output_ends_with_a_signal,
+    keys_change_the_screen,
+];
 
 fn one_frame_as_text() -> Result<()> {
     let serve = Serve::start("cli-top")?;
     let socket = serve.socket_arg()?;
     let socket = socket.as_str();
     let ten = Ten::new(&serve)?;
-    // Piped, it is the same without being told.
+    // Piped, it is the same without being told; so it is on a terminal that cannot move its cursor.
+    let pty = Pty::new()?;
+    let mut dumb = top(socket, &pty)?;
+    let mut child = dumb.env("TERM", "dumb").spawn()?;
+    drop(dumb);
+    ensure!(process::wait(&mut child, PATIENCE)?.success(), "TERM=dumb");
+    let text = pty.read_to_end();
+    ensure!(text.lines().count() == 24 && !text.contains('\x1b'), "{text:?}");
     for args in [&["top", "--once", "--socket", socket][..], &["top", "--socket", socket]] {
         let text = good(args)?;
         ensure!(text.lines().count() == 24 && text.lines().all(|l| l.chars().count() <= 80), "{text}");
@@ -33,7 +46,8 @@ fn one_frame_as_text() -> Result<()> {
     good(&["reap", UDP, "--socket", socket])?;
     let text = good(&["top", "--once", "--socket", socket])?;
     ensure!(text.contains("events  1, 0 waiting; 6 sockets destroyed"), "{text}");
-    ensure!(text.contains("LATENCY (1 event)") && text.contains(" complete   6 of 6 "), "{text}");
+    let latency = text.lines().find(|line| line.starts_with("latency p50 ")).context("no latency")?;
+    ensure!(latency.ends_with("(1 event)") && text.contains(" complete   6 of 6 "), "{text}");
     ensure!(text.contains("health  failed 0, incomplete 0, errors 0, dropped 0, stale 0"), "{text}");
     drop(ten);
     let ended = run(&["top", "--interval", "0"])?;
@@ -43,71 +57,99 @@ fn one_frame_as_text() -> Result<()> {
     serve.finish()
 }
 
-/// A pseudo-terminal of 80 by 24.
-fn terminal() -> Result<(File, OwnedFd)> {
-    let size = libc::winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
-    let (mut master, mut slave) = (-1, -1);
-    // SAFETY: both numbers are written, the size is only read, and no name or settings are asked for.
-    let result = unsafe {
-        libc::openpty(
-            &raw mut master,
-            &raw mut slave,
-            std::ptr::null_mut(),
-            std::ptr::null(),
-            &raw const size,
-        )
-    };
-    ensure!(result == 0, "openpty: {}", std::io::Error::last_os_error());
-    // SAFETY: fresh descriptors that nobody else owns.
-    Ok(unsafe { (File::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) })
+/// `skreap top` on a terminal.
+fn top(socket: &str, pty: &Pty) -> Result<Command> {
+    let mut command = skreap(&["top", "--interval", "0.1", "--socket", socket]);
+    command
+        .env("TERM", "xterm")
+        .stdin(pty.slave.try_clone()?)
+        .stdout(pty.slave.try_clone()?)
+        .stderr(Stdio::piped());
+    Ok(command)
 }
 
-/// The local flags of a terminal: whether it echoes and edits lines.
-fn local_flags(terminal: &OwnedFd) -> Result<u32> {
-    // SAFETY: termios is integers only, for which 0 is a value.
-    let mut settings: libc::termios = unsafe { std::mem::zeroed() };
-    // SAFETY: the descriptor is open, and the settings are written whole.
-    let result = unsafe { libc::tcgetattr(std::os::fd::AsRawFd::as_raw_fd(terminal), &raw mut settings) };
-    ensure!(result == 0, "tcgetattr: {}", std::io::Error::last_os_error());
-    Ok(settings.c_lflag)
+/// Starts it, and waits for its first screen.
+fn started(mut command: Command, pty: &mut Pty) -> Result<(Child, String)> {
+    let child = command.spawn()?;
+    drop(command);
+    let screen = pty.read_until(&["\x1b[?1049h", "LAST EVENTS"])?;
+    ensure!(pty.local_flags()? & libc::ICANON == 0, "not in raw mode");
+    Ok((child, screen))
 }
 
 fn a_terminal_is_left_as_it_was() -> Result<()> {
     let serve = Serve::start("cli-tty")?;
     let socket = serve.socket_arg()?;
-    for end in ["q", "SIGTERM"] {
-        let (mut master, slave) = terminal()?;
-        let before = local_flags(&slave)?;
-        let mut command = skreap(&["top", "--interval", "0.1", "--socket", &socket]);
-        command
-            .env("TERM", "xterm")
-            .stdin(slave.try_clone()?)
-            .stdout(slave.try_clone()?)
-            .stderr(Stdio::piped());
-        let mut child = command.spawn()?;
-        drop(command);
-        process::until("raw mode", || local_flags(&slave).is_ok_and(|flags| flags & libc::ICANON == 0))?;
-        let mut screen = Vec::new();
-        let mut buffer = [0; 4096];
-        while !String::from_utf8_lossy(&screen).contains("LATENCY") {
-            let n = master.read(&mut buffer)?;
-            screen.extend_from_slice(buffer.get(..n).unwrap_or_default());
-        }
-        if end == "q" {
-            master.write_all(b"q")?;
-        } else {
-            process::signal(&child, libc::SIGTERM)?;
+    for end in ["q", "SIGTERM", "SIGINT", "SIGHUP"] {
+        let mut pty = Pty::new()?;
+        let before = pty.local_flags()?;
+        let (mut child, _) = started(top(&socket, &pty)?, &mut pty)?;
+        match end {
+            "q" => pty.master.write_all(b"q")?,
+            "SIGTERM" => process::signal(&child, libc::SIGTERM)?,
+            "SIGINT" => process::signal(&child, libc::SIGINT)?,
+            _ => process::signal(&child, libc::SIGHUP)?,
         }
         let status = process::wait(&mut child, PATIENCE)?;
         ensure!(status.success(), "{end}: {status}");
-        ensure!(local_flags(&slave)? == before, "{end}: the terminal is not as it was");
-        drop(slave);
-        // Up to the end of the terminal, which is an error when its last user has gone.
-        while let Ok(n @ 1..) = master.read(&mut buffer) {
-            screen.extend_from_slice(buffer.get(..n).unwrap_or_default());
-        }
-        let screen = String::from_utf8_lossy(&screen);
-        ensure!(screen.contains("\x1b[?1049h") && screen.contains("\x1b[?1049l"), "{end}: {screen:?}");
+        ensure!(pty.local_flags()? == before, "{end}: the terminal is not as it was");
+        let screen = pty.read_to_end();
+        ensure!(screen.contains("\x1b[?1049l"), "{end}: {screen:?}");
     }
+    serve.finish()
+}
+
+/// Whether it is told by a signal or not. It used to read on, at 60 % of a CPU, and to hear no signal any more.
+fn a_terminal_that_goes_away_ends_it() -> Result<()> {
+    let serve = Serve::start("cli-hung-up")?;
+    let socket = serve.socket_arg()?;
+    for hangup in [Hangup::Sent, Hangup::Ignored, Hangup::NotSent] {
+        let mut pty = Pty::new()?;
+        let mut command = top(&socket, &pty)?;
+        in_session(&mut command, hangup);
+        let (mut child, _) = started(command, &mut pty)?;
+        drop(pty);
+        let status =
+            process::wait(&mut child, Duration::from_secs(20)).with_context(|| format!("{hangup:?}"))?;
+        ensure!(status.code() == Some(0), "{hangup:?}: {status}");
+        let ended = process::collect(&mut child)?;
+        ensure!(ended.err.is_empty(), "{hangup:?}: {ended:?}");
+    }
+    serve.finish()
+}
+
+/// It is blocked in the middle of a screen.
+fn a_terminal_that_takes_no_output_ends_with_a_signal() -> Result<()> {
+    let serve = Serve::start("cli-stopped")?;
+    let socket = serve.socket_arg()?;
+    let mut pty = Pty::new()?;
+    let before = pty.local_flags()?;
+    let (mut child, _) = started(top(&socket, &pty)?, &mut pty)?;
+    pty.stop_output()?;
+    // Long enough for the next screen to be under way.
+    std::thread::sleep(Duration::from_millis(300));
+    process::signal(&child, libc::SIGTERM)?;
+    let status = process::wait(&mut child, Duration::from_secs(20))?;
+    ensure!(status.code() == Some(0), "{status}");
+    ensure!(pty.local_flags()? == before, "the terminal is not as it was");
+    serve.finish()
+}
+
+fn keys_change_the_screen() -> Result<()> {
+    let serve = Serve::start("cli-keys")?;
+    let socket = serve.socket_arg()?;
+    let ten = Ten::new(&serve)?;
+    let mut pty = Pty::sized(200, 50)?;
+    let (mut child, screen) = started(top(&socket, &pty)?, &mut pty)?;
+    ensure!(screen.contains(UDP) && screen.contains(TCP) && screen.contains("LATENCY"), "{screen:?}");
+    pty.master.write_all(b"?")?;
+    // Only cells that change are sent, so only words that were nowhere before are whole.
+    pty.read_until(&["Keys", "Health:"])?;
+    // Any key leaves it; then only what has `tcp` in its name.
+    pty.master.write_all(b"x/TCP\r")?;
+    pty.read_until(&["Enter", "p\")"])?;
+    pty.master.write_all(b"q")?;
+    ensure!(process::wait(&mut child, PATIENCE)?.success());
+    drop(ten);
     serve.finish()
 }

@@ -7,6 +7,7 @@ use serde::Deserialize as _;
 use skreap::audit::{Audit, Kind};
 use skreap::core::Request;
 
+use super::text::{counted, plural};
 use super::{Failure, SocketArg, client, print_json};
 
 pub(super) const EXIT_CODES: &str = "\
@@ -31,12 +32,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let answer = client::ask(&args.socket.path(), &request)?;
     let value = answer.get("audit").context("the answer has no audit")?;
     let audit = Audit::deserialize(value).context("cannot read the audit")?;
-    if args.json {
-        print_json(value)?;
-    } else {
-        print(&audit)?;
-    }
-    if audit.agrees && audit.complete { Ok(()) } else { Err(Failure::Reported) }
+    let printed = if args.json { print_json(value) } else { print(&audit).map_err(Into::into) };
+    // Also if nobody reads it: the exit code is for scripts.
+    if audit.agrees && audit.complete { Ok(printed?) } else { Err(Failure::Reported) }
 }
 
 fn print(audit: &Audit) -> io::Result<()> {
@@ -44,13 +42,13 @@ fn print(audit: &Audit) -> io::Result<()> {
     let verdict = if audit.agrees { "the index agrees with the sockets" } else { "the index is NOT RIGHT" };
     writeln!(
         out,
-        "{verdict}: {} client sockets of {} backends in {} netns, {} nodes ({:.1} ms, {} looks)",
-        audit.sockets,
-        audit.backends,
+        "{verdict}: {} of {} in {} netns, {} ({:.1} ms, {})",
+        counted(audit.sockets, "client socket"),
+        counted(audit.backends, "backend"),
         audit.netns,
-        audit.nodes,
+        counted(audit.nodes, "node"),
         audit.ns as f64 / 1e6,
-        audit.looks
+        counted(audit.looks.into(), "look")
     )?;
     for kind in Kind::ALL {
         let (n, what) = (audit.count(kind), meaning(kind));
@@ -66,7 +64,7 @@ fn print(audit: &Audit) -> io::Result<()> {
         }
     }
     if audit.left_out > 0 {
-        writeln!(out, "{} more are not listed", audit.left_out)?;
+        writeln!(out, "{} more {} not listed", audit.left_out, plural(audit.left_out, "is", "are"))?;
     }
     if !audit.complete {
         writeln!(
@@ -76,11 +74,12 @@ fn print(audit: &Audit) -> io::Result<()> {
         )?;
     }
     for (n, what) in [
-        (audit.accepted, "TCP sockets that a listener has accepted; not clients"),
-        (audit.older, "sockets older than the hooks"),
-        (audit.undecided, "sockets whose membership in the index is undecided"),
+        (audit.accepted, "TCP # accepted by a listener, not counted as clients"),
+        (audit.older, "# older than the hooks"),
+        (audit.undecided, "# whose membership in the index is undecided"),
     ] {
         if n > 0 {
+            let what = what.replace('#', plural(n, "socket", "sockets"));
             writeln!(out, "not compared: {n} {what}")?;
         }
     }

@@ -26,8 +26,13 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn connect(socket: &Path) -> anyhow::Result<Self> {
+        Self::connect_within(socket, PATIENCE)
+    }
+
+    /// As [`connect`](Self::connect), for a caller that waits no longer than this for an answer.
+    pub(super) fn connect_within(socket: &Path, patience: Duration) -> anyhow::Result<Self> {
         let stream = connect(socket)?;
-        stream.set_read_timeout(Some(PATIENCE)).context("cannot set a timeout")?;
+        stream.set_read_timeout(Some(patience)).context("cannot set a timeout")?;
         let answers = BufReader::new(stream.try_clone().context("cannot keep the connection")?);
         Ok(Self { stream, answers })
     }

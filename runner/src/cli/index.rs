@@ -1,20 +1,37 @@
 //! `skreap index`
 
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 
 use anyhow::Context as _;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use serde::Deserialize as _;
+use serde_json::json;
 use skreap::core::{Backend, Request};
 use skreap::listing::{BackendEntry, Listing};
 
+use super::complete;
+use super::text::{counted, plural};
 use super::{Failure, SocketArg, client, print_json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     socket: SocketArg,
+    /// Only this backend; it is listed also if it has no sockets. May be given more than once
+    #[arg(long, value_name = "BACKEND", add = complete::backends())]
+    backend: Vec<Backend>,
+    /// Only backends that a socket is connected to
+    #[arg(long)]
+    connected: bool,
+    /// Only the N backends with the most sockets
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Also the clients of UDP servers on this machine: addresses with a port that their kernel gave them, to which only
+    /// unconnected sockets with a port below those have sent
+    #[arg(long)]
+    all: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -24,24 +41,68 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let request = Request::Index { id: client::id("index") };
     let answer = client::ask(&args.socket.path(), &request)?;
     let index = answer.get("index").context("the answer has no index")?;
+    let listing = Listing::deserialize(index).context("cannot read the index")?;
+    let chosen = Chosen::of(args, &listing);
     if args.json {
-        print_json(index)?;
+        let mut index = index.clone();
+        let backends: BTreeMap<_, _> = chosen.backends.iter().cloned().collect();
+        index["backends"] = serde_json::to_value(backends).context("cannot write the backends")?;
+        index["left_out"] = json!({"clients": chosen.clients, "beyond_limit": chosen.beyond_limit});
+        print_json(&index)?;
         return Ok(());
     }
-    let listing = Listing::deserialize(index).context("cannot read the index")?;
-    print(&listing)?;
+    print(&listing, &chosen)?;
     Ok(())
 }
 
-fn print(listing: &Listing) -> io::Result<()> {
+/// What is listed of the index.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Chosen {
+    /// Those with the most sockets first.
+    backends: Vec<(Backend, BackendEntry)>,
+    /// Clients of servers on this machine that are not listed.
+    clients: usize,
+    /// Backends that `--limit` leaves out.
+    beyond_limit: usize,
+}
+
+impl Chosen {
+    fn of(args: &Args, listing: &Listing) -> Self {
+        let mut chosen = Self::default();
+        if args.backend.is_empty() {
+            let (clients, backends) = listing
+                .backends
+                .iter()
+                .map(|(backend, entry)| (*backend, entry.clone()))
+                .partition::<Vec<_>, _>(|(_, entry)| entry.is_client() && !args.all);
+            chosen.backends = backends;
+            chosen.clients = clients.len();
+        } else {
+            let named: BTreeMap<_, _> = args
+                .backend
+                .iter()
+                .map(|backend| (*backend, listing.backends.get(backend).cloned().unwrap_or_default()))
+                .collect();
+            chosen.backends = named.into_iter().collect();
+        }
+        if args.connected {
+            chosen.backends.retain(|(_, entry)| entry.connected > 0);
+        }
+        chosen.backends.sort_by_key(|(_, e)| std::cmp::Reverse(e.connected + e.unconnected));
+        let limit = args.limit.unwrap_or(usize::MAX);
+        chosen.beyond_limit = chosen.backends.len().saturating_sub(limit);
+        chosen.backends.truncate(limit);
+        chosen
+    }
+}
+
+fn print(listing: &Listing, chosen: &Chosen) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    let mut by_size: Vec<(&Backend, &BackendEntry)> = listing.backends.iter().collect();
-    by_size.sort_by_key(|(_, e)| std::cmp::Reverse(e.connected + e.unconnected));
-    if !by_size.is_empty() {
+    if !chosen.backends.is_empty() {
         let mut table = Table::new();
         table.load_style(NOTHING);
         table.set_header(["BACKEND", "CONNECTED", "UNCONNECTED", "NETNS"]);
-        for (backend, e) in by_size {
+        for (backend, e) in &chosen.backends {
             table.add_row([
                 backend.to_string(),
                 e.connected.to_string(),
@@ -53,6 +114,14 @@ fn print(listing: &Listing) -> io::Result<()> {
             column.set_cell_alignment(CellAlignment::Right);
         }
         writeln!(out, "{}\n", table.trim_fmt())?;
+    }
+    if chosen.beyond_limit > 0 {
+        writeln!(out, "left out: {} (--limit)", counted(chosen.beyond_limit as u64, "backend"))?;
+    }
+    if chosen.clients > 0 {
+        let clients = counted(chosen.clients as u64, "client");
+        let servers = plural(chosen.clients as u64, "a UDP server", "UDP servers");
+        writeln!(out, "left out: {clients} of {servers} on this machine (--all lists them)")?;
     }
     let c = &listing.counters;
     writeln!(out, "sockets {}, nodes {} of {}", listing.sockets, listing.nodes, listing.counters.capacity)?;

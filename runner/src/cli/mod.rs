@@ -2,11 +2,14 @@
 
 mod audit;
 mod client;
+mod complete;
 #[cfg(feature = "demo")]
 mod demo;
 mod generate;
 mod index;
+mod once;
 mod probe;
+mod ready;
 mod reap;
 mod reconcile;
 mod serve;
@@ -16,10 +19,15 @@ mod text;
 mod top;
 mod unload;
 
+use std::env;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::CompleteEnv;
+use skreap::choice::Choice;
+use skreap::core::EngineName;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::SubscriberBuilder;
 
@@ -31,14 +39,39 @@ const PINS: &str = "/sys/fs/bpf/skreap";
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not possible on this kernel or with these privileges.";
 
+/// Heading of the options that every command has.
+const LOG: &str = "Log";
+
+/// Version, commit, and what both sides of the border to the kernel must agree on.
+fn version() -> String {
+    version_of(env!("SKREAP_COMMIT"))
+}
+
+/// `commit`: empty if the source came without its history.
+fn version_of(commit: &str) -> String {
+    let commit = if commit.is_empty() { "unknown" } else { commit };
+    format!(
+        "{} (commit {commit}, ABI {}, libbpf {})",
+        env!("CARGO_PKG_VERSION"),
+        skreap::bpf::ABI_VERSION,
+        skreap::bpf::libbpf_version()
+    )
+}
+
+/// Reads the name of an engine; shells complete it.
+fn engine() -> impl TypedValueParser<Value = Choice> {
+    let names = std::iter::once("auto").chain(EngineName::ALL.map(EngineName::name));
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<Choice>())
+}
+
 #[derive(Debug, Parser)]
-#[command(name = "skreap", version, about, after_help = EXIT_CODES, propagate_version = true)]
+#[command(name = "skreap", version = version(), about, after_help = EXIT_CODES, propagate_version = true)]
 struct Cli {
     /// Log level on stderr: off, error, warn, info, debug, trace, or a tracing filter
-    #[arg(long, global = true, value_name = "FILTER", default_value = "warn", env = "SKREAP_LOG")]
+    #[arg(long, global = true, value_name = "FILTER", default_value = "warn", env = "SKREAP_LOG", help_heading = LOG)]
     log: EnvFilter,
     /// Format of the log
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, help_heading = LOG)]
     log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
@@ -114,6 +147,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // A shell that asks what could come next is answered, and nothing else is done.
+    CompleteEnv::with_factory(Cli::command).var(complete::VARIABLE).complete();
     let cli = Cli::parse();
     start_logging(cli.log, cli.log_format);
     let result = match &cli.command {
@@ -168,10 +203,17 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
+/// True if stderr can show colors and nobody objects (<https://no-color.org>).
+fn colors() -> bool {
+    let set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+    io::stderr().is_terminal() && !set("NO_COLOR") && !dumb
+}
+
 fn start_logging(filter: EnvFilter, format: LogFormat) {
     let builder: SubscriberBuilder<_, _, EnvFilter, fn() -> io::Stderr> = tracing_subscriber::fmt()
         .with_writer(io::stderr as fn() -> io::Stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(colors())
         .with_env_filter(filter)
         // It would be written to stderr as well, and a full disk would end the process.
         .log_internal_errors(false);
@@ -187,4 +229,17 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     line.push(b'\n');
     io::stdout().write_all(&line)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_names_what_it_was_built_from() {
+        let rest = format!("ABI {}, libbpf {})", skreap::bpf::ABI_VERSION, skreap::bpf::libbpf_version());
+        let own = env!("CARGO_PKG_VERSION");
+        assert_eq!(version_of("24ef2f3ab12c"), format!("{own} (commit 24ef2f3ab12c, {rest}"));
+        assert_eq!(version_of(""), format!("{own} (commit unknown, {rest}"));
+    }
 }

@@ -7,14 +7,17 @@ use anyhow::Context as _;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Deserialize as _;
+use serde_json::Value;
 use skreap::core::{Action, Backend, Event, FinishReason, Report, Request, SocketTuple};
 
-use super::{Failure, SocketArg, client, print_json};
+use super::once::{self, OnceArgs};
+use super::text::{counted, grouped};
+use super::{Failure, SocketArg, client, complete, print_json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The deleted backends, as udp://10.0.0.1:53 or tcp://[fd00::1]:80
-    #[arg(required = true, value_name = "BACKEND")]
+    #[arg(required = true, value_name = "BACKEND", add = complete::backends())]
     backends: Vec<Backend>,
     /// List the victims and whose they are, and destroy nothing; exit code 1 if a limit would refuse the event
     #[arg(long)]
@@ -27,6 +30,8 @@ pub(super) struct Args {
     /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    once: OnceArgs,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -39,23 +44,30 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let netns = args.netns.clone();
     let event = Event { dry_run: args.dry_run, netns, ..Event::new(client::id("reap"), action) };
     event.check_links().map_err(|e| Failure::Misused(e.into()))?;
+    if args.once.once {
+        let report = once::handle(&args.once, &event)?;
+        let answer = serde_json::to_value(&report).context("cannot write the report")?;
+        return conclude(&answer, &subject, args.json);
+    }
     tell(&args.socket, event, &subject, args.json)
 }
 
 /// Sends an event and prints its report.
 pub(super) fn tell(socket: &SocketArg, event: Event, subject: &str, json: bool) -> Result<(), Failure> {
     let answer = client::ask(&socket.path(), &Request::Event(event))?;
-    let report = Report::deserialize(&answer).context("cannot read the report")?;
-    if json {
-        print_json(&answer)?;
-    } else {
-        print(subject, &report)?;
-    }
+    conclude(&answer, subject, json)
+}
+
+/// Prints a report; what went wrong is a failure.
+fn conclude(answer: &Value, subject: &str, json: bool) -> Result<(), Failure> {
+    let report = Report::deserialize(answer).context("cannot read the report")?;
+    let printed = if json { print_json(answer) } else { print(subject, &report).map_err(Into::into) };
     let refused = report.guard.is_some_and(|guard| guard.refused);
+    // Also if nobody reads it: the exit code is for scripts.
     if refused || report.error.is_some() || report.failed.total() > 0 || !report.complete {
         return Err(Failure::Reported);
     }
-    Ok(())
+    Ok(printed?)
 }
 
 pub(super) fn print(subject: &str, report: &Report) -> io::Result<()> {
@@ -65,7 +77,7 @@ pub(super) fn print(subject: &str, report: &Report) -> io::Result<()> {
     }
     let ms = |ns: u64| ns as f64 / 1e6;
     if report.dry_run {
-        writeln!(out, "{subject}: {} sockets would be destroyed", report.victims)?;
+        writeln!(out, "{subject}: {} would be destroyed", counted(report.victims, "socket"))?;
         if let Some(guard) = report.guard.filter(|guard| guard.refused) {
             let refusal = guard.refusal(guard.found.unwrap_or(report.victims)).unwrap_or_default();
             writeln!(out, "  WOULD BE {refusal}")?;
@@ -73,9 +85,9 @@ pub(super) fn print(subject: &str, report: &Report) -> io::Result<()> {
     } else {
         writeln!(
             out,
-            "{subject}: {} of {} sockets destroyed by engine {} in {:.3} ms (walk {:.3}, destroy {:.3})",
-            report.destroyed,
-            report.victims,
+            "{subject}: {} of {} destroyed by engine {} in {:.3} ms (walk {:.3}, destroy {:.3})",
+            grouped(report.destroyed),
+            counted(report.victims, "socket"),
             report.engine,
             ms(report.ns.total_ns),
             ms(report.ns.walk_ns),

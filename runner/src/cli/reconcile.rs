@@ -6,12 +6,13 @@ use anyhow::{Context as _, anyhow};
 use serde::Deserialize as _;
 use skreap::core::{Action, Backend, Event, Network, Report, Request};
 
-use super::{Failure, SocketArg, client, reap};
+use super::text::counted;
+use super::{Failure, SocketArg, client, complete, reap};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The living backends; without any they are read from stdin, one a line
-    #[arg(value_name = "BACKEND")]
+    #[arg(value_name = "BACKEND", add = complete::backends())]
     backends: Vec<Backend>,
     /// Consider only sockets that are connected to addresses in these networks, as 10.0.0.0/8,fd00::/8. Needed if the
     /// service indexes the whole machine, unless --max-victims is given
@@ -47,7 +48,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         // It would mean every socket in the index.
         return Err(Failure::Misused(anyhow!("no living backend is named; name at least one")));
     }
-    let subject = format!("not among {} living backends", backends.len());
+    let subject = format!("not among {}", counted(backends.len() as u64, "living backend"));
     let action = Action::Reconcile { backends, within: args.within.clone(), max_victims: args.max_victims };
     let event = Event { dry_run: args.dry_run, ..Event::new(client::id("reconcile"), action) };
     event.check_links().map_err(|e| Failure::Misused(e.into()))?;

@@ -1,15 +1,17 @@
 //! `skreap serve`
 
 use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use skreap::bpf::Config;
+use skreap::bpf::{BUCKETS, Config, MAX_SOCKETS};
 use skreap::cgroup;
 use skreap::choice::Choice;
 use skreap::core::{ReconcileMax, Unconnected};
@@ -20,31 +22,32 @@ use skreap::source::{Source, Stop};
 use skreap::supervisor::Supervisor;
 use skreap::{Builder, Reaper, daemon};
 
-use super::socket::{AccessArgs, SourceArg};
-use super::{Failure, PINS};
+use super::ready::Ready;
+use super::socket::{AccessArgs, REQUESTS, SocketArg, SourceArg};
+use super::{Failure, PINS, engine};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Where requests come from, one JSON object a line: stdin; unix, the socket at the usual path; or unix:PATH.
     /// May be given more than once [default: stdin]
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(long, value_name = "SOURCE", help_heading = REQUESTS)]
     source: Vec<SourceArg>,
     #[command(flatten)]
     access: AccessArgs,
     /// Serve metrics for Prometheus over HTTP, at /metrics of an address and port, a port of loopback, or unix:PATH
     /// [default when given without: 127.0.0.1:9745]
-    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = DEFAULT_ADDRESS)]
+    #[arg(long, value_name = "ADDRESS", help_heading = WATCHING, num_args = 0..=1, default_missing_value = DEFAULT_ADDRESS)]
     metrics: Option<metrics::Address>,
     /// Let hooks and index outlive this process, pinned in a directory on a bpf filesystem; the next `serve
     /// --pin` with the same settings takes them over without a gap, `unload` removes them
-    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = PINS)]
+    #[arg(long, value_name = "DIR", help_heading = INDEX, num_args = 0..=1, default_missing_value = PINS)]
     pin: Option<PathBuf>,
     /// Seconds from one self-check of the index (see `skreap audit`) to the next; without it, only on request
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", help_heading = WATCHING, value_parser = clap::value_parser!(u64).range(1..))]
     audit_interval: Option<u64>,
     /// Leave sockets alone that connected before the hooks were attached; otherwise every netns is searched
     /// for them once
-    #[arg(long)]
+    #[arg(long, help_heading = INDEX)]
     no_bootstrap: bool,
     #[command(flatten)]
     reaper: ReaperArgs,
@@ -52,20 +55,27 @@ pub(super) struct Args {
 
 const RECHECK_MS: u64 = skreap::RECHECK.as_millis() as u64;
 
+/// Headings of the options, beside [`REQUESTS`].
+const INDEX: &str = "Index";
+const REAPING: &str = "Reaping";
+const WATCHING: &str = "Watching it";
+
 /// Settings of the reaper, for every command that makes one.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = REAPING)]
 pub(super) struct ReaperArgs {
     /// cgroup2 directory whose sockets are indexed [default: the root of cgroup2]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = INDEX)]
     cgroup: Option<PathBuf>,
-    /// auto, or the engine that must be used
-    #[arg(long, value_name = "ENGINE", default_value_t = Choice::Auto)]
+    /// The best that works here, or the engine that must be used
+    #[arg(long, value_name = "ENGINE", default_value_t = Choice::Auto, value_parser = engine())]
     engine: Choice,
-    /// What is done with UDP sockets that only ever sent to the backend: preserve, or destroy
-    #[arg(long, value_name = "POLICY", default_value_t = Unconnected::Preserve)]
+    /// What is done with UDP sockets that only ever sent to the backend
+    #[arg(long, value_name = "POLICY", default_value_t = Unconnected::Preserve, value_parser = policy())]
     unconnected: Unconnected,
-    /// TCP states whose sockets are destroyed, separated by commas
-    #[arg(long, value_name = "STATES", default_value_t = StateMask::default())]
+    /// TCP states whose sockets are destroyed, separated by commas [default: all that can be: ESTABLISHED, SYN_SENT,
+    /// SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING]
+    #[arg(long, value_name = "STATES", default_value_t = StateMask::default(), hide_default_value = true)]
     states: StateMask,
     /// Which netns an engine that scans visits: all, or those in which the index knows sockets of the backend
     #[arg(long, value_enum, default_value_t = ScopeArg::All)]
@@ -90,13 +100,28 @@ pub(super) struct ReaperArgs {
     /// of their map and the event
     #[arg(long)]
     grace: bool,
-    /// Memberships (a socket under one backend) that always find room in the index
-    #[arg(long, value_name = "N", default_value_t = Config::default().max_sockets)]
+    /// Memberships (a socket under one backend) that always find room in the index, 1 to 67108864
+    #[arg(long, value_name = "N", help_heading = INDEX, default_value_t = Config::default().max_sockets,
+          value_parser = within(MAX_SOCKETS))]
     max_sockets: u32,
-    /// Buckets in each shard of the index, rounded up to a power of two, 4 bytes each. There are 16 shards per CPU,
+    /// Buckets in each shard of the index, 1 to 1048576, rounded up to a power of two, 4 bytes each. There are 16 shards per CPU,
     /// rounded up likewise, 256 at most; one if --max-sockets is below 16384
-    #[arg(long, value_name = "N", default_value_t = Config::default().buckets)]
+    #[arg(long, value_name = "N", help_heading = INDEX, default_value_t = Config::default().buckets,
+          value_parser = within(BUCKETS))]
     buckets: u32,
+}
+
+/// A number in a range that the error names as the help does.
+fn within(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, String> + Clone {
+    move |text| match text.parse() {
+        Ok(n) if range.contains(&n) => Ok(n),
+        _ => Err(format!("write a number from {} to {}", range.start(), range.end())),
+    }
+}
+
+fn policy() -> impl TypedValueParser<Value = Unconnected> {
+    let names = [Unconnected::Preserve, Unconnected::Destroy].map(|policy| policy.to_string());
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<Unconnected>())
 }
 
 /// Which netns are scanned.
@@ -140,7 +165,6 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if let Err(e) = raise_nofile_limit() {
         tracing::warn!("cannot have more descriptors: {e}");
     }
-    let supervisor = Supervisor::of_this_process();
     let stop = Stop::new().context("cannot make a pipe")?;
     stop_on_signal(&stop)?;
     let mut sources: Vec<Source> =
@@ -165,6 +189,14 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         ),
         None => None,
     };
+    let mut supervisor = Supervisor::of_this_process();
+    if let Some(mut ready) = Ready::new(reaper.engine().name(), reaper.cgroup()) {
+        if let Some(server) = &server {
+            ready.metrics(server.address());
+        }
+        ready.sources(&sources, &SocketArg::usual());
+        supervisor = supervisor.on_ready(move || ready.say());
+    }
     let served = daemon::serve(&mut reaper, &sources, &stop, &supervisor).context("cannot serve");
     if let Some(server) = server {
         server.wait();
@@ -176,7 +208,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// Raises the soft limit of open files to the hard one.
-fn raise_nofile_limit() -> nix::Result<()> {
+pub(super) fn raise_nofile_limit() -> nix::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
@@ -204,7 +236,8 @@ pub(super) fn stop_on_signal(stop: &Stop) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn is_ignored(signal: libc::c_int) -> bool {
+/// True if whoever started this process has it ignore the signal.
+pub(super) fn is_ignored(signal: libc::c_int) -> bool {
     // SAFETY: a sigaction of all zeros is a valid one to be written over.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: with no new action it only writes the present one.

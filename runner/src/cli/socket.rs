@@ -11,10 +11,16 @@ use anyhow::Context as _;
 use nix::unistd::{Group, User, geteuid};
 use skreap::source::{Access, Source};
 
+/// Heading of the options of `serve` about where requests come from.
+pub(super) const REQUESTS: &str = "Requests";
+
 /// Name of the socket in its directory.
 const NAME: &str = "skreap.sock";
 /// Its path for root, and for clients without a service of their own.
 const SYSTEM: &str = "/run/skreap/skreap.sock";
+
+/// Names the socket for clients.
+const VARIABLE: &str = "SKREAP_SOCKET";
 
 /// The inputs for the default path of the socket.
 struct Place {
@@ -74,13 +80,18 @@ pub(super) struct SocketArg {
     /// Unix socket of the running `serve --source unix[:PATH]`
     /// [default: $RUNTIME_DIRECTORY/skreap.sock, $XDG_RUNTIME_DIR/skreap/skreap.sock if that exists and the user
     /// is not root, /run/skreap/skreap.sock]
-    #[arg(long, value_name = "PATH", env = "SKREAP_SOCKET", hide_env_values = true)]
+    #[arg(long, value_name = "PATH", env = VARIABLE, hide_env_values = true)]
     socket: Option<PathBuf>,
 }
 
 impl SocketArg {
     pub(super) fn path(&self) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| Place::of_this_process().to_ask())
+    }
+
+    /// Where a client looks that is not told on its command line.
+    pub(super) fn usual() -> PathBuf {
+        env::var_os(VARIABLE).map_or_else(|| Place::of_this_process().to_ask(), PathBuf::from)
     }
 }
 
@@ -138,6 +149,7 @@ impl SourceArg {
 
 /// Owner of the socket, and the users allowed to connect.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = REQUESTS)]
 pub(super) struct AccessArgs {
     /// File mode of unix sockets, octal [default: 600; with --allow-uid 666, because then the uid decides]
     #[arg(long, value_name = "MODE", value_parser = mode)]

@@ -8,7 +8,7 @@ use serde::Deserialize as _;
 use skreap::core::Request;
 use skreap::status::{EventResult, Status};
 
-use super::text::{age, duration, grouped};
+use super::text::{age, counted, duration, grouped, plural};
 use super::{Failure, SocketArg, client, print_json};
 
 #[derive(Debug, clap::Args)]
@@ -78,8 +78,11 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
         row(
             "latency",
             format!(
-                "of the last {} events: p50 {}, p99 {}, max {}",
-                s.latency.count,
+                "of the last {}: p50 {}, p99 {}, max {}",
+                match s.latency.count {
+                    1 => "event".to_owned(),
+                    n => counted(n, "event"),
+                },
                 duration(l.p50_ns),
                 duration(l.p99_ns),
                 duration(l.max_ns)
@@ -90,17 +93,17 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
     row(
         "clients",
         format!(
-            "{} connected, {} since the start, {} sent away, {} lines refused",
+            "{} connected, {} since the start, {} sent away, {} refused",
             k.connected,
             grouped(k.accepted),
             grouped(k.refused_uid + k.refused_full),
-            grouped(k.refused_lines)
+            counted(k.refused_lines, "line")
         ),
     )?;
     if s.hooks.iter().any(|hook| hook.runs > 0) {
         for hook in s.hooks.iter().filter(|hook| hook.runs > 0) {
             let each = hook.run_time_ns / hook.runs;
-            row("hook", format!("{}: {} runs, {each} ns each", hook.hook, grouped(hook.runs)))?;
+            row("hook", format!("{}: {}, {each} ns each", hook.hook, counted(hook.runs, "run")))?;
         }
     } else {
         row("hooks", "cost not known: sysctl kernel.bpf_stats_enabled is 0".to_owned())?;
@@ -115,7 +118,14 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
             ),
         )?;
         if order.detached > 0 {
-            row("DETACHED", format!("{} of our hooks were taken away: start again", order.detached))?;
+            row(
+                "DETACHED",
+                format!(
+                    "{} of our hooks {} taken away: start again",
+                    order.detached,
+                    plural(order.detached, "was", "were")
+                ),
+            )?;
         }
     }
     if let Some(audit) = &s.audit {
@@ -123,16 +133,16 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
         row(
             "audit",
             format!(
-                "{} differences {ago} ago (missed {}, stale {}, wrong key {}; no room {}, older {}, undecided {}); \
-                 {} runs",
-                audit.differences(),
+                "{} {ago} ago (missed {}, stale {}, wrong key {}; no room {}, older {}, undecided {}); \
+                 {}",
+                counted(audit.differences(), "difference"),
                 audit.missed,
                 audit.stale,
                 audit.wrong_key,
                 audit.incomplete,
                 audit.older,
                 audit.undecided,
-                audit.runs
+                counted(audit.runs, "run")
             ),
         )?;
     }

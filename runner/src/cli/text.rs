@@ -15,6 +15,16 @@ pub(super) fn grouped(n: u64) -> String {
     text
 }
 
+/// A number of things that take an s when they are several: `1 socket`, `1,234 sockets`.
+pub(super) fn counted(n: u64, thing: &str) -> String {
+    format!("{} {thing}{}", grouped(n), plural(n, "", "s"))
+}
+
+/// The first for one thing, the second for any other number.
+pub(super) fn plural<'a>(n: u64, one: &'a str, several: &'a str) -> &'a str {
+    if n == 1 { one } else { several }
+}
+
 /// A number in at most five characters: `9,999`, `12.3k`, `4.56M`.
 pub(super) fn short(n: u64) -> String {
     match n {
@@ -74,6 +84,13 @@ mod tests {
             [(0, "0"), (999, "999"), (1_000, "1,000"), (16_000, "16,000"), (1_234_567, "1,234,567")]
         {
             assert_eq!(grouped(n), text);
+        }
+    }
+
+    #[test]
+    fn one_thing_is_not_several() {
+        for (n, text) in [(0, "0 sockets"), (1, "1 socket"), (2, "2 sockets"), (1_000, "1,000 sockets")] {
+            assert_eq!(counted(n, "socket"), text);
         }
     }
 

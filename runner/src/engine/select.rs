@@ -54,13 +54,21 @@ pub enum Error {
 
 /// No engine works here, or not the one that was asked for.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("engine {wanted} cannot be used: {why}")]
+#[error("engine {wanted} cannot be used: {why}{}", .wanted.next_step())]
 pub struct Refused {
     wanted: Choice,
     why: String,
 }
 
 impl Choice {
+    /// What to do if it cannot be had.
+    fn next_step(self) -> &'static str {
+        match self {
+            Self::Auto => "",
+            Self::Named(_) => "; engine auto is the best that works here",
+        }
+    }
+
     /// True if the index should hold references to sockets: the engine that needs them may be chosen.
     #[must_use]
     pub fn may_destroy_in_walk(self) -> bool {
@@ -90,22 +98,24 @@ pub fn decide() -> Decision {
 }
 
 fn decide_on(index: &Index) -> Decision {
-    let mut refusals: Vec<String> = Vec::new();
+    let mut refusals: Vec<(EngineName, String)> = Vec::new();
     for engine in AUTO {
         match trial(engine, index) {
             Ok(seen) => {
-                let why = match refusals.join("; ") {
-                    refused if refused.is_empty() => seen,
-                    refused => format!("{refused}, and {seen}"),
-                };
-                return Decision { engine: Some(engine), why };
+                return Decision { engine: Some(engine), why: why(seen, &refusals) };
             }
             // The same thing may be missing to several.
-            Err(why) if refusals.contains(&why) => {}
-            Err(why) => refusals.push(why),
+            Err(why) if refusals.iter().any(|(_, refused)| *refused == why) => {}
+            Err(why) => refusals.push((engine, why)),
         }
     }
+    let refusals: Vec<String> = refusals.into_iter().map(|(_, why)| why).collect();
     Decision { engine: None, why: refusals.join("; ") }
+}
+
+/// The evidence for the chosen engine, then the reasons against those before it.
+fn why(seen: String, refusals: &[(EngineName, String)]) -> String {
+    refusals.iter().fold(seen, |why, (engine, refused)| format!("{why}; not {engine}: {refused}"))
 }
 
 /// Tries the features that an engine needs; returns the evidence, or the missing feature.
@@ -206,4 +216,27 @@ fn make(
         EngineName::IndexScan => Box::new(IndexScan::new(walker()?, options)?),
         _ => return Ok(None),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_do_not_contradict_the_choice() {
+        let seen = "SOCK_DESTROY of a private socket works".to_owned();
+        assert_eq!(why(seen.clone(), &[]), seen);
+        let no_modules = skreap_bpf::module::ModuleError::NoModules.to_string();
+        assert_eq!(
+            why(seen, &[(EngineName::Kfunc, no_modules.clone())]),
+            "SOCK_DESTROY of a private socket works; not kfunc: this kernel loads no modules, and has no lock-taking \
+             bpf_sock_destroy"
+        );
+        let refused = Refused { wanted: Choice::Named(EngineName::Kfunc), why: no_modules };
+        assert_eq!(
+            refused.to_string(),
+            "engine kfunc cannot be used: this kernel loads no modules, and has no lock-taking bpf_sock_destroy; engine \
+             auto is the best that works here"
+        );
+    }
 }

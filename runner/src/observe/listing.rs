@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::fs;
 
 use serde::{Deserialize, Serialize};
 use skreap_bpf::{Counters, Error, Index, Relation, Victim, Walker};
-use skreap_core::Backend;
+use skreap_core::{Backend, Protocol};
 
 /// Sockets of one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,8 +15,38 @@ pub struct BackendEntry {
     pub connected: u64,
     /// Without a peer, have sent to it.
     pub unconnected: u64,
+    /// Those of `unconnected` that look like servers that replied to a client ([`looks_like_reply`]).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub replies: u64,
     /// Network namespaces these sockets are in.
     pub netns: u64,
+}
+
+impl BackendEntry {
+    /// True for the address of a client, to which servers on this machine replied: not a backend of anybody.
+    #[must_use]
+    pub fn is_client(&self) -> bool {
+        self.connected == 0 && self.unconnected > 0 && self.replies == self.unconnected
+    }
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// True if an unconnected UDP socket on `local` that sent to `peer` looks like a server that replied. The kernel gives
+/// clients ports from a range that begins at `automatic`, and nobody is given one below it: a server has chosen its port,
+/// and its clients have not.
+#[must_use]
+pub fn looks_like_reply(local: u16, peer: u16, automatic: u16) -> bool {
+    local != 0 && local < automatic && peer >= automatic
+}
+
+/// Where the ports begin that the kernel gives to sockets, in the netns of the service (`ip_local_port_range`).
+fn automatic_ports() -> u16 {
+    const DEFAULT: u16 = 32_768;
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(DEFAULT)
 }
 
 /// The index at one moment. Sockets that come and go while it is read may or may not be in it.
@@ -83,10 +114,11 @@ impl Listing {
         let mut listing = Self::default();
         let mut sockets = HashSet::new();
         let mut netns: BTreeMap<Backend, HashSet<u64>> = BTreeMap::new();
+        let automatic = automatic_ports();
         walker.walk_all(|batch| {
             for victim in batch {
                 sockets.insert(victim.cookie());
-                listing.add(victim, &mut netns);
+                listing.add(victim, automatic, &mut netns);
             }
         })?;
         for (backend, seen) in netns {
@@ -99,7 +131,7 @@ impl Listing {
         Ok(listing)
     }
 
-    fn add(&mut self, victim: &Victim, netns: &mut BTreeMap<Backend, HashSet<u64>>) {
+    fn add(&mut self, victim: &Victim, automatic: u16, netns: &mut BTreeMap<Backend, HashSet<u64>>) {
         let relation = victim.relation();
         match relation {
             Relation::MovedOn => self.moved_on += 1,
@@ -115,9 +147,40 @@ impl Listing {
                     entry.connected += 1;
                 } else {
                     entry.unconnected += 1;
+                    let udp = victim.protocol() == Some(Protocol::Udp);
+                    let reply = udp && looks_like_reply(victim.sport(), victim.dport(), automatic);
+                    entry.replies += u64::from(reply);
                 }
                 netns.entry(backend).or_default().insert(victim.netns());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_goes_from_a_chosen_port_to_one_that_was_given() {
+        for (local, peer, reply) in [
+            (53, 40_000, true),
+            (32_767, 32_768, true),
+            // A client; two that have both chosen; two that have both been given theirs; not bound.
+            (40_000, 53, false),
+            (123, 123, false),
+            (32_768, 50_000, false),
+            (0, 40_000, false),
+        ] {
+            assert_eq!(looks_like_reply(local, peer, 32_768), reply, "{local} to {peer}");
+        }
+    }
+
+    #[test]
+    fn one_real_client_makes_a_backend() {
+        let entry =
+            |connected, unconnected, replies| BackendEntry { connected, unconnected, replies, netns: 1 };
+        assert!(entry(0, 2, 2).is_client());
+        assert!(!entry(0, 2, 1).is_client() && !entry(1, 2, 2).is_client() && !entry(0, 0, 0).is_client());
     }
 }

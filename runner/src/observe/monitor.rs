@@ -288,14 +288,16 @@ impl Monitor {
             .listing
             .backends
             .iter()
+            .filter(|(_, sockets)| !sockets.is_client())
             .map(|(backend, sockets)| TopBackend { backend: *backend, sockets: sockets.clone() })
             .collect();
         by_size.sort_by_key(|b| std::cmp::Reverse(b.sockets.connected + b.sockets.unconnected));
+        let backends = by_size.len() as u64;
         by_size.truncate(TOP_BACKENDS);
         Ok(Top {
             status: Status { sockets: Some(look.listing.census()), ..self.status()? },
             sockets: look.listing.sockets,
-            backends: look.listing.backends.len() as u64,
+            backends,
             largest: by_size,
             moved_on: look.listing.moved_on,
             no_peer: look.listing.no_peer,

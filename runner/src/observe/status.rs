@@ -317,7 +317,8 @@ pub struct Top {
     pub status: Status,
     /// Sockets in the index.
     pub sockets: u64,
-    /// Backends with at least one socket.
+    /// Backends with at least one socket, without the clients of servers on this machine
+    /// ([`BackendEntry::is_client`]).
     pub backends: u64,
     /// The backends with the most sockets, most first, at most [`crate::observe::monitor::TOP_BACKENDS`].
     pub largest: Vec<TopBackend>,

@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -538,6 +538,12 @@ impl Reaper {
     #[must_use]
     pub fn engine(&self) -> EngineName {
         self.engine.name()
+    }
+
+    /// The cgroup whose sockets are indexed.
+    #[must_use]
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
     }
 
     /// The index, for counters and walkers of one's own.

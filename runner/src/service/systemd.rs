@@ -7,6 +7,7 @@
 //! then a service manager that does not read would delay events.
 
 use std::env;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -79,6 +80,17 @@ pub struct Supervisor {
     /// Time that the watchdog allows between two signs of life (`$WATCHDOG_USEC`).
     watchdog: Option<Duration>,
     told: bool,
+    ready: OnReady,
+}
+
+/// What is done when the service is ready, besides telling.
+#[derive(Default)]
+struct OnReady(Option<Box<dyn Fn() + Send + Sync>>);
+
+impl fmt::Debug for OnReady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "OnReady(..)" } else { "OnReady" })
+    }
 }
 
 impl Supervisor {
@@ -88,7 +100,14 @@ impl Supervisor {
         let told = env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty());
         let watchdog = sd_notify::watchdog_enabled().filter(|time| told && !time.is_zero());
         let rest = watchdog.map_or(REST, |time| REST.min(time / PER_WATCHDOG));
-        Self { beat: Beat::every(rest), watchdog, told }
+        Self { beat: Beat::every(rest), watchdog, told, ready: OnReady::default() }
+    }
+
+    /// Calls this as well when the service is ready.
+    #[must_use]
+    pub fn on_ready(mut self, ready: impl Fn() + Send + Sync + 'static) -> Self {
+        self.ready = OnReady(Some(Box::new(ready)));
+        self
     }
 
     /// The beat for the reaper's thread.
@@ -104,6 +123,9 @@ impl Supervisor {
     /// The errno of the first notification (an invalid path, for example), or of creating the
     /// thread.
     pub fn ready(&self, monitor: &Monitor, stop: &Stop) -> io::Result<Telling> {
+        if let OnReady(Some(ready)) = &self.ready {
+            ready();
+        }
         if !self.told {
             return Ok(Telling(None));
         }
@@ -217,19 +239,24 @@ fn line(s: &Status) -> String {
     }
     let destroyed: u64 = s.totals.destroyed.values().flat_map(|by| by.values()).sum();
     let mut line = format!(
-        "engine {}; {} of {} memberships; {} events, {destroyed} sockets destroyed",
+        "engine {}; {} of {} memberships; {}, {} destroyed",
         s.engine,
         s.index.nodes,
         s.index.counters.capacity,
-        events[0] + events[1],
+        counted(events[0] + events[1], "event"),
+        counted(destroyed, "socket"),
     );
     if events[1] > 0 {
-        line += &format!("; {} events NOT COMPLETE", events[1]);
+        line += &format!("; {} NOT COMPLETE", counted(events[1], "event"));
     }
     if s.order.is_some_and(|order| !order.last) {
         line += "; NOT THE LAST HOOKS";
     }
     line
+}
+
+fn counted(n: u64, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

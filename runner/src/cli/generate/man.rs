@@ -30,7 +30,7 @@ pub(super) fn page(command: &Command) -> Vec<u8> {
     let _ = man.render_title(&mut out).and_then(|()| man.render_name_section(&mut out));
     let _ = synopsis(command).to_writer(&mut out);
     let _ = description(page.map_or(&[], |page| page.more)).to_writer(&mut out);
-    let _ = man.render_options_section(&mut out);
+    out.extend(options(&man));
     if shown(command).next().is_some() {
         let _ = commands(command).to_writer(&mut out);
     }
@@ -38,6 +38,19 @@ pub(super) fn page(command: &Command) -> Vec<u8> {
         let _ = rest(command, page).to_writer(&mut out);
     }
     out
+}
+
+/// The options. Their groups are parts of the section, which `clap_mangen` makes sections of their own.
+fn options(man: &Man) -> Vec<u8> {
+    let mut out = Vec::new();
+    // Writing to memory does not fail.
+    let _ = man.render_options_section(&mut out);
+    let text = String::from_utf8_lossy(&out);
+    let lines = text.lines().map(|line| match line.strip_prefix(".SH ") {
+        Some(heading) if heading != "OPTIONS" => format!(".SS {heading}\n"),
+        _ => format!("{line}\n"),
+    });
+    lines.collect::<String>().into_bytes()
 }
 
 fn synopsis(command: &Command) -> Roff {

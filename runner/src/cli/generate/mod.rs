@@ -8,12 +8,27 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, ValueEnum};
-use clap_complete::Shell;
+use clap_complete::env::{EnvCompleter, Fish, Zsh};
 
+use super::complete::VARIABLE;
 use super::{Cli, Failure};
 
-/// Shells for which Debian has a directory of completions.
-const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
+/// bash splits words at colons; the function of `clap_complete` does not expect that.
+const BASH: &str = include_str!("completion.bash");
+
+/// The completions for the shells that Debian has a directory for, by file name.
+fn completions() -> anyhow::Result<[(&'static str, Vec<u8>); 3]> {
+    let registration = |shell: &dyn EnvCompleter| -> anyhow::Result<Vec<u8>> {
+        let mut script = Vec::new();
+        shell.write_registration(VARIABLE, "skreap", "skreap", "skreap", &mut script)?;
+        Ok(script)
+    };
+    Ok([
+        ("skreap.bash", BASH.as_bytes().to_vec()),
+        ("_skreap", registration(&Zsh)?),
+        ("skreap.fish", registration(&Fish)?),
+    ])
+}
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -46,9 +61,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             }
         }
         What::Completions => {
-            for shell in SHELLS {
-                clap_complete::generate_to(shell, &mut command, "skreap", directory)
-                    .with_context(|| format!("cannot write completions to {}", directory.display()))?;
+            for (name, script) in completions()? {
+                let path = directory.join(name);
+                fs::write(&path, script).with_context(|| format!("cannot write {}", path.display()))?;
             }
         }
     }

@@ -153,10 +153,16 @@ pub(super) const PAGES: [Page; 11] = [
         more: &[
             "Shows for each backend the number of sockets connected to it, of sockets that have sent to it without \
              connecting, and of their network namespaces. This walks the whole index; the service continues meanwhile.",
+            "UDP servers on this machine send to their clients from unconnected sockets. These clients are only counted; \
+             --all lists them. An address counts as a client if its port is in the range from which kernels assign ports \
+             (net.ipv4.ip_local_port_range) and only sockets with a port below that range have sent to it.",
         ],
         environment: &SOCKET,
         files: &[SOCKET_FILE],
-        examples: &[("List the backends with clients:", "skreap index")],
+        examples: &[
+            ("List the ten backends with the most sockets:", "skreap index --limit 10"),
+            ("Show one backend:", "skreap index --backend udp://10.0.0.1:53"),
+        ],
         see: &["skreap(1)", "skreap-top(1)", "skreap-audit(1)"],
     },
     Page {
@@ -187,8 +193,8 @@ pub(super) const PAGES: [Page; 11] = [
     Page {
         command: "top",
         more: &[
-            "A live view, redrawn at each interval; q ends it. If the output is not a terminal, one frame is printed \
-             as text.",
+            "A live view, redrawn at each interval; q ends it, ? explains keys and columns. If the output is not a \
+             terminal, or one that cannot move its cursor (TERM=dumb), one frame is printed as text.",
         ],
         environment: &SOCKET,
         files: &[SOCKET_FILE],
@@ -199,6 +205,8 @@ pub(super) const PAGES: [Page; 11] = [
         command: "reap",
         more: &[
             "Remove the backend from the load balancer first; otherwise new clients connect after the walk.",
+            "With --once no service is needed: the existing sockets are indexed, as at the start of a service, and no hook \
+             stays attached. UDP sockets that have only sent are not found then.",
             OF_REPORTS,
         ],
         environment: &SOCKET,
@@ -210,6 +218,7 @@ pub(super) const PAGES: [Page; 11] = [
                 "A link-local backend, with its link and the network namespace of that:",
                 "skreap reap 'udp://[fe80::1%eth0]:53' --netns /run/netns/blue",
             ),
+            ("Without a service:", "skreap reap --once udp://10.0.0.1:53"),
         ],
         see: &["skreap(1)", "skreap-reconcile(1)"],
     },

@@ -1,29 +1,32 @@
 //! `skreap top`
 
+mod backends;
+mod end;
+mod keys;
+#[cfg(test)]
+mod tests;
 mod view;
 
+use std::env;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use ratatui::DefaultTerminal;
 use ratatui::buffer::Buffer;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::event::{self, Event};
 use ratatui::layout::Rect;
 use serde::Deserialize as _;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use skreap::core::Request;
 use skreap::status::Top;
 
 use super::{Failure, SocketArg, client};
+use keys::Next;
 use view::View;
 
-/// How long a key may wait for the screen.
-const TICK: Duration = Duration::from_millis(100);
 /// The frame of `--once`: what any terminal holds.
 const ONCE: Rect = Rect { x: 0, y: 0, width: 80, height: 24 };
 
@@ -34,7 +37,8 @@ pub(super) struct Args {
     /// Seconds between two looks
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
     interval: f64,
-    /// Print one frame as text and end; so it does when the output is no terminal
+    /// Print one frame as text and end. This is the default if the output is not a terminal, or one that cannot move its
+    /// cursor (TERM=dumb)
     #[arg(long)]
     once: bool,
 }
@@ -51,44 +55,69 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     // The first look is made before the screen is touched: its failure is an error like any other.
     let mut session = client::Session::connect(&path)?;
     let mut view = View::new(look(&mut session)?);
-    if args.once || !io::stdout().is_terminal() {
+    let dumb = env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    if args.once || dumb || !io::stdout().is_terminal() {
         print(&view)?;
         return Ok(());
     }
     let looks = keep_looking(path, session, Duration::from_secs_f64(args.interval))?;
-    let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&ended)).context("cannot handle signals")?;
-    }
+    let ended = end::watch()?;
     // Also restores the terminal on a panic.
     let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
-    let watched = (|| {
-        while !ended.load(Ordering::Relaxed) {
-            terminal.draw(|frame| view.draw(frame.area(), frame.buffer_mut()))?;
-            if !event::poll(TICK)? {
-                looks.try_iter().for_each(|look| view.update(look));
-                continue;
-            }
-            match event::read()? {
-                Event::Key(key) if key.kind == KeyEventKind::Release => {}
-                Event::Key(key) => match key.code {
-                    KeyCode::Char('q') | KeyCode::Esc => break,
-                    KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => break,
-                    KeyCode::Down | KeyCode::Char('j') => view.scroll(1),
-                    KeyCode::Up | KeyCode::Char('k') => view.scroll(-1),
-                    KeyCode::PageDown | KeyCode::Char(' ') => view.scroll(10),
-                    KeyCode::PageUp => view.scroll(-10),
-                    KeyCode::Home => view.scroll(isize::MIN),
+    let watched = read_events().and_then(|events| show(&mut terminal, &mut view, &looks, &events, &ended));
+    // A terminal that is gone needs no farewell, and is no error.
+    if end::hung_up() {
+        // Its drop would try to show the cursor, and complain.
+        std::mem::forget(terminal);
+        return Ok(());
+    }
+    ratatui::restore();
+    watched?;
+    Ok(())
+}
+
+/// Draws whenever there is something new, until it is time to end.
+fn show(
+    terminal: &mut DefaultTerminal,
+    view: &mut View,
+    looks: &Receiver<Look>,
+    events: &Receiver<io::Result<Event>>,
+    ended: &Receiver<()>,
+) -> anyhow::Result<()> {
+    loop {
+        terminal
+            .draw(|frame| view.draw(frame.area(), frame.buffer_mut()))
+            .context("cannot draw on the terminal")?;
+        select! {
+            recv(ended) -> _ => return Ok(()),
+            recv(looks) -> look => view.update(look.context("the thread that asks the service has ended")?),
+            recv(events) -> event => {
+                let event = event.context("the thread that reads keys has ended")?;
+                match event.context("cannot read from the terminal")? {
+                    Event::Key(key) if view.key(key) == Next::End => return Ok(()),
                     _ => {}
-                },
-                _ => {}
+                }
             }
         }
-        io::Result::Ok(())
-    })();
-    ratatui::restore();
-    watched.context("cannot draw on the terminal")?;
-    Ok(())
+    }
+}
+
+/// What the terminal sends, read by a thread of its own: it does not return once the terminal is gone.
+fn read_events() -> anyhow::Result<Receiver<io::Result<Event>>> {
+    let (sender, events) = bounded(64);
+    thread::Builder::new()
+        .name("keys".to_owned())
+        .spawn(move || {
+            loop {
+                let event = event::read();
+                let failed = event.is_err();
+                if sender.send(event).is_err() || failed {
+                    return;
+                }
+            }
+        })
+        .context("cannot start the thread that reads keys")?;
+    Ok(events)
 }
 
 fn look(session: &mut client::Session) -> anyhow::Result<Top> {

@@ -1,6 +1,5 @@
 //! What `skreap top` shows, on any area.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use ratatui::buffer::Buffer;
@@ -8,27 +7,39 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Row, Table, Widget as _};
-use skreap::core::{Backend, PhaseSummary};
+use skreap::core::PhaseSummary;
 use skreap::status::{EventResult, Recent, Top};
 
-use super::super::text::{age, duration, grouped, short};
+use super::super::text::{age, counted, duration, grouped, plural, short};
+use super::backends::List;
+use super::keys::{Mode, draw_help};
 
 /// Most events shown; the rest of the screen is for backends.
 const EVENTS_SHOWN: u16 = 8;
+/// From this height on there is room for more than the lists.
+const TALL: u16 = 40;
 
-/// The last two looks.
+/// The last two looks, and what of them is shown.
 pub(super) struct View {
-    top: Top,
-    at: Instant,
+    pub(super) top: Top,
+    pub(super) at: Instant,
     before: Option<(Instant, Top)>,
     /// Why the last look failed.
     failed: Option<String>,
-    scrolled: usize,
+    pub(super) list: List,
+    pub(super) mode: Mode,
 }
 
 impl View {
     pub(super) fn new(top: Top) -> Self {
-        Self { top, at: Instant::now(), before: None, failed: None, scrolled: 0 }
+        Self {
+            top,
+            at: Instant::now(),
+            before: None,
+            failed: None,
+            list: List::default(),
+            mode: Mode::default(),
+        }
     }
 
     pub(super) fn update(&mut self, (at, seen): (Instant, Result<Top, String>)) {
@@ -47,35 +58,53 @@ impl View {
     }
 
     pub(super) fn scroll(&mut self, rows: isize) {
-        let last = self.top.largest.len().saturating_sub(1);
-        self.scrolled = self.scrolled.saturating_add_signed(rows).min(last);
+        let last = self.list.rows(&self.top, None).len().saturating_sub(1);
+        self.list.scrolled = self.list.scrolled.saturating_add_signed(rows).min(last);
+    }
+
+    /// The look before the last one, and the time between the two.
+    fn before(&self) -> Option<(Duration, &Top)> {
+        self.before.as_ref().map(|(at, top)| (self.at.duration_since(*at), top))
     }
 
     /// Change of a number per second between the last two looks.
-    fn rate(&self, of: impl Fn(&Top) -> u64) -> Option<f64> {
-        let (at, before) = self.before.as_ref()?;
-        let seconds = self.at.duration_since(*at).as_secs_f64();
+    pub(super) fn rate(&self, of: impl Fn(&Top) -> u64) -> Option<f64> {
+        let (time, before) = self.before()?;
+        let seconds = time.as_secs_f64();
         (seconds > 0.0).then(|| (of(&self.top) as f64 - of(before) as f64) / seconds)
     }
 
     pub(super) fn draw(&self, area: Rect, buffer: &mut Buffer) {
-        let events = (self.top.status.recent.len() as u16).clamp(1, EVENTS_SHOWN.min(area.height / 5).max(1));
+        if self.mode == Mode::Help {
+            return draw_help(area, buffer);
+        }
+        // What a small screen leaves out, lists need more.
+        let tall = area.height >= TALL;
+        let (gap, latency, share) = if tall { (1, 5, 5) } else { (0, 1, 8) };
+        let most = EVENTS_SHOWN.min(area.height / share).max(1);
+        let events = (self.top.status.recent.len() as u16).clamp(1, most);
         let [head, facts, _, latency, _, backends, _, recent, foot] = Layout::vertical([
             Constraint::Length(1),
             Constraint::Length(3),
-            Constraint::Length(1),
-            Constraint::Length(5),
-            Constraint::Length(1),
+            Constraint::Length(gap),
+            Constraint::Length(latency),
+            Constraint::Length(gap),
             Constraint::Min(2),
-            Constraint::Length(1),
+            Constraint::Length(gap),
             Constraint::Length(1 + events),
             Constraint::Length(1),
         ])
         .areas(area);
         self.draw_head(head, buffer);
         self.draw_facts(facts, buffer);
-        self.draw_latency(latency, buffer);
-        self.draw_backends(backends, buffer);
+        if tall {
+            self.draw_latency(latency, buffer);
+        } else {
+            self.latency_line().render(latency, buffer);
+        }
+        let rows = self.list.rows(&self.top, self.before());
+        let table = self.list.table(&rows, self.top.backends, backends.width);
+        ratatui::widgets::Widget::render(table, backends, buffer);
         self.draw_recent(recent, buffer);
         self.draw_foot(foot, buffer);
     }
@@ -83,13 +112,10 @@ impl View {
     fn draw_head(&self, area: Rect, buffer: &mut Buffer) {
         let s = &self.top.status;
         let up = age(Duration::from_nanos(s.uptime_ns));
-        let left = format!(" skreap {}   engine {}   up {up}", s.version, s.engine);
-        let clients = s.clients.connected;
-        let right = format!("{clients} client{} ", if clients == 1 { "" } else { "s" });
-        let style = Style::new().add_modifier(Modifier::REVERSED);
-        buffer.set_style(area, style);
-        Line::raw(left).render(area, buffer);
-        Line::raw(right).right_aligned().render(area, buffer);
+        let clients = counted(s.clients.connected, "client");
+        let line = format!(" skreap {}   engine {}   up {up}   {clients}", s.version, s.engine);
+        buffer.set_style(area, Style::new().add_modifier(Modifier::REVERSED));
+        Line::raw(line).render(area, buffer);
     }
 
     fn draw_facts(&self, area: Rect, buffer: &mut Buffer) {
@@ -97,22 +123,33 @@ impl View {
         let c = &s.index.counters;
         let full = s.index.nodes * 100 / c.capacity.max(1);
         let index = format!(
-            "{} sockets to {} backends, {} of {} nodes ({full} %)",
-            grouped(self.top.sockets),
-            grouped(self.top.backends),
+            "{} to {}, {} of {} nodes ({full} %)",
+            counted(self.top.sockets, "socket"),
+            counted(self.top.backends, "backend"),
             grouped(s.index.nodes),
             grouped(c.capacity),
         );
         let per_second =
             |rate: Option<f64>| rate.map_or(String::new(), |rate| format!(" ({}/s)", rated(rate)));
+        let destroyed = t.all_destroyed();
         let events = format!(
-            "{}{}, {} waiting; {}{} sockets destroyed",
+            "{}{}, {} waiting; {}{} {} destroyed",
             grouped(t.all_events()),
             per_second(self.rate(|top| top.status.totals.all_events())),
             grouped(s.waiting),
-            grouped(t.all_destroyed()),
+            grouped(destroyed),
             per_second(self.rate(|top| top.status.totals.all_destroyed())),
+            plural(destroyed, "socket", "sockets"),
         );
+        let [first, second, third] = Layout::vertical([Constraint::Length(1); 3]).areas(area);
+        Line::from(vec![label("index"), Span::raw(index)]).render(first, buffer);
+        Line::from(vec![label("events"), Span::raw(events)]).render(second, buffer);
+        self.health_line().render(third, buffer);
+    }
+
+    fn health_line(&self) -> Line<'static> {
+        let (s, t) = (&self.top.status, &self.top.status.totals);
+        let c = &s.index.counters;
         let mut alarms: Vec<(&str, u64)> = vec![
             ("failed", t.all_failed()),
             ("incomplete", t.results(EventResult::Incomplete)),
@@ -129,23 +166,36 @@ impl View {
         let mut health = vec![label("health")];
         for (i, (name, n)) in alarms.into_iter().enumerate() {
             let gap = if i == 0 { "" } else { ", " };
-            let style =
-                if n > 0 { Style::new().fg(Color::Red).add_modifier(Modifier::BOLD) } else { Style::new() };
+            let style = if n > 0 { alarm() } else { Style::new() };
             health.push(Span::raw(gap));
             health.push(Span::styled(format!("{name} {}", grouped(n)), style));
         }
-        let [first, second, third] = Layout::vertical([Constraint::Length(1); 3]).areas(area);
-        Line::from(vec![label("index"), Span::raw(index)]).render(first, buffer);
-        Line::from(vec![label("events"), Span::raw(events)]).render(second, buffer);
-        Line::from(health).render(third, buffer);
+        Line::from(health)
+    }
+
+    /// The whole time of an event, where there is one line for it.
+    fn latency_line(&self) -> Line<'static> {
+        let l = &self.top.status.latency;
+        let t = &l.total;
+        let text = match l.count {
+            0 => "no event yet".to_owned(),
+            n => format!(
+                "p50 {}, p90 {}, p99 {}, max {} ({})",
+                duration(t.p50_ns),
+                duration(t.p90_ns),
+                duration(t.p99_ns),
+                duration(t.max_ns),
+                last_events(n)
+            ),
+        };
+        Line::from(vec![label("latency"), Span::raw(text)])
     }
 
     fn draw_latency(&self, area: Rect, buffer: &mut Buffer) {
         let l = &self.top.status.latency;
         let title = match l.count {
             0 => "LATENCY".to_owned(),
-            1 => "LATENCY (1 event)".to_owned(),
-            n => format!("LATENCY (last {n} events)"),
+            n => format!("LATENCY ({})", last_events(n)),
         };
         let row = |name: &str, p: &PhaseSummary| {
             let cells = if l.count == 0 {
@@ -166,73 +216,45 @@ impl View {
         ratatui::widgets::Widget::render(Table::new(rows, widths).header(head), area, buffer);
     }
 
-    fn draw_backends(&self, area: Rect, buffer: &mut Buffer) {
-        let before: Option<(f64, HashMap<Backend, u64>)> = self.before.as_ref().map(|(at, top)| {
-            let sizes = top.largest.iter().map(|b| (b.backend, b.sockets.connected)).collect();
-            (self.at.duration_since(*at).as_secs_f64(), sizes)
-        });
-        let rows = self.top.largest.iter().skip(self.scrolled).map(|b| {
-            // What is new among the largest may have been there before, unseen: it has no rate.
-            let change = before
-                .as_ref()
-                .and_then(|(seconds, sizes)| {
-                    let change = b.sockets.connected as f64 - *sizes.get(&b.backend)? as f64;
-                    (change != 0.0 && *seconds > 0.0).then(|| signed(change / seconds))
-                })
-                .unwrap_or_default();
-            let n = &b.sockets;
-            numbers(
-                format!("  {}", b.backend),
-                [short(n.connected), change, short(n.unconnected), short(n.netns)],
-            )
-        });
-        let title = match self.scrolled {
-            0 => "BACKEND".to_owned(),
-            n => format!("BACKEND (from {} on)", n + 1),
-        };
-        let heads = ["SOCKETS", "/S", "UNCONN", "NETNS"].map(str::to_owned);
-        let widths = [
-            Constraint::Fill(1),
-            Constraint::Length(8),
-            Constraint::Length(8),
-            Constraint::Length(7),
-            Constraint::Length(6),
-        ];
-        let table = Table::new(rows, widths).header(numbers(title, heads).style(heading()));
+    fn draw_recent(&self, area: Rect, buffer: &mut Buffer) {
+        const OTHERS: [u16; 4] = [13, 10, 14, 8];
+        let recent = &self.top.status.recent;
+        let names: Vec<String> = recent.iter().map(subject).collect();
+        let longest = names.iter().map(String::len).max().unwrap_or_default().max("BACKEND".len());
+        let room = area.width.saturating_sub(OTHERS.iter().map(|c| c + 1).sum());
+        let name = u16::try_from(longest).unwrap_or(u16::MAX).min(room).max(10);
+        let [ago, result, killed, took] = OTHERS;
+        let widths = [ago, name, result, killed, took].map(Constraint::Length);
+        let rows = recent.iter().zip(names).map(|(event, name)| event_row(event, name));
+        let head =
+            Row::new(["LAST EVENTS", "BACKEND", "RESULT", "KILLED", "TOOK"].map(Cell::from)).style(heading());
+        let table = Table::new(rows.collect::<Vec<_>>(), widths).header(head);
         ratatui::widgets::Widget::render(table, area, buffer);
     }
 
-    fn draw_recent(&self, area: Rect, buffer: &mut Buffer) {
-        let rows = self.top.status.recent.iter().map(event_row);
-        let head =
-            Row::new(["LAST EVENTS", "BACKEND", "RESULT", "KILLED", "TOOK"].map(Cell::from)).style(heading());
-        let widths = [
-            Constraint::Length(13),
-            Constraint::Fill(1),
-            Constraint::Length(10),
-            Constraint::Length(14),
-            Constraint::Length(8),
-        ];
-        ratatui::widgets::Widget::render(Table::new(rows, widths).header(head), area, buffer);
-    }
-
     fn draw_foot(&self, area: Rect, buffer: &mut Buffer) {
-        match &self.failed {
-            Some(why) => {
-                let style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
-                Line::styled(format!("no answer, trying on: {why}"), style).render(area, buffer);
-            }
-            None => {
+        let line = match (&self.failed, self.mode) {
+            (_, Mode::Filter) => Line::raw(format!("/{}_   Enter keeps, Esc drops", self.list.filter)),
+            (Some(why), _) => Line::styled(format!("no answer, trying on: {why}"), alarm()),
+            (None, _) => {
                 let took = duration(self.top.took_ns);
-                Line::raw("q quits, arrows scroll").render(area, buffer);
-                Line::raw(format!("index read in {took} ")).right_aligned().render(area, buffer);
+                Line::raw(format!("q ends, ? explains, / filters, c r u n b sort; index read in {took}"))
             }
-        }
+        };
+        line.render(area, buffer);
     }
 }
 
-fn heading() -> Style {
+fn last_events(n: u64) -> String {
+    if n == 1 { "1 event".to_owned() } else { format!("last {} events", grouped(n)) }
+}
+
+pub(super) fn heading() -> Style {
     Style::new().add_modifier(Modifier::BOLD)
+}
+
+fn alarm() -> Style {
+    Style::new().fg(Color::Red).add_modifier(Modifier::BOLD)
 }
 
 fn label(name: &str) -> Span<'static> {
@@ -240,25 +262,29 @@ fn label(name: &str) -> Span<'static> {
 }
 
 /// A name, and numbers that end below each other.
-fn numbers(name: String, numbers: [String; 4]) -> Row<'static> {
+pub(super) fn numbers(name: String, numbers: [String; 4]) -> Row<'static> {
     let cells = numbers.map(|n| Cell::from(Line::raw(n).right_aligned()));
     Row::new(std::iter::once(Cell::from(name)).chain(cells))
 }
 
-fn event_row(event: &Recent) -> Row<'static> {
-    let ago = format!("  {} ago", brief_age(Duration::from_nanos(event.age_ns)));
-    let backend = match (event.backend, event.backends) {
+/// What an event is about.
+fn subject(event: &Recent) -> String {
+    match (event.backend, event.backends) {
         (Some(backend), 0 | 1) => backend.to_string(),
         (Some(backend), n) => format!("{backend} and {} more", n - 1),
         (None, _) => event.kind.clone(),
-    };
+    }
+}
+
+fn event_row(event: &Recent, subject: String) -> Row<'static> {
+    let ago = format!("  {} ago", brief_age(Duration::from_nanos(event.age_ns)));
     let color = match event.result {
         EventResult::Complete | EventResult::DryRun => Color::Reset,
         _ => Color::Red,
     };
     let result = Cell::from(event.result.name()).style(Style::new().fg(color));
     let killed = format!("{} of {}", short(event.destroyed), short(event.victims));
-    Row::new([Cell::from(ago), backend.into(), result, killed.into(), duration(event.total_ns).into()])
+    Row::new([Cell::from(ago), subject.into(), result, killed.into(), duration(event.total_ns).into()])
 }
 
 /// The largest unit alone.
@@ -273,104 +299,4 @@ fn brief_age(time: Duration) -> String {
 
 fn rated(rate: f64) -> String {
     if rate > 0.0 && rate < 10.0 { format!("{rate:.1}") } else { short(rate.max(0.0).round() as u64) }
-}
-
-fn signed(rate: f64) -> String {
-    let size = rate.abs();
-    let text = if size < 10.0 { format!("{size:.1}") } else { short(size.round() as u64) };
-    format!("{}{text}", if rate < 0.0 { '-' } else { '+' })
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    /// A service with two backends and one event, `sockets` connected to the first backend.
-    fn top(sockets: u64, events: u64) -> Top {
-        let phase = json!({"p50": 1500, "p90": 21_400, "p99": 452_000, "max": 2_740_000, "clamped": 0});
-        let counters = skreap::bpf::Counters { capacity: 1_048_576, ..Default::default() };
-        let backend =
-            |name: &str, n: u64| json!({"backend": name, "connected": n, "unconnected": 3, "netns": 2});
-        serde_json::from_value(json!({
-            "status": {
-                "version": "0.1.0", "pid": 7, "uptime_ns": 11_520_000_000_000_u64, "engine": "netlink",
-                "engine_why": "", "cgroup": "/sys/fs/cgroup", "unconnected": "preserve",
-                "index": {"max_sockets": 1_048_576, "nodes": sockets + 5, "map_bytes": 1, "incomplete_marks": 0,
-                          "counters": counters},
-                "totals": {"events": {"backend-deleted": {"complete": events}}, "destroyed": {"netlink": {"udp": 12_345}},
-                           "skipped": skreap::core::Skipped::default(), "failed": {"EPERM": 2}, "incomplete": {}},
-                "latency": {"count": events, "queue": phase, "walk": phase, "destroy": phase, "total": phase},
-                "waiting": 1, "clients": skreap::source::ClientCounts { connected: 2, ..Default::default() },
-                "hooks": [], "order": null, "audit": null,
-                "recent": [{"age_ns": 61_000_000_000_u64, "id": "e", "type": "backend-deleted",
-                            "backend": "tcp://[fd00:1111:2222::5]:8080", "backends": 1, "result": "failed",
-                            "victims": 16_000, "destroyed": 15_998, "total_ns": 2_740_000}]
-            },
-            "sockets": sockets + 5, "backends": 2,
-            "largest": [backend("udp://10.0.0.1:53", sockets), backend("tcp://[fd00:1111:2222::5]:8080", 5)],
-            "moved_on": 0, "no_peer": 0, "age_ns": 0, "took_ns": 54_000
-        }))
-        .unwrap()
-    }
-
-    fn lines(view: &View, width: u16, height: u16) -> Vec<String> {
-        let area = Rect::new(0, 0, width, height);
-        let mut buffer = Buffer::empty(area);
-        view.draw(area, &mut buffer);
-        let rows = buffer.content.chunks(usize::from(width.max(1)));
-        rows.map(|row| row.iter().map(|cell| cell.symbol()).collect::<String>().trim_end().to_owned())
-            .collect()
-    }
-
-    #[test]
-    fn all_of_it_fits_80_by_24() {
-        let mut view = View::new(top(16_000, 1));
-        let later = view.at + Duration::from_secs(2);
-        view.update((later, Ok(top(16_100, 11))));
-        let lines = lines(&view, 80, 24);
-        let all = lines.join("\n");
-        for text in [
-            " skreap 0.1.0   engine netlink   up 3 h 12 min",
-            "2 clients",
-            "index   16,105 sockets to 2 backends, 16,105 of 1,048,576 nodes (1 %)",
-            "events  11 (5.0/s), 1 waiting; 12,345 (0/s) sockets destroyed",
-            "health  failed 2, incomplete 0, errors 0, dropped 0, stale 0",
-            "  total                        1.50 µs     21.4 µs      452 µs     2.74 ms",
-            "  udp://10.0.0.1:53",
-            "16.1k      +50       3      2",
-            "  61 s ago",
-            "tcp://[fd00:1111:2222::5]:8080",
-            "15.9k of 16.0k",
-            "2.74 ms",
-            "index read in 54.0 µs",
-        ] {
-            assert!(all.contains(text), "no {text:?} in\n{all}");
-        }
-        assert!(lines.iter().all(|line| line.chars().count() <= 80));
-    }
-
-    #[test]
-    fn no_area_is_too_small() {
-        let view = View::new(top(5, 0));
-        for (width, height) in [(0, 0), (1, 1), (10, 3), (79, 5), (40, 24), (300, 100)] {
-            lines(&view, width, height);
-        }
-    }
-
-    #[test]
-    fn another_service_has_no_rates_and_silence_is_said() {
-        let mut view = View::new(top(5, 9));
-        let mut other = top(7, 1);
-        other.status.pid = 8;
-        view.update((view.at + Duration::from_secs(1), Ok(other)));
-        assert!(view.rate(|top| top.sockets).is_none());
-        view.update((view.at + Duration::from_secs(2), Err("gone".to_owned())));
-        assert!(lines(&view, 80, 24).join("\n").contains("no answer, trying on: gone"));
-        view.scroll(100);
-        assert_eq!(view.scrolled, 1);
-        view.scroll(isize::MIN);
-        assert_eq!(view.scrolled, 0);
-    }
 }
