@@ -11,16 +11,16 @@ pub const MAX_ID_BYTES: usize = 256;
 /// One event. Serializes to its wire form, one JSON object:
 /// `{"id":"e1","type":"backend-deleted","backend":"udp://10.0.0.1:53","dry_run":true}`.
 ///
-/// Events are read with [`Request::parse`](crate::Request::parse) only, which refuses what it
-/// does not know; that is why this type is not `Deserialize`.
+/// Events are read with [`Request::parse`](crate::Request::parse) only, which refuses unknown
+/// fields; that is why this type is not `Deserialize`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Event {
     /// The sender's name for this event; the report mirrors it. See [`check_id`].
     pub id: String,
-    /// What happened.
+    /// The action.
     #[serde(flatten)]
     pub action: Action,
-    /// Report what would be destroyed, destroy nothing. Left out of the wire form when false.
+    /// List the victims, destroy nothing. Left out of the wire form when false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
     /// The file of the network namespace that the zones of link-local backends are in, such as `/run/netns/blue`.
@@ -38,7 +38,7 @@ impl Event {
     /// only with the network namespace it is in.
     ///
     /// # Errors
-    /// [`LinkError`] says what is missing, or too much.
+    /// [`LinkError`] names the missing or surplus part.
     pub fn check_links(&self) -> Result<(), LinkError> {
         if let Action::Reconcile { backends, .. } = &self.action {
             if let Some(backend) = backends.iter().find(|backend| backend.is_link_local()) {
@@ -58,7 +58,7 @@ impl Event {
     }
 }
 
-/// Why a backend does not name one host, and what to write instead.
+/// Reasons why a backend does not name one host, with the expected input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LinkError {
@@ -96,12 +96,12 @@ impl LinkError {
     }
 }
 
-/// What happened. A new kind is one variant here, and one row and one arm in `request.rs`.
+/// The action of an event. A new kind is one variant here, and one row and one arm in `request.rs`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Action {
-    /// The backend is gone: nobody answers at this address and port any more.
+    /// The backend is deleted: nothing listens at this address and port any more.
     BackendDeleted {
         /// The backend that is gone.
         backend: Backend,
@@ -164,7 +164,7 @@ pub fn check_id(id: &str) -> Result<(), IdError> {
     }
 }
 
-/// Why a string is not an id, and what to write instead.
+/// Reasons why a string is not an id, with the expected input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdError {

@@ -1,10 +1,11 @@
 //! Limits on what one event may do, and how fast.
 //!
 //! Two limits, both off by default:
-//! * *victims per event*: an event that would destroy more is refused as a whole. It guards against a control
-//!   plane that has lost its mind. A reconcile, whose victims nobody has named, always has such a limit.
-//! * *destroys per second*: each destroyed TCP connection is a RST on the wire and mostly a new connection
-//!   right after it. [`Pacer`] spreads them.
+//! * *victims per event*: an event that would destroy more is refused as a whole. This protects
+//!   against a control plane that sends wrong events. A reconcile does not name its victims, so it
+//!   always has such a limit.
+//! * *destroys per second*: each destroyed TCP connection causes a RST on the wire and usually a
+//!   new connection right after it. [`Pacer`] spreads them.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -16,23 +17,23 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Limit {
-    /// What the service allows one event (`--max-victims`).
+    /// The service's limit for one event (`--max-victims`).
     MaxVictims,
-    /// What the event allows itself (its own `max_victims`).
+    /// The event's own limit (its `max_victims`).
     OfTheEvent,
-    /// What the service allows a reconcile (`--reconcile-max`).
+    /// The service's limit for a reconcile (`--reconcile-max`).
     ReconcileMax,
     /// A reconcile of the whole machine that names neither networks nor a number.
     Unrestricted,
 }
 
-/// What the limits had to do with an event.
+/// The effect of the limits on an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Guarded {
     /// Most victims this event may have, if that is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_victims: Option<u64>,
-    /// Where `max_victims` comes from, or why the event is refused without one.
+    /// The source of `max_victims`, or the reason why the event is refused without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<Limit>,
     /// Most destroys per second, if that is limited.
@@ -48,7 +49,7 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// True if there is a limit at all, so that a report has something to say about it.
+    /// True if there is any limit, so that a report mentions it.
     pub const fn any(&self) -> bool {
         self.max_victims.is_some() || self.max_rate.is_some() || self.limit.is_some()
     }
@@ -61,7 +62,8 @@ impl Guarded {
         }
     }
 
-    /// Whether an event with this many victims must be refused; the text says why and what to do.
+    /// Whether an event with this many victims must be refused; the text gives the reason and the
+    /// next step.
     pub fn refusal(&self, victims: u64) -> Option<String> {
         if self.limit == Some(Limit::Unrestricted) {
             return Some(
@@ -114,11 +116,11 @@ impl ReconcileMax {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pacer {
     rate: NonZeroU64,
-    /// When the bucket is full again. Full means: a batch may go at once.
+    /// Time at which the bucket is full again. Full means that a batch is allowed at once.
     full_at: Duration,
 }
 
-/// How much of a second's destroys may go at once.
+/// Share of a second's destroys that is allowed at once.
 const BATCHES_PER_SECOND: u64 = 20;
 
 impl Pacer {
@@ -132,12 +134,12 @@ impl Pacer {
         self.rate
     }
 
-    /// How many may go at once, at most: a twentieth of a second's worth, and one at least.
+    /// Size of a batch: a twentieth of a second's worth, and at least one.
     pub fn batch(&self) -> u64 {
         (self.rate.get() / BATCHES_PER_SECOND).max(1)
     }
 
-    /// How long to wait from `now` on until the next batch may go.
+    /// Time to wait from `now` on until the next batch is allowed.
     pub fn wait(&self, now: Duration) -> Duration {
         self.full_at.saturating_sub(now)
     }
@@ -221,7 +223,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever waits as told never destroys more than the rate and one batch in any time.
+        /// A caller that waits as requested never destroys more than the rate and one batch in any
+        /// time.
         #[test]
         fn the_rate_is_kept(rate in 1_u64..100_000, idle in prop::collection::vec(0_u64..200_000_000, 1..50)) {
             let mut pacer = pacer(rate);

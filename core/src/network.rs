@@ -53,7 +53,7 @@ impl Network {
     }
 }
 
-/// The address without what is behind the prefix.
+/// The address without the bits after the prefix.
 fn mask(addr: IpAddr, prefix: u8) -> IpAddr {
     let prefix = u32::from(prefix);
     match addr {
@@ -99,7 +99,7 @@ impl<'de> Deserialize<'de> for Network {
     }
 }
 
-/// Why something is not a network, and what to write instead.
+/// Reasons why a text is not a network, with the expected input.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NetworkError {

@@ -31,21 +31,21 @@ pub struct SocketTuple {
     pub netns_inum: u32,
     /// Kernel name of the state, see [`state_name`].
     pub state: Cow<'static, str>,
-    /// Whose it is, where that was looked for.
+    /// Its owner, if it was searched for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attribution: Option<Box<Attribution>>,
 }
 
-/// Whose socket it is, as far as it could be found. All of it may have changed since.
+/// The owner of a socket, as far as found. All of it may have changed since.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Attribution {
     /// Name of the network namespace under `/run/netns`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns_name: Option<String>,
-    /// Path of the cgroup that the socket was made in, below the root of the hierarchy.
+    /// Path of the cgroup in which the socket was created, below the root of the hierarchy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
-    /// User that made the socket.
+    /// User that created the socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
     /// A process that has it open; others may too.
@@ -56,7 +56,7 @@ pub struct Attribution {
     pub command: Option<String>,
 }
 
-/// `netns blue cgroup /app uid 1000 pid 42 (curl)`, without what is not known.
+/// `netns blue cgroup /app uid 1000 pid 42 (curl)`, without the unknown parts.
 impl fmt::Display for Attribution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();

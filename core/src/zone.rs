@@ -9,7 +9,7 @@ const MAX_BYTES: usize = 15;
 
 /// A zone identifier (RFC 4007, section 11): the name of an interface, or its number, such as `eth0` or `2`.
 ///
-/// It means something only in one network namespace: two namespaces have an `eth0` each.
+/// It is valid only in one network namespace: two namespaces have an `eth0` each.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Zone {
     // Zeros behind the name, so that derived comparisons are those of the text.

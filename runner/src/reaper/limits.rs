@@ -1,4 +1,4 @@
-//! How many sockets one event may destroy, and what is said of one that would destroy more.
+//! The limit for the victims of one event, and the message for an event that exceeds it.
 
 use skreap_core::{Action, Backend, Event, Guarded, Incomplete, Limit, ReconcileMax, SocketTuple};
 
@@ -6,10 +6,10 @@ use super::Reaper;
 use super::handle::Done;
 use crate::engine::{Chosen, Link};
 
-/// Backends that a refused reconcile names, those with the most victims first.
+/// Number of backends that a refused reconcile names, those with the most victims first.
 const NAMED: usize = 5;
 
-/// What a pass that destroys nothing has found.
+/// The result of a pass that destroys nothing.
 #[derive(Debug, Default)]
 struct Count {
     by_backend: Vec<(Backend, u64)>,
@@ -36,7 +36,7 @@ fn count(n: u64, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-/// What the service allows one event.
+/// The service's limit for one event.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) max_victims: Option<u64>,
@@ -107,7 +107,7 @@ impl Reaper {
 
     fn count(&mut self, backends: &[(Backend, Option<Link>)], done: &mut Done) -> Option<Count> {
         let mut found = Count::default();
-        // The count is a pass of its own: what it finds is still to be done.
+        // The count is a pass of its own: its victims are still to be destroyed.
         let mut chosen = Chosen::default();
         for &(backend, link) in backends {
             chosen.set_link(link);

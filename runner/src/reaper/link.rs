@@ -15,7 +15,7 @@ use crate::engine::Link;
 use crate::sys::netns;
 use crate::sys::privileges;
 
-/// How long the look may take. A path can lead to a file system that never returns.
+/// Time limit for the lookup. A path can lead to a file system that never responds.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// `NSFS_MAGIC` (linux/magic.h): the file system of namespaces.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
