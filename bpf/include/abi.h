@@ -9,14 +9,14 @@
 #ifndef SKREAP_ABI_H
 #define SKREAP_ABI_H
 
-#define SKREAP_ABI_VERSION 2
+#define SKREAP_ABI_VERSION 3
 
 /*
  * Version of everything that lives in pinned maps.  Raise it whenever the programs of this version
  * cannot continue with the map contents of the version before.  A changed size is detected without
  * it.
  */
-#define SKREAP_LAYOUT_VERSION 2
+#define SKREAP_LAYOUT_VERSION 3
 
 /* Number of concurrent walks; each has a slot, a cursor node and an emit buffer of its own. */
 #define SKREAP_WALK_SLOTS 8
@@ -81,6 +81,8 @@ enum skreap_incomplete {
 	 */
 	SKREAP_INCOMPLETE_UNCONNECTED = 2,
 	SKREAP_INCOMPLETE_EVERYTHING = 4, /* sockets of any backend may be missing */
+	/* the kernel's own sockets (MPTCP subflows, an NFS mount) have connected to the target: the index has none */
+	SKREAP_INCOMPLETE_KERNEL = 8,
 };
 
 /*

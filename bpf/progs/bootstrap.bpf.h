@@ -79,9 +79,12 @@ static __always_inline void bootstrap_visit(void *trusted, const struct sock *sk
 	int result;
 
 	live_peer(sk, protocol, &live);
-	if (!live.dport || sk->sk_protocol != protocol || BPF_CORE_READ_BITFIELD(sk, sk_kern_sock) ||
-	    !in_cgroup(sk, bootstrap.cgroup))
+	if (!live.dport || sk->sk_protocol != protocol || !in_cgroup(sk, bootstrap.cgroup))
 		return;
+	if (BPF_CORE_READ_BITFIELD(sk, sk_kern_sock)) {
+		note_kernel_socket(key_of(&live), NODE_CONNECT);
+		return;
+	}
 	if (protocol == IPPROTO_TCP && was_accepted(sk, &live)) {
 		n->accepted++;
 		return;

@@ -72,7 +72,7 @@ static __always_inline void mark_everything(void)
 }
 
 /*
- * The bits of enum skreap_incomplete that marks decide. unconnected: also for sockets that only
+ * The bits of enum skreap_incomplete that marks and notes decide. unconnected: also for sockets that only
  * sent.
  */
 static __always_inline __u32 marked(__u64 key, bool unconnected)
@@ -91,6 +91,8 @@ static __always_inline __u32 marked(__u64 key, bool unconnected)
 		found |= SKREAP_INCOMPLETE_UNCONNECTED;
 	if (__sync_fetch_and_or(&marks.everything[young ^ 1], 0) | *(volatile __u32 *)&marks.everything[young])
 		found |= SKREAP_INCOMPLETE_EVERYTHING;
+	if (kernel_socket_noted(key))
+		found |= SKREAP_INCOMPLETE_KERNEL;
 	return found;
 }
 

@@ -378,12 +378,13 @@ __noinline int record_further(struct membership *m)
 
 /*
  * An in-kernel socket (MPTCP subflow, NFS, ...) fires connect but never cgroup/sock_release: its node
- * would stay for ever.  Anything but plain TCP and UDP cannot be destroyed by tuple.
+ * would stay for ever, so it leaves a note (kernel_notes.bpf.h).  Anything but plain TCP and UDP cannot be destroyed by tuple.
  */
-static __always_inline bool sock_may_be_indexed(const struct sock *sk)
+static __always_inline bool sock_may_be_indexed(const struct sock *sk, __u64 key, __u32 tag)
 {
 	if (BPF_CORE_READ_BITFIELD(sk, sk_kern_sock)) {
 		__sync_fetch_and_add(&counters.ignored_kernel, 1);
+		note_kernel_socket(key, tag);
 		return false;
 	}
 	if ((sk->sk_protocol == IPPROTO_UDP && sk->sk_type == SOCK_DGRAM) ||
@@ -479,7 +480,7 @@ static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 t
 	if (!bsk)
 		return false;
 	sk = sock_of(bsk);
-	if (!sock_may_be_indexed(sk))
+	if (!sock_may_be_indexed(sk, key, tag))
 		return false;
 	/* TCP connects under the socket lock: an earlier one is over, whoever called it. */
 	if ((tag & (NODE_CONNECT | NODE_WIDE)) == NODE_CONNECT && sk->sk_protocol == IPPROTO_UDP)

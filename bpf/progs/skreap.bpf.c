@@ -20,6 +20,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #include "index.bpf.h"
 #include "loop.bpf.h"
 #include "held.bpf.h"
+#include "kernel_notes.bpf.h"
 #include "marks.bpf.h"
 #include "record.bpf.h"
 #include "pending.bpf.h"

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,9 +22,9 @@ use crate::{Config, Counters, Error, Marker, Marks, Rekeyer, log};
 
 /// `SKREAP_ABI_VERSION` of this library: a program in another language passes it to the pinned walk
 /// program.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 /// `SKREAP_LAYOUT_VERSION` this library was written for.
-const LAYOUT_VERSION: u32 = 2;
+const LAYOUT_VERSION: u32 = 3;
 /// `CHUNK` of `index.bpf.h`.
 const CHUNK: u64 = 64;
 /// The counters occupy whole pages, so that a later version can add counters in the same memory.
@@ -39,6 +40,7 @@ pub struct Index {
     object: Object,
     shape: Shape,
     counters: Mapping,
+    notes: Mapping,
     emit: Arc<Emit>,
     /// Whether walks can destroy.
     destroys: Result<(), ModuleError>,
@@ -103,13 +105,14 @@ impl Index {
     fn of(object: Object, shape: Shape, destroys: Result<(), ModuleError>) -> Result<Self, Error> {
         let abi = shape.abi;
         let counters = map_memory(&object, ".bss.counters", size_of::<types::bss_counters>())?;
+        let notes = map_memory(&object, ".bss.kernel", size_of::<types::skreap_kernel_notes>())?;
         let emitted = (abi.walk_slots * abi.emit_max) as usize;
         let emit = Arc::new(Emit {
             victims: map_memory(&object, ".bss.emit", emitted * size_of::<types::skreap_victim>())?,
             results: map_memory(&object, ".bss.results", emitted * size_of::<i32>())?,
         });
         let slots = Arc::new(Slots::new(abi.walk_slots));
-        let mut index = Self { object, shape, counters, emit, destroys, slots };
+        let mut index = Self { object, shape, counters, notes, emit, destroys, slots };
         if index.destroys.is_ok() {
             index.destroys = index.functions()?;
         }
@@ -231,6 +234,18 @@ impl Index {
             everything: state.everything != [0; 2],
             sent: count(&mut state.sent.iter().copied()),
         })
+    }
+
+    /// True if a socket of the kernel's own has connected since the index was made, to whatever backend.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if the map cannot be read.
+    pub fn kernel_sockets_seen(&self) -> Result<bool, Error> {
+        let mut any: Vec<u32> = Vec::with_capacity(1);
+        let at = offset_of!(types::skreap_kernel_notes, any) / size_of::<u32>();
+        // SAFETY: an integer.
+        unsafe { self.notes.copy_to(at, 1, &mut any) }.map_err(|e| object_error(".bss.kernel", e))?;
+        Ok(any.first().is_some_and(|any| *any != 0))
     }
 
     /// Sets and clears marks.

@@ -43,6 +43,8 @@ pub struct WalkCounts {
     pub incomplete_unconnected: bool,
     /// Sockets of any backend may be missing.
     pub incomplete_everything: bool,
+    /// The kernel's own sockets have connected to the target, or to a backend with the same note; the index has none.
+    pub incomplete_kernel: bool,
     /// Errno of the call that ended a destroying walk early, if it was not the first call. The
     /// counts cover the calls before it; the rest of the bucket was not visited.
     pub broken_off: Option<i32>,
@@ -262,6 +264,7 @@ impl Walker {
             counts.incomplete_full |= ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_FULL.0 != 0;
             counts.incomplete_everything |=
                 ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_EVERYTHING.0 != 0;
+            counts.incomplete_kernel |= ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_KERNEL.0 != 0;
             counts.incomplete_unconnected |=
                 ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_UNCONNECTED.0 != 0;
             if ctx.emitted > 0 {

@@ -34,6 +34,11 @@ pub struct Skipped {
     /// Connected to the same link-local address on another link, or not known on which. Left out when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub other_link: u64,
+    /// The kernel's own (an NFS or CIFS mount, say): nothing can be told to its owner, and no engine
+    /// destroys it. The subflows of MPTCP, which belong to a program's socket, are victims instead.
+    /// Left out when 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub kernel: u64,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -44,9 +49,18 @@ const fn is_zero(n: &u64) -> bool {
 impl Skipped {
     /// All of them together, saturating.
     pub fn total(&self) -> u64 {
-        [self.unconnected, self.moved_on, self.no_peer, self.state, self.stale, self.gone, self.other_link]
-            .into_iter()
-            .fold(0, u64::saturating_add)
+        [
+            self.unconnected,
+            self.moved_on,
+            self.no_peer,
+            self.state,
+            self.stale,
+            self.gone,
+            self.other_link,
+            self.kernel,
+        ]
+        .into_iter()
+        .fold(0, u64::saturating_add)
     }
 }
 
@@ -75,11 +89,14 @@ pub enum Incomplete {
     /// The index may lack sockets of any backend, and no scan has finished the event: the search
     /// for sockets older than the hooks was incomplete, or a hook was detached for a while.
     IndexUnsure,
+    /// The kernel's own sockets are connected to the backend, and were not destroyed or could not be
+    /// looked for.
+    KernelSockets,
 }
 
 impl Incomplete {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::IndexFull,
         Self::WideUnconnected,
         Self::NetnsUnreachable,
@@ -88,6 +105,7 @@ impl Incomplete {
         Self::EngineFailed,
         Self::HookOrder,
         Self::IndexUnsure,
+        Self::KernelSockets,
     ];
 
     /// Name in kebab case, for example `index-full`.
@@ -101,6 +119,7 @@ impl Incomplete {
             Self::EngineFailed => "engine-failed",
             Self::HookOrder => "hook-order",
             Self::IndexUnsure => "index-unsure",
+            Self::KernelSockets => "kernel-sockets",
         }
     }
 }
@@ -125,6 +144,9 @@ pub enum FinishReason {
     /// Sockets that differ only in their cookie (SO_REUSEPORT groups): sock_diag cannot name them,
     /// an iterator can.
     NoExactId,
+    /// The kernel's own sockets have connected to the backend, and the index has none of those: a
+    /// dump finds them. Its victims are subflows of MPTCP.
+    KernelSockets,
 }
 
 /// The result of a second engine. Its numbers are part of the totals.
@@ -319,6 +341,7 @@ impl Outcome {
             (&mut skipped.state, more.state),
             (&mut skipped.stale, more.stale),
             (&mut skipped.other_link, more.other_link),
+            (&mut skipped.kernel, more.kernel),
             (&mut self.rechecks, other.rechecks),
             (&mut self.pending, other.pending),
         ] {
@@ -331,6 +354,13 @@ impl Outcome {
     pub fn add_stale(&mut self, stale: u64) {
         self.visited = self.visited.saturating_add(stale);
         self.skipped.stale = self.skipped.stale.saturating_add(stale);
+    }
+
+    /// Counts sockets of the kernel's own that are connected to the backend and stay so.
+    pub fn add_kernel(&mut self, kernel: u64) {
+        self.visited = self.visited.saturating_add(kernel);
+        self.skipped.kernel = self.skipped.kernel.saturating_add(kernel);
+        self.incomplete.insert(Incomplete::KernelSockets);
     }
 
     /// Adds the result of a further pass over the same backend: its victims, but not the sockets
@@ -506,8 +536,9 @@ mod tests {
             stale: 10_000,
             gone: 100_000,
             other_link: 1_000_000,
+            kernel: 10_000_000,
         };
-        assert_eq!(skipped.total(), 1_111_111);
+        assert_eq!(skipped.total(), 11_111_111);
         assert_eq!(Skipped::default().total(), 0);
     }
 

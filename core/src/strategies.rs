@@ -122,7 +122,7 @@ fn socket() -> impl Strategy<Value = SocketTuple> {
 fn outcome() -> impl Strategy<Value = Outcome> {
     (
         prop::sample::select(&EngineName::ALL[..]),
-        any::<[u64; 10]>(),
+        any::<[u64; 11]>(),
         prop::collection::vec((socket(), any::<i32>()), 0..80),
         prop::collection::btree_set(prop::sample::select(&Incomplete::ALL[..]), 0..3),
         prop::option::of(prop::collection::vec(socket(), 0..4)),
@@ -140,6 +140,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
                     stale: counts[7],
                     gone: counts[8],
                     other_link: counts[9],
+                    kernel: counts[10],
                 },
                 incomplete,
                 victims_listed,

@@ -26,6 +26,7 @@ mod heal;
 mod hidden;
 mod holder;
 mod index;
+mod kernel_sockets;
 mod kfunc;
 mod link;
 mod many;
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
         full::cases(),
         heal::cases(),
         owners::cases(),
+        kernel_sockets::cases(),
         audit::cases(),
         walk::cases(),
         race::cases(),

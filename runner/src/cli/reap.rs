@@ -113,6 +113,7 @@ pub(super) fn print(subject: &str, report: &Report) -> io::Result<()> {
             FinishReason::IndexUnsure => "the index may lack sockets of any backend",
             FinishReason::HookOrder => "they may be recorded under a virtual address",
             FinishReason::NoExactId => "they have no exact id",
+            FinishReason::KernelSockets => "the kernel has opened them, for MPTCP sockets of programs",
             _ => "the first engine could not",
         };
         writeln!(out, "  {} of these by engine {}: {why}", f.victims, f.engine)?;
@@ -133,6 +134,7 @@ pub(super) fn print(subject: &str, report: &Report) -> io::Result<()> {
         (s.stale, "STALE: the index missed a close"),
         (s.gone, "closed by their owner meanwhile"),
         (s.other_link, "on another link"),
+        (s.kernel, "the kernel's own"),
     ] {
         if n > 0 {
             writeln!(out, "  skipped {n}: {why}")?;

@@ -35,7 +35,7 @@ pub struct Diag {
 
 /// The parameters common to every netns and target.
 #[derive(Debug)]
-struct Scan {
+pub(super) struct Scan {
     filter_in_kernel: bool,
     states: StateMask,
     mptcp: bool,
@@ -154,9 +154,27 @@ impl Engine for Diag {
 }
 
 impl Scan {
+    /// Matched by the kernel. Does not tell the subflows of MPTCP apart, and so takes no lock of a socket.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the cgroup cannot be opened.
+    pub(super) fn of_any_owner(options: &EngineOptions) -> Result<Self, EngineError> {
+        let membership = match &options.cgroup {
+            Some(path) => Membership::new(path)?,
+            None => None,
+        };
+        Ok(Self {
+            filter_in_kernel: true,
+            states: options.states,
+            mptcp: false,
+            membership,
+            buffer: Vec::new(),
+        })
+    }
+
     /// Appends the sockets of the backend in these netns to `victims`, and those of which it cannot be said
     /// whether they belong to the cgroup to `undecided`. Answers why some may be missing.
-    fn all(
+    pub(super) fn all(
         &mut self,
         diag: &mut DiagSockets,
         netns: &[NetnsId],

@@ -163,6 +163,7 @@ impl Totals {
         all.stale += new.stale;
         all.gone += new.gone;
         all.other_link += new.other_link;
+        all.kernel += new.kernel;
         for (errno, n) in report.failed.by_errno() {
             *self.failed.entry(errno.clone()).or_default() += n;
         }

@@ -25,7 +25,7 @@ use skreap_bpf::{Config, Counters, Index, Walker};
 use skreap_core::{EngineName, ReconcileMax, Unconnected};
 
 use crate::engine::select::{self, Choice};
-use crate::engine::{Engine, EngineError, EngineOptions, Pace, Scope, StateMask};
+use crate::engine::{Engine, EngineError, EngineOptions, KernelSockets, Pace, Scope, StateMask};
 use crate::observe::listing::Listing;
 use crate::observe::monitor::{Identity, Monitor};
 use crate::observe::observer::Observer;
@@ -306,6 +306,7 @@ impl Builder {
         };
         let (engine, engine_why) = select::start_and_say(self.engine, &index, &options)?;
         let fallback = start_fallback(engine.name(), &index, &options);
+        let kernel_sockets = KernelSockets::new(&index, &options)?;
         let walker = index.walker()?;
         if self.grace {
             // Better now than with the first event.
@@ -360,6 +361,7 @@ impl Builder {
             overseer,
             healing: Arc::default(),
             fallback,
+            kernel_sockets,
             audits: None,
             walker,
             monitor,
@@ -504,6 +506,7 @@ pub struct Reaper {
     hooks: Hooks,
     engine: Box<dyn Engine>,
     fallback: Option<Fallback>,
+    kernel_sockets: KernelSockets,
     walker: Walker,
     order: OrderKeeper,
     overseer: Observer,
@@ -638,6 +641,7 @@ impl Reaper {
         if let Some(fallback) = &mut self.fallback {
             fallback.tidy();
         }
+        self.kernel_sockets.tidy();
         if !self.leave_order {
             self.order.tidy(&mut self.hooks, &self.overseer);
             self.monitor.ordered(self.order.status());

@@ -98,6 +98,7 @@ fn outcome(u: &mut Unstructured<'_>, dry_run: bool) -> Result<Outcome> {
         stale: n(u)?,
         gone,
         other_link: n(u)?,
+        kernel: n(u)?,
     };
     outcome.victims = destroyed + failures + gone;
     outcome.destroyed = if dry_run { 0 } else { destroyed };

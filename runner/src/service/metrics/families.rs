@@ -106,6 +106,7 @@ fn events(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
                 ("state", k.state),
                 ("stale", k.stale),
                 ("gone", k.gone),
+                ("kernel", k.kernel),
             ],
         ),
     )?;

@@ -1,0 +1,178 @@
+//! The kernel's own sockets: found when an event asks for a backend to which some have connected.
+//!
+//! One rule for all engines. The index has no node for such a socket, as no hook would say when it is closed, and no
+//! engine destroys one that it meets otherwise. Its connect leaves a note for its backend. An event on a noted
+//! backend dumps the sockets of that backend, in every netns, and takes no lock of any. Subflows of MPTCP, which
+//! the kernel has opened for a program's socket, are destroyed by their id. All others (the client of an NFS or CIFS
+//! mount, say) are left alone: the kernel would connect again. They are counted, and the report is incomplete.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use skreap_bpf::{Index, Owner, Victim, Walker};
+use skreap_core::{EngineName, FinishReason, Finished, Incomplete, Outcome, Target, Unconnected};
+
+use super::destroy::Destroyer;
+use super::diag::Scan;
+use super::{EngineError, EngineOptions, OwnerFinder, nanos};
+use crate::sys::netns::{self, Everywhere};
+use crate::sys::sock_diag::DiagSockets;
+
+/// Looks for the kernel's own sockets after an engine has done its work.
+#[derive(Debug)]
+pub(crate) struct KernelSockets {
+    index: Arc<Index>,
+    scan: Scan,
+    diag: DiagSockets,
+    owners: OwnerFinder,
+    destroyer: Destroyer,
+}
+
+/// What a look has found.
+#[derive(Default)]
+struct Found {
+    subflows: Vec<Victim>,
+    /// All others, and those of which it cannot be said whose they are.
+    kernel: u64,
+    missed: Vec<Incomplete>,
+}
+
+impl KernelSockets {
+    /// # Errors
+    /// [`EngineError`] if the cgroup cannot be opened, or a thread that visits namespaces not be made.
+    pub(crate) fn new(index: &Arc<Index>, options: &EngineOptions) -> Result<Self, EngineError> {
+        let diag = DiagSockets::new(Duration::ZERO)
+            .map_err(|source| EngineError::Io { what: "cannot start the netns thread".to_owned(), source })?;
+        Ok(Self {
+            index: Arc::clone(index),
+            scan: Scan::of_any_owner(options)?,
+            diag,
+            owners: OwnerFinder::default(),
+            destroyer: Destroyer::new(options.pace.clone())?,
+        })
+    }
+
+    /// Adds the kernel's own sockets of the target to what an engine has done, if any have connected there. `unsure`:
+    /// look also without a note, as the connects may have been noted under a virtual address.
+    pub(crate) fn finish(
+        &mut self,
+        walker: &mut Walker,
+        target: &Target,
+        unsure: bool,
+        outcome: &mut Outcome,
+    ) {
+        if let Err(e) = self.try_finish(walker, target, unsure, outcome) {
+            tracing::warn!(backend = %target.backend, "cannot look for the kernel's own sockets: {e}");
+            outcome.incomplete.insert(Incomplete::KernelSockets);
+        }
+    }
+
+    fn try_finish(
+        &mut self,
+        walker: &mut Walker,
+        target: &Target,
+        unsure: bool,
+        outcome: &mut Outcome,
+    ) -> Result<(), EngineError> {
+        // The common case: one load from memory.
+        if !self.index.kernel_sockets_seen()? {
+            return Ok(());
+        }
+        let mut recorded = Vec::new();
+        let all = Target { unconnected: Unconnected::Destroy, dry_run: true, ..*target };
+        if !walker.walk(&all, &mut recorded)?.incomplete_kernel && !unsure {
+            return Ok(());
+        }
+        let mut known: HashSet<u64> = recorded.iter().map(Victim::cookie).collect();
+        known.extend(outcome.victims_listed.iter().flatten().map(|socket| socket.cookie));
+        let start = Instant::now();
+        let found = self.find(target, &known)?;
+        let looked = Instant::now();
+        let more = self.destroy(target, found.subflows, &known);
+        if found.kernel > 0 {
+            outcome.add_kernel(found.kernel);
+        }
+        outcome.incomplete.extend(found.missed);
+        outcome.add_finished(Finished {
+            engine: EngineName::DiagFilter,
+            because: FinishReason::KernelSockets,
+            victims: more.victims,
+            destroyed: more.destroyed,
+            ns: nanos(start.elapsed()),
+        });
+        outcome.walk_ns += nanos(looked.duration_since(start));
+        outcome.add_victims(more);
+        Ok(())
+    }
+
+    /// What is closed between the dump and the question whose it is, is looked for once more.
+    fn find(&mut self, target: &Target, known: &HashSet<u64>) -> Result<Found, EngineError> {
+        let mut found = self.look(target, known)?;
+        if found.1 > 0 {
+            found = self.look(target, known)?;
+        }
+        let (mut found, unknown) = found;
+        found.kernel += unknown;
+        Ok(found)
+    }
+
+    /// With the number of sockets of which it cannot be said whose they are.
+    fn look(&mut self, target: &Target, known: &HashSet<u64>) -> Result<(Found, u64), EngineError> {
+        let (mut sockets, mut undecided) = (Vec::new(), Vec::new());
+        let mut found = Found::default();
+        let Everywhere { netns, whole } = netns::everywhere().map_err(|source| EngineError::Io {
+            what: "cannot list the netns in /proc".to_owned(),
+            source,
+        })?;
+        if !whole {
+            found.missed.push(Incomplete::NetnsUnreachable);
+        }
+        let missed = self.scan.all(&mut self.diag, &netns, &target.backend, &mut sockets, &mut undecided);
+        found.missed.extend(missed);
+        sockets.retain(|socket| !known.contains(&socket.cookie()));
+        // Their cgroup was removed, say. Nothing is destroyed that may be another's.
+        let undecided: Vec<Victim> = undecided.into_iter().map(|(socket, _)| socket).collect();
+        let foreign = self.owners.find(&undecided)?;
+        found.kernel +=
+            foreign.values().filter(|owner| matches!(owner, Owner::Kernel | Owner::Subflow)).count() as u64;
+        let owners = self.owners.find(&sockets)?;
+        let mut unknown = 0;
+        for socket in sockets {
+            match owners.get(&socket.cookie()) {
+                Some(Owner::Subflow) => found.subflows.push(socket),
+                Some(Owner::Kernel) => found.kernel += 1,
+                // Not in the index, for a reason of its own: a server's side, or no room.
+                Some(Owner::Program) => {}
+                Some(Owner::Unknown) | None => unknown += 1,
+            }
+        }
+        Ok((found, unknown))
+    }
+
+    fn destroy(&mut self, target: &Target, mut subflows: Vec<Victim>, known: &HashSet<u64>) -> Outcome {
+        let mut outcome = Outcome::new(EngineName::DiagFilter);
+        outcome.victims = subflows.len() as u64;
+        outcome.visited = outcome.victims;
+        if subflows.is_empty() {
+            return outcome;
+        }
+        let start = Instant::now();
+        let Self { scan, diag, destroyer, .. } = self;
+        let first: HashSet<u64> = subflows.iter().map(Victim::cookie).collect();
+        destroyer.finish(target.dry_run, &mut subflows, &mut outcome, |_, subflows| {
+            let Everywhere { netns, .. } = netns::everywhere()
+                .map_err(|source| EngineError::Io { what: "cannot list the netns".to_owned(), source })?;
+            scan.all(diag, &netns, &target.backend, subflows, &mut Vec::new());
+            subflows.retain(|socket| first.contains(&socket.cookie()) && !known.contains(&socket.cookie()));
+            Ok(())
+        });
+        outcome.destroy_ns = nanos(start.elapsed());
+        outcome
+    }
+
+    /// See [`Engine::tidy`](super::Engine::tidy).
+    pub(crate) fn tidy(&mut self) {
+        self.destroyer.diag.expire();
+    }
+}
