@@ -4,7 +4,7 @@
 //! connected to is noted, and an event on it looks for them.
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::core::{Action, Backend, FinishReason, Report};
+use skreap::core::{Action, Backend, FinishReason, Incomplete, Report};
 use skreap_testbed::{Client, Family, OpenSpec, Selection};
 
 use crate::case::{Case, case};
@@ -23,6 +23,7 @@ pub fn cases() -> Vec<Case> {
         case!(subflows_of_other_cgroups_survive),
         case!(subflows_are_listed_by_a_dry_run),
         case!(subflows_count_as_victims_beforehand).with(limited),
+        case!(reconcile_says_that_it_does_not_know_them).index_only(),
         case!(backends_without_kernel_sockets_are_not_looked_at),
     ]
 }
@@ -172,6 +173,25 @@ fn subflows_count_as_victims_beforehand(world: &mut World) -> Result<()> {
     client.close(sockets.remove(0).handle)?;
     expect_complete(&world.reap(tcp(1))?, 3)?;
     expect_aborted(&mut client, &sockets)
+}
+
+/// The index names no backend that only such sockets are connected to.
+fn reconcile_says_that_it_does_not_know_them(world: &mut World) -> Result<()> {
+    need_mptcp()?;
+    world.serve(&[tcp(1), tcp(2), udp(1)])?;
+    let mut client = world.client("client")?;
+    let socket = connect(&mut client, udp(1))?;
+    let living = Action::Reconcile { backends: vec![udp(1)] };
+    expect_complete(&world.tell(living.clone(), false)?, 0)?;
+    let unknown = connect_mptcp(&mut client, tcp(1), 1)?;
+    let known = [connect_mptcp(&mut client, tcp(2), 1)?, vec![connect(&mut client, tcp(2))?]].concat();
+    let report = world.tell(living, false)?;
+    ensure!(report.incomplete_because == [Incomplete::KernelSockets].into(), "{report:?}");
+    ensure!(report.destroyed == 2 && looked(&report) == Some((1, 1)), "{report:?}");
+    expect_aborted(&mut client, &known)?;
+    expect_echo(&mut client, &unknown)?;
+    ensure!(client.destroyed(Selection::List(vec![socket.handle]))?.is_empty());
+    Ok(())
 }
 
 fn backends_without_kernel_sockets_are_not_looked_at(world: &mut World) -> Result<()> {

@@ -187,7 +187,11 @@ impl Reaper {
         // its mark.
         let before = self.index.marks()?;
         let mut found = reconcile::gone(&mut self.walker, living, within, self.unconnected)?;
-        // A backend none of whose sockets was recorded is not known to the index at all.
+        // A backend none of whose sockets was recorded is not known to the index at all; nor is one that only the
+        // kernel's own sockets are connected to.
+        if self.index.kernel_sockets_seen()? {
+            found.incomplete.insert(Incomplete::KernelSockets);
+        }
         for marks in [before, self.index.marks()?] {
             if marks.backends > 0 {
                 found.incomplete.insert(Incomplete::IndexFull);
