@@ -181,7 +181,7 @@ fn reconcile_says_that_it_does_not_know_them(world: &mut World) -> Result<()> {
     world.serve(&[tcp(1), tcp(2), udp(1)])?;
     let mut client = world.client("client")?;
     let socket = connect(&mut client, udp(1))?;
-    let living = Action::Reconcile { backends: vec![udp(1)] };
+    let living = living(vec![udp(1)]);
     expect_complete(&world.tell(living.clone(), false)?, 0)?;
     let unknown = connect_mptcp(&mut client, tcp(1), 1)?;
     let known = [connect_mptcp(&mut client, tcp(2), 1)?, vec![connect(&mut client, tcp(2))?]].concat();

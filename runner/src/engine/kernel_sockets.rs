@@ -15,7 +15,7 @@ use skreap_core::{EngineName, FinishReason, Finished, Incomplete, Outcome, Targe
 
 use super::destroy::Destroyer;
 use super::diag::Scan;
-use super::{EngineError, EngineOptions, OwnerFinder, nanos};
+use super::{Chosen, EngineError, EngineOptions, OwnerFinder, nanos};
 use crate::sys::netns::{self, Everywhere};
 use crate::sys::sock_diag::DiagSockets;
 
@@ -59,10 +59,11 @@ impl KernelSockets {
         &mut self,
         walker: &mut Walker,
         target: &Target,
+        chosen: &Chosen,
         unsure: bool,
         outcome: &mut Outcome,
     ) {
-        if let Err(e) = self.try_finish(walker, target, unsure, outcome) {
+        if let Err(e) = self.try_finish(walker, target, chosen, unsure, outcome) {
             tracing::warn!(backend = %target.backend, "cannot look for the kernel's own sockets: {e}");
             outcome.incomplete.insert(Incomplete::KernelSockets);
         }
@@ -72,6 +73,7 @@ impl KernelSockets {
         &mut self,
         walker: &mut Walker,
         target: &Target,
+        chosen: &Chosen,
         unsure: bool,
         outcome: &mut Outcome,
     ) -> Result<(), EngineError> {
@@ -87,7 +89,7 @@ impl KernelSockets {
         let mut known: HashSet<u64> = recorded.iter().map(Victim::cookie).collect();
         known.extend(outcome.victims_listed.iter().flatten().map(|socket| socket.cookie));
         let start = Instant::now();
-        let found = self.find(target, &known)?;
+        let found = self.find(target, chosen, &known)?;
         let looked = Instant::now();
         let more = self.destroy(target, found.subflows, &known);
         if found.kernel > 0 {
@@ -107,10 +109,10 @@ impl KernelSockets {
     }
 
     /// What is closed between the dump and the question whose it is, is looked for once more.
-    fn find(&mut self, target: &Target, known: &HashSet<u64>) -> Result<Found, EngineError> {
-        let mut found = self.look(target, known)?;
+    fn find(&mut self, target: &Target, chosen: &Chosen, known: &HashSet<u64>) -> Result<Found, EngineError> {
+        let mut found = self.look(target, chosen, known)?;
         if found.1 > 0 {
-            found = self.look(target, known)?;
+            found = self.look(target, chosen, known)?;
         }
         let (mut found, unknown) = found;
         found.kernel += unknown;
@@ -118,7 +120,12 @@ impl KernelSockets {
     }
 
     /// With the number of sockets of which it cannot be said whose they are.
-    fn look(&mut self, target: &Target, known: &HashSet<u64>) -> Result<(Found, u64), EngineError> {
+    fn look(
+        &mut self,
+        target: &Target,
+        chosen: &Chosen,
+        known: &HashSet<u64>,
+    ) -> Result<(Found, u64), EngineError> {
         let (mut sockets, mut undecided) = (Vec::new(), Vec::new());
         let mut found = Found::default();
         let Everywhere { netns, whole } = netns::everywhere().map_err(|source| EngineError::Io {
@@ -130,7 +137,7 @@ impl KernelSockets {
         }
         let missed = self.scan.all(&mut self.diag, &netns, &target.backend, &mut sockets, &mut undecided);
         found.missed.extend(missed);
-        sockets.retain(|socket| !known.contains(&socket.cookie()));
+        sockets.retain(|socket| !known.contains(&socket.cookie()) && chosen.on_link(socket));
         // Their cgroup was removed, say. Nothing is destroyed that may be another's.
         let undecided: Vec<Victim> = undecided.into_iter().map(|(socket, _)| socket).collect();
         let foreign = self.owners.find(&undecided)?;

@@ -330,7 +330,7 @@ impl Reaper {
         if let Some(fallback) = &mut self.fallback {
             fallback.finish(target, chosen, &mut outcome);
         }
-        self.kernel_sockets.finish(&mut self.walker, target, self.order_unknown, &mut outcome);
+        self.kernel_sockets.finish(&mut self.walker, target, chosen, self.order_unknown, &mut outcome);
         // Engines that destroy in one step cannot pause in the middle of it: the next target waits
         // instead.
         let (spent, _) = self.pace.totals();
