@@ -277,7 +277,7 @@ fn one_is_not_several() -> Result<()> {
     let text = good(&["status", "--socket", &socket])?;
     ensure!(text.contains("\nlatency   of the last event: p50 "), "{text}");
     ensure!(
-        text.contains(" sent away, 0 lines refused\n")
+        text.contains(" rejected, 0 lines refused\n")
             && text.contains("; 2 runs\n")
             && !text.contains("1 differences"),
         "{text}"

@@ -93,7 +93,7 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
     row(
         "clients",
         format!(
-            "{} connected, {} since the start, {} sent away, {} refused",
+            "{} connected, {} since the start, {} rejected, {} refused",
             k.connected,
             grouped(k.accepted),
             grouped(k.refused_uid + k.refused_full),
@@ -113,7 +113,7 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
         row(
             "order",
             format!(
-                "our hooks are {place}; moved {}, held back {}, sockets put right {}",
+                "our hooks are {place}; moved {}, held back {}, sockets re-keyed {}",
                 order.moves, order.held_back, order.rekeyed
             ),
         )?;
