@@ -1,4 +1,4 @@
-//! A backend, to which clients are connected: a protocol, an address and a port.
+//! What clients are connected to: a protocol, an address and a port.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -65,11 +65,12 @@ impl FromStr for Protocol {
 
 /// One backend: protocol, unicast address and non-zero port, in one canonical form.
 ///
-/// An IPv4-mapped IPv6 address is stored as the IPv4 address, so that two spellings of the same
-/// peer are equal. Written and read as `udp://1.2.3.4:53` or `tcp://[fd00::1]:80`.
+/// An IPv4-mapped IPv6 address is held as the IPv4 address it stands for, so that two spellings
+/// of the same peer are equal. Written and read as `udp://1.2.3.4:53` or `tcp://[fd00::1]:80`.
 ///
-/// A link-local IPv6 address (`fe80::/10`) may have a zone, as in `udp://[fe80::1%eth0]:53`. Without one it is a peer as
-/// sockets have it, but names no host: [`Event::check_links`](crate::Event::check_links).
+/// A link-local IPv6 address (`fe80::/10`) may have a zone, as in `udp://[fe80::1%eth0]:53`.
+/// Without one it is a peer as sockets have it, but names no host:
+/// [`Event::check_links`](crate::Event::check_links).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Backend {
     protocol: Protocol,
@@ -85,9 +86,8 @@ impl Backend {
     /// * [`BackendError::PortZero`] and [`BackendError::Unspecified`]: a socket without a peer has
     ///   address and port zero, so a zero target would match listeners and unconnected sockets.
     /// * [`BackendError::Multicast`] and [`BackendError::Broadcast`]: these name a group of
-    ///   receivers, not one backend. The group continues when one of its members is deleted, so a
-    ///   deletion of one can only be a mistake, and it would destroy the sockets of every sender to
-    ///   the group.
+    ///   receivers, not one backend. The group goes on when one of its members is deleted, so a
+    ///   deletion of one can only be a mistake, and it would hit every sender to the group.
     pub fn new(protocol: Protocol, addr: IpAddr, port: u16) -> Result<Self, BackendError> {
         // First normalise, then check: `::ffff:0.0.0.0` is the unspecified address too.
         let addr = addr.to_canonical();
@@ -115,7 +115,7 @@ impl Backend {
         Ok(Self { zone: Some(zone), ..self })
     }
 
-    /// The same backend in the form of sockets, which keep their link elsewhere.
+    /// The same backend as sockets have it: they know their link by other means.
     #[must_use]
     pub const fn without_zone(self) -> Self {
         Self { zone: None, ..self }
@@ -126,8 +126,9 @@ impl Backend {
         self.zone
     }
 
-    /// True for `fe80::/10`: many links have a host of this address. (IPv4 has `169.254.0.0/16`, but sockets do not know
-    /// the link of such a peer, and the addresses in use there are those of one service of the whole machine.)
+    /// True for `fe80::/10`: many links have a host of this address. (IPv4 has `169.254.0.0/16`,
+    /// but sockets do not know the link of such a peer, and the addresses in use there are those of
+    /// one service of the whole machine.)
     pub const fn is_link_local(&self) -> bool {
         matches!(self.addr, IpAddr::V6(addr) if addr.is_unicast_link_local())
     }
@@ -238,7 +239,7 @@ impl<'de> Deserialize<'de> for Backend {
     }
 }
 
-/// Reasons why a text is not a backend, with the expected input.
+/// Why something is not a backend, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
@@ -260,7 +261,7 @@ pub enum BackendError {
          backend is matched by address and port in every network namespace"
     )]
     ZoneId,
-    /// The text after the `%` is not an interface.
+    /// What follows the `%` is not an interface.
     #[error(
         "{0} is not a zone; write the name of an interface or its number, such as tcp://[fe80::1%eth0]:80"
     )]
@@ -268,7 +269,7 @@ pub enum BackendError {
     /// `[` without `]`.
     #[error("the [ is not closed; write an IPv6 backend as tcp://[fd00::1]:80")]
     UnclosedBracket,
-    /// The text between the brackets is not an IPv6 address.
+    /// What stands between the brackets is not an IPv6 address.
     #[error("{0} is not an IPv6 address; write for example tcp://[fd00::1]:80, and IPv4 without brackets")]
     BadIpv6(String),
     /// An IPv6 address without brackets.
@@ -422,7 +423,8 @@ mod tests {
         assert_ne!(named, bare);
         assert_eq!(named.without_zone(), bare);
         assert_eq!(parse("tcp://[febf::1%2]:80").unwrap().to_string(), "tcp://[febf::1%2]:80");
-        // One address of IPv4 is one service, also a link-local one: cloud metadata, a node's DNS cache.
+        // One address of IPv4 is one service, also a link-local one: cloud metadata, a node's DNS
+        // cache.
         assert!(!parse("udp://169.254.20.10:53").unwrap().is_link_local());
         assert!(!parse("udp://[fd00::1]:53").unwrap().is_link_local());
     }

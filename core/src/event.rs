@@ -11,19 +11,20 @@ pub const MAX_ID_BYTES: usize = 256;
 /// One event. Serializes to its wire form, one JSON object:
 /// `{"id":"e1","type":"backend-deleted","backend":"udp://10.0.0.1:53","dry_run":true}`.
 ///
-/// Events are read with [`Request::parse`](crate::Request::parse) only, which refuses unknown
-/// fields; that is why this type is not `Deserialize`.
+/// Events are read with [`Request::parse`](crate::Request::parse) only, which refuses what it
+/// does not know; that is why this type is not `Deserialize`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Event {
     /// The sender's name for this event; the report mirrors it. See [`check_id`].
     pub id: String,
-    /// The action.
+    /// What happened.
     #[serde(flatten)]
     pub action: Action,
-    /// List the victims, destroy nothing. Left out of the wire form when false.
+    /// Report what would be destroyed, destroy nothing. Left out of the wire form when false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
-    /// The file of the network namespace that the zones of link-local backends are in, such as `/run/netns/blue`.
+    /// The file of the network namespace that the zones of link-local backends are in, such as
+    /// `/run/netns/blue`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
 }
@@ -34,11 +35,11 @@ impl Event {
         Self { id: id.into(), action, dry_run: false, netns: None }
     }
 
-    /// Checks that each backend names one host. A link-local address does so only with its link, and the name of a link
-    /// only with the network namespace it is in.
+    /// Checks that each backend names one host. A link-local address does so only with its link,
+    /// and the name of a link only with the network namespace it is in.
     ///
     /// # Errors
-    /// [`LinkError`] names the missing or surplus part.
+    /// [`LinkError`] says what is missing, or too much.
     pub fn check_links(&self) -> Result<(), LinkError> {
         if let Action::Reconcile { backends, .. } = &self.action {
             if let Some(backend) = backends.iter().find(|backend| backend.is_link_local()) {
@@ -58,7 +59,7 @@ impl Event {
     }
 }
 
-/// Reasons why a backend does not name one host, with the expected input.
+/// Why a backend does not name one host, and what to write instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LinkError {
@@ -96,23 +97,24 @@ impl LinkError {
     }
 }
 
-/// The action of an event. A new kind is one variant here, and one row and one arm in `request.rs`.
+/// What happened. A new kind is one variant here, and one row and one arm in `request.rs`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Action {
-    /// The backend is deleted: nothing listens at this address and port any more.
+    /// The backend is gone: nobody answers at this address and port any more.
     BackendDeleted {
         /// The backend that is gone.
         backend: Backend,
     },
     /// Several backends are gone, all in one event with one report.
     BackendsDeleted {
-        /// The backends that are gone: 1 to [`MAX_BACKENDS`](crate::MAX_BACKENDS). Naming one twice is the same as once.
+        /// The backends that are gone: 1 to [`MAX_BACKENDS`](crate::MAX_BACKENDS). Naming one twice
+        /// is the same as once.
         backends: Vec<Backend>,
     },
-    /// These backends live: everything else that the index has sockets of is gone. For a sender that has lost
-    /// events.
+    /// These backends live: everything else that the index has sockets of is gone. For a sender
+    /// that has lost events.
     Reconcile {
         /// The backends that live: 1 to [`MAX_BACKENDS`](crate::MAX_BACKENDS).
         backends: Vec<Backend>,
@@ -136,7 +138,8 @@ impl Action {
         }
     }
 
-    /// The backends that this action names as gone; none for a reconcile, which names those that live.
+    /// The backends that this action names as gone; none for a reconcile, which names those that
+    /// live.
     pub fn gone(&self) -> &[Backend] {
         match self {
             Self::BackendDeleted { backend } => std::slice::from_ref(backend),
@@ -164,7 +167,7 @@ pub fn check_id(id: &str) -> Result<(), IdError> {
     }
 }
 
-/// Reasons why a string is not an id, with the expected input.
+/// Why a string is not an id, and what to write instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdError {

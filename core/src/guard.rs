@@ -1,11 +1,10 @@
 //! Limits on what one event may do, and how fast.
 //!
 //! Two limits, both off by default:
-//! * *victims per event*: an event that would destroy more is refused as a whole. This protects
-//!   against a control plane that sends wrong events. A reconcile does not name its victims, so it
-//!   always has such a limit.
-//! * *destroys per second*: each destroyed TCP connection causes a RST on the wire and usually a
-//!   new connection right after it. [`Pacer`] spreads them.
+//! * *victims per event*: an event that would destroy more is refused as a whole. It guards against a control
+//!   plane that has lost its mind. A reconcile, whose victims nobody has named, always has such a limit.
+//! * *destroys per second*: each destroyed TCP connection is a RST on the wire and mostly a new connection
+//!   right after it. [`Pacer`] spreads them.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -17,23 +16,23 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Limit {
-    /// The service's limit for one event (`--max-victims`).
+    /// What the service allows one event (`--max-victims`).
     MaxVictims,
-    /// The event's own limit (its `max_victims`).
+    /// What the event allows itself (its own `max_victims`).
     OfTheEvent,
-    /// The service's limit for a reconcile (`--reconcile-max`).
+    /// What the service allows a reconcile (`--reconcile-max`).
     ReconcileMax,
     /// A reconcile of the whole machine that names neither networks nor a number.
     Unrestricted,
 }
 
-/// The effect of the limits on an event.
+/// What the limits had to do with an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Guarded {
     /// Most victims this event may have, if that is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_victims: Option<u64>,
-    /// The source of `max_victims`, or the reason why the event is refused without one.
+    /// Where `max_victims` comes from, or why the event is refused without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<Limit>,
     /// Most destroys per second, if that is limited.
@@ -42,14 +41,16 @@ pub struct Guarded {
     /// Victims that were counted before any was destroyed, if their number is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<u64>,
-    /// The event had more victims than allowed, and nothing was destroyed; in a dry run: it would be refused.
+    /// The event had more victims than allowed, and nothing was destroyed; in a dry run: it would
+    /// be refused.
     pub refused: bool,
-    /// Nanoseconds that were waited so that the rate is kept; part of the phases `destroy` and `other`.
+    /// Nanoseconds that were waited so that the rate is kept; part of the phases `destroy` and
+    /// `other`.
     pub paced_ns: u64,
 }
 
 impl Guarded {
-    /// True if there is any limit, so that a report mentions it.
+    /// True if there is a limit at all, so that a report has something to say about it.
     pub const fn any(&self) -> bool {
         self.max_victims.is_some() || self.max_rate.is_some() || self.limit.is_some()
     }
@@ -62,8 +63,7 @@ impl Guarded {
         }
     }
 
-    /// Whether an event with this many victims must be refused; the text gives the reason and the
-    /// next step.
+    /// Whether an event with this many victims must be refused; the text says why and what to do.
     pub fn refusal(&self, victims: u64) -> Option<String> {
         if self.limit == Some(Limit::Unrestricted) {
             return Some(
@@ -109,18 +109,19 @@ impl ReconcileMax {
     }
 }
 
-/// Keeps a rate of destroys: a bucket of tokens that fills with time and holds what one batch may take.
+/// Keeps a rate of destroys: a bucket of tokens that fills with time and holds what one batch may
+/// take.
 ///
-/// It has no clock. Time is a [`Duration`] since any fixed moment and must not go back; if it does, it stands
-/// still.
+/// It has no clock. Time is a [`Duration`] since any fixed moment and must not go back; if it does,
+/// it stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pacer {
     rate: NonZeroU64,
-    /// Time at which the bucket is full again. Full means that a batch is allowed at once.
+    /// When the bucket is full again. Full means: a batch may go at once.
     full_at: Duration,
 }
 
-/// Share of a second's destroys that is allowed at once.
+/// How much of a second's destroys may go at once.
 const BATCHES_PER_SECOND: u64 = 20;
 
 impl Pacer {
@@ -134,17 +135,18 @@ impl Pacer {
         self.rate
     }
 
-    /// Size of a batch: a twentieth of a second's worth, and at least one.
+    /// How many may go at once, at most: a twentieth of a second's worth, and one at least.
     pub fn batch(&self) -> u64 {
         (self.rate.get() / BATCHES_PER_SECOND).max(1)
     }
 
-    /// Time to wait from `now` on until the next batch is allowed.
+    /// How long to wait from `now` on until the next batch may go.
     pub fn wait(&self, now: Duration) -> Duration {
         self.full_at.saturating_sub(now)
     }
 
-    /// Takes note of `destroyed` at `now`. More than a batch may be told of: the next waits accordingly.
+    /// Takes note of `destroyed` at `now`. More than a batch may be told of: the next waits
+    /// accordingly.
     pub fn spend(&mut self, now: Duration, destroyed: u64) {
         let nanos = u128::from(destroyed) * 1_000_000_000 / u128::from(self.rate.get());
         let cost = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
@@ -223,8 +225,7 @@ mod tests {
     }
 
     proptest! {
-        /// A caller that waits as requested never destroys more than the rate and one batch in any
-        /// time.
+        /// Whoever waits as told never destroys more than the rate and one batch in any time.
         #[test]
         fn the_rate_is_kept(rate in 1_u64..100_000, idle in prop::collection::vec(0_u64..200_000_000, 1..50)) {
             let mut pacer = pacer(rate);

@@ -13,8 +13,8 @@ pub const MAX_NETWORKS: usize = 1024;
 
 /// An address and the length of the prefix that counts, in one canonical form.
 ///
-/// A network within `::ffff:0:0/96` is held as the IPv4 network it stands for, as backends are: so `10.0.0.0/8` holds the
-/// peer `::ffff:10.1.2.3` of an IPv6 socket.
+/// A network within `::ffff:0:0/96` is held as the IPv4 network it stands for, as backends are: so
+/// `10.0.0.0/8` holds the peer `::ffff:10.1.2.3` of an IPv6 socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network {
     addr: IpAddr,
@@ -25,8 +25,9 @@ impl Network {
     /// Checks and normalises a network.
     ///
     /// # Errors
-    /// [`NetworkError`]: the prefix is longer than the address, or 0, which is no restriction; or there are bits of the
-    /// address behind the prefix, which is usually a mistake in one of the two.
+    /// [`NetworkError`]: the prefix is longer than the address, or 0, which is no restriction; or
+    /// there are bits of the address behind the prefix, which is usually a mistake in one of the
+    /// two.
     pub fn new(addr: IpAddr, prefix: u8) -> Result<Self, NetworkError> {
         let longest = if addr.is_ipv4() { 32 } else { 128 };
         if prefix > longest {
@@ -46,14 +47,15 @@ impl Network {
         Ok(Self { addr, prefix })
     }
 
-    /// True if the address is in this network. An IPv4-mapped address is the IPv4 address it stands for.
+    /// True if the address is in this network. An IPv4-mapped address is the IPv4 address it stands
+    /// for.
     pub fn contains(&self, addr: IpAddr) -> bool {
         let addr = addr.to_canonical();
         addr.is_ipv4() == self.addr.is_ipv4() && mask(addr, self.prefix) == self.addr
     }
 }
 
-/// The address without the bits after the prefix.
+/// The address without what is behind the prefix.
 fn mask(addr: IpAddr, prefix: u8) -> IpAddr {
     let prefix = u32::from(prefix);
     match addr {
@@ -99,7 +101,7 @@ impl<'de> Deserialize<'de> for Network {
     }
 }
 
-/// Reasons why a text is not a network, with the expected input.
+/// Why something is not a network, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NetworkError {

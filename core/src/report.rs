@@ -19,7 +19,7 @@ use crate::timing::Phases;
 pub struct Report {
     /// Id of the event.
     pub id: String,
-    /// The action of the event: `type` and its own fields, for example `backend`.
+    /// What happened: `type` and its own fields, such as `backend`.
     #[serde(flatten)]
     pub action: Action,
     /// The engine that did it.
@@ -41,20 +41,20 @@ pub struct Report {
     pub skipped: Skipped,
     /// Victims that could not be destroyed.
     pub failed: Failures,
-    /// Results of other engines that finished the event, as part of the above. Left out when empty.
+    /// What other engines had to do for completeness, as part of the above. Left out when nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub finished: Vec<Finished>,
-    /// Repeated walks because a `connect()` was under way. Left out when 0.
+    /// Walks that were made again because a `connect()` was under way. Left out when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rechecks: u64,
-    /// Sockets recorded under the backend by a `connect()` without effect when the wait for it
-    /// ended: it failed, or hangs. Left out when 0.
+    /// Sockets recorded under the backend by a `connect()` that has had no effect when the time to wait for it
+    /// was over: it failed, or hangs. Left out when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pending: u64,
-    /// The effect of the limits. Left out when there are none.
+    /// What the limits did. Left out when there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guarded>,
-    /// Backends that another event, received before the walk began, has reaped: its id. Their
+    /// Backends for which another event, received before the walk began, had the same work done: its id. Their
     /// numbers are in its report. Left out when there are none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub merged: BTreeMap<Backend, String>,
@@ -91,7 +91,7 @@ pub struct BackendReport {
 }
 
 impl BackendReport {
-    /// The result of an engine for this backend.
+    /// What an engine did about this backend.
     pub fn new(backend: Backend, outcome: &Outcome) -> Self {
         Self {
             backend,
@@ -110,7 +110,7 @@ const fn is_zero(n: &u64) -> bool {
 }
 
 impl Report {
-    /// The report of an engine's outcome for an event.
+    /// The report of what an engine did about an event.
     pub fn new(event: &Event, outcome: Outcome, phases: Phases) -> Self {
         Self {
             id: event.id.clone(),

@@ -296,7 +296,8 @@ impl<'a> Reader<'a> {
             }
             None => return Err(self.refuse(field, format!("{field:?} is missing; {LIST_EXAMPLE}"))),
         };
-        // An empty list of living backends would make an end of every socket there is: surely a mistake.
+        // An empty list of living backends would make an end of every socket there is: surely a
+        // mistake.
         if list.is_empty() {
             return Err(self.refuse(field, format!("{field:?} is empty; {LIST_EXAMPLE}")));
         }
@@ -307,8 +308,8 @@ impl<'a> Reader<'a> {
         self.entries(field, list)
     }
 
-    /// An optional list of networks, empty when it is not there. One that is there and empty is surely a mistake: it would
-    /// restrict nothing.
+    /// An optional list of networks, empty when it is not there. One that is there and empty is
+    /// surely a mistake: it would restrict nothing.
     fn networks(&self, field: &str) -> Result<Vec<Network>, Refusal> {
         let list = match self.get(field) {
             None => return Ok(Vec::new()),

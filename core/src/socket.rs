@@ -31,21 +31,21 @@ pub struct SocketTuple {
     pub netns_inum: u32,
     /// Kernel name of the state, see [`state_name`].
     pub state: Cow<'static, str>,
-    /// Its owner, if it was searched for.
+    /// Whose it is, where that was looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attribution: Option<Box<Attribution>>,
 }
 
-/// The owner of a socket, as far as found. All of it may have changed since.
+/// Whose socket it is, as far as it could be found. All of it may have changed since.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Attribution {
     /// Name of the network namespace under `/run/netns`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns_name: Option<String>,
-    /// Path of the cgroup in which the socket was created, below the root of the hierarchy.
+    /// Path of the cgroup that the socket was made in, below the root of the hierarchy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
-    /// User that created the socket.
+    /// User that made the socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
     /// A process that has it open; others may too.
@@ -56,7 +56,7 @@ pub struct Attribution {
     pub command: Option<String>,
 }
 
-/// `netns blue cgroup /app uid 1000 pid 42 (curl)`, without the unknown parts.
+/// `netns blue cgroup /app uid 1000 pid 42 (curl)`, without what is not known.
 impl fmt::Display for Attribution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
@@ -69,7 +69,8 @@ impl fmt::Display for Attribution {
     }
 }
 
-/// `udp 10.0.0.2:4000 -> 10.0.0.1:53 cookie 7 netns 12`, where netns is the cookie, and the owner if known.
+/// `udp 10.0.0.2:4000 -> 10.0.0.1:53 cookie 7 netns 12`, where netns is the cookie, and the owner
+/// if known.
 impl fmt::Display for SocketTuple {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

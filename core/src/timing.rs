@@ -45,8 +45,22 @@ pub struct Phases {
 }
 
 impl Phases {
-    /// The same phases for an event that took `total_ns` in all; what no phase has is `other`. Phases that were measured
-    /// longer than the whole (a clock has its grain) make the total longer.
+    /// Each phase by its name on the wire, and the total.
+    pub const fn named(&self) -> [(&'static str, u64); 7] {
+        [
+            ("queue", self.queue_ns),
+            ("order", self.order_ns),
+            ("look", self.look_ns),
+            ("walk", self.walk_ns),
+            ("destroy", self.destroy_ns),
+            ("other", self.other_ns),
+            ("total", self.total_ns),
+        ]
+    }
+
+    /// The same phases for an event that took `total_ns` in all; what no phase has is `other`.
+    /// Phases that were measured longer than the whole (a clock has its grain) make the total
+    /// longer.
     #[must_use]
     pub fn closed(self, total_ns: u64) -> Self {
         let measured = [self.queue_ns, self.order_ns, self.look_ns, self.walk_ns, self.destroy_ns];
@@ -239,6 +253,10 @@ mod tests {
             let phases = open.closed(total_ns);
             let sum = queue_ns + order_ns + look_ns + walk_ns + destroy_ns + phases.other_ns;
             proptest::prop_assert_eq!(sum, phases.total_ns);
+            let json = serde_json::to_value(phases).unwrap();
+            for (name, ns) in phases.named() {
+                proptest::prop_assert_eq!(json[name].as_u64(), Some(ns));
+            }
             proptest::prop_assert!(phases.total_ns >= total_ns);
         }
     }

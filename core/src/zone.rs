@@ -7,9 +7,10 @@ use crate::error::excerpt;
 /// Longest interface name, in bytes: `IFNAMSIZ` of linux/if.h without its final zero.
 const MAX_BYTES: usize = 15;
 
-/// A zone identifier (RFC 4007, section 11): the name of an interface, or its number, such as `eth0` or `2`.
+/// A zone identifier (RFC 4007, section 11): the name of an interface, or its number, such as
+/// `eth0` or `2`.
 ///
-/// It is valid only in one network namespace: two namespaces have an `eth0` each.
+/// It means something only in one network namespace: two namespaces have an `eth0` each.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Zone {
     // Zeros behind the name, so that derived comparisons are those of the text.
@@ -17,8 +18,8 @@ pub struct Zone {
 }
 
 impl Zone {
-    /// Reads a zone: 1 to 15 visible ASCII characters, without those that an interface name cannot have or that mean
-    /// something else in a backend (`/`, `:`, `%`, `@`, `[`, `]`, `?`, `#`).
+    /// Reads a zone: 1 to 15 visible ASCII characters, without those that an interface name cannot
+    /// have or that mean something else in a backend (`/`, `:`, `%`, `@`, `[`, `]`, `?`, `#`).
     ///
     /// # Errors
     /// The text, quoted, if it is none. An interface with another name is named by its number.

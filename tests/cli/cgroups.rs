@@ -1,4 +1,5 @@
-//! Cgroup namespaces and mounts that hide others: what is not seen is said, and never taken for everything.
+//! Cgroup namespaces and mounts that hide others: what is not seen is said, and never taken for
+//! everything.
 
 use std::process::Command;
 
@@ -15,8 +16,8 @@ crate::tests![
     a_named_cgroup_says_what_is_not_seen,
 ];
 
-/// Runs a shell script in a mount namespace of its own. `$M` is where cgroup2 is mounted, `$T` an empty directory, `$S`
-/// the command under test.
+/// Runs a shell script in a mount namespace of its own. `$M` is where cgroup2 is mounted, `$T` an
+/// empty directory, `$S` the command under test.
 fn script(unshare: &[&str], script: &str) -> Result<Ended> {
     let directory = TempDir::new()?;
     let mut command = Command::new("unshare");
@@ -26,7 +27,8 @@ fn script(unshare: &[&str], script: &str) -> Result<Ended> {
     run_with(command, Vec::new())
 }
 
-/// As in a container: the cgroup is the root of a namespace, and nothing else of cgroup2 is mounted, at `$T/c`.
+/// As in a container: the cgroup is the root of a namespace, and nothing else of cgroup2 is
+/// mounted, at `$T/c`.
 fn in_container(label: &str, then: &str) -> Result<(Cgroup, Ended)> {
     let cgroup = Cgroup::create(label)?;
     let inside = cgroup.path().to_str().context("not UTF-8")?;

@@ -145,6 +145,7 @@ fn a_scrape_says_what_was_done() -> Result<()> {
             ("events_waiting", Some(0.0)),
             ("event_duration_seconds_count{phase=\"total\"}", Some(2.0)),
             ("event_duration_seconds_count{phase=\"queue\"}", Some(2.0)),
+            ("event_duration_seconds_count{phase=\"other\"}", Some(2.0)),
             ("event_duration_seconds_bucket{le=\"+Inf\",phase=\"walk\"}", Some(2.0)),
         ],
     )?;
@@ -172,7 +173,9 @@ fn native_histograms_for_who_asks() -> Result<()> {
     ensure!(events.metric.len() == 1, "{events:?}");
     ensure!(events.metric[0].counter.as_ref().is_some_and(|counter| counter.value == 1.0), "{events:?}");
     let duration = find("skreap_event_duration_seconds")?;
-    ensure!(duration.metric.len() == 4, "{duration:?}");
+    let phases: Vec<&str> = duration.metric.iter().map(|m| m.label[0].value.as_str()).collect();
+    let expected = ["queue", "order", "look", "walk", "destroy", "other", "total"];
+    ensure!(phases == expected, "{duration:?}");
     for metric in &duration.metric {
         let histogram = metric.histogram.as_ref().context("no histogram")?;
         ensure!(histogram.sample_count == 1 && histogram.bucket.len() >= 12, "{histogram:?}");

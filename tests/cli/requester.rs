@@ -1,6 +1,7 @@
-//! Who did it, and whose they were: one line of log for each event that did something, and owners in reports.
+//! Who did it, and whose they were: one line of log for each event that did something, and owners
+//! in reports.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use skreap_testbed::Cgroup;
@@ -16,6 +17,7 @@ crate::tests![
     a_dry_run_says_what_would_be_refused,
     two_asked_two_answered,
     what_reconcile_needs,
+    reconcile_asks_on_a_terminal,
 ];
 
 fn one_line_for_what_was_done() -> Result<()> {
@@ -149,6 +151,29 @@ fn what_reconcile_needs() -> Result<()> {
     let ended = run(&["reconcile", TCP, "--within", "0.0.0.0/0", "--yes", "--socket", &socket])?;
     ensure!(ended.code == Some(2) && ended.err.contains("restricts nothing"), "{ended:?}");
     ensure!(ten.echo(0, 10)?.answered() == 10);
+    drop(ten);
+    serve.finish()
+}
+
+fn reconcile_asks_on_a_terminal() -> Result<()> {
+    let serve = Serve::start("cli-asks")?;
+    let mut ten = Ten::new(&serve)?;
+    let command =
+        format!("{} reconcile {TCP} --socket {}", env!("CARGO_BIN_EXE_skreap"), serve.socket_arg()?);
+    let on_terminal = |answer: &str| {
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &command, "/dev/null"]);
+        run_with(script, answer.as_bytes().to_vec())
+    };
+    let shown = format!("not among 1 living backend: 6 sockets would be destroyed\r\n  {UDP}: 6 would be");
+    let ended = on_terminal("n\n")?;
+    ensure!(ended.code == Some(1) && ended.out.contains(&shown), "{ended:?}");
+    ensure!(ended.out.contains("Destroy them? [y/N]"), "{ended:?}");
+    ensure!(ended.out.contains("skreap: nothing was destroyed"), "{ended:?}");
+    ensure!(ten.echo(0, 10)?.answered() == 10);
+    let ended = on_terminal("y\n")?;
+    ensure!(ended.code == Some(0) && ended.out.contains(": 6 of 6 sockets destroyed"), "{ended:?}");
+    ensure!(ten.echo(6, 4)?.answered() == 4);
     drop(ten);
     serve.finish()
 }

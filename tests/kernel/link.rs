@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use skreap::core::{Action, Backend, Incomplete, Protocol};
-use skreap_testbed::{Family, Netns, OpenSpec};
+use skreap_testbed::{Client, Family, Mode, Netns, NetnsRef, Op, OpenSpec, Reply, SpawnOptions};
 
 use crate::case::{Case, case};
 use crate::sockets::*;
@@ -12,6 +12,7 @@ pub fn cases() -> Vec<Case> {
     let two = WorldOptions { netns: 2, ..WorldOptions::default() };
     vec![
         case!(only_the_sockets_on_the_link).with(two),
+        case!(connections_on_another_link_go_on),
         case!(a_link_that_is_not_there),
         case!(reconcile_passes_over_links).index_only(),
     ]
@@ -70,6 +71,35 @@ fn only_the_sockets_on_the_link(world: &mut World) -> Result<()> {
     expect_destroyed(&report, &mut [&mut here, &mut there], &[elsewhere])?;
     let by_backend: Vec<_> = report.by_backend.iter().map(|b| (b.backend, b.destroyed)).collect();
     ensure!(by_backend == [(backend("left")?, 1), (backend("lo")?, 0)], "{report:?}");
+    Ok(())
+}
+
+/// Both links have a host of that address that answers.
+fn connections_on_another_link_go_on(world: &mut World) -> Result<()> {
+    let far = [Netns::create("far-tcp-left")?, Netns::create("far-tcp-right")?];
+    let devices = [c"left", c"right"];
+    let mut hosts = Vec::new();
+    for (far, device) in far.iter().zip(devices) {
+        join(world.netns(0), far, device.to_str()?)?;
+        let mut host = Client::spawn(&SpawnOptions { label: "host", cgroup: None, netns: Some(far) })?;
+        let addr = format!("[fe80::1%{}]:80", ifindex(far, device)?).parse()?;
+        let netns = vec![NetnsRef::Own];
+        let echo = Op::StartEcho { protocol: Protocol::Tcp, addr, netns, mode: Mode::Echo };
+        let started = host.call(&echo)?;
+        ensure!(matches!(started, Reply::EchoStarted { .. }), "{started:?}");
+        hosts.push(host);
+    }
+    let mut client = world.client("client")?;
+    let mut cookies = Vec::new();
+    for device in [c"left", c"left", c"right"] {
+        let peer = format!("[fe80::1%{}]:80", ifindex(world.netns(0), device)?).parse()?;
+        cookies.push(open_to(&mut client, OpenSpec::new(Protocol::Tcp, Family::V6), peer)?.cookie);
+    }
+    let place = format!("/run/netns/{}", world.netns(0).name());
+    let action = Action::BackendDeleted { backend: "tcp://[fe80::1%left]:80".parse()? };
+    let report = world.tell_in(action, &place, false)?;
+    expect_exactly(&report, &mut [&mut client], &cookies[..2])?;
+    ensure!(report.skipped.other_link == 1 && expect_answers(&mut client)? == 1, "{report:?}");
     Ok(())
 }
 

@@ -53,8 +53,8 @@ impl Chosen {
         self.senders.insert(cookie);
     }
 
-    /// From now on only sockets on this link are victims; `None`: on any. An engine that destroys in the step in which it
-    /// finds has to list them first then.
+    /// From now on only sockets on this link are victims; `None`: on any. An engine that destroys
+    /// in the step in which it finds has to list them first then.
     pub fn set_link(&mut self, link: Option<Link>) {
         self.link = link;
     }
@@ -64,14 +64,15 @@ impl Chosen {
         self.link
     }
 
-    /// True if the socket may be a victim as far as its link goes. A connect to a link-local address binds the socket to
-    /// the link; of a socket that only sends the link is not known.
+    /// True if the socket may be a victim as far as its link goes. A connect to a link-local
+    /// address binds the socket to the link; of a socket that only sends the link is not known.
     pub(super) fn on_link(&self, victim: &Victim) -> bool {
         self.link.is_none_or(|link| link.netns == victim.netns() && link.ifindex == victim.ifindex())
     }
 
-    /// Takes out the sockets on other links, and the senders that have been victims before; remembers the other senders.
-    /// Those that were victims before are counted as what a destroyed socket is: without a peer.
+    /// Takes out the sockets on other links, and the senders that have been victims before;
+    /// remembers the other senders. Those that were victims before are counted as what a destroyed
+    /// socket is: without a peer.
     pub(super) fn sift(&mut self, target: &Target, victims: &mut Vec<Victim>) -> Sifted {
         let found = victims.len();
         victims.retain(|victim| self.on_link(victim));

@@ -1,4 +1,5 @@
-//! Full scan with BPF socket iterators: each socket is compared and destroyed in one step, under its lock.
+//! Full scan with BPF socket iterators: each socket is compared and destroyed in one step, under
+//! its lock.
 
 use std::thread;
 use std::time::Instant;
@@ -26,7 +27,8 @@ impl Iter {
     /// `walker` is for [`Scope::All`] only: it lists netns that no path shows.
     ///
     /// # Errors
-    /// [`EngineError`] if the iterators cannot be loaded, or the thread that visits namespaces cannot be made.
+    /// [`EngineError`] if the iterators cannot be loaded, or the thread that visits namespaces
+    /// cannot be made.
     pub fn new(walker: Walker, options: &EngineOptions) -> Result<Self, EngineError> {
         let cgroup = match &options.cgroup {
             Some(path) => membership::id_of(path)?,
@@ -39,8 +41,8 @@ impl Iter {
 }
 
 impl Iter {
-    /// An iterator does not know links: lists the sockets of the one netns first, and destroys those on the link by their
-    /// id.
+    /// An iterator does not know links: lists the sockets of the one netns first, and destroys
+    /// those on the link by their id.
     fn run_on(&mut self, link: Link, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
         let start = Instant::now();
         let mut outcome = Outcome::new(EngineName::Iter);
@@ -136,8 +138,8 @@ struct Done {
     unreachable: usize,
 }
 
-/// A thread of its own for the scans: an iterator covers the netns of the thread that makes it, and setns()
-/// must never move a thread that others run on.
+/// A thread of its own for the scans: an iterator covers the netns of the thread that makes it, and
+/// setns() must never move a thread that others run on.
 #[derive(Debug)]
 struct Scanner {
     ask: Option<Sender<Job>>,

@@ -58,9 +58,11 @@ pub struct Listing {
     pub sockets: u64,
     /// Memberships recorded under a backend the socket has left (failed or repeated connect).
     pub moved_on: u64,
-    /// Memberships of sockets that have no peer (connect in flight or failed, disconnected, destroyed).
+    /// Memberships of sockets that have no peer (connect in flight or failed, disconnected,
+    /// destroyed).
     pub no_peer: u64,
-    /// Unconnected IPv6 memberships, or sockets with very many peers, whose backend is not known by name.
+    /// Unconnected IPv6 memberships, or sockets with very many peers, whose backend is not known by
+    /// name.
     pub unnamed: u64,
     /// Nodes without their socket: an alarm.
     pub stale: u64,

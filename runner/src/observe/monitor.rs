@@ -85,8 +85,8 @@ struct Inner {
     observer: Observer,
     clients: Arc<Clients>,
     seen: Mutex<Seen>,
-    /// Seconds of each phase: queue, walk, destroy, total.
-    durations: [Histogram; 4],
+    /// Seconds of each phase, in the order of [`Phases::named`].
+    durations: [Histogram; 7],
     look: Mutex<Option<Look>>,
     /// The queue of events, for its length.
     queue: Mutex<Option<Receiver<Job>>>,
@@ -151,10 +151,7 @@ impl Monitor {
         if !report.dry_run && report.error.is_none() {
             push(&mut seen.phases, LATENCY_EVENTS, report.ns);
             drop(seen);
-            let ns = &report.ns;
-            for (histogram, ns) in
-                self.0.durations.iter().zip([ns.queue_ns, ns.walk_ns, ns.destroy_ns, ns.total_ns])
-            {
+            for (histogram, (_, ns)) in self.0.durations.iter().zip(report.ns.named()) {
                 histogram.observe(ns as f64 / 1e9);
             }
         }
@@ -315,9 +312,9 @@ impl Monitor {
     }
 
     /// The duration of each phase of all events, by the name of the phase.
-    pub(crate) fn phase_histograms(&self) -> [(&'static str, &Histogram); 4] {
-        let [queue, walk, destroy, total] = &self.0.durations;
-        [("queue", queue), ("walk", walk), ("destroy", destroy), ("total", total)]
+    pub(crate) fn phase_histograms(&self) -> impl Iterator<Item = (&'static str, &Histogram)> {
+        let names = Phases::default().named();
+        names.into_iter().zip(&self.0.durations).map(|((name, _), histogram)| (name, histogram))
     }
 
     /// When the service started, in seconds since 1970.

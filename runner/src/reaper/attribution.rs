@@ -1,7 +1,9 @@
-//! Whose sockets these are, as far as it can be found cheaply: for dry runs, failures, and `--attribute`.
+//! Whose sockets these are, as far as it can be found cheaply: for dry runs, failures, and
+//! `--attribute`.
 //!
-//! sock_diag knows the inode number, user and cgroup of a socket; the inode number is what `/proc/PID/fd` shows. All of it
-//! is done on a thread that is given a bounded time, and whatever it has not found by then is left out.
+//! sock_diag knows the inode number, user and cgroup of a socket; the inode number is what
+//! `/proc/PID/fd` shows. All of it is done on a thread that is given a bounded time, and whatever
+//! it has not found by then is left out.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
@@ -19,21 +21,21 @@ use crate::sys::netns::{self, NetnsId};
 use crate::sys::privileges;
 use crate::sys::sock_diag::{DiagSocket, Made};
 
-/// Maximum number of sockets whose owner is searched for; the rest of a longer list has no owner.
+/// Sockets that are looked for, at most; the rest of a longer list has no owner.
 const SOCKETS_MAX: usize = 4096;
 /// How long the search may take in all.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Where names of netns are.
 const NAMES: &str = "/run/netns";
 
-/// Adds its owner to each socket.
+/// Adds to each socket whose it is.
 pub(super) fn attribute(sockets: &mut [&mut SocketTuple]) {
     let asked: Vec<SocketTuple> = sockets.iter().take(SOCKETS_MAX).map(|socket| (**socket).clone()).collect();
     if asked.is_empty() {
         return;
     }
     let (reply, answer) = bounded(1);
-    // A thread of its own: it enters netns, and is abandoned if it hangs.
+    // A thread of its own: it enters netns, and is left behind if it hangs.
     let started = thread::Builder::new().name("skreap-whose".to_owned()).spawn(move || {
         let _ = reply.send(search(&asked, Instant::now() + PATIENCE));
     });
@@ -69,7 +71,7 @@ fn search(sockets: &[SocketTuple], deadline: Instant) -> Vec<Attribution> {
     sockets.iter().zip(&made).map(attribution).collect()
 }
 
-/// The data of sock_diag for each socket, netns by netns.
+/// What sock_diag says of each socket, netns by netns.
 fn made(sockets: &[SocketTuple], deadline: Instant) -> Vec<Option<Made>> {
     let mut by_netns: BTreeMap<NetnsId, Vec<usize>> = BTreeMap::new();
     for (i, socket) in sockets.iter().enumerate() {

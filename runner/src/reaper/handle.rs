@@ -68,8 +68,8 @@ impl Reaper {
         self.handle_received(event, Instant::now())
     }
 
-    /// As [`handle`](Self::handle), for an event that has waited since `received`; the wait is the report's
-    /// queue phase.
+    /// As [`handle`](Self::handle), for an event that has waited since `received`; the wait is the
+    /// report's queue phase.
     pub fn handle_received(&mut self, event: &Event, received: Instant) -> Report {
         self.handle_in(&mut Batch::default(), event, received)
     }
@@ -129,7 +129,8 @@ impl Reaper {
         self.order_unknown = !self.keep_order();
         done.order_ns = nanos(start.elapsed());
         let mut backends = self.gone(event, done);
-        // The name of a link means something in one netns only, so it is no key for events that waited together.
+        // The name of a link means something in one netns only, so it is no key for events that
+        // waited together.
         if !event.dry_run && event.netns.is_none() {
             (backends, done.merged) = batch.split(backends);
         }
@@ -256,8 +257,8 @@ impl Reaper {
         }
     }
 
-    /// Waits for connects under way, of all backends together, and reaps what came of them. Answers how many nanoseconds
-    /// of that no engine was at work.
+    /// Waits for connects under way, of all backends together, and reaps what came of them. Answers
+    /// how many nanoseconds of that no engine was at work.
     fn look_again(&mut self, all: &mut [One], chosen: &mut Chosen) -> u64 {
         let start = Instant::now();
         let mut engine_ns = 0_u64;

@@ -1,4 +1,4 @@
-//! The limit for the victims of one event, and the message for an event that exceeds it.
+//! How many sockets one event may destroy, and what is said of one that would destroy more.
 
 use skreap_core::{Action, Backend, Event, Guarded, Incomplete, Limit, ReconcileMax, SocketTuple};
 
@@ -6,10 +6,10 @@ use super::Reaper;
 use super::handle::Done;
 use crate::engine::{Chosen, Link};
 
-/// Number of backends that a refused reconcile names, those with the most victims first.
+/// Backends that a refused reconcile names, those with the most victims first.
 const NAMED: usize = 5;
 
-/// The result of a pass that destroys nothing.
+/// What a pass that destroys nothing has found.
 #[derive(Debug, Default)]
 struct Count {
     by_backend: Vec<(Backend, u64)>,
@@ -21,7 +21,8 @@ impl Count {
         self.by_backend.iter().map(|(_, n)| n).sum()
     }
 
-    /// `it would have destroyed 7 sockets of 2 backends: udp://10.0.0.1:53 (4), tcp://10.0.0.1:80 (3)`.
+    /// `it would have destroyed 7 sockets of 2 backends: udp://10.0.0.1:53 (4), tcp://10.0.0.1:80
+    /// (3)`.
     fn sentence(&self) -> String {
         let mut hit: Vec<&(Backend, u64)> = self.by_backend.iter().filter(|(_, n)| *n > 0).collect();
         hit.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
@@ -36,7 +37,7 @@ fn count(n: u64, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-/// The service's limit for one event.
+/// What the service allows one event.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) max_victims: Option<u64>,
@@ -46,7 +47,8 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// The limits that hold for this event; `connected` sockets are in the index, if that was counted.
+    /// The limits that hold for this event; `connected` sockets are in the index, if that was
+    /// counted.
     pub(super) fn apply(&self, event: &Event, connected: u64, guard: &mut Guarded) {
         if let Some(most) = self.max_victims {
             guard.lower(most, Limit::MaxVictims);
@@ -66,8 +68,8 @@ impl Limits {
 }
 
 impl Reaper {
-    /// Counts the victims, if their number is limited or they are to be attributed, and refuses the event if they are too
-    /// many.
+    /// Counts the victims, if their number is limited or they are to be attributed, and refuses the
+    /// event if they are too many.
     pub(super) fn may_reap(
         &mut self,
         event: &Event,
@@ -107,7 +109,7 @@ impl Reaper {
 
     fn count(&mut self, backends: &[(Backend, Option<Link>)], done: &mut Done) -> Option<Count> {
         let mut found = Count::default();
-        // The count is a pass of its own: its victims are still to be destroyed.
+        // The count is a pass of its own: what it finds is still to be done.
         let mut chosen = Chosen::default();
         for &(backend, link) in backends {
             chosen.set_link(link);

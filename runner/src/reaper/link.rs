@@ -1,4 +1,5 @@
-//! From the name of a link to what its sockets have of it: the netns and the number of the interface.
+//! From the name of a link to what its sockets have of it: the netns and the number of the
+//! interface.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -15,16 +16,18 @@ use crate::engine::Link;
 use crate::sys::netns;
 use crate::sys::privileges;
 
-/// Time limit for the lookup. A path can lead to a file system that never responds.
+/// How long the look may take. A path can lead to a file system that never returns.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// `NSFS_MAGIC` (linux/magic.h): the file system of namespaces.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
-/// The links of these names or numbers in the netns of this file; an error names what is at fault, and the next step.
+/// The links of these names or numbers in the netns of this file; an error names what is at fault,
+/// and the next step.
 pub(super) fn find(path: &str, zones: Vec<Zone>) -> Result<Vec<Link>, String> {
     let (reply, answer) = bounded(1);
     let owned = path.to_owned();
-    // A thread of its own: setns() must never move a thread that others run on. It is left behind if it hangs.
+    // A thread of its own: setns() must never move a thread that others run on. It is left behind
+    // if it hangs.
     thread::Builder::new()
         .name("skreap-link".to_owned())
         .spawn(move || {
@@ -55,7 +58,8 @@ fn look(path: &str, zones: &[Zone]) -> Result<Vec<Link>, String> {
     zones.iter().map(link).collect()
 }
 
-/// Opens the file if it is a namespace. What else it is must not be opened: it may be a device, or wait for a writer.
+/// Opens the file if it is a namespace. What else it is must not be opened: it may be a device, or
+/// wait for a writer.
 fn open(path: &str) -> io::Result<OwnedFd> {
     let place = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path)?;
     // SAFETY: statfs is made of integers, for which zero is a value.

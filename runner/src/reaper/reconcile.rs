@@ -21,8 +21,8 @@ pub(crate) struct Found {
     pub connected: u64,
 }
 
-/// The indexed backends that are not in `living`. With `within`, only those in one of these networks. Never a link-local
-/// one: its address names no host.
+/// The indexed backends that are not in `living`. With `within`, only those in one of these
+/// networks. Never a link-local one: its address names no host.
 ///
 /// # Errors
 /// [`Error`] if the index cannot be walked.

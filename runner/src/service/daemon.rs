@@ -152,7 +152,8 @@ fn answer(reaper: &mut Reaper, batch: &mut Batch, job: &Job) -> Reply {
     }
 }
 
-/// One line for every event that did something or should have: who asked for what, and what came of it.
+/// One line for every event that did something or should have: who asked for what, and what came of
+/// it.
 fn log(report: &Report, requester: Requester) {
     let result = EventResult::of(report);
     let idle = report.destroyed == 0 && matches!(result, EventResult::Complete | EventResult::DryRun);
@@ -179,7 +180,8 @@ fn log(report: &Report, requester: Requester) {
 /// Backends that a line of the log names.
 const NAMED: usize = 3;
 
-/// The first backends of an event, and how many more there are. A reconcile has those that are gone.
+/// The first backends of an event, and how many more there are. A reconcile has those that are
+/// gone.
 fn subject(report: &Report) -> String {
     let gone: Vec<Backend> = match report.action.gone() {
         [] => report.by_backend.iter().map(|b| b.backend).collect(),

@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// Inode number, and so cgroup id, of the root of the hierarchy. Whatever else is mounted, or is the root of a cgroup
-/// namespace, has another.
+/// Inode number, and so cgroup id, of the root of the hierarchy. Whatever else is mounted, or is
+/// the root of a cgroup namespace, has another.
 const ROOT: u64 = 1;
 
 /// A mount of cgroup2 that can be used.
@@ -17,8 +17,8 @@ const ROOT: u64 = 1;
 pub struct Mount {
     /// Where it is mounted.
     pub path: PathBuf,
-    /// It is the root of the hierarchy, in which every process is. In a container with a cgroup namespace of its own, what
-    /// is mounted as cgroup2 is usually the container's part only.
+    /// It is the root of the hierarchy, in which every process is. In a container with a cgroup
+    /// namespace of its own, what is mounted as cgroup2 is usually the container's part only.
     pub whole: bool,
 }
 
@@ -34,8 +34,8 @@ pub struct Mount {
 )]
 pub struct PartOnly(pub PathBuf);
 
-/// The best mount of cgroup2: the first one of its root, else the first one of a part of it. What is mounted over does not
-/// count.
+/// The best mount of cgroup2: the first one of its root, else the first one of a part of it. What
+/// is mounted over does not count.
 ///
 /// # Errors
 /// `NotFound` if there is none; the errno if `/proc/self/mountinfo` cannot be read.
@@ -64,7 +64,8 @@ pub fn root() -> io::Result<PathBuf> {
     Ok(mount()?.path)
 }
 
-/// What a service on this cgroup does not see; `None` for the root of the hierarchy, in which every socket is.
+/// What a service on this cgroup does not see; `None` for the root of the hierarchy, in which every
+/// socket is.
 ///
 /// # Errors
 /// The errno of looking at the directory.
@@ -117,8 +118,8 @@ struct KernfsHandle {
 /// `FILEID_KERNFS` (linux/exportfs.h).
 const FILEID_KERNFS: libc::c_int = 0xfe;
 
-/// Opens the cgroup with this id (its inode number); `directory` is any of the same hierarchy. Needs
-/// CAP_DAC_READ_SEARCH.
+/// Opens the cgroup with this id (its inode number); `directory` is any of the same hierarchy.
+/// Needs CAP_DAC_READ_SEARCH.
 ///
 /// # Errors
 /// `ESTALE` if the cgroup was removed; otherwise the errno of open_by_handle_at(2).

@@ -46,7 +46,7 @@ impl Collector for Families {
             Ok(listing) => listed(&mut to, &listing)?,
             Err(e) => tracing::warn!("cannot walk the index for metrics: {e}"),
         }
-        let help = "Duration of events by phase: waiting in the queue, finding, destroying, and total";
+        let help = "Duration of events by phase; all phases together are the total";
         let mut family =
             to.0.encode_descriptor("event_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
         for (phase, histogram) in self.monitor.phase_histograms() {
@@ -107,6 +107,7 @@ fn events(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
                 ("stale", k.stale),
                 ("gone", k.gone),
                 ("kernel", k.kernel),
+                ("other-link", k.other_link),
             ],
         ),
     )?;

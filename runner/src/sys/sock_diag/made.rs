@@ -22,8 +22,8 @@ pub(crate) struct Made {
 }
 
 impl DiagSocket {
-    /// Asks after each of these sockets, all of which must be in this socket's netns. `None` for those that are gone, have
-    /// no name of their own, or have no owner. No socket's lock is taken.
+    /// Asks after each of these sockets, all of which must be in this socket's netns. `None` for
+    /// those that are gone, have no name of their own, or have no owner. No socket's lock is taken.
     ///
     /// # Errors
     /// The errno of the send or receive; open a new socket then.
