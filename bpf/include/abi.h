@@ -191,19 +191,32 @@ struct skreap_counters {
  */
 struct skreap_bootstrap_counts {
 	__u64 indexed;
-	__u64 known;	/* a hook was first */
-	__u64 accepted; /* left out: the server's side */
-	__u64 closed;	/* left out: closed, or just being closed */
-	__u64 dropped;	/* no room; the backend is marked as incomplete */
+	__u64 closed; /* left out: closed, or just being closed */
 };
+
+enum skreap_older_what {
+	SKREAP_OLDER_CLIENT = 1,
+	SKREAP_OLDER_ACCEPTED = 2, /* left out: the server's side */
+	SKREAP_OLDER_DROPPED = 3,  /* no room; the backend is marked as incomplete */
+};
+
+/* A socket that the iterators over older sockets have come to: their output.  One that several processes have open, or
+ * that is met again, is told of each time; a dropped one is told of as a client before. */
+struct skreap_older {
+	__u64 cookie;
+	__u32 protocol;
+	__u32 what; /* enum skreap_older_what */
+};
+_Static_assert(sizeof(struct skreap_older) == 16, "no hidden padding");
 
 struct skreap_bootstrap {
 	__u64 cgroup; /* in: id of the indexed cgroup; 0: the root */
 	struct skreap_bootstrap_counts tcp;
 	struct skreap_bootstrap_counts udp;
+	__u64 passed; /* sockets that were looked at: grows for as long as a pass is not held up */
 	__u64 fence;
 };
-_Static_assert(sizeof(struct skreap_bootstrap) == 96, "no hidden padding");
+_Static_assert(sizeof(struct skreap_bootstrap) == 56, "no hidden padding");
 
 /*
  * Context of the `skreap_functions` program: 1 where it was loaded with the function of the module.

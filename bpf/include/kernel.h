@@ -33,6 +33,7 @@
 #define TCP_CLOSE_WAIT 8
 #define TCP_LAST_ACK 9
 #define TCP_CLOSING 11
+#define TCP_NEW_SYN_RECV 12
 
 #define ENOENT 2
 #define EBUSY 16
@@ -135,10 +136,50 @@ struct ns_common {
 	refcount_t count; /* until 6.17 */
 };
 
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+/* The last one is no node but 1 and, above that, a number. */
+struct hlist_nulls_node {
+	struct hlist_nulls_node *next;
+};
+
+struct inet_ehash_bucket {
+	struct hlist_nulls_node *chain;
+};
+
+/* The table of TCP sockets that have a peer */
+struct inet_hashinfo {
+	struct inet_ehash_bucket *ehash;
+	unsigned int ehash_mask;
+};
+
+struct inet_timewait_death_row {
+	struct inet_hashinfo *hashinfo; /* since 6.1 */
+};
+
+struct udp_hslot {
+	int count;
+};
+
+/* The table of UDP sockets that have a local port */
+struct udp_table {
+	struct udp_hslot *hash;
+	unsigned int mask;
+};
+
+struct netns_ipv4 {
+	struct inet_timewait_death_row tcp_death_row;
+	struct udp_table *udp_table; /* since 6.2 */
+};
+
 struct net {
 	struct list_head list; /* in net_namespace_list */
 	__u64 net_cookie;
 	struct ns_common ns;
+	__u32 hash_mix;
+	struct netns_ipv4 ipv4;
 };
 
 struct nsproxy {
@@ -175,6 +216,8 @@ struct sock_common {
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 	atomic64_t skc_cookie;
+	struct hlist_node skc_node;
+	struct hlist_nulls_node skc_nulls_node; /* the same place */
 };
 
 struct kernfs_node {
@@ -203,7 +246,10 @@ struct file___6_12 {
 	atomic64_t f_count; /* atomic_long_t there */
 };
 
+struct sock;
+
 struct socket {
+	struct sock *sk;
 	struct file *file; /* null: a socket of the kernel's own, or one that was released */
 };
 
@@ -254,6 +300,17 @@ struct bpf_iter__udp {
 	struct udp_sock *udp_sk;
 };
 
+/* Context of iter/task_file (kernel/bpf/task_iter.c) */
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct file *file;
+};
+
 #pragma clang attribute pop
+
+/* struct hlist_head and struct hlist_nulls_head, with which every bucket of a table begins */
+struct chain_head {
+	__u64 first;
+};
 
 #endif

@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
 /*
- * Bootstrap: sockets that are older than the hooks are put into the index by socket iterators, once, while the
- * hooks are attached already.
+ * Bootstrap: sockets that are older than the hooks are put into the index, once, while the hooks are attached already.
  *
- * The race with close: an iterator may show a socket whose cgroup/sock_release has run, or runs now, on another
+ * Two ways lead to them.  The iterator over the files of all processes has no socket's lock, so no owner can hold it
+ * up.  It holds a reference to the file: the socket's release is yet to come, and finds the node.  The iterators over
+ * the sockets of a netns also show those that no process has open (on their way over a unix socket, registered with
+ * io_uring), and what they show is trusted, so that a reference can be taken of it (held.bpf.h); but they wait for the
+ * lock of each socket.
+ *
+ * The race with close: an iterator over sockets may show one whose cgroup/sock_release has run, or runs now, on another
  * CPU.  A node that is linked after it would stay for ever.  So the node is linked first, and then the file is
  * looked at.  If it still had a reference, its last one goes later, and the release after that finds the node.
  * If it had none, the node is taken out again here; whether the release was before, after or in between does
@@ -13,16 +18,14 @@
  *
  * The race with connect() needs nothing: who comes second finds the membership there, under the same lock.
  *
- * The server's side of a TCP connection is left out: it never connected, so the hooks would not have recorded it
- * either.  Such a socket is a copy of its listener, so it has a backlog, and the handshake has left the interface
- * of the peer's first packet where a socket keeps the one for multicast.  Both must be so.  The side of a client
- * has neither; it would need to have listened before and to have chosen an interface for multicast, on TCP.  The
- * mistake that is left, a listener with a backlog of 0, costs a node and nothing else.
+ * The server's side of a TCP connection is left out (accepted.bpf.h): it never connected, so the hooks would not have
+ * recorded it either.
  */
 #ifndef SKREAP_BOOTSTRAP_BPF_H
 #define SKREAP_BOOTSTRAP_BPF_H
 
 #include "cgroup.bpf.h"
+#include "accepted.bpf.h"
 
 /* States of TCP sockets that are, or are about to be, connected to somebody.  Those in TIME_WAIT and NEW_SYN_RECV
  * are shorter than a struct sock. */
@@ -32,6 +35,10 @@
 
 /* The process' own, not the index': in .data, so that it is not pinned. */
 struct skreap_bootstrap bootstrap SEC(".data.bootstrap");
+
+/* Never read: puts the types, and so their Rust twins, into the BTF of the object. */
+const volatile struct skreap_older older_type;
+const volatile enum skreap_older_what older_what_type;
 
 /* Whether the socket's file still has a reference, so that its release is yet to come. */
 static __always_inline bool is_open(const struct sock *sk)
@@ -58,26 +65,49 @@ static __always_inline bool is_open(const struct sock *sk)
 	       *(struct file *const volatile *)&socket->file == file;
 }
 
-static __always_inline bool was_accepted(const struct sock *sk, const struct peer *live)
+/* False if user space could not be told: the iterator then shows the same socket again. */
+static __always_inline bool bootstrap_tell(struct seq_file *seq, __u64 cookie, __u8 protocol, __u8 what)
 {
-	const struct inet_sock *inet = bpf_core_cast(sk, struct inet_sock);
+	struct skreap_older older = {.cookie = cookie, .protocol = protocol, .what = what};
 
-	if (!sk->sk_max_ack_backlog)
-		return false;
-	if (live->family == AF_INET)
-		return !bpf_core_field_exists(inet->mc_index) || inet->mc_index;
-	return !bpf_core_field_exists(inet->pinet6) || (inet->pinet6 && inet->pinet6->mcast_oif);
+	return !bpf_seq_write(seq, &older, sizeof(older));
 }
 
-/* trusted: the socket as the iterator gave it, which the cookie helper asks for */
-static __always_inline void bootstrap_visit(void *trusted, const struct sock *sk, __u8 protocol,
-					    struct skreap_bootstrap_counts *n)
+/* Records the socket.  trusted: as the kernel gave it, if a reference can be taken of that. */
+static __always_inline int bootstrap_record(struct shard *s, struct membership *m, void *trusted)
+{
+	int result;
+
+	if (trusted)
+		return record_membership(s, m, trusted);
+	m->node = 0;
+	m->dead = 0;
+	result = record_first(s, m);
+	if (result == RECORD_NO_NODE)
+		result = record_further(m);
+	if (holding() && result == RECORD_NEW) {
+		__sync_fetch_and_add(&counters.not_held, 1);
+		/* The node of a wide socket is there before the others go: a walk always finds one of them. */
+		if (m->tag & NODE_WIDE)
+			record_forget(m, DROP_LISTED);
+	}
+	return result;
+}
+
+/*
+ * named: the socket as the cookie helper asks for it.  User space is told of a socket before anything is done about
+ * it, and nothing that is done is done twice: what there was no room to tell of is shown again.
+ */
+static __always_inline void bootstrap_visit(struct seq_file *seq, void *named, void *trusted, const struct sock *sk,
+					    __u8 protocol, struct skreap_bootstrap_counts *n)
 {
 	struct membership m = {};
+	bool accepted;
 	struct shard *s;
 	struct peer live;
 	int result;
 
+	bootstrap.passed++;
 	live_peer(sk, protocol, &live);
 	if (!live.dport || sk->sk_protocol != protocol || !in_cgroup(sk, bootstrap.cgroup))
 		return;
@@ -85,16 +115,16 @@ static __always_inline void bootstrap_visit(void *trusted, const struct sock *sk
 		note_kernel_socket(key_of(&live), NODE_CONNECT);
 		return;
 	}
-	if (protocol == IPPROTO_TCP && was_accepted(sk, &live)) {
-		n->accepted++;
+	m.cookie = bpf_get_socket_cookie(named);
+	accepted = protocol == IPPROTO_TCP && was_accepted(sk, &live);
+	if (!bootstrap_tell(seq, m.cookie, protocol, accepted ? SKREAP_OLDER_ACCEPTED : SKREAP_OLDER_CLIENT) ||
+	    accepted)
 		return;
-	}
 	if (!is_open(sk)) {
 		n->closed++;
 		return;
 	}
 	m.sk = (__u64)sk;
-	m.cookie = bpf_get_socket_cookie(trusted);
 	m.key = key_of(&live);
 	m.live_key = m.key;
 	m.found = 1;
@@ -103,13 +133,11 @@ static __always_inline void bootstrap_visit(void *trusted, const struct sock *sk
 	s = shard_at(shard_of(m.cookie));
 	if (!s)
 		return;
-	result = record_membership(s, &m, trusted);
+	result = bootstrap_record(s, &m, trusted);
 	if (result == RECORD_NEW)
 		n->indexed++;
-	else if (result == RECORD_KNOWN)
-		n->known++;
-	else
-		n->dropped++;
+	else if (result != RECORD_KNOWN && !bootstrap_tell(seq, m.cookie, protocol, SKREAP_OLDER_DROPPED))
+		return;
 	record_count(&m, result);
 	/* Dekker: the node before the look at the file, the last reference before the look at the record.  An
 	 * exchange is a full barrier. */
@@ -122,15 +150,36 @@ static __always_inline void bootstrap_visit(void *trusted, const struct sock *sk
 	}
 }
 
-static __always_inline void bootstrap_tcp(struct sock_common *c)
+static __always_inline void bootstrap_tcp(struct seq_file *seq, struct sock_common *c)
 {
 	if (1 << (c->skc_state & 31) & TCP_WITH_PEER)
-		bootstrap_visit(c, sock_of(c), IPPROTO_TCP, &bootstrap.tcp);
+		bootstrap_visit(seq, c, c, sock_of(c), IPPROTO_TCP, &bootstrap.tcp);
 }
 
-static __always_inline void bootstrap_udp(struct udp_sock *udp)
+static __always_inline void bootstrap_udp(struct seq_file *seq, struct udp_sock *udp)
 {
-	bootstrap_visit(udp, sock_of(udp), IPPROTO_UDP, &bootstrap.udp);
+	bootstrap_visit(seq, udp, udp, sock_of(udp), IPPROTO_UDP, &bootstrap.udp);
+}
+
+/* The verifier takes a socket that was reached through its file for a name, but not for something to hold. */
+static __always_inline void bootstrap_file(struct seq_file *seq, struct file *file)
+{
+	struct socket *socket = bpf_sock_from_file(file);
+	struct sock *named, *sk;
+
+	if (!socket)
+		return;
+	named = socket->sk;
+	if (!named)
+		return;
+	sk = sock_of(named);
+	if (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6)
+		return;
+	if (sk->sk_protocol == IPPROTO_UDP && sk->sk_type == SOCK_DGRAM)
+		bootstrap_visit(seq, named, NULL, sk, IPPROTO_UDP, &bootstrap.udp);
+	else if (sk->sk_protocol == IPPROTO_TCP && sk->sk_type == SOCK_STREAM &&
+		 1 << (sk->__sk_common.skc_state & 31) & TCP_WITH_PEER)
+		bootstrap_visit(seq, named, NULL, sk, IPPROTO_TCP, &bootstrap.tcp);
 }
 
 #endif

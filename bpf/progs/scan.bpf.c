@@ -18,6 +18,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #include "peer.bpf.h"
 #include "socket.bpf.h"
 #include "cgroup.bpf.h"
+#include "accepted.bpf.h"
 
 /* The cgroup whose sockets, and those of the cgroups below, may be touched; 0: all. Set before load. */
 const volatile __u64 cfg_cgroup;
@@ -39,6 +40,8 @@ struct scan_counts {
 	__u64 gone;	   /* destroy said ENOENT: closed meanwhile */
 	__u64 unsupported; /* destroy said EOPNOTSUPP: state or kind that cannot be destroyed */
 	__u64 failed;	   /* destroy said anything else; the socket is in the output */
+	__u64 kernel;	   /* left alone: connected to the peer, and opened by the kernel for itself */
+	__u64 accepted;	   /* left alone: connected to the peer, and the server's side of the connection */
 };
 
 /* One socket of the output. */
@@ -84,9 +87,27 @@ static __always_inline bool matches(const struct sock *sk, __u8 protocol)
 	wanted = request->peer;
 	if (!same_peer(&live, &wanted))
 		return false;
-	/* In-kernel sockets (MPTCP subflows) are their owner's matter, see record.bpf.h.  Those without a
-	 * struct socket were closed by their owner: nobody waits for them. */
-	return !BPF_CORE_READ_BITFIELD(sk, sk_kern_sock) && sk->sk_socket && in_cgroup(sk, cfg_cgroup);
+	/* Sockets without a struct socket were closed by their owner: nobody waits for them. */
+	return sk->sk_socket && in_cgroup(sk, cfg_cgroup);
+}
+
+/* True for a socket that no engine touches, although it is connected to the peer. */
+static __always_inline bool left_alone(const struct sock *sk, __u8 protocol)
+{
+	struct peer live;
+
+	/* Its owner in the kernel's matter, see record.bpf.h. */
+	if (BPF_CORE_READ_BITFIELD(sk, sk_kern_sock)) {
+		scan.n.kernel++;
+		return true;
+	}
+	if (protocol != IPPROTO_TCP)
+		return false;
+	live_peer(sk, protocol, &live);
+	if (!was_accepted(sk, &live))
+		return false;
+	scan.n.accepted++;
+	return true;
 }
 
 static __always_inline int visit(struct seq_file *seq, struct sock_common *c, __u8 protocol)
@@ -99,7 +120,7 @@ static __always_inline int visit(struct seq_file *seq, struct sock_common *c, __
 		scan.n.scanned++;
 		return 0;
 	}
-	if (!matches(sk, protocol)) {
+	if (!matches(sk, protocol) || left_alone(sk, protocol)) {
 		scan.n.scanned++;
 		return 0;
 	}

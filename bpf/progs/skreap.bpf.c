@@ -171,7 +171,7 @@ int skreap_bootstrap_tcp(struct bpf_iter__tcp *ctx)
 	struct sock_common *c = ctx->sk_common;
 
 	if (c)
-		bootstrap_tcp(c);
+		bootstrap_tcp(ctx->meta->seq, c);
 	return 0;
 }
 
@@ -181,6 +181,16 @@ int skreap_bootstrap_udp(struct bpf_iter__udp *ctx)
 	struct udp_sock *udp = ctx->udp_sk;
 
 	if (udp)
-		bootstrap_udp(udp);
+		bootstrap_udp(ctx->meta->seq, udp);
+	return 0;
+}
+
+SEC("iter/task_file")
+int skreap_bootstrap_file(struct bpf_iter__task_file *ctx)
+{
+	struct file *file = ctx->file;
+
+	if (file)
+		bootstrap_file(ctx->meta->seq, file);
 	return 0;
 }

@@ -1,13 +1,18 @@
 //! Sockets that are older than the hooks.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::io::{self, Read as _};
+use std::io;
+use std::mem::offset_of;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use libbpf_rs::{Iter, IterOpts, Link, MapCore as _, MapFlags, MapHandle};
+use libbpf_rs::{IterOpts, Link, MapCore as _, MapFlags, MapHandle};
 use skreap_core::Protocol;
 
 use crate::error::io_error;
 use crate::fault::{self, Point};
+use crate::iterator::{self, Records};
 use crate::skel::types;
 use crate::{Error, Index};
 
@@ -28,25 +33,95 @@ pub struct BootstrapCounts {
     pub dropped: u64,
 }
 
-impl From<types::skreap_bootstrap_counts> for BootstrapCounts {
-    fn from(n: types::skreap_bootstrap_counts) -> Self {
-        Self {
-            indexed: n.indexed,
-            known: n.known,
-            accepted: n.accepted,
-            closed: n.closed,
-            dropped: n.dropped,
+/// What was seen of a socket, the weightier word last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    Client,
+    Accepted,
+    Dropped,
+}
+
+/// The sockets that the passes have come to, each once however often it was met.
+#[derive(Debug, Default)]
+struct Seen(HashMap<u64, (Protocol, What)>);
+
+impl Seen {
+    fn add(&mut self, bytes: &[u8]) {
+        const { assert!(offset_of!(types::skreap_older, cookie) == 0) };
+        let word = |at: usize| bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map(u32::from_ne_bytes);
+        let cookie = bytes.first_chunk().copied().map(u64::from_ne_bytes);
+        let protocol = word(offset_of!(types::skreap_older, protocol));
+        let protocol = protocol.and_then(|n| u8::try_from(n).ok()).and_then(Protocol::from_number);
+        let what = match word(offset_of!(types::skreap_older, what)).map(types::skreap_older_what) {
+            Some(types::skreap_older_what::SKREAP_OLDER_ACCEPTED) => What::Accepted,
+            Some(types::skreap_older_what::SKREAP_OLDER_DROPPED) => What::Dropped,
+            _ => What::Client,
+        };
+        if let (Some(cookie), Some(protocol)) = (cookie, protocol) {
+            let seen = self.0.entry(cookie).or_insert((protocol, what));
+            seen.1 = seen.1.max(what);
         }
+    }
+
+    /// `n`: what the programs have counted of the same sockets.
+    fn counts(&self, protocol: Protocol, n: types::skreap_bootstrap_counts) -> BootstrapCounts {
+        let mut seen = self.0.values().filter(|(of, _)| *of == protocol).map(|(_, what)| what);
+        let (mut clients, mut accepted, mut dropped) = (0_u64, 0, 0);
+        seen.by_ref().for_each(|what| match what {
+            What::Client => clients += 1,
+            What::Accepted => accepted += 1,
+            What::Dropped => dropped += 1,
+        });
+        let known = clients.saturating_sub(n.indexed + n.closed);
+        BootstrapCounts { indexed: n.indexed, known, accepted, closed: n.closed, dropped }
     }
 }
 
-/// Puts the sockets that exist into an index whose hooks are attached. A pass covers the netns that the calling
-/// thread is in.
+/// Puts the sockets that exist into an index whose hooks are attached.
 #[derive(Debug)]
 pub struct Bootstrap {
     tcp: Link,
     udp: Link,
+    files: Link,
     state: MapHandle,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// A pass over the sockets of the netns that the calling thread is in. It waits for the lock of each socket that it
+/// comes to, for as long as the socket's owner holds it: on a thread that may be given up.
+#[derive(Debug)]
+pub struct BootstrapPass {
+    iterator: OwnedFd,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What a [`BootstrapPass`] is made of, without its descriptor.
+#[derive(Clone, Debug)]
+pub struct Seer(Arc<Mutex<Seen>>);
+
+impl Seer {
+    /// A pass of what [`Bootstrap::iterator`] has returned.
+    #[must_use]
+    pub fn pass(&self, iterator: OwnedFd) -> BootstrapPass {
+        BootstrapPass { iterator, seen: Arc::clone(&self.0) }
+    }
+}
+
+impl BootstrapPass {
+    /// # Errors
+    /// [`Error::Object`] with the kernel's errno; the pass then ended early.
+    pub fn run(&self) -> Result<(), Error> {
+        run_pass(self.iterator.as_fd(), &self.seen)
+    }
+}
+
+fn run_pass(link: BorrowedFd<'_>, seen: &Mutex<Seen>) -> Result<(), Error> {
+    let mut records = Records::new(size_of::<types::skreap_older>());
+    let points = [Point::OlderOpen, Point::OlderRead];
+    iterator::pass(link, points, &mut records, |bytes| {
+        seen.lock().unwrap_or_else(PoisonError::into_inner).add(bytes)
+    })
+    .map_err(|e| object_error("iterator over older sockets", e))
 }
 
 impl Bootstrap {
@@ -67,8 +142,13 @@ impl Bootstrap {
         let state = index.object().maps().find(|m| m.name() == OsStr::new(STATE));
         let state = state.ok_or_else(|| object_error(STATE, io::ErrorKind::NotFound.into()))?;
         let state = MapHandle::try_from(&state).map_err(|e| object_error(STATE, io_error(e)))?;
-        let bootstrap =
-            Self { tcp: attach("skreap_bootstrap_tcp")?, udp: attach("skreap_bootstrap_udp")?, state };
+        let bootstrap = Self {
+            tcp: attach("skreap_bootstrap_tcp")?,
+            udp: attach("skreap_bootstrap_udp")?,
+            files: attach("skreap_bootstrap_file")?,
+            state,
+            seen: Arc::default(),
+        };
         bootstrap.write(types::skreap_bootstrap {
             cgroup: cgroup.unwrap_or(0),
             ..types::skreap_bootstrap::default()
@@ -76,43 +156,79 @@ impl Bootstrap {
         Ok(bootstrap)
     }
 
-    /// Looks at every socket of this protocol in the netns of the calling thread.
+    /// Looks at every socket that a process has open, in all netns at once. Waits for no socket's lock. Sees the
+    /// processes of the calling thread's PID namespace, and takes no references to sockets.
+    ///
+    /// # Errors
+    /// [`Error::Object`] with the kernel's errno; the pass then ended early.
+    pub fn files(&mut self) -> Result<(), Error> {
+        run_pass(self.files.as_fd(), &self.seen)
+    }
+
+    /// Looks at every socket of this protocol in the netns of the calling thread; waits for the lock of each.
     ///
     /// # Errors
     /// [`Error::Object`] with the kernel's errno; the pass then ended early.
     pub fn pass(&mut self, protocol: Protocol) -> Result<(), Error> {
-        let link = match protocol {
+        run_pass(self.link(protocol).as_fd(), &self.seen)
+    }
+
+    /// A descriptor of the iterator over the sockets of this protocol, for [`Seer::pass`].
+    ///
+    /// # Errors
+    /// [`Error::Object`] if there can be no more descriptors.
+    pub fn iterator(&self, protocol: Protocol) -> Result<OwnedFd, Error> {
+        let link = self.link(protocol).as_fd();
+        link.try_clone_to_owned().map_err(|e| object_error("iterator over older sockets", e))
+    }
+
+    /// Makes passes of such descriptors.
+    #[must_use]
+    pub fn seer(&self) -> Seer {
+        Seer(Arc::clone(&self.seen))
+    }
+
+    fn link(&self, protocol: Protocol) -> &Link {
+        match protocol {
             Protocol::Tcp => &self.tcp,
             Protocol::Udp => &self.udp,
-        };
-        let error = |source| object_error("iterator over sockets", source);
-        fault::at(Point::OlderOpen).map_err(error)?;
-        let mut pass = Iter::new(link).map_err(|e| error(io_error(e)))?;
-        loop {
-            match fault::at(Point::OlderRead).and_then(|()| pass.read(&mut [0; 64])) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                // EAGAIN: the kernel takes a break after a million sockets without output (bpf_seq_read).
-                Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
-                Err(e) => return Err(error(e)),
-            }
         }
     }
 
-    /// Sums over all passes, TCP and UDP.
+    /// Sums over all passes, TCP and UDP. Each socket is counted once.
     ///
     /// # Errors
     /// [`Error::Object`] if the map cannot be read.
     pub fn counts(&self) -> Result<(BootstrapCounts, BootstrapCounts), Error> {
         fault::at(Point::OlderCounts).map_err(|e| object_error(STATE, e))?;
+        let state = self.read()?;
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok((seen.counts(Protocol::Tcp, state.tcp), seen.counts(Protocol::Udp, state.udp)))
+    }
+
+    /// Cookies of the sockets that found no room; their backends are marked.
+    #[must_use]
+    pub fn dropped(&self) -> HashSet<u64> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.0.iter().filter(|(_, (_, what))| *what == What::Dropped).map(|(cookie, _)| *cookie).collect()
+    }
+
+    /// Sockets that the passes have looked at until now: grows while a pass on another thread gets on.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if the map cannot be read.
+    pub fn passed(&self) -> Result<u64, Error> {
+        Ok(self.read()?.passed)
+    }
+
+    fn read(&self) -> Result<types::skreap_bootstrap, Error> {
         let value = self.state.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY);
         let value = value
             .map_err(|e| object_error(STATE, io_error(e)))?
             .filter(|v| v.len() >= size_of::<types::skreap_bootstrap>())
             .ok_or_else(|| object_error(STATE, io::ErrorKind::UnexpectedEof.into()))?;
         // SAFETY: the value is at least as long as the struct, which is made of integers.
-        let state = unsafe { value.as_ptr().cast::<types::skreap_bootstrap>().read_unaligned() };
-        Ok((state.tcp.into(), state.udp.into()))
+        Ok(unsafe { value.as_ptr().cast::<types::skreap_bootstrap>().read_unaligned() })
     }
 
     fn write(&self, state: types::skreap_bootstrap) -> Result<(), Error> {

@@ -66,6 +66,8 @@ points! {
     OwnerLoad, "loading the program that finds out whose a socket is";
     OwnerRun, "asking whose a socket is";
     NetnsList, "listing the netns";
+    TablesLoad, "loading the programs that read the tables of sockets";
+    TablesRead, "reading a table of sockets";
     NetnsOpen, "opening a netns";
     NetnsEnter, "entering a netns";
     DiagOpen, "opening a diag socket";

@@ -8,7 +8,7 @@ use libbpf_rs::ProgramImpl;
 
 pub use crate::error::{io_error, load_error};
 pub use crate::hooks::attach_program;
-pub use crate::skel::{NETNS_OBJECT, OWNER_OBJECT, SCAN_OBJECT};
+pub use crate::skel::{NETNS_OBJECT, OWNER_OBJECT, SCAN_OBJECT, TABLES_OBJECT};
 
 /// The messages of libbpf.
 pub mod log {

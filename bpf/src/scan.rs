@@ -1,20 +1,19 @@
 //! The full scan: `bpf_sock_destroy` from socket iterators.
 
 use std::ffi::OsStr;
-use std::io::{self, Read as _};
+use std::io;
 use std::mem::offset_of;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use libbpf_rs::{Iter, IterOpts, Link, MapCore as _, MapFlags, Object, ObjectBuilder};
+use libbpf_rs::{IterOpts, Link, MapCore as _, MapFlags, Object, ObjectBuilder};
 use skreap_core::{Protocol, Target};
 
 use crate::error::{io_error, load_error};
 use crate::fault::{self, Point};
+use crate::iterator::{self, Records};
 use crate::skel::{SCAN_OBJECT, scan_types};
 use crate::victim::peer_words;
 use crate::{Error, Relation, Victim, log};
-
-/// Bytes asked for at a time. The kernel gathers output in a buffer of eight pages.
-const READ: usize = 32 * 1024;
 
 /// Sums over the passes of one scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +30,10 @@ pub struct ScanCounts {
     pub unsupported: u64,
     /// Not destroyed for any other reason; each is among the hits.
     pub failed: u64,
+    /// Connected to the target and left alone: opened by the kernel for itself.
+    pub kernel: u64,
+    /// Connected to the target and left alone: the server's side of a TCP connection.
+    pub accepted: u64,
 }
 
 /// A socket that a pass tells of: in a dry run every match, otherwise those that could not be destroyed.
@@ -52,7 +55,33 @@ pub struct Scan {
     tcp: Option<Link>,
     udp: Option<Link>,
     object: Object,
-    hits: Hits,
+}
+
+/// A pass that can be made on a thread that is given up if the pass does not come to its end.
+#[derive(Debug)]
+pub struct ScanPass(OwnedFd);
+
+impl From<OwnedFd> for ScanPass {
+    /// Of what [`Scan::iterator`] has returned.
+    fn from(iterator: OwnedFd) -> Self {
+        Self(iterator)
+    }
+}
+
+impl ScanPass {
+    /// As [`Scan::pass`], in the netns of the calling thread.
+    ///
+    /// # Errors
+    /// As [`Scan::pass`].
+    pub fn run(&self, hits: &mut Vec<ScanHit>) -> Result<(), Error> {
+        run_pass(self.0.as_fd(), hits)
+    }
+}
+
+fn run_pass(link: BorrowedFd<'_>, hits: &mut Vec<ScanHit>) -> Result<(), Error> {
+    let points = [Point::ScanOpen, Point::ScanRead];
+    iterator::pass(link, points, &mut Records::new(HIT_BYTES), |bytes| hits.extend(read_hit(bytes)))
+        .map_err(|e| object_error("iterator over sockets", e))
 }
 
 impl Scan {
@@ -77,7 +106,7 @@ impl Scan {
             .ok_or_else(|| object_error(".rodata of the scan", io::ErrorKind::NotFound.into()))?;
         fault::at(Point::ScanLoad).map_err(|source| Error::Load { source, log: None })?;
         let object = open.load().map_err(load_error)?;
-        let mut scan = Self { tcp: None, udp: None, object, hits: Hits::new() };
+        let mut scan = Self { tcp: None, udp: None, object };
         scan.tcp = Some(scan.attach("skreap_scan_tcp")?);
         scan.udp = Some(scan.attach("skreap_scan_udp")?);
         Ok(scan)
@@ -118,27 +147,41 @@ impl Scan {
     /// # Errors
     /// [`Error::Object`] with the kernel's errno; the pass then ended early.
     pub fn pass(&mut self, protocol: Protocol, hits: &mut Vec<ScanHit>) -> Result<(), Error> {
-        let error = |source| object_error("iterator over sockets", source);
+        run_pass(self.link(protocol)?.as_fd(), hits)
+    }
+
+    /// A descriptor of the iterator over the sockets of this protocol, for a [`ScanPass`].
+    ///
+    /// # Errors
+    /// [`Error::Object`] if there can be no more descriptors.
+    pub fn iterator(&self, protocol: Protocol) -> Result<OwnedFd, Error> {
+        let link = self.link(protocol)?;
+        link.as_fd().try_clone_to_owned().map_err(|e| object_error("iterator over sockets", e))
+    }
+
+    fn link(&self, protocol: Protocol) -> Result<&Link, Error> {
         let link = match protocol {
             Protocol::Tcp => self.tcp.as_ref(),
             Protocol::Udp => self.udp.as_ref(),
         };
-        let link = link.ok_or_else(|| error(io::ErrorKind::NotFound.into()))?;
-        fault::at(Point::ScanOpen).map_err(error)?;
-        let mut pass = Iter::new(link).map_err(|e| error(io_error(e)))?;
-        self.hits.begin();
-        loop {
-            let n = match fault::at(Point::ScanRead).and_then(|()| pass.read(self.hits.space())) {
-                Ok(0) => return self.hits.end().map_err(error),
-                Ok(n) => n,
-                // EAGAIN: the kernel takes a break after a million sockets without output (bpf_seq_read).
-                Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
-                    continue;
-                }
-                Err(e) => return Err(error(e)),
-            };
-            self.hits.take(n, hits);
-        }
+        link.ok_or_else(|| object_error("iterator over sockets", io::ErrorKind::NotFound.into()))
+    }
+
+    /// Sockets that the passes have shown until now: grows while a pass on another thread gets on.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if the map cannot be read.
+    pub fn scanned(&self) -> Result<u64, Error> {
+        Ok(self.read().map_err(|e| object_error(".bss of the scan", e))?.n.scanned)
+    }
+
+    /// Passes that are still under way on other threads destroy nothing more.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if the map cannot be written.
+    pub fn cancel(&mut self) -> Result<(), Error> {
+        // No socket matches a request without a port or a cookie.
+        self.request(scan_types::scan_request::default())
     }
 
     /// What came of all passes since [`begin`](Self::begin).
@@ -146,7 +189,8 @@ impl Scan {
     /// # Errors
     /// [`Error::Object`] if the map cannot be read.
     pub fn counts(&self) -> Result<ScanCounts, Error> {
-        let n = self.read().map_err(|e| object_error(".bss of the scan", e))?.n;
+        let read = fault::at(Point::ScanCounts).and_then(|()| self.read());
+        let n = read.map_err(|e| object_error(".bss of the scan", e))?.n;
         Ok(ScanCounts {
             scanned: n.scanned,
             matched: n.matched,
@@ -154,6 +198,8 @@ impl Scan {
             gone: n.gone,
             unsupported: n.unsupported,
             failed: n.failed,
+            kernel: n.kernel,
+            accepted: n.accepted,
         })
     }
 
@@ -201,7 +247,6 @@ impl Scan {
     }
 
     fn read(&self) -> io::Result<scan_types::scan> {
-        fault::at(Point::ScanCounts)?;
         let value = self.state()?.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).map_err(io_error)?;
         let value = value.filter(|v| v.len() >= size_of::<scan_types::scan>());
         let value = value.ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -210,51 +255,16 @@ impl Scan {
     }
 }
 
-/// Cuts the output of the iterators into records, wherever a read ends.
-#[derive(Debug)]
-pub(crate) struct Hits {
-    buffer: Vec<u8>,
-    /// Bytes of a record that the last read has cut.
-    rest: usize,
-}
+/// Bytes of one record of the iterators' output.
+pub(crate) const HIT_BYTES: usize = size_of::<scan_types::scan_hit>();
 
-impl Hits {
-    pub(crate) const BYTES: usize = size_of::<scan_types::scan_hit>();
-
-    pub(crate) fn new() -> Self {
-        Self { buffer: vec![0; READ], rest: 0 }
-    }
-
-    fn begin(&mut self) {
-        self.rest = 0;
-    }
-
-    /// Where the next read goes; never empty.
-    pub(crate) fn space(&mut self) -> &mut [u8] {
-        self.buffer.get_mut(self.rest..).unwrap_or_default()
-    }
-
-    /// Appends the records that are whole now that `n` bytes more were read.
-    pub(crate) fn take(&mut self, n: usize, hits: &mut Vec<ScanHit>) {
-        const VICTIM: usize = offset_of!(scan_types::scan_hit, victim);
-        const ERROR: usize = offset_of!(scan_types::scan_hit, error);
-        const { assert!(size_of::<scan_types::skreap_victim>() == size_of::<Victim>()) };
-        let filled = self.rest + n;
-        let whole = filled / Self::BYTES * Self::BYTES;
-        for bytes in self.buffer.get(..whole).unwrap_or_default().chunks_exact(Self::BYTES) {
-            let Some(victim) = bytes.get(VICTIM..).and_then(<[u8]>::first_chunk) else { continue };
-            let error = bytes.get(ERROR..).and_then(<[u8]>::first_chunk).copied();
-            let error = error.map_or(0, i32::from_ne_bytes);
-            hits.push(ScanHit { victim: Victim::from_bytes(victim), errno: error.saturating_abs() });
-        }
-        self.buffer.copy_within(whole..filled, 0);
-        self.rest = filled - whole;
-    }
-
-    /// Fails if the output has ended within a record.
-    pub(crate) fn end(&self) -> io::Result<()> {
-        if self.rest == 0 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-    }
+pub(crate) fn read_hit(bytes: &[u8]) -> Option<ScanHit> {
+    const VICTIM: usize = offset_of!(scan_types::scan_hit, victim);
+    const ERROR: usize = offset_of!(scan_types::scan_hit, error);
+    const { assert!(size_of::<scan_types::skreap_victim>() == size_of::<Victim>()) };
+    let victim = bytes.get(VICTIM..)?.first_chunk()?;
+    let error = bytes.get(ERROR..)?.first_chunk().copied().map_or(0, i32::from_ne_bytes);
+    Some(ScanHit { victim: Victim::from_bytes(victim), errno: error.saturating_abs() })
 }
 
 fn object_error(what: &str, source: io::Error) -> Error {

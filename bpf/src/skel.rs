@@ -33,10 +33,16 @@ mod netns {
     include!(concat!(env!("OUT_DIR"), "/netns.skel.rs"));
 }
 
+/// The tables of sockets.
+mod tables {
+    include!(concat!(env!("OUT_DIR"), "/tables.skel.rs"));
+}
+
 pub(crate) use netns::types as netns_types;
 pub(crate) use owner::types as owner_types;
 pub(crate) use scan::types as scan_types;
 pub(crate) use skreap::types;
+pub(crate) use tables::types as tables_types;
 
 /// The compiled programs of the index.
 pub(crate) static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/skreap.bpf.o"));
@@ -49,3 +55,6 @@ pub static OWNER_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/owner
 
 /// The compiled program that lists all netns.
 pub static NETNS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/netns.bpf.o"));
+
+/// The compiled programs that read the tables of sockets.
+pub static TABLES_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tables.bpf.o"));

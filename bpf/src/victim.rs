@@ -36,6 +36,13 @@ impl Victim {
         Self(unsafe { bytes.as_ptr().cast::<skreap_victim>().read_unaligned() })
     }
 
+    /// The record as another object of ours has it: the same struct of `abi.h`, generated once more.
+    pub(crate) fn from_raw<T: Copy>(raw: &T) -> Self {
+        const { assert!(size_of::<T>() == size_of::<skreap_victim>()) };
+        // SAFETY: as many bytes as the struct has, which is made of integers; the callers pass its twin.
+        Self(unsafe { std::ptr::from_ref(raw).cast::<skreap_victim>().read_unaligned() })
+    }
+
     /// Names a connected IPv4 UDP socket of this process, without a walk.
     ///
     /// # Errors

@@ -39,6 +39,10 @@ pub struct Skipped {
     /// Left out when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub kernel: u64,
+    /// Found by a scan: the server's side of a TCP connection, which a listener has made. The index
+    /// does not know such sockets, and no engine destroys them.
+    #[serde(default)]
+    pub accepted: u64,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -58,6 +62,7 @@ impl Skipped {
             self.gone,
             self.other_link,
             self.kernel,
+            self.accepted,
         ]
         .into_iter()
         .fold(0, u64::saturating_add)
@@ -76,8 +81,8 @@ pub enum Incomplete {
     WideUnconnected,
     /// A network namespace could not be entered or queried; its sockets were not checked.
     NetnsUnreachable,
-    /// The kernel flagged its dump as interrupted (`NLM_F_DUMP_INTR`); some sockets may be
-    /// missing from it.
+    /// The kernel's tables of sockets could not be read, so a dump of them could not be confirmed;
+    /// some sockets may be missing from it.
     DumpInterrupted,
     /// The event had more victims than the limit, and destroyed none.
     Refused,
@@ -92,11 +97,14 @@ pub enum Incomplete {
     /// The kernel's own sockets are connected to the backend, and were not destroyed or could not be
     /// looked for.
     KernelSockets,
+    /// A scan came to a socket whose owner held its lock for so long that the scan was given up;
+    /// the sockets behind it were not checked.
+    SocketLocked,
 }
 
 impl Incomplete {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::IndexFull,
         Self::WideUnconnected,
         Self::NetnsUnreachable,
@@ -106,6 +114,7 @@ impl Incomplete {
         Self::HookOrder,
         Self::IndexUnsure,
         Self::KernelSockets,
+        Self::SocketLocked,
     ];
 
     /// Name in kebab case, for example `index-full`.
@@ -120,6 +129,7 @@ impl Incomplete {
             Self::HookOrder => "hook-order",
             Self::IndexUnsure => "index-unsure",
             Self::KernelSockets => "kernel-sockets",
+            Self::SocketLocked => "socket-locked",
         }
     }
 }
@@ -342,6 +352,7 @@ impl Outcome {
             (&mut skipped.stale, more.stale),
             (&mut skipped.other_link, more.other_link),
             (&mut skipped.kernel, more.kernel),
+            (&mut skipped.accepted, more.accepted),
             (&mut self.rechecks, other.rechecks),
             (&mut self.pending, other.pending),
         ] {
@@ -537,8 +548,9 @@ mod tests {
             gone: 100_000,
             other_link: 1_000_000,
             kernel: 10_000_000,
+            accepted: 100_000_000,
         };
-        assert_eq!(skipped.total(), 11_111_111);
+        assert_eq!(skipped.total(), 111_111_111);
         assert_eq!(Skipped::default().total(), 0);
     }
 

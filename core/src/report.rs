@@ -169,7 +169,7 @@ mod tests {
             r#"{"id":"e1","type":"backend-deleted","backend":"udp://10.0.0.1:53","#,
             r#""engine":"netlink","dry_run":false,"complete":true,"incomplete_because":[],"#,
             r#""visited":4,"victims":3,"destroyed":1,"#,
-            r#""skipped":{"unconnected":1,"moved_on":0,"no_peer":0,"state":0,"stale":0,"gone":1},"#,
+            r#""skipped":{"unconnected":1,"moved_on":0,"no_peer":0,"state":0,"stale":0,"gone":1,"accepted":0},"#,
             r#""failed":{"total":1,"by_errno":{"EPERM":1},"sockets":[{"socket":"#,
             r#"{"protocol":"udp","saddr":"10.0.0.2","sport":4000,"daddr":"10.0.0.1","dport":53,"#,
             r#""ifindex":0,"cookie":7,"netns":12,"netns_inum":4026531840,"state":"ESTABLISHED"},"#,

@@ -122,7 +122,7 @@ fn socket() -> impl Strategy<Value = SocketTuple> {
 fn outcome() -> impl Strategy<Value = Outcome> {
     (
         prop::sample::select(&EngineName::ALL[..]),
-        any::<[u64; 11]>(),
+        any::<[u64; 12]>(),
         prop::collection::vec((socket(), any::<i32>()), 0..80),
         prop::collection::btree_set(prop::sample::select(&Incomplete::ALL[..]), 0..3),
         prop::option::of(prop::collection::vec(socket(), 0..4)),
@@ -141,6 +141,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
                     gone: counts[8],
                     other_link: counts[9],
                     kernel: counts[10],
+                    accepted: counts[11],
                 },
                 incomplete,
                 victims_listed,

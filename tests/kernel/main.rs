@@ -14,6 +14,7 @@
 //!
 //! The binary needs nothing but itself: it may be copied to another machine and run there.
 
+mod accepted;
 mod audit;
 mod balancer;
 mod case;
@@ -32,12 +33,14 @@ mod link;
 mod many;
 mod netns;
 mod older;
+mod older_held;
 mod order;
 mod owners;
 mod peer;
 mod portless;
 mod race;
 mod reach;
+mod scan_held;
 mod selection;
 mod senders;
 mod sharing;
@@ -96,12 +99,15 @@ fn main() -> ExitCode {
         heal::cases(),
         owners::cases(),
         kernel_sockets::cases(),
+        accepted::cases(),
         audit::cases(),
         walk::cases(),
         race::cases(),
         portless::cases(),
         churn::cases(),
         older::cases(),
+        older_held::cases(),
+        scan_held::cases(),
         takeover::cases(),
         kfunc::cases(),
         verifier::cases(),

@@ -135,6 +135,7 @@ pub(super) fn print(subject: &str, report: &Report) -> io::Result<()> {
         (s.gone, "closed by their owner meanwhile"),
         (s.other_link, "on another link"),
         (s.kernel, "the kernel's own"),
+        (s.accepted, "the server's side of a connection"),
     ] {
         if n > 0 {
             writeln!(out, "  skipped {n}: {why}")?;

@@ -1,18 +1,22 @@
 //! Full scan with BPF socket iterators: each socket is compared and destroyed in one step, under
 //! its lock.
 
-use std::thread;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use skreap_bpf::{Scan, ScanCounts, ScanHit, Victim, Walker};
-use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected};
+use skreap_bpf::{Scan, ScanCounts, ScanHit, ScanPass, Victim, Walker};
+use skreap_core::{EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
 
 use super::destroy::Destroyer;
 use super::named::tuple;
 use super::scope::Finder;
 use super::{Chosen, Engine, EngineError, EngineOptions, Link, Pace, Scope, StateMask, membership, nanos};
+use crate::sys::alone::Alone;
 use crate::sys::netns::{self, Everywhere, NetnsId};
+
+/// Passes that may be given up in one scan. Each has cost a second, and the scan is not complete after one.
+const GIVEN_UP_MAX: usize = 3;
 
 /// Engine `iter`: one pass of iter/tcp or iter/udp in each netns.
 #[derive(Debug)]
@@ -27,15 +31,14 @@ impl Iter {
     /// `walker` is for [`Scope::All`] only: it lists netns that no path shows.
     ///
     /// # Errors
-    /// [`EngineError`] if the iterators cannot be loaded, or the thread that visits namespaces
-    /// cannot be made.
+    /// [`EngineError`] if the iterators cannot be loaded.
     pub fn new(walker: Walker, options: &EngineOptions) -> Result<Self, EngineError> {
         let cgroup = match &options.cgroup {
             Some(path) => membership::id_of(path)?,
             None => None,
         };
         let finder = Finder::new(walker, options.scope.clone());
-        let scanner = Scanner::new(Scan::load(cgroup)?)?;
+        let scanner = Scanner { scan: Some(Scan::load(cgroup)?), cgroup };
         Ok(Self { finder, scanner, states: options.states, pace: options.pace.clone() })
     }
 }
@@ -51,17 +54,14 @@ impl Iter {
         }
         let mut netns = self.finder.find(target)?.netns;
         netns.retain(|id| id.cookie == link.netns);
-        let (scanner, states) = (&self.scanner, self.states);
-        let list = || -> Result<Done, EngineError> {
-            scanner.scan(Job { target: Target { dry_run: true, ..*target }, states, netns: netns.clone() })
-        };
+        let (scanner, states) = (&mut self.scanner, self.states);
+        let mut list = || scanner.scan(&Target { dry_run: true, ..*target }, states, &netns);
         let done = list()?;
-        if done.unreachable > 0 {
-            outcome.incomplete.insert(Incomplete::NetnsUnreachable);
-        }
+        done.explain(&mut outcome);
         let mut victims: Vec<Victim> = done.hits.iter().map(|hit| hit.victim).collect();
         outcome.skipped.other_link = chosen.sift(target, &mut victims).other_link;
         outcome.skipped.state = done.counts.unsupported;
+        outcome.skipped.accepted = done.counts.accepted;
         outcome.victims = victims.len() as u64;
         outcome.visited = outcome.victims + outcome.skipped.total();
         let walked = Instant::now();
@@ -96,17 +96,21 @@ impl Engine for Iter {
             outcome.incomplete.insert(Incomplete::WideUnconnected);
         }
         let Everywhere { netns, whole } = self.finder.find(target)?;
-        let done = self.scanner.scan(Job { target: *target, states: self.states, netns })?;
-        if done.unreachable > 0 || !whole {
+        let done = self.scanner.scan(target, self.states, &netns)?;
+        if !whole {
             outcome.incomplete.insert(Incomplete::NetnsUnreachable);
         }
-        tracing::debug!(counts = ?done.counts, "scanned");
-        let ScanCounts { matched, destroyed, gone, unsupported, .. } = done.counts;
-        outcome.visited = matched;
-        outcome.victims = matched.saturating_sub(unsupported);
+        done.explain(&mut outcome);
+        tracing::debug!(counts = ?done.counts, given_up = done.given_up, "scanned");
+        let ScanCounts { destroyed, gone, unsupported, accepted, .. } = done.counts;
+        // Each match is counted, or it is among the hits. (What a pass that was given up had still to tell is not.)
+        let matched = destroyed + gone + unsupported + done.hits.len() as u64;
+        outcome.visited = matched + accepted;
+        outcome.victims = matched - unsupported;
         outcome.destroyed = destroyed;
         outcome.skipped.gone = gone;
         outcome.skipped.state = unsupported;
+        outcome.skipped.accepted = accepted;
         if target.dry_run {
             outcome.victims_listed = Some(done.hits.iter().map(|hit| tuple(&hit.victim)).collect());
         } else {
@@ -123,95 +127,118 @@ impl Engine for Iter {
     }
 }
 
-/// One scan.
-struct Job {
-    target: Target,
-    states: StateMask,
-    netns: Vec<NetnsId>,
-}
-
-/// What came of it.
+/// What came of a scan.
+#[derive(Default)]
 struct Done {
     counts: ScanCounts,
     hits: Vec<ScanHit>,
     /// Netns that could not be entered or not be read to the end, other than those that are gone.
     unreachable: usize,
+    /// Netns in which the pass was given up: the owner of a socket held its lock.
+    given_up: usize,
 }
 
-/// A thread of its own for the scans: an iterator covers the netns of the thread that makes it, and
-/// setns() must never move a thread that others run on.
+impl Done {
+    /// Says why the scan has not seen all.
+    fn explain(&self, outcome: &mut Outcome) {
+        if self.unreachable > 0 {
+            outcome.incomplete.insert(Incomplete::NetnsUnreachable);
+        }
+        if self.given_up > 0 {
+            outcome.incomplete.insert(Incomplete::SocketLocked);
+        }
+    }
+
+    fn add(&mut self, more: ScanCounts) {
+        self.counts.scanned += more.scanned;
+        self.counts.matched += more.matched;
+        self.counts.destroyed += more.destroyed;
+        self.counts.gone += more.gone;
+        self.counts.unsupported += more.unsupported;
+        self.counts.failed += more.failed;
+        self.counts.kernel += more.kernel;
+        self.counts.accepted += more.accepted;
+    }
+}
+
+/// Makes each pass on a thread of its own: an iterator covers the netns of the thread that makes it, and waits for the
+/// lock of each socket that it passes, for as long as the socket's owner holds it.
 #[derive(Debug)]
 struct Scanner {
-    ask: Option<Sender<Job>>,
-    answer: Receiver<Result<Done, EngineError>>,
-    thread: Option<thread::JoinHandle<()>>,
+    /// None: the last one was given up, and no other could be loaded.
+    scan: Option<Scan>,
+    cgroup: Option<u64>,
 }
 
 impl Scanner {
-    fn new(mut scan: Scan) -> Result<Self, EngineError> {
-        let error = |source| EngineError::Io { what: "cannot start the scan thread".to_owned(), source };
-        let (ask, asked) = bounded::<Job>(1);
-        let (reply, answer) = bounded(1);
-        let home = netns::current().map_err(error)?;
-        let thread = thread::Builder::new().name("skreap-scan".to_owned()).spawn(move || {
-            for job in asked {
-                let done = passes(&mut scan, &job);
-                // The thread's own place keeps a netns alive as well.
-                if let Err(e) = netns::enter(&home) {
-                    tracing::error!("cannot return to the service's own netns: {e}");
+    fn scan(&mut self, target: &Target, states: StateMask, netns: &[NetnsId]) -> Result<Done, EngineError> {
+        let (mut done, mut dying) = (Done::default(), Vec::new());
+        let protocol = target.backend.protocol();
+        self.fresh()?.begin(target, states.bits())?;
+        for &id in netns {
+            if done.given_up == GIVEN_UP_MAX {
+                break;
+            }
+            let scan = self.fresh()?;
+            match netns::open_at_once(id).and_then(|fd| pass(scan, fd, protocol)) {
+                Ok(Some(mut hits)) => done.hits.append(&mut hits),
+                Ok(None) => {
+                    tracing::warn!(
+                        cookie = id.cookie,
+                        inum = id.inum,
+                        "the owner of a socket holds its lock: the scan of its netns is given up"
+                    );
+                    done.given_up += 1;
+                    self.give_up(&mut done)?;
+                    self.fresh()?.begin(target, states.bits())?;
                 }
-                if reply.send(done).is_err() {
-                    return;
+                // The netns is gone, and its sockets with it.
+                Err(e) if e.raw_os_error() == Some(libc::ESTALE) => {}
+                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => dying.push(id),
+                Err(e) => {
+                    tracing::warn!(cookie = id.cookie, inum = id.inum, "cannot scan netns: {e}");
+                    done.unreachable += 1;
                 }
             }
-        });
-        Ok(Self { ask: Some(ask), answer, thread: Some(thread.map_err(error)?) })
+        }
+        done.unreachable += netns::count_unreached(dying);
+        let counts = self.fresh()?.counts()?;
+        done.add(counts);
+        Ok(done)
     }
 
-    fn scan(&self, job: Job) -> Result<Done, EngineError> {
-        let sent = self.ask.as_ref().is_some_and(|ask| ask.send(job).is_ok());
-        let done = if sent { self.answer.recv().ok() } else { None };
-        done.ok_or_else(|| EngineError::Io {
-            what: "the scan thread has ended".to_owned(),
-            source: std::io::ErrorKind::BrokenPipe.into(),
-        })?
+    fn fresh(&mut self) -> Result<&mut Scan, skreap_bpf::Error> {
+        match &mut self.scan {
+            Some(scan) => Ok(scan),
+            none => Ok(none.insert(Scan::load(self.cgroup)?)),
+        }
+    }
+
+    /// Leaves the scan to the thread that waits: what it has counted is taken over, and it destroys nothing more. It
+    /// ends by itself when the owner lets go of the lock.
+    fn give_up(&mut self, done: &mut Done) -> Result<(), EngineError> {
+        if let Some(mut scan) = self.scan.take() {
+            let counts = scan.counts();
+            scan.cancel()?;
+            done.add(counts?);
+        }
+        Ok(())
     }
 }
 
-impl Drop for Scanner {
-    fn drop(&mut self) {
-        self.ask = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the scan thread panicked");
-        }
-    }
-}
-
-fn passes(scan: &mut Scan, job: &Job) -> Result<Done, EngineError> {
-    scan.begin(&job.target, job.states.bits())?;
-    let (mut hits, mut unreachable, mut dying) = (Vec::new(), 0, Vec::new());
-    for &id in &job.netns {
-        match netns::open_at_once(id).and_then(|fd| netns::enter(&fd)) {
-            Ok(()) => {}
-            // The netns is gone, and its sockets with it.
-            Err(e) if e.raw_os_error() == Some(libc::ESTALE) => continue,
-            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {
-                dying.push(id);
-                continue;
-            }
-            Err(e) => {
-                tracing::warn!(cookie = id.cookie, inum = id.inum, "cannot enter netns: {e}");
-                unreachable += 1;
-                continue;
-            }
-        }
-        if let Err(e) = scan.pass(job.target.backend.protocol(), &mut hits) {
-            tracing::warn!(cookie = id.cookie, inum = id.inum, "cannot scan netns: {e}");
-            unreachable += 1;
-        }
-    }
-    unreachable += netns::count_unreached(dying);
-    Ok(Done { counts: scan.counts()?, hits, unreachable })
+/// `None`: the pass stood still and was given up.
+fn pass(scan: &Scan, netns: OwnedFd, protocol: Protocol) -> io::Result<Option<Vec<ScanHit>>> {
+    let other = |e: skreap_bpf::Error| io::Error::other(e.to_string());
+    let iterator = scan.iterator(protocol).map_err(other)?;
+    let alone = Alone::start("skreap-scan", vec![netns, iterator], move |mut kept| {
+        let (Some(iterator), Some(netns)) = (kept.pop(), kept.pop()) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        netns::enter_alone(&netns)?;
+        drop(netns);
+        let mut hits = Vec::new();
+        ScanPass::from(iterator).run(&mut hits).map_err(other)?;
+        Ok(hits)
+    })?;
+    alone.wait(|| scan.scanned().ok()).transpose()
 }

@@ -187,7 +187,8 @@ pub(crate) fn fallback(index: &Index, options: &EngineOptions) -> Result<Box<dyn
     // Unrecorded sockets may be anywhere, so only a scan of everything finds them.
     let options = EngineOptions { scope: Scope::All, ..options.clone() };
     let mut refusals = Vec::new();
-    for engine in [EngineName::Iter, EngineName::DiagFilter] {
+    // A dump waits for no socket's lock, iterators wait for that of each socket they pass.
+    for engine in [EngineName::DiagFilter, EngineName::Iter] {
         let made = trial(engine, index).and_then(|_| match make(engine, index, &options) {
             Ok(Some(made)) => Ok(made),
             Ok(None) => Err(format!("this version has no engine {engine}")),

@@ -164,6 +164,7 @@ impl Totals {
         all.gone += new.gone;
         all.other_link += new.other_link;
         all.kernel += new.kernel;
+        all.accepted += new.accepted;
         for (errno, n) in report.failed.by_errno() {
             *self.failed.entry(errno.clone()).or_default() += n;
         }

@@ -64,6 +64,9 @@ impl Fallback {
             destroyed: scan.destroyed,
             ns: nanos(start.elapsed()),
         });
+        // The index knows none of these, so they were not counted before.
+        outcome.visited += scan.skipped.accepted;
+        outcome.skipped.accepted += scan.skipped.accepted;
         outcome.add_victims(scan);
     }
 

@@ -435,7 +435,7 @@ fn start_fallback(engine: EngineName, index: &Index, options: &EngineOptions) ->
 }
 
 fn tell_older(found: &Bootstrapped) {
-    let Bootstrapped { tcp, udp, netns, unreachable, took, .. } = found;
+    let Bootstrapped { tcp, udp, netns, unreachable, held_up, missing, took, .. } = found;
     tracing::info!(
         tcp = tcp.indexed,
         udp = udp.indexed,
@@ -444,8 +444,13 @@ fn tell_older(found: &Bootstrapped) {
         "indexed the sockets that are older than the hooks"
     );
     tracing::debug!(?tcp, ?udp, "older sockets");
-    if *unreachable > 0 {
-        tracing::warn!(unreachable, "sockets older than the hooks may be missed there");
+    if !found.whole() {
+        tracing::warn!(
+            missing,
+            unreachable,
+            held_up,
+            "sockets older than the hooks could not all be indexed: events are finished by a full scan until they are"
+        );
     }
     let dropped = tcp.dropped + udp.dropped;
     if dropped > 0 {

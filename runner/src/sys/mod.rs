@@ -1,5 +1,6 @@
 //! The interfaces of the host: cgroups, network namespaces, sock_diag, capabilities. Without policy.
 
+pub(crate) mod alone;
 pub mod cgroup;
 pub(crate) mod epoll;
 pub mod netns;

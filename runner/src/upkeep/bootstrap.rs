@@ -1,18 +1,39 @@
-//! Sockets that are older than the hooks: looked for once in every netns, and put into the index.
+//! Sockets that are older than the hooks: looked for once, and put into the index.
+//!
+//! ```text
+//!  files of all processes ─► index        no socket's lock is waited for
+//!  tables of the kernel ───► what is still missing? ─► iterators over the sockets of those netns ─► index
+//!                                                      on threads that are given up when they stand still
+//! ```
+//!
+//! Files lead to nearly all sockets, and no owner can hold that up. The kernel's tables tell which clients of the cgroup
+//! are still not in the index: those that no process has open (on their way over a unix socket, registered with
+//! io_uring), or whose processes are in a PID namespace that is not ours. Only iterators over sockets lead to these; they
+//! wait for the lock of each socket that they pass, so they run where they can be given up. Where the index holds
+//! references to sockets (engine `kfunc`) they come first: what they show, unlike what files show, can be held.
 
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use skreap_bpf::{Bootstrap, BootstrapCounts, Index};
+use skreap_bpf::{Bootstrap, BootstrapCounts, Index, Question, Tables, Victim};
 use skreap_core::Protocol;
 
-use crate::engine::{EngineError, membership};
+use crate::engine::{EngineError, membership, netns_id};
+use crate::sys::alone::Alone;
 use crate::sys::netns::{self, Everywhere, NetnsId};
 
 /// A connect that passed the hook's place just before the hook was attached needs some microseconds until an
 /// iterator can see it.
 const SETTLE: Duration = Duration::from_millis(20);
+/// Between two looks at what is missing: sockets come and go meanwhile.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Looks at what is missing after everything was done about it; what each has seen is missing.
+const LOOKS: usize = 3;
+/// Passes that may be given up. Each has cost a second, and the index is not whole after one.
+const GIVEN_UP_MAX: usize = 3;
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,10 +42,14 @@ pub struct Bootstrapped {
     pub tcp: BootstrapCounts,
     /// UDP sockets.
     pub udp: BootstrapCounts,
-    /// Netns that were looked at.
+    /// Netns there are.
     pub netns: usize,
-    /// Netns that could not be entered or not be read to the end, other than those that are gone.
+    /// Netns that had to be entered and could not be, or not be read to the end, other than those that are gone.
     pub unreachable: usize,
+    /// Those of them in which the owner of a socket held its lock for so long that the pass was given up.
+    pub held_up: usize,
+    /// Sockets that should be in the index and are not; `None` if the kernel's tables could not be read.
+    pub missing: Option<usize>,
     /// There may be netns that are not known of.
     pub unlisted: bool,
     /// How long it took.
@@ -32,69 +57,199 @@ pub struct Bootstrapped {
 }
 
 impl Bootstrapped {
-    /// True if every netns was looked at to the end.
+    /// True if every socket was found.
     #[must_use]
     pub fn whole(&self) -> bool {
-        self.unreachable == 0 && !self.unlisted
+        match self.missing {
+            Some(missing) => missing == 0,
+            None => self.unreachable == 0 && !self.unlisted,
+        }
     }
 }
 
-/// Puts the sockets of a cgroup that are connected into an index whose hooks have just been attached to it.
+/// Puts the sockets of a cgroup that are connected into an index whose hooks have just been attached to it. Waits for no
+/// socket's lock for longer than some seconds, however many are held.
 ///
 /// # Errors
-/// [`EngineError`] if the netns cannot be listed, or the iterators or the thread that visits the netns cannot be
-/// made.
+/// [`EngineError`] if the netns cannot be listed, or the iterators cannot be made.
 pub fn run(index: &Index, cgroup: &Path) -> Result<Bootstrapped, EngineError> {
     let start = Instant::now();
-    let error = |what: &str| {
-        let what = what.to_owned();
-        move |source| EngineError::Io { what, source }
-    };
-    let mut bootstrap = Bootstrap::new(index, membership::id_of(cgroup)?)?;
+    let id = membership::id_of(cgroup)?;
+    let bootstrap = Bootstrap::new(index, id)?;
+    let tables = Tables::load(id)
+        .inspect_err(|e| {
+            tracing::warn!("cannot read the kernel's tables of sockets, so every netns is entered: {e}")
+        })
+        .ok();
     thread::sleep(SETTLE);
-    let Everywhere { netns, whole } = netns::everywhere().map_err(error("cannot list the netns in /proc"))?;
-    let mut done = Bootstrapped { netns: netns.len(), unlisted: !whole, ..Bootstrapped::default() };
-    // A thread of its own: an iterator covers the netns of the thread that makes it, and setns() must never move a
-    // thread that others run on.
-    thread::scope(|scope| {
-        let visit = thread::Builder::new().name("skreap-older".to_owned()).spawn_scoped(scope, || {
-            let mut dying = Vec::new();
-            for id in netns {
-                done.unreachable += usize::from(!pass(&mut bootstrap, id, &mut dying));
-            }
-            done.unreachable += netns::count_unreached(dying);
-        });
-        let visit = visit.map_err(error("cannot start the thread that visits the netns"))?;
-        visit
-            .join()
-            .map_err(|_| error("the thread that visits the netns panicked")(std::io::ErrorKind::Other.into()))
-    })?;
-    (done.tcp, done.udp) = bootstrap.counts()?;
+    let Everywhere { netns, whole } = netns::everywhere()
+        .map_err(|source| EngineError::Io { what: "cannot list the netns in /proc".to_owned(), source })?;
+    let done = Bootstrapped { netns: netns.len(), unlisted: !whole, ..Bootstrapped::default() };
+    let mut search = Search { index, bootstrap, tables, kernel: Vec::new(), done };
+    search.all(&netns);
+    let mut done = search.done;
+    (done.tcp, done.udp) = search.bootstrap.counts()?;
     done.took = start.elapsed();
     Ok(done)
 }
 
-/// False if the netns, or a part of it, could not be looked at. `dying`: those that nothing leads to.
-fn pass(bootstrap: &mut Bootstrap, id: NetnsId, dying: &mut Vec<NetnsId>) -> bool {
-    match netns::open_at_once(id).and_then(|fd| netns::enter(&fd)) {
-        Ok(()) => {}
-        // The netns is gone, and its sockets with it.
-        Err(e) if e.raw_os_error() == Some(libc::ESTALE) => return true,
-        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {
-            dying.push(id);
-            return true;
+/// A socket, also one that has no cookie yet: netns, protocol, both ends.
+type Name = (u64, u8, IpAddr, u16, IpAddr, u16);
+
+struct Search<'a> {
+    index: &'a Index,
+    bootstrap: Bootstrap,
+    tables: Option<Tables>,
+    /// The kernel's own sockets of the cgroup, when it was last looked.
+    kernel: Vec<Victim>,
+    done: Bootstrapped,
+}
+
+impl Search<'_> {
+    fn all(&mut self, netns: &[NetnsId]) {
+        // Only iterators over sockets lead to what can be held.
+        let held = self.index.can_destroy().is_ok();
+        if held {
+            self.enter(netns.iter().copied());
+        } else {
+            self.files();
         }
-        Err(e) => {
-            tracing::warn!(cookie = id.cookie, inum = id.inum, "cannot enter netns: {e}");
-            return false;
+        let Some(mut missing) = self.missing() else {
+            if held {
+                // What was given up may be in some file.
+                self.files();
+            } else {
+                self.enter(netns.iter().copied());
+            }
+            return;
+        };
+        if !missing.is_empty() {
+            // A socket that goes from one process to another may have passed the look at both.
+            thread::sleep(PAUSE);
+            self.files();
+            missing = self.missing().unwrap_or_default();
+        }
+        // The kernel's own sockets are in no file; the iterators leave a note of each.
+        let there: BTreeSet<NetnsId> = missing.iter().chain(&self.kernel).map(netns_id).collect();
+        if !held && !there.is_empty() {
+            self.enter(there);
+        }
+        let unnoted = if self.done.unreachable > 0 { self.kernel.len() } else { 0 };
+        self.done.missing = self.still_missing().map(|missing| missing.len() + unnoted);
+    }
+
+    /// Records the sockets that processes have open.
+    fn files(&mut self) {
+        if let Err(e) = self.bootstrap.files() {
+            tracing::warn!("cannot look at the files of all processes: {e}");
         }
     }
-    let mut whole = true;
-    for protocol in [Protocol::Tcp, Protocol::Udp] {
-        if let Err(e) = bootstrap.pass(protocol) {
-            tracing::warn!(cookie = id.cookie, inum = id.inum, %protocol, "cannot read the sockets of netns: {e}");
-            whole = false;
+
+    /// What several looks in a row miss.
+    fn still_missing(&mut self) -> Option<HashSet<Name>> {
+        let names = |missing: Vec<Victim>| missing.iter().map(name).collect::<HashSet<Name>>();
+        let mut missing = names(self.missing()?);
+        for _ in 1..LOOKS {
+            if missing.is_empty() {
+                break;
+            }
+            thread::sleep(PAUSE);
+            let again = names(self.missing()?);
+            missing.retain(|name| again.contains(name));
+        }
+        Some(missing)
+    }
+
+    /// The clients of the cgroup that are not in the index, but for those that found no room: these have left a mark.
+    /// `None` if that cannot be said.
+    fn missing(&mut self) -> Option<Vec<Victim>> {
+        let (tables, bootstrap, index) = (self.tables.as_mut()?, &self.bootstrap, self.index);
+        let found = look(tables, index).map(|(mut clients, kernel)| {
+            let dropped = bootstrap.dropped();
+            clients.retain(|client| !dropped.contains(&client.cookie()));
+            self.kernel = kernel;
+            clients
+        });
+        found
+            .inspect_err(|e| tracing::warn!("cannot tell which sockets the index lacks: {e}"))
+            .inspect_err(|_| self.tables = None)
+            .ok()
+    }
+
+    /// Looks at the sockets of these netns, one after the other.
+    fn enter(&mut self, netns: impl IntoIterator<Item = NetnsId>) {
+        let mut dying = Vec::new();
+        for id in netns {
+            let whole = self.done.held_up < GIVEN_UP_MAX && self.pass(id, &mut dying);
+            self.done.unreachable += usize::from(!whole);
+        }
+        self.done.unreachable += netns::count_unreached(dying);
+    }
+
+    /// False if the netns, or a part of it, could not be looked at. `dying`: those that nothing leads to.
+    fn pass(&mut self, id: NetnsId, dying: &mut Vec<NetnsId>) -> bool {
+        let mut whole = true;
+        for protocol in Protocol::ALL {
+            let passed = netns::open_at_once(id).and_then(|fd| self.pass_in(fd, protocol));
+            match passed {
+                Ok(()) => {}
+                // The netns is gone, and its sockets with it.
+                Err(e) if e.raw_os_error() == Some(libc::ESTALE) => return whole,
+                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {
+                    dying.push(id);
+                    return whole;
+                }
+                Err(e) => {
+                    tracing::warn!(cookie = id.cookie, inum = id.inum, %protocol, "cannot look at the sockets of netns: {e}");
+                    whole = false;
+                }
+            }
+        }
+        whole
+    }
+
+    fn pass_in(&mut self, netns: std::os::fd::OwnedFd, protocol: Protocol) -> std::io::Result<()> {
+        let other = |e: skreap_bpf::Error| std::io::Error::other(e.to_string());
+        let (iterator, seer) = (self.bootstrap.iterator(protocol).map_err(other)?, self.bootstrap.seer());
+        // An iterator covers the netns of the thread that makes it.
+        let alone = Alone::start("skreap-older", vec![netns, iterator], move |mut kept| {
+            let (Some(iterator), Some(netns)) = (kept.pop(), kept.pop()) else {
+                return Err(std::io::ErrorKind::NotFound.into());
+            };
+            netns::enter_alone(&netns)?;
+            drop(netns);
+            seer.pass(iterator).run().map_err(other)
+        })?;
+        alone.wait(|| self.bootstrap.passed().ok()).unwrap_or_else(|| {
+            self.done.held_up += 1;
+            Err(std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                "the owner of a socket holds its lock; given up",
+            ))
+        })
+    }
+}
+
+/// The clients that are not in the index, and the kernel's own sockets.
+fn look(tables: &mut Tables, index: &Index) -> Result<(Vec<Victim>, Vec<Victim>), EngineError> {
+    // The sockets first: what a hook records after that is in the index.
+    let (mut clients, mut kernel) = (Vec::new(), Vec::new());
+    for protocol in Protocol::ALL {
+        for socket in tables.read(protocol, &Question::default())? {
+            if socket.is_kernel() {
+                kernel.push(socket.victim);
+            } else if socket.is_client() {
+                clients.push(socket.victim);
+            }
         }
     }
-    whole
+    let mut known: HashSet<u64> = HashSet::new();
+    index.walker()?.walk_all(|batch| known.extend(batch.iter().map(Victim::cookie)))?;
+    clients.retain(|client| !known.contains(&client.cookie()));
+    Ok((clients, kernel))
+}
+
+fn name(victim: &Victim) -> Name {
+    let protocol = victim.protocol_number();
+    (victim.netns(), protocol, victim.saddr(), victim.sport(), victim.daddr(), victim.dport())
 }

@@ -99,6 +99,7 @@ fn outcome(u: &mut Unstructured<'_>, dry_run: bool) -> Result<Outcome> {
         gone,
         other_link: n(u)?,
         kernel: n(u)?,
+        accepted: n(u)?,
     };
     outcome.victims = destroyed + failures + gone;
     outcome.destroyed = if dry_run { 0 } else { destroyed };

@@ -108,6 +108,7 @@ fn events(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
                 ("gone", k.gone),
                 ("kernel", k.kernel),
                 ("other-link", k.other_link),
+                ("accepted", k.accepted),
             ],
         ),
     )?;

@@ -406,6 +406,20 @@ pub fn enter(netns: &OwnedFd) -> io::Result<()> {
     }
 }
 
+/// As [`enter`], for a thread with a table of descriptors of its own: `/proc` does not show those.
+///
+/// # Errors
+/// The errno of setns(2).
+pub(crate) fn enter_alone(netns: &OwnedFd) -> io::Result<()> {
+    fault::at(Point::NetnsEnter)?;
+    let _raised = privileges::raise();
+    // SAFETY: setns has no memory arguments; the descriptor is open.
+    match unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The netns the calling thread is in.
 ///
 /// # Errors

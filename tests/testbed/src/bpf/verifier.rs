@@ -4,7 +4,7 @@
 //! The number depends on the kernel, and a small change of a program may multiply it.
 
 use libbpf_rs::{Object, ObjectBuilder};
-use skreap_bpf::plumbing::{NETNS_OBJECT, OWNER_OBJECT, SCAN_OBJECT, info, load_error, log};
+use skreap_bpf::plumbing::{NETNS_OBJECT, OWNER_OBJECT, SCAN_OBJECT, TABLES_OBJECT, info, load_error, log};
 use skreap_bpf::{Error, Index};
 
 use super::skel::{BASELINE_OBJECT, TEST_LB_OBJECT, WITNESS_OBJECT};
@@ -26,8 +26,8 @@ pub fn of_index(index: &Index) -> Result<Vec<Verified>, Error> {
     of(index.object())
 }
 
-/// Loads all programs other than those of the index (full scan, owners, list of netns, baselines, load
-/// balancer of the tests), and returns the verifier's work for them, by name.
+/// Loads all programs other than those of the index (full scan, owners, list of netns, tables of
+/// sockets, baselines, load balancer of the tests), and returns the verifier's work for them, by name.
 ///
 /// # Errors
 /// [`Error::Load`] with the verifier's words; [`Error::Object`] if a program cannot be queried.
@@ -35,7 +35,15 @@ pub fn others() -> Result<Vec<Verified>, Error> {
     log::install();
     drop(log::take_warnings());
     let mut all = Vec::new();
-    for object in [SCAN_OBJECT, OWNER_OBJECT, NETNS_OBJECT, BASELINE_OBJECT, TEST_LB_OBJECT, WITNESS_OBJECT] {
+    for object in [
+        SCAN_OBJECT,
+        OWNER_OBJECT,
+        NETNS_OBJECT,
+        TABLES_OBJECT,
+        BASELINE_OBJECT,
+        TEST_LB_OBJECT,
+        WITNESS_OBJECT,
+    ] {
         let open = ObjectBuilder::default().open_memory(object).map_err(load_error)?;
         all.extend(of(&open.load().map_err(load_error)?)?);
     }

@@ -1,0 +1,274 @@
+//! The kernel's tables of TCP and UDP sockets, read without any lock.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsFd as _;
+
+use libbpf_rs::{MapCore as _, Object, ObjectBuilder};
+use skreap_core::{Backend, Protocol};
+
+use crate::error::load_error;
+use crate::fault::{self, Point};
+use crate::mapping::Mapping;
+use crate::skel::{TABLES_OBJECT, tables_types as types};
+use crate::victim::peer_words;
+use crate::walk::run;
+use crate::{Error, Victim, log};
+
+const FIND: &str = "skreap_tables_find";
+const READ: &str = "skreap_tables_read";
+/// More parts than a bucket needs, or than any machine has netns for.
+const PARTS_MAX: u32 = 1 << 12;
+
+/// Which sockets are asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Question {
+    /// Connected to this backend; `None`: to any.
+    pub backend: Option<Backend>,
+    /// Also sockets that have no peer (UDP only: TCP sockets without a peer are in no table). For no backend only.
+    pub peerless: bool,
+    /// Also sockets outside the cgroup.
+    pub outside: bool,
+    /// Also sockets that their owner has closed, whose connection the kernel finishes.
+    pub closed: bool,
+}
+
+/// A socket in a table.
+#[derive(Clone, Copy, Debug)]
+pub struct TableSocket {
+    /// Its name. The cookie is 0 if nobody has asked for it yet.
+    pub victim: Victim,
+    flags: u32,
+}
+
+impl TableSocket {
+    /// The kernel has opened it for itself (MPTCP subflow, NFS, CIFS). It runs no `cgroup/sock_release`, so the index
+    /// does not know it.
+    #[must_use]
+    pub fn is_kernel(&self) -> bool {
+        self.has(types::tables_flags::TABLES_KERNEL)
+    }
+
+    /// A listener has made it: the server's side of a TCP connection.
+    #[must_use]
+    pub fn is_accepted(&self) -> bool {
+        self.has(types::tables_flags::TABLES_ACCEPTED)
+    }
+
+    /// Its owner has closed it.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.has(types::tables_flags::TABLES_CLOSED)
+    }
+
+    /// It belongs to another cgroup.
+    #[must_use]
+    pub fn is_outside(&self) -> bool {
+        self.has(types::tables_flags::TABLES_OUTSIDE)
+    }
+
+    /// A client of the cgroup: what the index is to know.
+    #[must_use]
+    pub fn is_client(&self) -> bool {
+        self.flags == 0
+    }
+
+    fn has(&self, flag: types::tables_flags) -> bool {
+        self.flags & flag.0 != 0
+    }
+}
+
+/// Reads the kernel's tables of TCP and UDP sockets, of all netns at once: no netns is entered, no socket's lock waited
+/// for, and the result is exact: it has each socket that was in its place from the beginning to the end.
+///
+/// Not in the tables are UDP sockets without a local port, and TCP sockets in CLOSE.
+#[derive(Debug)]
+pub struct Tables {
+    object: Object,
+    sockets: Mapping,
+    tables: Mapping,
+    cgroup: u64,
+}
+
+impl Tables {
+    /// Loads the programs. `cgroup` is the id (inode number of the directory) of the cgroup whose sockets are asked for;
+    /// `None`: the root, in which every socket is.
+    ///
+    /// # Errors
+    /// As [`Index::load`](crate::Index::load).
+    pub fn load(cgroup: Option<u64>) -> Result<Self, Error> {
+        log::install();
+        drop(log::take_warnings());
+        let open = ObjectBuilder::default().open_memory(TABLES_OBJECT).map_err(load_error)?;
+        fault::at(Point::TablesLoad).map_err(|source| Error::Load { source, log: None })?;
+        let object = open.load().map_err(load_error)?;
+        let sockets = map_memory(&object, ".bss.sockets", size_of::<types::bss_sockets>())?;
+        let tables = map_memory(&object, ".bss.tables", size_of::<types::bss_tables>())?;
+        Ok(Self { object, sockets, tables, cgroup: cgroup.unwrap_or(0) })
+    }
+
+    /// The sockets of a protocol that the question asks for. Takes a few nanoseconds for each socket of the machine and for
+    /// each bucket of its tables.
+    ///
+    /// # Errors
+    /// [`Error::Object`] with the kernel's errno: `EOPNOTSUPP` if this kernel keeps its sockets in another way, `EBUSY`
+    /// if a part of a table changed so fast that it could not be read.
+    pub fn read(&mut self, protocol: Protocol, question: &Question) -> Result<Vec<TableSocket>, Error> {
+        let error = |source| object_error("tables of sockets", source);
+        let mut found = Vec::new();
+        for netns in self.ways(protocol).map_err(error)? {
+            match self.read_table(netns, protocol, question, &mut found) {
+                // The netns is gone, and with it the table of its own.
+                Err(e) if e.raw_os_error() == Some(libc::ESTALE) => {}
+                read => read.map_err(error)?,
+            }
+        }
+        Ok(found)
+    }
+
+    /// One netns for each table.
+    fn ways(&mut self, protocol: Protocol) -> io::Result<Vec<u64>> {
+        let mut parts = 1;
+        while parts <= PARTS_MAX {
+            let mut tables: BTreeMap<u64, u64> = BTreeMap::new();
+            let mut whole = true;
+            for part in 0..parts {
+                let mut request = types::tables_request { parts, part, ..types::tables_request::default() };
+                self.run(FIND, &mut request)?;
+                whole &= request.done != 0;
+                let mut listed: Vec<types::tables_netns> = Vec::new();
+                // SAFETY: the struct is made of integers.
+                unsafe { self.tables.copy_to(0, request.listed as usize, &mut listed) }?;
+                // Of the netns that share a table the last one is taken, which is the oldest that lives.
+                tables.extend(listed.iter().map(|netns| match protocol {
+                    Protocol::Tcp => (netns.tcp, netns.netns),
+                    Protocol::Udp => (netns.udp, netns.netns),
+                }));
+            }
+            if whole {
+                return Ok(tables.into_values().collect());
+            }
+            parts *= 2;
+        }
+        Err(io::ErrorKind::QuotaExceeded.into())
+    }
+
+    fn read_table(
+        &mut self,
+        netns: u64,
+        protocol: Protocol,
+        question: &Question,
+        found: &mut Vec<TableSocket>,
+    ) -> io::Result<()> {
+        let mut bucket = 0;
+        loop {
+            let mut request = self.request(netns, protocol, question);
+            request.bucket = bucket;
+            self.run(READ, &mut request)?;
+            self.take(&request, found)?;
+            if request.full != 0 {
+                self.read_bucket(netns, protocol, question, request.bucket, found)?;
+                request.bucket += 1;
+            } else if request.done != 0 {
+                return Ok(());
+            }
+            bucket = request.bucket;
+        }
+    }
+
+    /// A bucket that is too long for one call.
+    fn read_bucket(
+        &mut self,
+        netns: u64,
+        protocol: Protocol,
+        question: &Question,
+        bucket: u32,
+        found: &mut Vec<TableSocket>,
+    ) -> io::Result<()> {
+        let before = found.len();
+        let mut parts = 2;
+        while parts <= PARTS_MAX {
+            found.truncate(before);
+            let mut whole = true;
+            for part in 0..parts {
+                let request = self.request(netns, protocol, question);
+                let mut request = types::tables_request { bucket, parts, part, only: 1, ..request };
+                self.run(READ, &mut request)?;
+                whole &= request.full == 0;
+                self.take(&request, found)?;
+            }
+            if whole {
+                return Ok(());
+            }
+            parts *= 2;
+        }
+        Err(io::ErrorKind::QuotaExceeded.into())
+    }
+
+    fn request(&self, netns: u64, protocol: Protocol, question: &Question) -> types::tables_request {
+        let peer = types::peer { protocol: protocol.number(), ..types::peer::default() };
+        let peer = match question.backend {
+            None => peer,
+            Some(backend) => {
+                let (family, daddr) = peer_words(backend.addr());
+                types::peer { daddr, dport: backend.port().to_be(), family, ..peer }
+            }
+        };
+        let mut hide = 0;
+        if !question.outside {
+            hide |= types::tables_flags::TABLES_OUTSIDE.0;
+        }
+        if !question.closed {
+            hide |= types::tables_flags::TABLES_CLOSED.0;
+        }
+        types::tables_request {
+            peer,
+            hide,
+            cgroup: self.cgroup,
+            netns,
+            peerless: question.peerless.into(),
+            parts: 1,
+            ..types::tables_request::default()
+        }
+    }
+
+    fn take(&self, request: &types::tables_request, found: &mut Vec<TableSocket>) -> io::Result<()> {
+        if request.restless != 0 {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
+        let mut listed: Vec<types::tables_socket> = Vec::new();
+        // SAFETY: the struct is made of integers.
+        unsafe { self.sockets.copy_to(0, request.listed as usize, &mut listed) }?;
+        found.extend(
+            listed
+                .iter()
+                .map(|socket| TableSocket { victim: Victim::from_raw(&socket.victim), flags: socket.flags }),
+        );
+        Ok(())
+    }
+
+    fn run(&self, name: &str, request: &mut types::tables_request) -> io::Result<()> {
+        fault::at(Point::TablesRead)?;
+        let program = self.object.progs().find(|p| p.name() == OsStr::new(name));
+        let program = program.ok_or(io::ErrorKind::NotFound)?;
+        // SAFETY: the struct is made of integers without hidden padding, and any bytes are a value of it.
+        let bytes = unsafe {
+            std::slice::from_raw_parts_mut(
+                std::ptr::from_mut(request).cast::<u8>(),
+                size_of::<types::tables_request>(),
+            )
+        };
+        run(program.as_fd(), bytes)
+    }
+}
+
+fn map_memory(object: &Object, name: &str, length: usize) -> Result<Mapping, Error> {
+    let map = object.maps().find(|m| m.name() == OsStr::new(name));
+    let map = map.ok_or_else(|| object_error(name, io::ErrorKind::NotFound.into()))?;
+    Mapping::new(map.as_fd(), length).map_err(|e| object_error(name, e))
+}
+
+fn object_error(what: &str, source: io::Error) -> Error {
+    Error::Object { what: what.to_owned(), source }
+}

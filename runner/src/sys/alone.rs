@@ -1,0 +1,140 @@
+//! Threads that may be given up: what they do may wait for a socket's lock, and nothing ends such a wait but the
+//! socket's owner.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+
+/// How long such a thread may be without progress before it is given up.
+pub(crate) const GIVE_UP: Duration = Duration::from_secs(1);
+/// How often its progress is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// The first descriptor that is neither input nor output.
+const FIRST: RawFd = 3;
+
+/// Work on a thread of its own.
+#[derive(Debug)]
+pub(crate) struct Alone<T> {
+    done: Receiver<T>,
+}
+
+impl<T: Send + 'static> Alone<T> {
+    /// Starts a thread whose table of descriptors is its own: it has the `kept` ones, input and output, and no others.
+    /// So one that is given up holds no lock, socket or pin of this process. `work` may use what it is handed and what
+    /// it opens, but nothing that this process has opened elsewhere.
+    ///
+    /// # Errors
+    /// The errno of making the thread or its table.
+    pub(crate) fn start(
+        name: &str,
+        kept: Vec<OwnedFd>,
+        work: impl FnOnce(Vec<OwnedFd>) -> T + Send + 'static,
+    ) -> io::Result<Self> {
+        let numbers: Vec<RawFd> = kept.iter().map(|fd| fd.as_raw_fd()).collect();
+        let (tell, told) = bounded(1);
+        let (reply, done) = bounded(1);
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let own = own_table(&numbers);
+            let failed = own.is_err();
+            if tell.send(own).is_err() || failed {
+                return;
+            }
+            // SAFETY: in the table of this thread these are copies that nobody else owns; they were open when the table
+            // was made, as the starter keeps its own until it is told.
+            let mine = numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect();
+            // The starter may have given up.
+            let _ = reply.send(work(mine));
+        })?;
+        told.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
+        drop(kept);
+        Ok(Self { done })
+    }
+
+    /// Waits for what came of the work; `None` if `progress` has stood still for [`GIVE_UP`], or the thread has panicked.
+    pub(crate) fn wait<P: PartialEq>(self, mut progress: impl FnMut() -> P) -> Option<T> {
+        let (mut last, mut since) = (progress(), Instant::now());
+        loop {
+            match self.done.recv_timeout(LOOK) {
+                Ok(done) => return Some(done),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let now = progress();
+            if now != last {
+                (last, since) = (now, Instant::now());
+            } else if since.elapsed() >= GIVE_UP {
+                return None;
+            }
+        }
+    }
+}
+
+/// Gives the calling thread a table of descriptors of its own, and closes in it all but the first three and the kept.
+fn own_table(kept: &[RawFd]) -> io::Result<()> {
+    // SAFETY: unshare takes no pointers; descriptors that other threads own stay open in their table.
+    if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut first = FIRST;
+    for fd in kept.iter().copied().filter(|&fd| fd >= FIRST).collect::<BTreeSet<RawFd>>() {
+        if fd > first {
+            close(first, fd - 1)?;
+        }
+        first = fd + 1;
+    }
+    close(first, RawFd::MAX)
+}
+
+fn close(first: RawFd, last: RawFd) -> io::Result<()> {
+    // SAFETY: close_range takes no pointers; what it closes is in the table of this thread only, where nothing owns it.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+
+    fn open() -> usize {
+        // One of them is the directory itself.
+        fs::read_dir("/proc/thread-self/fd").unwrap().count() - 1
+    }
+
+    #[test]
+    fn has_nothing_but_what_it_is_given() {
+        let kept = [File::open("/dev/null"), File::open("/dev/zero")];
+        let kept: Vec<OwnedFd> = kept.into_iter().map(|file| file.unwrap().into()).collect();
+        let last = kept[1].as_raw_fd();
+        let alone = Alone::start("test", kept, |mine| (mine.len(), open())).unwrap();
+        let stdio = (0..FIRST).filter(|fd| fs::exists(format!("/proc/self/fd/{fd}")).unwrap()).count();
+        assert_eq!(alone.wait(|| 0), Some((2, 2 + stdio)));
+        // The starter has closed its own.
+        assert_ne!(
+            fs::read_link(format!("/proc/self/fd/{last}")).ok().as_deref(),
+            Some("/dev/zero".as_ref())
+        );
+    }
+
+    #[test]
+    fn is_given_up_when_it_stands_still_and_not_before() {
+        let (go, wait) = bounded::<()>(0);
+        let stuck = Alone::start("test", Vec::new(), move |_| wait.recv().is_ok()).unwrap();
+        let start = Instant::now();
+        let mut steps = 0;
+        let progress = || {
+            steps += u32::from(start.elapsed() < GIVE_UP);
+            steps
+        };
+        assert_eq!(stuck.wait(progress), None);
+        assert!(start.elapsed() >= GIVE_UP * 2 - LOOK * 2, "{:?}", start.elapsed());
+        drop(go);
+    }
+}
