@@ -194,6 +194,13 @@ verifier-record: deps-vm
 support-matrix:
 	awk -f tests/vm/matrix.awk tests/vm/kernels >docs/support-matrix.md
 
+# Writes docs/client-view.md from the table of tests/kernel/client_view; the tests check that it is that.
+.PHONY: client-view
+client-view:
+	$(CARGO) test --locked --package skreap --test kernel --no-run
+	$(SUDO) env SKREAP_CLIENT_VIEW=print $(CARGO) test --locked --package skreap --test kernel -- \
+		client_view_is_written_down
+
 check-matrix:
 	@awk -f tests/vm/matrix.awk tests/vm/kernels | diff docs/support-matrix.md - || { \
 		echo "docs/support-matrix.md differs from tests/vm/kernels: run make support-matrix" >&2; exit 1; }

@@ -19,6 +19,7 @@ mod audit;
 mod balancer;
 mod case;
 mod churn;
+mod client_view;
 mod control;
 mod events;
 mod flight;
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
         race::cases(),
         portless::cases(),
         churn::cases(),
+        client_view::cases(),
         older::cases(),
         older_held::cases(),
         scan_held::cases(),

@@ -53,6 +53,12 @@ const OF_REPORTS: &str = "The service answers with a report: the numbers of sock
     failed (with their tuples). The report is complete if no socket of the backend can have been missed. The exit status \
     is 1 if it is not complete, or if a socket could not be destroyed.";
 
+const OF_CLIENTS: &str = "The owner of a destroyed UDP socket gets ECONNABORTED from one call (recv, SO_ERROR, or the \
+    first send after another connect) and can connect again with the same descriptor. The owner of a TCP connection gets \
+    ECONNABORTED, then the end; its peer gets a reset. A UDP socket over IPv6 receives nothing but from its old peer until it \
+    connects again, and SO_BINDTODEVICE of a UDP socket is lost. /usr/share/doc/skreap/client-view.md has the results of \
+    each call.";
+
 pub(super) const PAGES: [Page; 11] = [
     Page {
         command: "skreap",
@@ -208,6 +214,7 @@ pub(super) const PAGES: [Page; 11] = [
             "With --once no service is needed: the existing sockets are indexed, as at the start of a service, and no hook \
              stays attached. UDP sockets that have only sent are not found then.",
             OF_REPORTS,
+            OF_CLIENTS,
         ],
         environment: &SOCKET,
         files: &[SOCKET_FILE],
@@ -232,6 +239,7 @@ pub(super) const PAGES: [Page; 11] = [
             "On a terminal the backends that would be hit are shown, and a yes is asked for. Elsewhere, and where the \
              list comes from standard input, --yes has to be given. Link-local backends are never touched.",
             OF_REPORTS,
+            OF_CLIENTS,
         ],
         environment: &SOCKET,
         files: &[SOCKET_FILE],

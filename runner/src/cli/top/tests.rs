@@ -193,6 +193,8 @@ fn a_key_explains_all() {
     for term in ["q, ^C", "c r u n b", "UNCONN", "hooks not last"] {
         assert!(help.iter().any(|line| line.trim_start().starts_with(term)), "no {term} in {help:?}");
     }
+    // Nothing is cut off at the edge.
+    assert_eq!(help[..23], lines(&view, 300, 24)[..23]);
     // Whatever leaves it does nothing else.
     assert_eq!(press(&mut view, "q"), Next::Stay);
     assert_eq!(shown(&view, 80, 24), [3, 2, 1]);
