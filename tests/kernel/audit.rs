@@ -17,6 +17,7 @@ use skreap_testbed::{Client, Family, OpenSpec};
 
 use crate::case::{Case, case};
 use crate::older::{reap, small};
+use crate::owners::need_mptcp;
 use crate::sockets::*;
 use crate::unconnected::sender;
 use crate::world::{World, WorldOptions};
@@ -29,6 +30,7 @@ pub fn cases() -> Vec<Case> {
         case!(audit_is_silent_under_traffic).index_only(),
         case!(audit_at_intervals_without_end).only(EngineName::Netlink),
         case!(audit_tells_accepted_from_connected).index_only(),
+        case!(audit_counts_the_kernels_own_sockets_apart).index_only(),
         case!(audit_reports_a_full_index_as_incomplete).index_only().with(small),
         case!(audit_finds_missed_sockets).index_only(),
         case!(audit_forgives_older_sockets).index_only(),
@@ -57,6 +59,23 @@ fn expect_clean(audit: &Audit, sockets: u64, backends: u64, nodes: u64) -> Resul
         "not {sockets} sockets, {backends} backends, {nodes} nodes: {audit:?}"
     );
     ensure!(audit.undecided == 0 && audit.older == 0 && audit.incomplete == 0, "{audit:?}");
+    Ok(())
+}
+
+/// Subflows of MPTCP are connected, have owners, and are rightly not in the index.
+fn audit_counts_the_kernels_own_sockets_apart(world: &mut World) -> Result<()> {
+    need_mptcp()?;
+    world.serve(&[tcp(1), tcp6(1)])?;
+    let mut client = world.client("client")?;
+    connect(&mut client, tcp(1))?;
+    connect(&mut client, tcp6(1))?;
+    for backend in [tcp(1), tcp(1), tcp6(1)] {
+        let spec = OpenSpec { mptcp: true, ..spec_for(backend) };
+        open_to(&mut client, spec, backend.socket_addr())?;
+    }
+    let audit = world.reaper().audit()?;
+    expect_clean(&audit, 2, 2, 2)?;
+    ensure!(audit.kernel == 3 && audit.looks == 1, "{audit:?}");
     Ok(())
 }
 

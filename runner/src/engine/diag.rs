@@ -1,17 +1,16 @@
 //! Full scan with sock_diag: dump every netns, choose, destroy each by its exact id.
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Instant;
 
-use skreap_bpf::{Victim, Walker};
+use skreap_bpf::{Owner, Victim, Walker};
 use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
 
 use super::destroy::Destroyer;
 use super::membership::{Membership, Place};
 use super::named::tuple;
 use super::scope::Finder;
-use super::{Chosen, Engine, EngineError, EngineOptions, Scope, StateMask, nanos};
+use super::{Chosen, Engine, EngineError, EngineOptions, OwnerFinder, Scope, StateMask, nanos};
 use crate::sys::netns::{Everywhere, NetnsId};
 use crate::sys::sock_diag::{DiagSockets, Dump, DumpEnd, Filter, InetDiag};
 
@@ -19,9 +18,6 @@ use crate::sys::sock_diag::{DiagSockets, Dump, DumpEnd, Filter, InetDiag};
 const CHUNK: usize = 64;
 /// Netns whose diag sockets are kept from one scan to the next, with descriptor and all.
 const KEEP_MAX: usize = 512;
-/// There only if the kernel has MPTCP.
-const MPTCP: &str = "/proc/sys/net/mptcp/enabled";
-
 /// Engines `diag` and `diag-filter`: a dump of each netns, matched in user space or by bytecode in the
 /// kernel, and `SOCK_DESTROY` for each match.
 #[derive(Debug)]
@@ -30,6 +26,7 @@ pub struct Diag {
     finder: Finder,
     scan: Scan,
     destroyer: Destroyer,
+    owners: OwnerFinder,
     victims: Vec<Victim>,
 }
 
@@ -38,7 +35,6 @@ pub struct Diag {
 pub(super) struct Scan {
     filter_in_kernel: bool,
     states: StateMask,
-    mptcp: bool,
     membership: Option<Membership>,
     buffer: Vec<u8>,
 }
@@ -68,12 +64,25 @@ impl Diag {
         let scan = Scan {
             filter_in_kernel: name == EngineName::DiagFilter,
             states: options.states,
-            mptcp: Path::new(MPTCP).exists(),
             membership,
             buffer: Vec::new(),
         };
         let finder = Finder::new(walker, options.scope.clone());
-        Ok(Self { name, finder, scan, destroyer: Destroyer::new(options.pace.clone())?, victims: Vec::new() })
+        let destroyer = Destroyer::new(options.pace.clone())?;
+        Ok(Self { name, finder, scan, destroyer, owners: OwnerFinder::default(), victims: Vec::new() })
+    }
+
+    /// Leaves the kernel's own sockets alone, as the index does. A socket that the index knows is a program's.
+    fn drop_kernel_sockets(&mut self, target: &Target) -> Result<(), EngineError> {
+        if self.victims.is_empty() {
+            return Ok(());
+        }
+        let recorded = self.finder.recorded(target)?;
+        let suspects: Vec<Victim> =
+            self.victims.iter().filter(|v| !recorded.contains(&v.cookie())).copied().collect();
+        let owners = self.owners.find(&suspects)?;
+        self.victims.retain(|v| !matches!(owners.get(&v.cookie()), Some(Owner::Kernel | Owner::Subflow)));
+        Ok(())
     }
 }
 
@@ -113,6 +122,7 @@ impl Engine for Diag {
                 !ours
             });
         }
+        self.drop_kernel_sockets(target)?;
         // All are connected, so none was a victim before.
         let other_link = chosen.sift(target, &mut self.victims).other_link;
         undecided.retain(|(victim, _)| chosen.on_link(victim));
@@ -120,6 +130,7 @@ impl Engine for Diag {
         outcome.victims = (self.victims.len() + undecided.len()) as u64;
         outcome.visited = outcome.victims + other_link;
         outcome.skipped.other_link = other_link;
+        let scan = &mut self.scan;
         self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |diag, victims| {
             // Only those that were victims before are looked for, so what is undecided does no harm. What an
             // interrupted dump misses is taken for gone; but in a netns that cannot be asked all may still be there.
@@ -154,22 +165,16 @@ impl Engine for Diag {
 }
 
 impl Scan {
-    /// Matched by the kernel. Does not tell the subflows of MPTCP apart, and so takes no lock of a socket.
+    /// Matched by the kernel.
     ///
     /// # Errors
     /// [`EngineError`] if the cgroup cannot be opened.
-    pub(super) fn of_any_owner(options: &EngineOptions) -> Result<Self, EngineError> {
+    pub(super) fn filtered(options: &EngineOptions) -> Result<Self, EngineError> {
         let membership = match &options.cgroup {
             Some(path) => Membership::new(path)?,
             None => None,
         };
-        Ok(Self {
-            filter_in_kernel: true,
-            states: options.states,
-            mptcp: false,
-            membership,
-            buffer: Vec::new(),
-        })
+        Ok(Self { filter_in_kernel: true, states: options.states, membership, buffer: Vec::new() })
     }
 
     /// Appends the sockets of the backend in these netns to `victims`, and those of which it cannot be said
@@ -224,7 +229,6 @@ impl Scan {
         undecided: &mut Vec<(Victim, i32)>,
     ) -> std::io::Result<DumpEnd> {
         let socket = diag.get(id.cookie, Instant::now()).ok_or(std::io::ErrorKind::NotConnected)?;
-        let look_for_mptcp = self.mptcp && wanted.protocol == Protocol::Tcp;
         let mut end = DumpEnd::Complete;
         for &family in wanted.families {
             let dump = Dump {
@@ -232,11 +236,11 @@ impl Scan {
                 protocol: wanted.protocol,
                 states: wanted.states,
                 filter,
-                // Only matches come back from a filter, so this costs nothing for all others.
-                info: look_for_mptcp && filter.is_some(),
+                // It would take the lock of each TCP socket that is shown.
+                info: false,
             };
             let ended = socket.dump(&dump, &mut self.buffer, |message| {
-                if !wanted.matches(&message) || message.is_mptcp_subflow() {
+                if !wanted.matches(&message) {
                     return;
                 }
                 let victim = Victim::from_inet_diag(message.bytes(), wanted.protocol, id.cookie, id.inum);
@@ -257,9 +261,6 @@ impl Scan {
             if ended == DumpEnd::Interrupted {
                 end = ended;
             }
-        }
-        if look_for_mptcp && filter.is_none() && !found.is_empty() {
-            socket.remove_mptcp_subflows(found, &mut self.buffer)?;
         }
         Ok(end)
     }

@@ -46,7 +46,7 @@ impl KernelSockets {
             .map_err(|source| EngineError::Io { what: "cannot start the netns thread".to_owned(), source })?;
         Ok(Self {
             index: Arc::clone(index),
-            scan: Scan::of_any_owner(options)?,
+            scan: Scan::filtered(options)?,
             diag,
             owners: OwnerFinder::default(),
             destroyer: Destroyer::new(options.pace.clone())?,

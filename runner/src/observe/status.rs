@@ -299,6 +299,9 @@ pub struct AuditStatus {
     /// Sockets older than the hooks that are, rightly, not in the index: not compared.
     #[serde(default)]
     pub older: u64,
+    /// The kernel's own sockets: not compared.
+    #[serde(default)]
+    pub kernel: u64,
     /// Sockets for which it is undecided whether they should be in the index: not compared.
     #[serde(default)]
     pub undecided: u64,

@@ -123,8 +123,12 @@ fn events(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
             "Differences between the index and an independent scan in the last audit, by kind",
             by("kind", [("missed", audit.missed), ("stale", audit.stale), ("wrong-key", audit.wrong_key)]),
         )?;
-        let not_compared =
-            [("no-room", audit.incomplete), ("older", audit.older), ("undecided", audit.undecided)];
+        let not_compared = [
+            ("no-room", audit.incomplete),
+            ("older", audit.older),
+            ("undecided", audit.undecided),
+            ("kernel", audit.kernel),
+        ];
         to.gauges(
             "audit_not_compared",
             "Connected sockets that the last audit did not expect in the index, by reason",

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlasIterator,
 };
-use skreap_bpf::Victim;
 use skreap_bpf::fault::{self, Point};
 use skreap_core::{Backend, Protocol};
 
@@ -226,54 +225,6 @@ impl DiagSocket {
                 };
             }
         }
-    }
-
-    /// Removes the subflows of MPTCP sockets from TCP victims, all of which must be in this socket's netns:
-    /// asks the kernel after each one. Those that are gone by now stay.
-    ///
-    /// # Errors
-    /// The errno of the send or receive; open a new socket then.
-    pub fn remove_mptcp_subflows(
-        &mut self,
-        victims: &mut Vec<Victim>,
-        buffer: &mut Vec<u8>,
-    ) -> io::Result<()> {
-        buffer.reserve(BUFFER.saturating_sub(buffer.capacity()));
-        let mut subflow = vec![false; victims.len()];
-        for (batch, subflow) in victims.chunks(QUESTIONS).zip(subflow.chunks_mut(QUESTIONS)) {
-            self.request.clear();
-            for (i, victim) in batch.iter().enumerate() {
-                put_header(&mut self.request, REQUEST_BYTES, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, i as u32);
-                // struct inet_diag_req_v2, as above
-                let extensions = 1 << (INET_DIAG_INFO - 1);
-                self.request.extend_from_slice(&[victim.family(), victim.protocol_number(), extensions, 0]);
-                self.request.extend_from_slice(&u32::MAX.to_ne_bytes());
-                self.request.extend_from_slice(&victim.sockid());
-            }
-            retry(|| fault::at(Point::DumpSend).and_then(|()| self.socket.send(&self.request, 0)))?;
-            loop {
-                buffer.clear();
-                match retry(|| {
-                    fault::at(Point::DumpReceive)?;
-                    self.socket.recv(buffer, libc::MSG_DONTWAIT)
-                }) {
-                    Ok(_) => {}
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(e) => return Err(e),
-                }
-                for message in messages(buffer) {
-                    if message.message_type() == SOCK_DIAG_BY_FAMILY
-                        && let Some(socket) = InetDiag::new(message.payload())
-                        && let Some(subflow) = subflow.get_mut(message.sequence_number() as usize)
-                    {
-                        *subflow = socket.is_mptcp_subflow();
-                    }
-                }
-            }
-        }
-        let mut subflow = subflow.into_iter();
-        victims.retain(|_| !subflow.next().unwrap_or(false));
-        Ok(())
     }
 }
 

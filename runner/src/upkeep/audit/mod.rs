@@ -26,13 +26,13 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use skreap_bpf::{Relation, Victim, Walker};
+use skreap_bpf::{Owner, Relation, Victim, Walker};
 use skreap_core::{Backend, Target, Unconnected};
 
 pub use report::{Audit, Difference, Kind, LISTED_MAX};
 pub use service::{Answer, Asker, Service};
 
-use crate::engine::{EngineError, nanos, netns_id, tuple};
+use crate::engine::{EngineError, OwnerFinder, nanos, netns_id, tuple};
 use crate::sys::netns::{self, Everywhere, NetnsId};
 use scan::{Census, Scan};
 
@@ -54,6 +54,7 @@ pub struct Auditor {
     walker: Walker,
     scan: Scan,
     older: HashSet<(u64, Backend)>,
+    owners: OwnerFinder,
 }
 
 /// One pass over index and sockets.
@@ -66,6 +67,8 @@ struct Look {
     census: Census,
     nodes: u64,
     older: u64,
+    /// Sockets of the kernel's own.
+    kernel: u64,
     /// Every netns was reached.
     whole: bool,
 }
@@ -86,7 +89,7 @@ impl Auditor {
     /// [`EngineError`] if the cgroup cannot be opened, or the thread that visits namespaces cannot
     /// be created.
     pub fn new(walker: Walker, cgroup: &Path) -> Result<Self, EngineError> {
-        Ok(Self { walker, scan: Scan::new(cgroup)?, older: HashSet::new() })
+        Ok(Self { walker, scan: Scan::new(cgroup)?, older: HashSet::new(), owners: OwnerFinder::default() })
     }
 
     /// Stores the connected sockets that are not in the index now, and ignores them in later
@@ -117,11 +120,12 @@ impl Auditor {
             complete: first.whole,
             netns: first.census.netns.len() as u64,
             unreachable_netns: first.census.unreachable,
-            sockets: first.census.clients.values().map(|sockets| sockets.len() as u64).sum(),
+            sockets: first.census.sockets() - first.kernel,
             backends: first.census.clients.len() as u64,
             nodes: first.nodes,
             accepted: first.census.accepted,
             older: first.older,
+            kernel: first.kernel,
             undecided: first.census.undecided,
             looks: 1,
             ..Audit::default()
@@ -216,6 +220,21 @@ impl Auditor {
         Ok(recorded)
     }
 
+    /// The kernel's own sockets do not belong in the index: they are counted, and no longer absent.
+    fn drop_kernel_sockets(
+        &mut self,
+        look: &mut Look,
+        absent: &mut Vec<(Backend, Victim, bool)>,
+    ) -> Result<(), EngineError> {
+        let sockets: Vec<Victim> = absent.iter().map(|(_, socket, _)| *socket).collect();
+        let owners = self.owners.find(&sockets)?;
+        absent.retain(|(_, socket, _)| {
+            !matches!(owners.get(&socket.cookie()), Some(Owner::Kernel | Owner::Subflow))
+        });
+        look.kernel += (sockets.len() - absent.len()) as u64;
+        Ok(())
+    }
+
     /// Looks for each client socket as an event for its backend would.
     fn look_for_clients(
         &mut self,
@@ -243,6 +262,7 @@ impl Auditor {
                 }
             }
         }
+        self.drop_kernel_sockets(look, &mut absent)?;
         if absent.is_empty() {
             return Ok(());
         }

@@ -91,6 +91,10 @@ pub struct Audit {
     pub accepted: u64,
     /// Sockets older than the hooks that are, rightly, not in the index.
     pub older: u64,
+    /// Sockets that the kernel has opened for itself, subflows of MPTCP among them: none belongs in
+    /// the index.
+    #[serde(default)]
+    pub kernel: u64,
     /// Sockets for which it is undecided whether they should be in the index: of a removed cgroup,
     /// connected to a multicast address, or TCP sockets of unknown origin.
     pub undecided: u64,

@@ -113,7 +113,7 @@ impl Scan {
                     if victim.state() == TCP_LISTEN && protocol == Protocol::Tcp {
                         listening.insert(victim.sport());
                     }
-                    if victim.dport() == 0 || !message.has_owner() || message.is_mptcp_subflow() {
+                    if victim.dport() == 0 || !message.has_owner() {
                         return;
                     }
                     match place(membership.as_mut(), &message) {
@@ -149,6 +149,11 @@ impl Scan {
 }
 
 impl Census {
+    /// All clients, of whatever backend.
+    pub(super) fn sockets(&self) -> u64 {
+        self.clients.values().map(|sockets| sockets.len() as u64).sum()
+    }
+
     fn add_client(&mut self, victim: Victim) {
         match victim.backend() {
             Some(backend) => self.clients.entry(backend).or_default().push(victim),

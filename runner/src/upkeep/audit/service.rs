@@ -186,13 +186,14 @@ impl Worker {
             e.to_string()
         })?;
         log(&audit);
-        let Audit { missed, stale, wrong_key, incomplete, older, undecided, .. } = audit;
+        let Audit { missed, stale, wrong_key, incomplete, older, kernel, undecided, .. } = audit;
         self.monitor.audited(AuditStatus {
             missed,
             stale,
             wrong_key,
             incomplete,
             older,
+            kernel,
             undecided,
             ..AuditStatus::default()
         });
