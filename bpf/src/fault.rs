@@ -76,8 +76,10 @@ points! {
     DestroyReceive, "reading what SOCK_DESTROY came to";
     DumpSend, "asking for a dump";
     DumpReceive, "reading a dump";
-    EpollAdd, "adding a diag socket to the epoll set";
-    EpollWait, "waiting for the epoll set";
+    DestroyerTable, "giving a destroyer a descriptor table of its own";
+    DestroyerHome, "opening the netns that a destroyer comes back to";
+    LookSend, "asking after the sockets of a batch that waits for a lock";
+    LookReceive, "reading which sockets of a batch are still there";
     Membarrier, "waiting for an RCU grace period";
 }
 

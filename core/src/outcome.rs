@@ -235,6 +235,26 @@ impl Failures {
         }
     }
 
+    /// Takes one failure of this socket back: it came to something else after all. False if there is none.
+    pub fn take_back(&mut self, cookie: u64, errno: i32) -> bool {
+        let name = errno_name(errno);
+        let Some(count) = self.by_errno.get_mut(name.as_ref()) else {
+            return false;
+        };
+        let listed = |failure: &Failure| failure.socket.cookie == cookie && failure.errno == errno;
+        match self.sockets.iter().position(listed) {
+            Some(at) => drop(self.sockets.remove(at)),
+            None if self.left_out > 0 => self.left_out -= 1,
+            None => return false,
+        }
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            self.by_errno.remove(name.as_ref());
+        }
+        self.total = self.total.saturating_sub(1);
+        true
+    }
+
     /// How many victims could not be destroyed.
     pub const fn total(&self) -> u64 {
         self.total
@@ -325,6 +345,16 @@ impl Outcome {
             self.failed_portless.add(socket.clone(), errno);
         }
         self.failed.add(socket, errno);
+    }
+
+    /// Takes the failure of a victim back, which is to be counted as something else then. Where there is none, a later
+    /// pass has taken it back already: it is a victim again.
+    pub fn take_back(&mut self, cookie: u64, errno: i32) {
+        self.failed_portless.take_back(cookie, errno);
+        if !self.failed.take_back(cookie, errno) {
+            self.victims = self.victims.saturating_add(1);
+            self.visited = self.visited.saturating_add(1);
+        }
     }
 
     /// Adds the result of another engine, and keeps one entry for each engine and reason.
@@ -517,6 +547,24 @@ mod tests {
         outcome.forget_failures();
         assert_eq!((outcome.visited, outcome.victims, outcome.failed.total()), (3, 1, 0));
         assert_eq!(outcome.balanced(false), Ok(()));
+    }
+
+    #[test]
+    fn a_failure_that_comes_to_something_is_counted_as_that() {
+        let mut outcome = Outcome { visited: 70, victims: 70, ..Outcome::new(EngineName::Netlink) };
+        (0..70).for_each(|n| outcome.add_failure(a_socket(n), if n == 3 { 1 } else { 110 }));
+        // One that is listed, one that is not, one that failed otherwise, one that a later pass has not met again.
+        for (cookie, total) in [(5, 69), (68, 68), (3, 67)] {
+            outcome.take_back(cookie, if cookie == 3 { 1 } else { 110 });
+            outcome.destroyed += 1;
+            assert_eq!((outcome.failed.total(), outcome.balanced(false)), (total, Ok(())));
+        }
+        assert_eq!(outcome.failed.by_errno().iter().collect::<Vec<_>>(), [(&"ETIMEDOUT".to_owned(), &67)]);
+        assert_eq!((outcome.failed.sockets().len(), outcome.failed.left_out()), (62, 5));
+        let mut forgotten = Outcome::new(EngineName::Netlink);
+        forgotten.take_back(5, 110);
+        forgotten.destroyed += 1;
+        assert_eq!((forgotten.victims, forgotten.visited, forgotten.balanced(false)), (1, 1, Ok(())));
     }
 
     #[test]

@@ -91,6 +91,12 @@ pub struct BackendReport {
 }
 
 impl BackendReport {
+    /// A victim that had failed has come to something else.
+    pub fn take_back(&mut self, destroyed: bool) {
+        self.failed = self.failed.saturating_sub(1);
+        self.destroyed += u64::from(destroyed);
+    }
+
     /// What an engine did about this backend.
     pub fn new(backend: Backend, outcome: &Outcome) -> Self {
         Self {

@@ -21,12 +21,13 @@ mod service;
 mod sys;
 mod upkeep;
 
+pub use engine::VICTIM_TIMEOUT;
 pub use engine::{probe, select as choice};
 pub use observe::monitor::{self, Monitor};
 pub use observe::observer::Observer;
 pub use observe::{listing, status};
 pub use reaper::batch::Batch;
-pub use reaper::{Builder, Error, HEAL_AFTER, RECHECK, Reaper};
+pub use reaper::{Builder, Error, HEAL_AFTER, RECHECK, Reaper, Underway};
 pub use service::systemd as supervisor;
 pub use service::{daemon, metrics, source};
 pub use skreap_bpf as bpf;

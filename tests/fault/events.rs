@@ -1,21 +1,27 @@
 //! Events of a reaper that has been at work for a while.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use skreap::bpf::fault::Point;
 use skreap::core::{Action, EngineName};
+use skreap_testbed::Holding;
 
 use crate::case::{Case, case};
-use crate::round::{BOTH, ERRNOS, Fault, any, for_each_fault, open_each, two_events};
+use crate::round::{BOTH, ERRNOS, Fault, Pass, any, for_each_fault, open_each, two_events};
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
 
 pub fn cases() -> Vec<Case> {
     let two_netns = WorldOptions { netns: 2, ..WorldOptions::default() };
+    let impatient = WorldOptions { victim_timeout: Duration::from_millis(100), ..two_netns };
     let small = WorldOptions { netns: 2, max_sockets: 12, ..WorldOptions::default() };
     vec![
         case!(event_udp).with(two_netns),
         case!(event_tcp).with(two_netns),
         case!(event_with_a_full_index).index_only().with(small),
+        case!(event_with_a_held_socket).only(EngineName::Netlink).with(impatient),
         case!(event_of_a_walk_in_two_calls).only(EngineName::Kfunc).with(two_netns),
     ]
 }
@@ -31,6 +37,47 @@ fn event_tcp(world: &mut World) -> Result<()> {
 /// A scan finishes what the index has no room for.
 fn event_with_a_full_index(world: &mut World) -> Result<()> {
     event(world, udp(1), 8)
+}
+
+/// Which socket of a batch is held cannot be seen: those in the same batch are reported as failed, and taken back when its
+/// owner lets go.
+fn event_with_a_held_socket(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1)])?;
+    let mut clients = [world.client_in("first", 0)?, world.client_in("second", 1)?];
+    for_each_fault(
+        &[libc::ENOMEM],
+        &[Pass::First],
+        |point| matches!(point, Point::LookSend | Point::LookReceive),
+        |fault| {
+            let opened = open_each(&mut clients, udp(1), 3)?;
+            let held = opened.handles[0][1];
+            clients[0].start_hold(held, Holding::Memory)?;
+            let armed = fault.map(Fault::arm);
+            let report = world.attempt(Action::BackendDeleted { backend: udp(1) }, false);
+            if let Some((fault, armed)) = fault.zip(armed) {
+                ensure!(fault.disarm(armed), "{fault:?} did not happen");
+            }
+            let failed = report.failed.total();
+            ensure!(
+                report.destroyed + failed == 6 && report.complete && (1..=3).contains(&failed),
+                "{report:?}"
+            );
+            ensure!(fault.is_some() || failed == 1, "{report:?}");
+            clients[0].end_hold(held)?;
+            let deadline = Instant::now() + Duration::from_secs(10);
+            loop {
+                let status = world.reaper().monitor().status()?;
+                if status.held.given_up == 0 {
+                    ensure!(status.totals.all_failed() == 0 && status.held.waiting == 0, "{status:?}");
+                    break;
+                }
+                ensure!(Instant::now() < deadline, "{:?}", status.held);
+                thread::sleep(Duration::from_millis(1));
+            }
+            ensure!(opened.died(&mut clients)? == 6, "{report:?}");
+            opened.close(&mut clients)
+        },
+    )
 }
 
 /// The first call destroys as many as there is room to tell of; if the second fails, the report counts those.

@@ -96,7 +96,7 @@ pub fn any(_: Point) -> bool {
 /// Sockets of one round.
 #[derive(Debug)]
 pub struct Opened {
-    handles: Vec<Vec<u32>>,
+    pub handles: Vec<Vec<u32>>,
     pub cookies: Vec<u64>,
 }
 

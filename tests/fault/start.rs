@@ -47,7 +47,6 @@ fn start(world: &mut World, older: bool) -> Result<()> {
                 | DiagCookie
                 | DumpSend
                 | DumpReceive
-                | EpollAdd
         )
     };
     let all = matches!(world.reaper().engine(), EngineName::Netlink | EngineName::Kfunc);

@@ -25,6 +25,7 @@ mod events;
 mod flight;
 mod full;
 mod heal;
+mod held_lock;
 mod hidden;
 mod holder;
 mod index;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         tcp::cases(),
         netns::cases(),
         reach::cases(),
+        held_lock::cases(),
         hidden::cases(),
         many::cases(),
         peer::cases(),

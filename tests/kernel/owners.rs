@@ -1,7 +1,6 @@
 //! Whose sockets are: told for exactly the socket that is asked about, also where its owner holds its lock.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use skreap::bpf::{Owner, Victim};
@@ -36,8 +35,8 @@ pub fn need_mptcp() -> Result<()> {
 /// What sock_diag shows of the backend's sockets in the first netns of the world, and whether they are subflows of MPTCP.
 pub fn shown(world: &World, backend: Backend) -> Result<Vec<(Victim, bool)>> {
     let id = id_of(world.netns(0));
-    let mut diag = DiagSockets::new(Duration::ZERO)?;
-    let failed = diag.prepare([id].into_iter());
+    let mut diag = DiagSockets::new()?;
+    let (_, failed) = diag.open_some(&[id]);
     ensure!(failed.is_empty(), "{failed:?}");
     let filter = Filter::destination(&backend);
     let (mut found, mut buffer) = (Vec::new(), Vec::new());
@@ -49,7 +48,7 @@ pub fn shown(world: &World, backend: Backend) -> Result<Vec<(Victim, bool)>> {
             filter: Some(&filter),
             info: true,
         };
-        let socket = diag.get(id.cookie, Instant::now()).context("no diag socket")?;
+        let socket = diag.get(id.cookie).context("no diag socket")?;
         socket.dump(&dump, &mut buffer, |message| {
             let victim = Victim::from_inet_diag(message.bytes(), backend.protocol(), id.cookie, id.inum);
             found.extend(victim.map(|victim| (victim, message.is_mptcp_subflow())));

@@ -146,12 +146,13 @@ fn kill_by(world: &mut World, method: Method, clients: &mut [Client], cookies: &
     ensure!(victims.len() == cookies.len(), "{victims:?}");
     victims.sort_unstable_by_key(skreap::bpf::Victim::netns);
     let id = |v: &skreap::bpf::Victim| NetnsId { cookie: v.netns(), inum: v.netns_inum() };
-    let mut diag = DiagSockets::opened_by(Duration::ZERO, move |id| method.open(id))?;
-    let failed =
-        diag.prepare(victims.chunk_by(|a, b| a.netns() == b.netns()).filter_map(<[_]>::first).map(id));
-    ensure!(failed.is_empty(), "{method:?}: {failed:?}");
+    let mut diag = DiagSockets::opened_by(move |id| method.open(id))?;
+    let ids: Vec<NetnsId> =
+        victims.chunk_by(|a, b| a.netns() == b.netns()).filter_map(<[_]>::first).map(id).collect();
+    let (opened, failed) = diag.open_some(&ids);
+    ensure!(opened == ids.len() && failed.is_empty(), "{method:?}: {failed:?}");
     for group in victims.chunk_by(|a, b| a.netns() == b.netns()) {
-        let socket = diag.get(group[0].netns(), Instant::now()).context("no diag socket")?;
+        let socket = diag.get(group[0].netns()).context("no diag socket")?;
         let mut verdicts = Vec::new();
         socket.destroy(group, &mut verdicts)?;
         ensure!(verdicts.iter().all(|v| matches!(v, Verdict::Destroyed)) && verdicts.len() == group.len());

@@ -46,6 +46,8 @@ pub struct WorldOptions {
     pub max_rate: Option<u64>,
     /// How long an event waits for connects under way.
     pub recheck: Duration,
+    /// How long an event waits for a socket whose owner holds its lock.
+    pub victim_timeout: Duration,
     /// The hooks stay where they are, whatever is attached behind them.
     pub leave_order: bool,
     /// An RCU grace period before each event.
@@ -67,6 +69,7 @@ impl Default for WorldOptions {
             max_victims: None,
             max_rate: None,
             recheck: Duration::from_millis(1),
+            victim_timeout: skreap::VICTIM_TIMEOUT,
             leave_order: false,
             grace: false,
             attribute: false,
@@ -119,6 +122,7 @@ impl World {
             .unconnected(options.unconnected)
             .max_victims(options.max_victims)
             .recheck(options.recheck)
+            .victim_timeout(options.victim_timeout)
             .leave_order(options.leave_order)
             .grace(options.grace)
             .attribute(options.attribute)

@@ -1,6 +1,6 @@
 //! The lower bound for every targeted engine: one call of the walk program, and the destroys.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail};
 use skreap::bpf::{Victim, Walker};
@@ -10,9 +10,6 @@ use skreap::sock_diag::{DiagSockets, Verdict};
 
 use super::{Sample, nanos};
 use crate::world::World;
-
-/// Longer than any run: the sockets are opened before the clock starts.
-const KEEP: Duration = Duration::from_secs(86_400);
 
 /// One walk that finds nothing, and the destroys with all victims known in advance.
 pub struct Floor {
@@ -27,7 +24,7 @@ impl Floor {
     /// # Errors
     /// When the thread that visits namespaces cannot be created.
     pub fn new() -> Result<Self> {
-        Ok(Self { diag: DiagSockets::new(KEEP)?, victims: Vec::new(), walk: None })
+        Ok(Self { diag: DiagSockets::new()?, victims: Vec::new(), walk: None })
     }
 
     /// Learns the victims.
@@ -42,9 +39,13 @@ impl Floor {
             .filter_map(|group| group.first())
             .map(|v| NetnsId { cookie: v.netns(), inum: v.netns_inum() })
             .collect();
-        let failed = self.diag.prepare(ids.into_iter());
-        if !failed.is_empty() {
-            bail!("{} namespaces could not be reached", failed.len());
+        let mut rest = ids.as_slice();
+        while !rest.is_empty() {
+            let (opened, failed) = self.diag.open_some(rest);
+            if !failed.is_empty() {
+                bail!("{} namespaces could not be reached", failed.len());
+            }
+            rest = rest.get(opened..).unwrap_or_default();
         }
         self.walk = Some((walker, world.nobody()?));
         Ok(())
@@ -61,10 +62,9 @@ impl Floor {
         let walked = Instant::now();
         for group in self.victims.chunk_by(|a, b| a.netns() == b.netns()) {
             let Some(first) = group.first() else { continue };
-            let sent = self.diag.send(first.netns(), group, &mut verdicts, walked);
-            sent.ok_or_else(|| anyhow!("a netns is gone"))??;
+            let diag = self.diag.get(first.netns()).ok_or_else(|| anyhow!("a netns is gone"))?;
+            diag.destroy(group, &mut verdicts)?;
         }
-        self.diag.settle(&mut verdicts);
         let end = Instant::now();
         let destroyed = verdicts.iter().filter(|v| **v == Verdict::Destroyed).count();
         Ok(Sample {

@@ -53,6 +53,7 @@ pub(super) struct Args {
     reaper: ReaperArgs,
 }
 
+const VICTIM_TIMEOUT_MS: u64 = skreap::VICTIM_TIMEOUT.as_millis() as u64;
 const RECHECK_MS: u64 = skreap::RECHECK.as_millis() as u64;
 
 /// Headings of the options, beside [`REQUESTS`].
@@ -96,6 +97,10 @@ pub(super) struct ReaperArgs {
     /// How long an event waits for sockets whose connect() to the backend is under way, at most; 0: not at all
     #[arg(long, value_name = "MS", default_value_t = RECHECK_MS, value_parser = clap::value_parser!(u64).range(..=10_000))]
     recheck_ms: u64,
+    /// How long an event waits for a socket whose owner holds its lock; then it is reported as failed, and destroyed when
+    /// the owner lets go
+    #[arg(long, value_name = "MS", default_value_t = VICTIM_TIMEOUT_MS, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    victim_timeout_ms: u64,
     /// Let an RCU grace period pass before events are handled: for load balancers that do not between the change
     /// of their map and the event
     #[arg(long)]
@@ -143,6 +148,7 @@ impl ReaperArgs {
             .attribute(self.attribute)
             .max_rate(self.max_rate)
             .recheck(Duration::from_millis(self.recheck_ms))
+            .victim_timeout(Duration::from_millis(self.victim_timeout_ms))
             .grace(self.grace)
             .config(Config { max_sockets: self.max_sockets, buckets: self.buckets, ..Config::default() });
         if let Some(path) = &self.cgroup {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde::Deserialize as _;
 use skreap::core::Request;
+use skreap::engine::HeldStatus;
 use skreap::status::{EventResult, Status};
 
 use super::text::{age, counted, duration, grouped, plural};
@@ -73,6 +74,19 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
             grouped(t.all_failed())
         ),
     )?;
+    let h = &s.held;
+    if *h != HeldStatus::default() {
+        row(
+            "held",
+            format!(
+                "{} of the failed still waited for, {} destroyed late, {} closed meanwhile, {} threads wait",
+                grouped(h.waiting),
+                grouped(h.late_destroyed),
+                grouped(h.late_gone),
+                h.given_up
+            ),
+        )?;
+    }
     if s.latency.count > 0 {
         let l = &s.latency.total;
         row(

@@ -1,35 +1,32 @@
 //! Destroying victims by exact id over netlink, for every engine that lists them first.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use skreap_bpf::Victim;
 use skreap_core::{EngineName, FinishReason, Finished, Incomplete, Outcome};
 
-use super::named::{netns_id, tuple};
-use super::{EngineError, Pace, by_cookie, nanos};
-use crate::sys::sock_diag::{DiagSockets, Verdict};
+use super::named::tuple;
+use super::pool::{Fate, Naming, Pool};
+use super::{EngineError, EngineOptions, Pace, nanos};
 
-/// How long the diag socket of a netns is kept after its last use.
-const KEEP: Duration = Duration::from_secs(10);
-/// What [`DiagSockets::prepare`] says of a netns that is there and that it finds no way to.
+/// What [`Fate::Unreached`] says of a netns that is there and that nothing leads to.
 const NOTHING_LEADS_THERE: i32 = libc::ESRCH;
 
-/// Diag sockets, and what is used again from one target to the next.
+/// Destroys what an engine has found, at the pace that is set.
 #[derive(Debug)]
 pub(super) struct Destroyer {
-    pub(super) diag: DiagSockets,
+    pool: Pool,
     pace: Pace,
-    verdicts: Vec<Verdict>,
 }
 
 impl Destroyer {
     /// # Errors
-    /// [`EngineError::Io`] if the thread that visits namespaces cannot be made.
-    pub(super) fn new(pace: Pace) -> Result<Self, EngineError> {
-        let diag = DiagSockets::new(KEEP)
-            .map_err(|source| EngineError::Io { what: "cannot start the netns thread".to_owned(), source })?;
-        Ok(Self { diag, pace, verdicts: Vec::new() })
+    /// [`EngineError::Io`] if no thread that destroys can be made.
+    pub(super) fn new(options: &EngineOptions) -> Result<Self, EngineError> {
+        let what = "cannot start a thread that destroys".to_owned();
+        options.pool.start().map_err(|source| EngineError::Io { what, source })?;
+        Ok(Self { pool: options.pool.clone(), pace: options.pace.clone() })
     }
 
     /// Handles the victims as the target requests: lists them (dry run) or destroys them all.
@@ -41,7 +38,7 @@ impl Destroyer {
         dry_run: bool,
         victims: &mut Vec<Victim>,
         outcome: &mut Outcome,
-        again: impl FnMut(&mut DiagSockets, &mut Vec<Victim>) -> Result<(), EngineError>,
+        again: impl FnMut(&mut Vec<Victim>) -> Result<(), EngineError>,
     ) {
         if dry_run {
             outcome.victims_listed = Some(victims.iter().map(tuple).collect());
@@ -51,63 +48,19 @@ impl Destroyer {
         }
     }
 
-    /// Destroys the victims; answers those that the kernel could not find, or whose answer was lost.
+    /// Destroys the victims; returns those that the kernel could not find, or whose answer was lost.
     fn destroy(&mut self, victims: &mut [Victim], outcome: &mut Outcome) -> Vec<Unsettled> {
         // One message per netns: sockets of one netns side by side.
         victims.sort_unstable_by_key(Victim::netns);
         let mut unsettled = Vec::new();
         for part in victims.chunks(self.pace.batch()) {
             self.pace.before();
-            self.destroy_part(part, outcome, &mut unsettled);
+            for (victim, fate) in part.iter().zip(self.pool.destroy(part, Naming::Ids)) {
+                unsettled.extend(count(outcome, victim, fate));
+            }
             self.pace.after(part.len() as u64);
         }
         unsettled
-    }
-
-    /// Destroys victims that are sorted by netns.
-    fn destroy_part(&mut self, victims: &[Victim], outcome: &mut Outcome, unsettled: &mut Vec<Unsettled>) {
-        let groups = || victims.chunk_by(|a, b| a.netns() == b.netns());
-        let unreachable = self.diag.prepare(groups().filter_map(<[Victim]>::first).map(netns_id));
-        let now = Instant::now();
-        self.verdicts.clear();
-        for group in groups() {
-            let Some(netns) = group.first().map(Victim::netns) else {
-                continue;
-            };
-            let first = self.verdicts.len();
-            match self.diag.send(netns, group, &mut self.verdicts, now) {
-                Some(Ok(())) => {}
-                Some(Err(e)) => {
-                    let sent = self.verdicts.iter().skip(first).filter(|v| **v != Verdict::Unsent).count();
-                    let unsent = group.get(sent..).unwrap_or_default();
-                    fail(outcome, unsent, e.raw_os_error().unwrap_or(libc::EIO));
-                }
-                None => {
-                    self.verdicts.resize(first + group.len(), Verdict::Unsent);
-                    match unreachable.get(&netns).copied().unwrap_or(libc::EIO) {
-                        // The netns is gone, and its sockets with it.
-                        libc::ESTALE => outcome.skipped.gone += group.len() as u64,
-                        // Before 6.18: nothing leads to it, or not any more, as it is about to go.
-                        NOTHING_LEADS_THERE => unsettled.extend(group.iter().map(Unsettled::unreached)),
-                        errno => {
-                            outcome.incomplete.insert(Incomplete::NetnsUnreachable);
-                            fail(outcome, group, errno);
-                        }
-                    }
-                }
-            }
-        }
-        self.diag.settle(&mut self.verdicts);
-        for (victim, verdict) in victims.iter().zip(&self.verdicts) {
-            match *verdict {
-                Verdict::Destroyed => outcome.destroyed += 1,
-                Verdict::Failed(libc::ENOENT) => unsettled.push(Unsettled::not_found(victim)),
-                Verdict::Failed(errno) => outcome.add_failure(tuple(victim), errno),
-                Verdict::Unknown => unsettled.push(Unsettled::unanswered(victim)),
-                // counted above
-                Verdict::Unsent => {}
-            }
-        }
     }
 
     /// "Not found" has two meanings: the owner has closed the socket, or another socket with the
@@ -115,17 +68,17 @@ impl Destroyer {
     /// while that makes progress, those that still exist are tried again.
     ///
     /// So has "nothing leads to the netns": nothing that we know to look for does, or its last process is ending, which
-    /// closes the sockets after it has left the netns. [`DiagSockets::prepare`] has waited for that.
+    /// closes the sockets after it has left the netns. The pool has waited for that.
     fn settle(
         &mut self,
         victims: &mut Vec<Victim>,
         outcome: &mut Outcome,
         mut unsettled: Vec<Unsettled>,
-        mut again: impl FnMut(&mut DiagSockets, &mut Vec<Victim>) -> Result<(), EngineError>,
+        mut again: impl FnMut(&mut Vec<Victim>) -> Result<(), EngineError>,
     ) {
         while !unsettled.is_empty() {
             victims.clear();
-            if let Err(e) = again(&mut self.diag, victims) {
+            if let Err(e) = again(victims) {
                 tracing::warn!("cannot retry {} sockets: {e}", unsettled.len());
                 outcome.incomplete.insert(Incomplete::EngineFailed);
                 unsettled.iter().for_each(|u| u.fail(outcome));
@@ -154,7 +107,7 @@ impl Destroyer {
             let (portless, unnamed): (Vec<_>, Vec<_>) =
                 not_found.into_iter().partition(|u| u.victim.sport() == 0);
             portless.iter().for_each(|u| u.fail(outcome));
-            settle_by_cookie(outcome, &unnamed);
+            self.settle_by_cookie(outcome, &unnamed);
             if there.len() == asked.len() {
                 unreached.iter().for_each(|u| u.fail(outcome));
                 return;
@@ -164,28 +117,52 @@ impl Destroyer {
     }
 }
 
-/// The last resort for sockets that are there and that no id names.
-fn settle_by_cookie(outcome: &mut Outcome, unsettled: &[Unsettled]) {
-    if unsettled.is_empty() {
-        return;
-    }
-    let start = Instant::now();
-    let before = outcome.destroyed;
-    let victims: Vec<Victim> = unsettled.iter().map(|u| u.victim).collect();
-    for (victim, done) in victims.iter().zip(by_cookie::destroy(&victims)) {
-        match done {
-            Ok(true) => outcome.destroyed += 1,
-            Ok(false) => outcome.skipped.gone += 1,
-            Err(errno) => outcome.add_failure(tuple(victim), errno),
+impl Destroyer {
+    /// The last resort for sockets that are there and that no id names: unconnected UDP sockets of one SO_REUSEPORT group
+    /// differ in nothing that sock_diag compares before the cookie, so it finds one of them and says *not found* of all
+    /// others.
+    fn settle_by_cookie(&self, outcome: &mut Outcome, unsettled: &[Unsettled]) {
+        if unsettled.is_empty() {
+            return;
         }
+        let start = Instant::now();
+        let before = outcome.destroyed;
+        let mut victims: Vec<Victim> = unsettled.iter().map(|u| u.victim).collect();
+        victims.sort_unstable_by_key(Victim::netns);
+        for (victim, fate) in victims.iter().zip(self.pool.destroy(&victims, Naming::Cookies)) {
+            if let Some(u) = count(outcome, victim, fate) {
+                outcome.add_failure(tuple(victim), u.errno);
+            }
+        }
+        outcome.add_finished(Finished {
+            engine: EngineName::Iter,
+            because: FinishReason::NoExactId,
+            victims: victims.len() as u64,
+            destroyed: outcome.destroyed - before,
+            ns: nanos(start.elapsed()),
+        });
     }
-    outcome.add_finished(Finished {
-        engine: EngineName::Iter,
-        because: FinishReason::NoExactId,
-        victims: victims.len() as u64,
-        destroyed: outcome.destroyed - before,
-        ns: nanos(start.elapsed()),
-    });
+}
+
+/// Counts a victim; returns it if more has to be found out.
+fn count(outcome: &mut Outcome, victim: &Victim, fate: Fate) -> Option<Unsettled> {
+    match fate {
+        Fate::Destroyed => outcome.destroyed += 1,
+        // The netns is gone, and its sockets with it.
+        Fate::Unreached(libc::ESTALE) => outcome.skipped.gone += 1,
+        // Before 6.18: nothing leads to it, or not any more, as it is about to go.
+        Fate::Unreached(NOTHING_LEADS_THERE) => return Some(Unsettled::unreached(victim)),
+        Fate::Unreached(errno) => {
+            outcome.incomplete.insert(Incomplete::NetnsUnreachable);
+            outcome.add_failure(tuple(victim), errno);
+        }
+        Fate::Failed(libc::ENOENT) => return Some(Unsettled::not_found(victim)),
+        Fate::Failed(errno) => outcome.add_failure(tuple(victim), errno),
+        // Whoever handles the event waits for it, and takes this back.
+        Fate::Held => outcome.add_failure(tuple(victim), libc::ETIMEDOUT),
+        Fate::Unknown => return Some(Unsettled::unanswered(victim)),
+    }
+    None
 }
 
 /// A victim of which the kernel has not said whether it is dead.
@@ -216,11 +193,5 @@ impl Unsettled {
 
     fn unanswered(victim: &Victim) -> Self {
         Self { victim: *victim, errno: libc::ENOBUFS }
-    }
-}
-
-fn fail(outcome: &mut Outcome, victims: &[Victim], errno: i32) {
-    for victim in victims {
-        outcome.add_failure(tuple(victim), errno);
     }
 }

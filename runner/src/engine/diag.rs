@@ -14,10 +14,6 @@ use super::{Chosen, Engine, EngineError, EngineOptions, OwnerFinder, Scope, Stat
 use crate::sys::netns::{Everywhere, NetnsId};
 use crate::sys::sock_diag::{DiagSockets, Dump, DumpEnd, Filter, InetDiag};
 
-/// Netns that are opened in one go.
-const CHUNK: usize = 64;
-/// Netns whose diag sockets are kept from one scan to the next, with descriptor and all.
-const KEEP_MAX: usize = 512;
 /// Engines `diag` and `diag-filter`: a dump of each netns, matched in user space or by bytecode in the
 /// kernel, and `SOCK_DESTROY` for each match.
 #[derive(Debug)]
@@ -25,6 +21,7 @@ pub struct Diag {
     name: EngineName,
     finder: Finder,
     scan: Scan,
+    diag: DiagSockets,
     destroyer: Destroyer,
     owners: OwnerFinder,
     victims: Vec<Victim>,
@@ -68,8 +65,10 @@ impl Diag {
             buffer: Vec::new(),
         };
         let finder = Finder::new(walker, options.scope.clone());
-        let destroyer = Destroyer::new(options.pace.clone())?;
-        Ok(Self { name, finder, scan, destroyer, owners: OwnerFinder::default(), victims: Vec::new() })
+        let diag = DiagSockets::new()
+            .map_err(|source| EngineError::Io { what: "cannot start the netns thread".to_owned(), source })?;
+        let (destroyer, owners) = (Destroyer::new(options)?, OwnerFinder::default());
+        Ok(Self { name, finder, scan, diag, destroyer, owners, victims: Vec::new() })
     }
 
     /// Leaves the kernel's own sockets alone, as the index does. A socket that the index knows is a program's.
@@ -107,7 +106,7 @@ impl Engine for Diag {
         }
         self.victims.clear();
         let mut undecided = Vec::new();
-        let (diag, scan) = (&mut self.destroyer.diag, &mut self.scan);
+        let (diag, scan) = (&mut self.diag, &mut self.scan);
         let missed = scan.all(diag, &netns, &target.backend, &mut self.victims, &mut undecided);
         outcome.incomplete.extend(missed);
         if !undecided.is_empty() {
@@ -130,8 +129,8 @@ impl Engine for Diag {
         outcome.victims = (self.victims.len() + undecided.len()) as u64;
         outcome.visited = outcome.victims + other_link;
         outcome.skipped.other_link = other_link;
-        let scan = &mut self.scan;
-        self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |diag, victims| {
+        let (diag, scan) = (&mut self.diag, &mut self.scan);
+        self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |victims| {
             // Only those that were victims before are looked for, so what is undecided does no harm. What an
             // interrupted dump misses is taken for gone; but in a netns that cannot be asked all may still be there.
             let mut undecided = Vec::new();
@@ -157,10 +156,6 @@ impl Engine for Diag {
 
     fn set_scope(&mut self, scope: Scope) {
         self.finder.set_scope(scope);
-    }
-
-    fn tidy(&mut self) {
-        self.destroyer.diag.expire();
     }
 }
 
@@ -191,14 +186,17 @@ impl Scan {
         let filter = self.filter_in_kernel.then(|| Filter::destination(backend));
         let mut missed = Vec::new();
         let mut found = Vec::new();
-        for chunk in netns.chunks(CHUNK) {
-            let unreachable = diag.prepare(chunk.iter().copied());
+        let mut rest = netns;
+        while !rest.is_empty() {
+            let (opened, unreachable) = diag.open_some(rest);
+            let (some, others) = rest.split_at(opened);
+            rest = others;
             // The netns is gone, and its sockets with it.
             for (cookie, &errno) in unreachable.iter().filter(|&(_, &errno)| errno != libc::ESTALE) {
                 tracing::warn!(cookie, errno, "cannot open a diag socket in netns");
                 missed.push(Incomplete::NetnsUnreachable);
             }
-            for &id in chunk.iter().filter(|id| !unreachable.contains_key(&id.cookie)) {
+            for &id in some.iter().filter(|id| !unreachable.contains_key(&id.cookie)) {
                 found.clear();
                 match self.one(diag, id, &wanted, filter.as_ref(), &mut found, undecided) {
                     Ok(DumpEnd::Complete) => {}
@@ -206,12 +204,10 @@ impl Scan {
                     Err(e) => {
                         tracing::warn!(cookie = id.cookie, inum = id.inum, "cannot dump netns: {e}");
                         missed.push(Incomplete::NetnsUnreachable);
-                        diag.forget(id.cookie);
                     }
                 }
-                if found.is_empty() && diag.len() > KEEP_MAX {
-                    diag.forget(id.cookie);
-                }
+                // An open diag socket keeps the netns alive.
+                diag.forget(id.cookie);
                 victims.append(&mut found);
             }
         }
@@ -228,7 +224,7 @@ impl Scan {
         found: &mut Vec<Victim>,
         undecided: &mut Vec<(Victim, i32)>,
     ) -> std::io::Result<DumpEnd> {
-        let socket = diag.get(id.cookie, Instant::now()).ok_or(std::io::ErrorKind::NotConnected)?;
+        let socket = diag.get(id.cookie).ok_or(std::io::ErrorKind::NotConnected)?;
         let mut end = DumpEnd::Complete;
         for &family in wanted.families {
             let dump = Dump {

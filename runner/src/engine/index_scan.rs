@@ -32,9 +32,9 @@ struct Left {
 
 impl IndexScan {
     /// # Errors
-    /// [`EngineError::Io`] if the thread that visits namespaces cannot be made.
+    /// [`EngineError::Io`] if no thread that destroys can be made.
     pub fn new(walker: Walker, options: &EngineOptions) -> Result<Self, EngineError> {
-        let destroyer = Destroyer::new(options.pace.clone())?;
+        let destroyer = Destroyer::new(options)?;
         Ok(Self { walker, destroyer, victims: Vec::new(), states: options.states })
     }
 }
@@ -73,17 +73,13 @@ impl Engine for IndexScan {
         outcome.skipped.stale = left.stale;
         outcome.visited = outcome.victims + outcome.skipped.total();
         let (walker, states) = (&mut self.walker, self.states);
-        self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |_, victims| {
+        self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |victims| {
             scan(walker, target, states, victims)?;
             Ok(())
         });
         outcome.walk_ns = nanos(walked.duration_since(start));
         outcome.destroy_ns = nanos(walked.elapsed());
         Ok(outcome)
-    }
-
-    fn tidy(&mut self) {
-        self.destroyer.diag.expire();
     }
 }
 

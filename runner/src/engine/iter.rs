@@ -11,7 +11,7 @@ use skreap_core::{EngineName, Incomplete, Outcome, Protocol, Target, Unconnected
 use super::destroy::Destroyer;
 use super::named::tuple;
 use super::scope::Finder;
-use super::{Chosen, Engine, EngineError, EngineOptions, Link, Pace, Scope, StateMask, membership, nanos};
+use super::{Chosen, Engine, EngineError, EngineOptions, Link, Scope, StateMask, membership, nanos};
 use crate::sys::alone::Alone;
 use crate::sys::netns::{self, Everywhere, NetnsId};
 
@@ -24,7 +24,7 @@ pub struct Iter {
     finder: Finder,
     scanner: Scanner,
     states: StateMask,
-    pace: Pace,
+    options: EngineOptions,
 }
 
 impl Iter {
@@ -39,7 +39,7 @@ impl Iter {
         };
         let finder = Finder::new(walker, options.scope.clone());
         let scanner = Scanner { scan: Some(Scan::load(cgroup)?), cgroup };
-        Ok(Self { finder, scanner, states: options.states, pace: options.pace.clone() })
+        Ok(Self { finder, scanner, states: options.states, options: options.clone() })
     }
 }
 
@@ -65,15 +65,10 @@ impl Iter {
         outcome.victims = victims.len() as u64;
         outcome.visited = outcome.victims + outcome.skipped.total();
         let walked = Instant::now();
-        Destroyer::new(self.pace.clone())?.finish(
-            target.dry_run,
-            &mut victims,
-            &mut outcome,
-            |_, victims| {
-                victims.extend(list()?.hits.iter().map(|hit| hit.victim));
-                Ok(())
-            },
-        );
+        Destroyer::new(&self.options)?.finish(target.dry_run, &mut victims, &mut outcome, |victims| {
+            victims.extend(list()?.hits.iter().map(|hit| hit.victim));
+            Ok(())
+        });
         outcome.walk_ns = nanos(walked.duration_since(start));
         outcome.destroy_ns = nanos(walked.elapsed());
         Ok(outcome)

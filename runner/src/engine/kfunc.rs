@@ -30,11 +30,11 @@ pub struct Kfunc {
 
 impl Kfunc {
     /// # Errors
-    /// [`EngineError::Io`] if the thread that visits namespaces cannot be made.
+    /// [`EngineError::Io`] if no thread that destroys can be made.
     pub fn new(walker: Walker, options: &EngineOptions) -> Result<Self, EngineError> {
         Ok(Self {
             walker,
-            destroyer: Destroyer::new(options.pace.clone())?,
+            destroyer: Destroyer::new(options)?,
             left: Vec::new(),
             victims: Vec::new(),
             states: options.states,
@@ -87,7 +87,7 @@ impl Kfunc {
 
     fn finish(&mut self, target: &Target, outcome: &mut Outcome) {
         let (walker, states) = (&mut self.walker, self.states.bits());
-        self.destroyer.finish(target.dry_run, &mut self.victims, outcome, |_, victims| {
+        self.destroyer.finish(target.dry_run, &mut self.victims, outcome, |victims| {
             walker.walk_states(target, states, victims)?;
             Ok(())
         });
@@ -138,10 +138,6 @@ impl Engine for Kfunc {
         }
         outcome.walk_ns = nanos(walked.duration_since(start));
         Ok(outcome)
-    }
-
-    fn tidy(&mut self) {
-        self.destroyer.diag.expire();
     }
 }
 

@@ -12,7 +12,6 @@
 //! state of the [`StateMask`]. Only the index knows unconnected sockets: a scan that should destroy
 //! them reports in its outcome that it is incomplete.
 
-mod by_cookie;
 mod chosen;
 pub(crate) mod destroy;
 mod diag;
@@ -25,6 +24,7 @@ mod named;
 mod netlink;
 mod owners;
 mod pace;
+pub mod pool;
 pub mod probe;
 mod scope;
 pub mod select;
@@ -47,6 +47,7 @@ pub(crate) use named::{netns_id, tuple};
 pub use netlink::Netlink;
 pub use owners::OwnerFinder;
 pub use pace::Pace;
+pub use pool::{HeldStatus, Pool, VICTIM_TIMEOUT};
 pub use scope::Scope;
 pub use states::{StateMask, UnknownState};
 
@@ -63,6 +64,8 @@ pub struct EngineOptions {
     /// How fast sockets are destroyed. Engines that destroy in the step in which they find keep it from one
     /// target to the next only.
     pub pace: Pace,
+    /// The threads that destroy.
+    pub pool: Pool,
 }
 
 /// Finds the sockets of a target and destroys them.
@@ -81,9 +84,6 @@ pub trait Engine: Send {
 
     /// Changes which netns are visited from now on; engines that walk the index visit no netns and ignore it.
     fn set_scope(&mut self, _scope: Scope) {}
-
-    /// Called about once a second: lets go of what is only kept for speed.
-    fn tidy(&mut self) {}
 }
 
 /// Why an engine could not do its work.

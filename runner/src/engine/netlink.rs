@@ -19,9 +19,9 @@ pub struct Netlink {
 
 impl Netlink {
     /// # Errors
-    /// [`EngineError::Io`] if the thread that visits namespaces cannot be made.
+    /// [`EngineError::Io`] if no thread that destroys can be made.
     pub fn new(walker: Walker, options: &EngineOptions) -> Result<Self, EngineError> {
-        let destroyer = Destroyer::new(options.pace.clone())?;
+        let destroyer = Destroyer::new(options)?;
         Ok(Self { walker, destroyer, victims: Vec::new(), states: options.states })
     }
 }
@@ -62,16 +62,12 @@ impl Engine for Netlink {
             outcome.incomplete.insert(Incomplete::WideUnconnected);
         }
         let walker = &mut self.walker;
-        self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |_, victims| {
+        self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |victims| {
             walker.walk(target, victims)?;
             Ok(())
         });
         outcome.walk_ns = nanos(walked.duration_since(start));
         outcome.destroy_ns = nanos(walked.elapsed());
         Ok(outcome)
-    }
-
-    fn tidy(&mut self) {
-        self.destroyer.diag.expire();
     }
 }

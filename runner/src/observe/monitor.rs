@@ -15,6 +15,7 @@ use skreap_bpf::module;
 use skreap_core::{EngineName, Phases, Refusal, Report, Request, Summary, Timings, Unconnected};
 
 use crate::engine::nanos;
+use crate::engine::pool::Watch;
 use crate::observe::listing::Listing;
 use crate::observe::observer::Observer;
 use crate::observe::status::{
@@ -84,6 +85,7 @@ struct Inner {
     started: Instant,
     observer: Observer,
     clients: Arc<Clients>,
+    destroyers: Watch,
     seen: Mutex<Seen>,
     /// Seconds of each phase, in the order of [`Phases::named`].
     durations: [Histogram; 7],
@@ -113,12 +115,13 @@ struct Look {
 impl Monitor {
     /// A monitor that has seen nothing yet.
     #[must_use]
-    pub fn new(identity: Identity, observer: Observer) -> Self {
+    pub(crate) fn new(identity: Identity, observer: Observer, destroyers: Watch) -> Self {
         Self(Arc::new(Inner {
             identity,
             started: Instant::now(),
             observer,
             clients: Arc::default(),
+            destroyers,
             seen: Mutex::default(),
             durations: std::array::from_fn(|_| {
                 let buckets = exponential_buckets(SHORTEST_S, BUCKET_FACTOR, BUCKETS);
@@ -233,6 +236,7 @@ impl Monitor {
         };
         let hooks = observer.hook_costs()?;
         let waiting = self.0.queue.lock().as_ref().map_or(0, Receiver::len) as u64;
+        let held = self.0.destroyers.status();
         let seen = self.0.seen.lock();
         let phases: Vec<Phases> = seen.phases.iter().copied().collect();
         let mut status = Status {
@@ -247,6 +251,7 @@ impl Monitor {
             index,
             sockets: None,
             totals: seen.totals.clone(),
+            held,
             latency: Summary::default(),
             waiting,
             clients: self.0.clients.counts(),
@@ -262,6 +267,7 @@ impl Monitor {
         };
         // The reaper may be waiting to pass the next report.
         drop(seen);
+        status.totals.take_back(libc::ETIMEDOUT, held.taken_back);
         status.latency = summary(&phases);
         Ok(status)
     }

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use skreap_bpf::{Counters, HookCost};
-use skreap_core::{Backend, EngineName, Incomplete, Protocol, Report, Skipped, Summary, Unconnected};
+use skreap_core::{
+    Backend, EngineName, Incomplete, Protocol, Report, Skipped, Summary, Unconnected, errno_name,
+};
 
+use crate::engine::HeldStatus;
 use crate::observe::listing::{BackendEntry, Census};
 use crate::service::source::ClientCounts;
 
@@ -37,6 +40,9 @@ pub struct Status {
     pub sockets: Option<Census>,
     /// Totals of the events.
     pub totals: Totals,
+    /// Sockets whose owners hold their locks.
+    #[serde(default)]
+    pub held: HeldStatus,
     /// Phases of the last events, at most [`crate::observe::monitor::LATENCY_EVENTS`] of them.
     pub latency: Summary,
     /// Events that wait for the reaper.
@@ -138,7 +144,7 @@ pub struct Totals {
     pub destroyed: BTreeMap<EngineName, BTreeMap<String, u64>>,
     /// Sockets visited and not destroyed, by reason.
     pub skipped: Skipped,
-    /// Sockets that could not be destroyed, by the name of the error.
+    /// Sockets that could not be destroyed, by the name of the error; without those that came to something after all.
     pub failed: BTreeMap<String, u64>,
     /// Events that may have missed sockets, by reason; an event may have several.
     pub incomplete: BTreeMap<Incomplete, u64>,
@@ -170,6 +176,17 @@ impl Totals {
         }
         for why in &report.incomplete_because {
             *self.incomplete.entry(*why).or_default() += 1;
+        }
+    }
+
+    /// Takes failures back that came to something after all.
+    pub fn take_back(&mut self, errno: i32, failures: u64) {
+        let name = errno_name(errno);
+        if let Some(n) = self.failed.get_mut(name.as_ref()) {
+            *n = n.saturating_sub(failures);
+            if *n == 0 {
+                self.failed.remove(name.as_ref());
+            }
         }
     }
 

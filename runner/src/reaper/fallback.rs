@@ -69,8 +69,4 @@ impl Fallback {
         outcome.skipped.accepted += scan.skipped.accepted;
         outcome.add_victims(scan);
     }
-
-    pub(crate) fn tidy(&mut self) {
-        self.engine.tidy();
-    }
 }

@@ -5,28 +5,29 @@ use std::thread;
 use std::time::Instant;
 
 use skreap_core::{
-    Action, Backend, BackendReport, EngineName, Event, Guarded, Incomplete, Network, Outcome, Phases, Report,
+    Action, Backend, BackendReport, EngineName, Event, Guarded, Incomplete, Network, Outcome, Report,
     SocketTuple, Target, Unconnected,
 };
 
-use super::{Reaper, attribution, link};
+use super::{Reaper, Underway, link};
 use crate::engine::{Chosen, EngineError, Link, Scope, nanos};
 use crate::reaper::batch::{Batch, distinct};
 use crate::reaper::recheck::{self, FIRST_PAUSE, Found, grace_period};
 use crate::reaper::reconcile;
 
 /// The result of an event so far.
+#[derive(Debug)]
 pub(super) struct Done {
-    total: Outcome,
-    by_backend: Vec<BackendReport>,
-    merged: BTreeMap<Backend, String>,
+    pub(super) total: Outcome,
+    pub(super) by_backend: Vec<BackendReport>,
+    pub(super) merged: BTreeMap<Backend, String>,
     pub(super) guard: Guarded,
-    error: Option<String>,
+    pub(super) error: Option<String>,
     /// The victims that were counted, with their owners, if those are wanted.
     pub(super) attributed: Option<Vec<SocketTuple>>,
     /// Nanoseconds of what belongs to no engine.
-    order_ns: u64,
-    look_ns: u64,
+    pub(super) order_ns: u64,
+    pub(super) look_ns: u64,
     pub(super) count_ns: u64,
 }
 
@@ -77,12 +78,17 @@ impl Reaper {
     /// As [`handle_received`](Self::handle_received), for one of several events that were all
     /// received before the first of them was handled: the work of an earlier one is not repeated.
     pub fn handle_in(&mut self, batch: &mut Batch, event: &Event, received: Instant) -> Report {
-        let report = self.report(batch, event, received);
-        self.monitor.report(&report);
-        report
+        let mut underway = self.begin(batch, event, received);
+        while !self.settle(&mut underway) {
+            self.pool.wait_until(self.due(&underway));
+        }
+        self.finish(underway)
     }
 
-    fn report(&mut self, batch: &mut Batch, event: &Event, received: Instant) -> Report {
+    /// Does what can be done about an event without waiting for the owners of sockets. For whoever has others to handle
+    /// while one is waited for: [`settle`](Self::settle) says when that is over, and [`finish`](Self::finish) makes the
+    /// report, which is due.
+    pub fn begin(&mut self, batch: &mut Batch, event: &Event, received: Instant) -> Underway {
         let queue_ns = nanos(received.elapsed());
         let (_, waited_ns) = self.pace.totals();
         let mut done = Done::new(self.engine.name());
@@ -92,29 +98,8 @@ impl Reaper {
         } else {
             self.work(batch, event, &mut done);
         }
-        let Done { total, by_backend, merged, mut guard, error, attributed, .. } = done;
-        guard.paced_ns = self.pace.totals().1 - waited_ns;
-        let phases = Phases {
-            queue_ns,
-            order_ns: done.order_ns,
-            look_ns: done.look_ns,
-            walk_ns: total.walk_ns.saturating_add(done.count_ns),
-            destroy_ns: total.destroy_ns,
-            ..Phases::default()
-        };
-        let mut report = Report::new(event, total, phases);
-        report.by_backend = by_backend;
-        report.merged = merged;
-        report.guard = guard.any().then_some(guard);
-        report.error = error;
-        if attributed.is_some() {
-            report.sockets = attributed;
-        } else if let Some(sockets) = &mut report.sockets {
-            attribution::attribute(&mut sockets.iter_mut().collect::<Vec<_>>());
-        }
-        attribution::attribute(&mut report.failed.sockets_mut().collect::<Vec<_>>());
-        report.ns = phases.closed(nanos(received.elapsed()));
-        report
+        done.guard.paced_ns = self.pace.totals().1 - waited_ns;
+        Underway::new(event.clone(), done, self.pool.take_met(), received, queue_ns)
     }
 
     /// Everything between the queue and the report.

@@ -8,6 +8,7 @@ mod limits;
 mod link;
 pub(crate) mod recheck;
 pub(crate) mod reconcile;
+mod underway;
 
 use std::fs::File;
 use std::io;
@@ -25,7 +26,9 @@ use skreap_bpf::{Config, Counters, Index, Walker};
 use skreap_core::{EngineName, ReconcileMax, Unconnected};
 
 use crate::engine::select::{self, Choice};
-use crate::engine::{Engine, EngineError, EngineOptions, KernelSockets, Pace, Scope, StateMask};
+use crate::engine::{
+    Engine, EngineError, EngineOptions, KernelSockets, Pace, Pool, Scope, StateMask, VICTIM_TIMEOUT,
+};
 use crate::observe::listing::Listing;
 use crate::observe::monitor::{Identity, Monitor};
 use crate::observe::observer::Observer;
@@ -107,6 +110,16 @@ impl Default for RecheckBound {
     }
 }
 
+/// How long an event waits for a socket whose owner holds its lock.
+#[derive(Clone, Copy, Debug)]
+struct VictimTimeout(Duration);
+
+impl Default for VictimTimeout {
+    fn default() -> Self {
+        Self(VICTIM_TIMEOUT)
+    }
+}
+
 /// How long marks wait for the first healing.
 #[derive(Clone, Copy, Debug)]
 struct HealAfter(Duration);
@@ -134,6 +147,7 @@ pub struct Builder {
     attribute: bool,
     no_bootstrap: bool,
     recheck: RecheckBound,
+    victim_timeout: VictimTimeout,
     heal_after: HealAfter,
     leave_order: bool,
     grace: bool,
@@ -247,6 +261,16 @@ impl Builder {
         self
     }
 
+    /// How long an event waits for a socket whose owner holds its lock, so that the kernel cannot destroy it; one second by
+    /// default, an hour at most. Then the socket is reported as failed with `ETIMEDOUT`, and still destroyed as soon as
+    /// its owner lets go, which is logged and counted ([`HeldStatus`](crate::engine::HeldStatus)). All others are destroyed
+    /// without waiting for it.
+    #[must_use]
+    pub fn victim_timeout(mut self, bound: Duration) -> Self {
+        self.victim_timeout = VictimTimeout(bound.min(RECHECK_MAX));
+        self
+    }
+
     /// Interval at which the thread of [`Reaper::start_audits`] checks whether the index lacks
     /// sockets, and then heals it; a minute by default. After a healing that did not help it waits
     /// twice as long.
@@ -303,6 +327,7 @@ impl Builder {
             states: self.states,
             scope: self.scope,
             pace: pace.clone(),
+            pool: Pool::default(),
         };
         let (engine, engine_why) = select::start_and_say(self.engine, &index, &options)?;
         let fallback = start_fallback(engine.name(), &index, &options);
@@ -321,7 +346,7 @@ impl Builder {
             not_seen: not_seen.clone(),
             unconnected: self.unconnected,
         };
-        let monitor = Monitor::new(identity, Observer::new(&index)?);
+        let monitor = Monitor::new(identity, Observer::new(&index)?, options.pool.watch());
         let unpublished = Unpublished(pins.as_ref());
         let mut hooks = {
             let _raised = privileges::raise();
@@ -376,6 +401,8 @@ impl Builder {
             },
             attribute: self.attribute,
             recheck: self.recheck.0,
+            victim_timeout: self.victim_timeout.0,
+            pool: options.pool,
             heal_after: self.heal_after.0,
             leave_order: self.leave_order,
             order_unknown: false,
@@ -526,6 +553,8 @@ pub struct Reaper {
     limits: Limits,
     attribute: bool,
     recheck: Duration,
+    victim_timeout: Duration,
+    pool: Pool,
     heal_after: Duration,
     leave_order: bool,
     /// Sockets may be recorded under a virtual address.
@@ -534,6 +563,8 @@ pub struct Reaper {
     pace: Pace,
     _pins: Option<Pins>,
 }
+
+pub use underway::Underway;
 
 impl Reaper {
     /// Settings to start from.
@@ -639,13 +670,8 @@ impl Reaper {
         Ok(())
     }
 
-    /// To be called about once a second: lets go of what is only kept for speed, such as a netlink socket (and
-    /// so a reference) in each netns that was touched lately, and sees to it that the hooks are the last programs.
+    /// To be called about once a second: sees to it that the hooks are the last programs.
     pub fn tidy(&mut self) {
-        self.engine.tidy();
-        if let Some(fallback) = &mut self.fallback {
-            fallback.tidy();
-        }
         self.kernel_sockets.tidy();
         if !self.leave_order {
             self.order.tidy(&mut self.hooks, &self.overseer);

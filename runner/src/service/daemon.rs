@@ -4,13 +4,14 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
+use crossbeam_channel::{Receiver, bounded, never, select, unbounded};
 use skreap_core::{Action, Backend, Refusal, Report, Request};
 
 use crate::observe::monitor::Monitor;
 use crate::observe::status::EventResult;
 use crate::reaper::Reaper;
 use crate::reaper::batch::Batch;
+use crate::service::deferred::Deferred;
 use crate::service::source::{Inbox, Job, Reply, Requester, Running, Source, Stop};
 use crate::service::systemd::{Beat, Supervisor, Telling};
 
@@ -63,7 +64,7 @@ pub fn serve(
         beat.beat();
         ending.given()
     });
-    work_beating(reaper, &jobs, supervisor.beat());
+    work_beating(reaper, &jobs, supervisor.beat(), || stop.given());
     // A caller that uses the reaper afterwards keeps its pace.
     reaper.pace().give_up_when(|| false);
     running.into_iter().for_each(Running::wait);
@@ -110,30 +111,29 @@ fn ask_audit(monitor: &Monitor, id: &str, job: &Job) -> Result<(), Refusal> {
 /// Answers jobs until all senders are dropped: the loop of [`serve`], for a program with sources of
 /// its own.
 pub fn work(reaper: &mut Reaper, jobs: &Receiver<Job>) {
-    work_beating(reaper, jobs, &Beat::default());
+    work_beating(reaper, jobs, &Beat::default(), || false);
 }
 
-fn work_beating(reaper: &mut Reaper, jobs: &Receiver<Job>, beat: &Beat) {
+/// `ending`: what waits for the owners of sockets waits no longer.
+fn work_beating(reaper: &mut Reaper, jobs: &Receiver<Job>, beat: &Beat, ending: impl Fn() -> bool) {
     let mut tidied = Instant::now();
-    loop {
+    let mut deferred = Deferred::default();
+    let (late, none) = (reaper.late(), never());
+    let mut open = true;
+    while open || !deferred.is_empty() {
         beat.beat();
-        match jobs.recv_timeout(TIDY.min(beat.rest())) {
-            Ok(job) => {
-                // All jobs that wait by now were received before the first walk begins, and may
-                // share it.
-                let waiting: Vec<Job> = std::iter::once(job).chain(jobs.try_iter().take(BATCH - 1)).collect();
-                let mut batch = Batch::default();
-                for job in waiting {
-                    let reply = answer(reaper, &mut batch, &job);
-                    // The requests of a client that has disconnected are carried out without an
-                    // answer.
-                    let _ = job.reply.send(reply);
-                    beat.beat();
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+        let rest = deferred.rest(reaper).map_or(TIDY, |rest| rest.min(TIDY)).min(beat.rest());
+        let jobs = if open { jobs } else { &none };
+        select! {
+            recv(jobs) -> job => match job {
+                Ok(job) => work_off(reaper, jobs, job, &mut deferred, beat),
+                Err(_) => open = false,
+            },
+            // Both are looked at below.
+            recv(late) -> _ => {},
+            default(rest) => {},
         }
+        deferred.deliver(reaper, ending());
         if tidied.elapsed() >= TIDY {
             reaper.tidy();
             tidied = Instant::now();
@@ -141,20 +141,26 @@ fn work_beating(reaper: &mut Reaper, jobs: &Receiver<Job>, beat: &Beat) {
     }
 }
 
-fn answer(reaper: &mut Reaper, batch: &mut Batch, job: &Job) -> Reply {
-    match &job.request {
-        Request::Event(event) => {
-            let report = reaper.handle_in(batch, event, job.received);
-            log(&report, job.requester);
-            Reply::Report(Box::new(report))
+/// A job, and whatever waits with it by now: that was received before the first walk begins, and may share it.
+fn work_off(reaper: &mut Reaper, jobs: &Receiver<Job>, job: Job, deferred: &mut Deferred, beat: &Beat) {
+    let waiting: Vec<Job> = std::iter::once(job).chain(jobs.try_iter().take(BATCH - 1)).collect();
+    let mut batch = Batch::default();
+    for job in waiting {
+        match &job.request {
+            Request::Event(event) => {
+                let underway = reaper.begin(&mut batch, event, job.received);
+                deferred.event(underway, job.requester, job.reply);
+            }
+            question => deferred.answer(reaper.monitor().answer(question), job.reply),
         }
-        question => reaper.monitor().answer(question),
+        deferred.deliver(reaper, false);
+        beat.beat();
     }
 }
 
 /// One line for every event that did something or should have: who asked for what, and what came of
 /// it.
-fn log(report: &Report, requester: Requester) {
+pub(super) fn log(report: &Report, requester: Requester) {
     let result = EventResult::of(report);
     let idle = report.destroyed == 0 && matches!(result, EventResult::Complete | EventResult::DryRun);
     let (id, by, backends) = (&report.id, requester, subject(report));

@@ -2,6 +2,7 @@
 //! manager.
 
 pub mod daemon;
+mod deferred;
 pub mod metrics;
 pub mod source;
 pub mod systemd;

@@ -2,7 +2,6 @@
 
 pub(crate) mod alone;
 pub mod cgroup;
-pub(crate) mod epoll;
 pub mod netns;
 pub mod privileges;
 pub(crate) mod rcu;

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use super::client::{CallError, Client};
-use super::op::{Echoed, Op, OpenMany, OpenSpec, OpenedMany, Reply, Selection, SocketState, Watch, Watched};
+use super::op::{
+    Echoed, Holding, Op, OpenMany, OpenSpec, OpenedMany, Reply, Selection, SocketState, Watch, Watched,
+};
 
 type Call<T> = Result<T, CallError>;
 
@@ -99,6 +101,16 @@ impl Client {
     /// Receives a socket in flight and returns its new handle.
     pub fn land_flight(&mut self, socket: u32) -> Call<u32> {
         expect!(self, Op::LandFlight { socket }, Reply::Opened { socket } => socket)
+    }
+
+    /// Has a send take the lock of a socket, and keep it.
+    pub fn start_hold(&mut self, socket: u32, by: Holding) -> Call<()> {
+        self.done(Op::StartHold { socket, by })
+    }
+
+    /// Lets that send end.
+    pub fn end_hold(&mut self, socket: u32) -> Call<()> {
+        self.done(Op::EndHold { socket })
     }
 
     /// Forks a process that holds all sockets, and returns its PID.

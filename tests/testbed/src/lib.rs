@@ -59,8 +59,8 @@ pub use cgroup::{Cgroup, root as cgroup2_root};
 pub use client::{CallError, Client, SpawnOptions, call_all};
 pub use netns::Netns;
 pub use op::{
-    Echoed, Family, Lost, NetnsRef, Op, OpError, OpenMany, OpenSpec, OpenedMany, Protocol, Raced, Reply,
-    Selection, SocketState, Victim, Watch, Watched,
+    Echoed, Family, Holding, Lost, NetnsRef, Op, OpError, OpenMany, OpenSpec, OpenedMany, Protocol, Raced,
+    Reply, Selection, SocketState, Victim, Watch, Watched,
 };
 pub use serve::become_client_if_asked;
 pub use sweep::{Swept, sweep};

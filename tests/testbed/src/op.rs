@@ -99,6 +99,16 @@ pub struct OpenMany {
     pub timeout_ms: u64,
 }
 
+/// What a send waits for that holds the lock of its socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Holding {
+    /// Its memory, which is not there before [`Op::EndHold`].
+    Memory,
+    /// Room in the send buffer of a UDP socket whose peer does not answer ARP: about three seconds.
+    Room,
+}
+
 /// Which of a client's sockets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -251,6 +261,18 @@ pub enum Op {
     /// Receive the socket of [`Op::StartFlight`]. → [`Reply::Opened`]
     LandFlight {
         /// The handle it had.
+        socket: u32,
+    },
+    /// Begin a `send(2)` that takes the socket's lock and keeps it. → [`Reply::Done`] when it is held.
+    StartHold {
+        /// The socket, connected.
+        socket: u32,
+        /// What the send waits for.
+        by: Holding,
+    },
+    /// Let the send of [`Op::StartHold`] end. → [`Reply::Done`] when it has.
+    EndHold {
+        /// The socket.
         socket: u32,
     },
     /// Fork a process that holds all sockets and does nothing. → [`Reply::Forked`]

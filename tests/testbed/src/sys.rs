@@ -353,6 +353,11 @@ pub(super) fn set_receive_timeout(fd: BorrowedFd<'_>, timeout_ms: u64) -> io::Re
     set_option(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, value)
 }
 
+/// `SO_SNDBUF`; the kernel doubles it.
+pub(super) fn set_send_buffer(fd: BorrowedFd<'_>, bytes: c_int) -> io::Result<()> {
+    set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes)
+}
+
 /// The `tcpi_state` of `TCP_INFO`, or `None` if this is not a TCP socket.
 pub(super) fn tcp_state(fd: BorrowedFd<'_>) -> Option<u8> {
     let mut state = 0u8;

@@ -10,6 +10,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Unit;
 
+use skreap_core::errno_name;
+
 use crate::observe::listing::Listing;
 use crate::observe::monitor::Monitor;
 use crate::observe::status::Status;
@@ -112,8 +114,22 @@ fn events(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
             ],
         ),
     )?;
-    let failed = t.failed.iter().map(|(errno, n)| (vec![("errno", errno.clone())], *n));
+    let mut failed = t.failed.clone();
+    if s.held.taken_back > 0 {
+        // A counter never falls.
+        *failed.entry(errno_name(libc::ETIMEDOUT).into_owned()).or_default() += s.held.taken_back;
+    }
+    let failed = failed.into_iter().map(|(errno, n)| (vec![("errno", errno)], n));
     to.counter("sockets_failed", "Sockets that could not be destroyed, by errno", failed)?;
+    let h = &s.held;
+    let help = "Failures that are still waited for, as the owners of the sockets hold their locks";
+    to.gauge("sockets_held", help, h.waiting)?;
+    to.counter(
+        "sockets_late",
+        "Sockets that came to something after they were reported as failed, by what",
+        by("result", [("destroyed", h.late_destroyed), ("gone", h.late_gone)]),
+    )?;
+    to.gauge("destroyers_given_up", "Threads that wait for the lock of a socket", h.given_up)?;
     let incomplete = t.incomplete.iter().map(|(why, n)| (vec![("reason", why.name().to_owned())], *n));
     to.counter("events_incomplete", "Events that may have missed sockets, by reason", incomplete)?;
     if let Some(audit) = &s.audit {

@@ -96,7 +96,36 @@ pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
 /// # Errors
 /// As [`open`].
 pub(crate) fn open_at_once(id: NetnsId) -> io::Result<OwnedFd> {
+    match open_by(id, Way::Handle) {
+        Err(e) if e.raw_os_error() == Some(libc::ESTALE) && !is_gone(id) => open_by(id, Way::Anything),
+        opened => opened,
+    }
+}
+
+/// What a thread is to try that has a descriptor table of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// The handle; where the kernel has none, whatever else leads there.
+    Handle,
+    /// Whatever else leads there: the handle was refused, and [`is_gone`] says that the netns lives.
+    Anything,
+}
+
+/// One half of [`open_at_once`]. `ESTALE` by [`Way::Handle`] may mean a netns that lives: ask [`is_gone`], which this
+/// does not, as the descriptors of the kernel's list are not in every thread's table.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_by(id: NetnsId, way: Way) -> io::Result<OwnedFd> {
     fault::at(Point::NetnsOpen)?;
+    if way == Way::Anything {
+        return if privileges::may_enter_netns() {
+            through_anything(id)
+        } else {
+            // So the kernel says to who may not enter it; and, since 6.19, of one that only sockets keep alive.
+            Err(io::Error::from_raw_os_error(libc::EPERM))
+        };
+    }
     match Method::Handle.open(id) {
         // An older kernel takes FD_NSFS_ROOT for a bad descriptor, or knows no such handle.
         Err(e)
@@ -113,15 +142,6 @@ pub(crate) fn open_at_once(id: NetnsId) -> io::Result<OwnedFd> {
                 && inum_here().is_ok_and(|here| here == u64::from(id.inum)) =>
         {
             current()
-        }
-        // The kernel also returns this to a process that may not enter the netns; and, since 6.19,
-        // for one that only sockets keep alive.
-        Err(e) if e.raw_os_error() == Some(libc::ESTALE) && !is_gone(id) => {
-            if privileges::may_enter_netns() {
-                through_anything(id)
-            } else {
-                Err(io::Error::from_raw_os_error(libc::EPERM))
-            }
         }
         opened => opened,
     }
@@ -147,7 +167,7 @@ fn or_dies(id: NetnsId, opened: io::Result<OwnedFd>) -> io::Result<OwnedFd> {
 }
 
 /// False if that cannot be said.
-fn is_gone(id: NetnsId) -> bool {
+pub(crate) fn is_gone(id: NetnsId) -> bool {
     all::kernel_list().is_some_and(|list| list.iter().all(|netns| netns.cookie != id.cookie))
 }
 
@@ -394,14 +414,27 @@ fn inum_here() -> io::Result<u64> {
 /// The errno of setns(2).
 pub fn enter(netns: &OwnedFd) -> io::Result<()> {
     fault::at(Point::NetnsEnter)?;
-    let wanted = std::fs::metadata(format!("/proc/self/fd/{}", netns.as_raw_fd()))?.ino();
-    if inum_here().is_ok_and(|here| here == wanted) {
-        return Ok(());
-    }
     let _raised = privileges::raise();
     // SAFETY: setns has no memory arguments; the descriptor is open.
-    match unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) } {
-        0 => Ok(()),
+    if unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    // To be where it is needs no privilege.
+    let is_here = |wanted: u64| inum_here().is_ok_and(|here| here == wanted);
+    if error.raw_os_error() == Some(libc::EPERM) && inum_of(netns).is_ok_and(is_here) {
+        return Ok(());
+    }
+    Err(error)
+}
+
+/// Inode number of an open netns.
+fn inum_of(netns: &OwnedFd) -> io::Result<u64> {
+    // SAFETY: a struct of integers.
+    let mut found: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open, and `found` is written to during the call only.
+    match unsafe { libc::fstat(netns.as_raw_fd(), &raw mut found) } {
+        0 => Ok(found.st_ino),
         _ => Err(io::Error::last_os_error()),
     }
 }

@@ -41,7 +41,7 @@ impl DiagSocket {
 
     /// As [`destroy`](Self::destroy), but does not look for failures of the last batch: until
     /// [`settle`](Self::settle) does, all its verdicts are `Destroyed`.
-    pub(super) fn send(&mut self, victims: &[Victim], verdicts: &mut Vec<Verdict>) -> io::Result<()> {
+    fn send(&mut self, victims: &[Victim], verdicts: &mut Vec<Verdict>) -> io::Result<()> {
         self.unsettled = 0..0;
         for batch in victims.chunks(BATCH) {
             if !self.unsettled.is_empty() {
@@ -66,7 +66,7 @@ impl DiagSocket {
     ///
     /// # Errors
     /// The errno of reading; the results of the batch are unknown then.
-    pub(super) fn settle(&mut self, verdicts: &mut [Verdict]) -> io::Result<()> {
+    fn settle(&mut self, verdicts: &mut [Verdict]) -> io::Result<()> {
         let verdicts = verdicts.get_mut(std::mem::take(&mut self.unsettled)).unwrap_or_default();
         loop {
             self.answer.clear();

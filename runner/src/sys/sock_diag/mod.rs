@@ -5,15 +5,19 @@
 
 mod destroy;
 mod dump;
+mod look;
 mod made;
 mod per_netns;
 
 use std::io;
 use std::ops::Range;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
 use skreap_bpf::fault::{self, Point};
+
+use crate::sys::netns::{self, NetnsId};
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use destroy::Errors;
@@ -23,6 +27,7 @@ pub(crate) use dump::datagram;
 pub use dump::{Dump, DumpEnd, Filter, InetDiag};
 pub(crate) use made::Made;
 pub use per_netns::DiagSockets;
+pub(crate) use per_netns::is_full;
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2`.
 const REQUEST_BYTES: usize = 16 + 56;
@@ -54,6 +59,23 @@ impl DiagSocket {
             answer: Vec::with_capacity(4096),
             unsettled: 0..0,
         })
+    }
+}
+
+impl DiagSocket {
+    /// Moves the calling thread into the netns and opens one there; makes sure it is that netns and not a successor with its
+    /// number.
+    ///
+    /// # Errors
+    /// The errno of opening or entering the netns, or of the socket calls; `ESTALE` if the netns is gone.
+    pub(crate) fn open_in(id: NetnsId, open: impl Fn(NetnsId) -> io::Result<OwnedFd>) -> io::Result<Self> {
+        netns::enter(&open(id)?)?;
+        let diag = Self::open()?;
+        match fault::at(Point::DiagCookie).and_then(|()| netns::cookie_of_socket(&diag.socket.as_raw_fd())) {
+            Ok(cookie) if cookie == id.cookie => Ok(diag),
+            Ok(_) => Err(io::Error::from_raw_os_error(libc::ESTALE)),
+            Err(e) => Err(e),
+        }
     }
 }
 

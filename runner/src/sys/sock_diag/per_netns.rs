@@ -2,54 +2,43 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use skreap_bpf::Victim;
-use skreap_bpf::fault::{self, Point};
-
-use super::{DiagSocket, Verdict};
-use crate::sys::epoll::Epoll;
+use super::DiagSocket;
 use crate::sys::netns::{self, NetnsId};
 use crate::sys::privileges;
 
 type Opened = Vec<(NetnsId, io::Result<DiagSocket>)>;
 
-/// One diag socket per netns, opened when first needed.
+/// Netns that are opened in one go.
+const CHUNK: usize = 64;
+
+/// Diag sockets for dumps, one per netns.
 ///
-/// An open diag socket keeps its netns alive, so it is kept for a short time only: long enough for a burst
-/// of events, not long enough to matter to who deletes a netns.
+/// An open diag socket keeps its netns alive: each is closed ([`forget`](Self::forget)) when its netns is done.
 #[derive(Debug)]
 pub struct DiagSockets {
-    kept: HashMap<u64, (DiagSocket, Instant)>,
-    /// All of `kept`, with the netns cookie as token: one call tells which have something to read.
-    answering: Epoll,
-    keep: Duration,
+    open: HashMap<u64, DiagSocket>,
     ask: Option<Sender<Vec<NetnsId>>>,
     answer: Receiver<Opened>,
     opener: Option<thread::JoinHandle<()>>,
 }
 
 impl DiagSockets {
-    /// `keep`: how long an unused socket (and with it the netns) is kept.
-    ///
     /// # Errors
-    /// The errno of making the thread or the epoll set, or of opening the own netns.
-    pub fn new(keep: Duration) -> io::Result<Self> {
-        Self::opened_by(keep, netns::open_at_once)
+    /// The errno of making the thread, or of opening the own netns.
+    pub fn new() -> io::Result<Self> {
+        Self::opened_by(netns::open_at_once)
     }
 
     /// As [`new`](Self::new), with another way to open a netns.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn opened_by(
-        keep: Duration,
-        open: impl Fn(NetnsId) -> io::Result<OwnedFd> + Send + 'static,
-    ) -> io::Result<Self> {
+    pub fn opened_by(open: impl Fn(NetnsId) -> io::Result<OwnedFd> + Send + 'static) -> io::Result<Self> {
         let (ask, asked) = bounded::<Vec<NetnsId>>(1);
         let (reply, answer) = bounded(1);
         let home = netns::current()?;
@@ -58,7 +47,7 @@ impl DiagSockets {
             for ids in asked {
                 // Once for all of them.
                 let _raised = privileges::raise();
-                let mut opened: Opened = ids.into_iter().map(|id| (id, open_in(id, &open))).collect();
+                let mut opened = open_first(&ids, &open);
                 forget_dead(&mut opened);
                 // The thread's own place keeps a netns alive as well.
                 if let Err(e) = netns::enter(&home) {
@@ -69,119 +58,41 @@ impl DiagSockets {
                 }
             }
         })?;
-        let answering = Epoll::new()?;
-        Ok(Self { kept: HashMap::new(), answering, keep, ask: Some(ask), answer, opener: Some(opener) })
+        Ok(Self { open: HashMap::new(), ask: Some(ask), answer, opener: Some(opener) })
     }
 
-    /// Opens what is missing; answers the netns that could not be opened, and why.
-    pub fn prepare(&mut self, ids: impl Iterator<Item = NetnsId>) -> HashMap<u64, i32> {
-        let missing: Vec<NetnsId> = ids.filter(|id| !self.kept.contains_key(&id.cookie)).collect();
-        let mut failed = HashMap::new();
-        if missing.is_empty() {
-            return failed;
-        }
-        let all = missing.clone();
-        let sent = self.ask.as_ref().is_some_and(|ask| ask.send(missing).is_ok());
+    /// Opens the first of these: as many as it takes in one go and as there are descriptors for, but one at least. Returns
+    /// how many that were, and those of them that could not be opened, with the errno.
+    pub fn open_some(&mut self, ids: &[NetnsId]) -> (usize, HashMap<u64, i32>) {
+        let some = ids.get(..CHUNK).unwrap_or(ids);
+        let sent = self.ask.as_ref().is_some_and(|ask| ask.send(some.to_vec()).is_ok());
         let opened = if sent { self.answer.recv().unwrap_or_default() } else { Vec::new() };
-        let now = Instant::now();
+        if opened.is_empty() {
+            // The thread is gone.
+            return (some.len(), some.iter().map(|id| (id.cookie, libc::EIO)).collect());
+        }
+        let (number, mut failed) = (opened.len(), HashMap::new());
         for (id, result) in opened {
-            let watched = result.and_then(|diag| {
-                // SAFETY: the descriptor is open for as long as `diag` is borrowed.
-                let fd = unsafe { BorrowedFd::borrow_raw(diag.socket.as_raw_fd()) };
-                fault::at(Point::EpollAdd)?;
-                self.answering.add(fd, libc::EPOLLIN, id.cookie).map(|()| diag)
-            });
-            match watched {
+            match result {
                 Ok(socket) => {
-                    self.kept.insert(id.cookie, (socket, now));
+                    self.open.insert(id.cookie, socket);
                 }
                 Err(e) => {
                     failed.insert(id.cookie, e.raw_os_error().unwrap_or(libc::EIO));
                 }
             }
         }
-        for id in all {
-            if !self.kept.contains_key(&id.cookie) {
-                failed.entry(id.cookie).or_insert(libc::EIO);
-            }
-        }
-        failed
+        (number, failed)
     }
 
-    /// The socket of a netns that was prepared.
-    pub fn get(&mut self, cookie: u64, now: Instant) -> Option<&mut DiagSocket> {
-        let (socket, used) = self.kept.get_mut(&cookie)?;
-        *used = now;
-        Some(socket)
+    /// The socket of a netns that was opened.
+    pub fn get(&mut self, cookie: u64) -> Option<&mut DiagSocket> {
+        self.open.get_mut(&cookie)
     }
 
-    /// Destroys the victims, all of which must be in this netns, and appends a verdict for each. Failures of the
-    /// last batch are not looked for before [`settle`](Self::settle), so that many netns need one look.
-    ///
-    /// # Errors
-    /// `None` if the netns was not prepared. Otherwise the errno of a send that the kernel refused as a whole; the
-    /// socket is forgotten then.
-    pub fn send(
-        &mut self,
-        netns: u64,
-        victims: &[Victim],
-        verdicts: &mut Vec<Verdict>,
-        now: Instant,
-    ) -> Option<io::Result<()>> {
-        let expected = verdicts.len() + victims.len();
-        let sent = self.get(netns, now)?.send(victims, verdicts);
-        if sent.is_err() {
-            verdicts.resize(expected, Verdict::Unsent);
-            self.forget(netns);
-        }
-        Some(sent)
-    }
-
-    /// Corrects the verdicts of everything that was sent with them.
-    pub fn settle(&mut self, verdicts: &mut [Verdict]) {
-        loop {
-            match fault::at(Point::EpollWait).and_then(|()| self.answering.wait(0)) {
-                Ok(ready) if ready.is_empty() => return,
-                Ok(ready) => ready.into_iter().for_each(|(netns, _)| self.settle_one(netns, verdicts)),
-                Err(e) => {
-                    tracing::warn!("epoll: {e}; reading every diag socket");
-                    let all: Vec<u64> = self.kept.keys().copied().collect();
-                    return all.into_iter().for_each(|netns| self.settle_one(netns, verdicts));
-                }
-            }
-        }
-    }
-
-    fn settle_one(&mut self, netns: u64, verdicts: &mut [Verdict]) {
-        let Some((socket, _)) = self.kept.get_mut(&netns) else { return };
-        if let Err(e) = socket.settle(verdicts) {
-            tracing::warn!(netns, "reading the response of sock_diag: {e}");
-            self.forget(netns);
-        }
-    }
-
-    /// Forgets the socket of a netns, after an error of its own.
+    /// Closes the socket of a netns.
     pub fn forget(&mut self, cookie: u64) {
-        self.kept.remove(&cookie);
-    }
-
-    /// Closes what was not used for `keep`.
-    pub fn expire(&mut self) {
-        let now = Instant::now();
-        let keep = self.keep;
-        self.kept.retain(|_, (_, used)| now.duration_since(*used) < keep);
-    }
-
-    /// How many netns have an open socket.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.kept.len()
-    }
-
-    /// True if no netns has an open socket.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.kept.is_empty()
+        self.open.remove(&cookie);
     }
 }
 
@@ -196,6 +107,24 @@ impl Drop for DiagSockets {
     }
 }
 
+/// Opens these one after the other, until there are no more descriptors: whoever asked closes some then, and asks again.
+fn open_first(ids: &[NetnsId], open: impl Fn(NetnsId) -> io::Result<OwnedFd>) -> Opened {
+    let mut opened = Opened::new();
+    for &id in ids {
+        let diag = DiagSocket::open_in(id, &open);
+        if diag.as_ref().is_err_and(is_full) && !opened.is_empty() {
+            break;
+        }
+        opened.push((id, diag));
+    }
+    opened
+}
+
+/// There are no more descriptors, in this process or at all.
+pub(crate) fn is_full(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// Waits for netns that are unreachable because they are being torn down, and reports those that
 /// are gone.
 fn forget_dead(opened: &mut Opened) {
@@ -206,17 +135,5 @@ fn forget_dead(opened: &mut Opened) {
     let there: HashSet<NetnsId> = netns::wait_for_dying(lost).into_iter().collect();
     for (_, dead) in opened.iter_mut().filter(|(id, opened)| is_lost(opened) && !there.contains(id)) {
         *dead = Err(io::Error::from_raw_os_error(libc::ESTALE));
-    }
-}
-
-/// Opens a diag socket in the netns, and makes sure it is that one and not a successor with its number.
-fn open_in(id: NetnsId, open: impl Fn(NetnsId) -> io::Result<OwnedFd>) -> io::Result<DiagSocket> {
-    let fd = open(id)?;
-    netns::enter(&fd)?;
-    let diag = DiagSocket::open()?;
-    match fault::at(Point::DiagCookie).and_then(|()| netns::cookie_of_socket(&diag.socket.as_raw_fd())) {
-        Ok(cookie) if cookie == id.cookie => Ok(diag),
-        Ok(_) => Err(io::Error::from_raw_os_error(libc::ESTALE)),
-        Err(e) => Err(e),
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use skreap_bpf::Victim;
 use skreap_core::{Backend, Protocol};
@@ -13,9 +12,6 @@ use crate::sys::netns::NetnsId;
 use crate::sys::sock_diag::{DiagSockets, Dump, InetDiag};
 
 use super::origin::{Origin, origin};
-
-/// Netns that are opened together.
-const CHUNK: usize = 64;
 
 // net/tcp_states.h
 const TCP_TIME_WAIT: u8 = 6;
@@ -56,7 +52,7 @@ impl Scan {
     /// [`EngineError`] if the cgroup cannot be opened, or the thread that visits namespaces cannot
     /// be created.
     pub(super) fn new(cgroup: &Path) -> Result<Self, EngineError> {
-        let diag = DiagSockets::new(Duration::ZERO)
+        let diag = DiagSockets::new()
             .map_err(|source| EngineError::Io { what: "cannot start the netns thread".to_owned(), source })?;
         Ok(Self { diag, membership: Membership::new(cgroup)?, buffer: Vec::new() })
     }
@@ -64,9 +60,12 @@ impl Scan {
     /// Looks at these netns, one after the other.
     pub(super) fn take(&mut self, netns: &[NetnsId]) -> Census {
         let mut census = Census::default();
-        for chunk in netns.chunks(CHUNK) {
-            let failed = self.diag.prepare(chunk.iter().copied());
-            for id in chunk {
+        let mut rest = netns;
+        while !rest.is_empty() {
+            let (opened, failed) = self.diag.open_some(rest);
+            let (some, others) = rest.split_at(opened);
+            rest = others;
+            for id in some {
                 let looked = match failed.get(&id.cookie) {
                     Some(&errno) => Err(io::Error::from_raw_os_error(errno)),
                     None => self.one(*id, &mut census),
@@ -102,7 +101,7 @@ impl Scan {
                     info: protocol == Protocol::Tcp,
                 };
                 let Self { diag, membership, buffer } = self;
-                let socket = diag.get(id.cookie, Instant::now()).ok_or(io::ErrorKind::NotConnected)?;
+                let socket = diag.get(id.cookie).ok_or(io::ErrorKind::NotConnected)?;
                 // A truncated dump can cause false suspects; the next pass discards them.
                 socket.dump(&dump, buffer, |message| {
                     let Some(victim) = Victim::from_inet_diag(message.bytes(), protocol, id.cookie, id.inum)

@@ -6,6 +6,7 @@
 mod bulk;
 mod flight;
 mod fork;
+mod hold;
 mod race;
 mod roundtrip;
 mod single;
@@ -28,6 +29,7 @@ use super::op::{NetnsRef, Op, Reply, Selection};
 use super::{raise_nofile_limit, sys, wire};
 use flight::Flights;
 use fork::Forks;
+use hold::Holds;
 use table::Table;
 use trouble::{Answer, Context, from_lab, refused};
 
@@ -100,6 +102,7 @@ fn serve(control: UnixStream) -> io::Result<()> {
         echoes: Vec::new(),
         forks,
         flights: Flights::default(),
+        holds: Holds::default(),
     };
     for op in ops {
         let last = matches!(op, Op::Exit);
@@ -149,6 +152,7 @@ struct Server {
     echoes: Vec<Option<Echo>>,
     forks: Forks,
     flights: Flights,
+    holds: Holds,
 }
 
 impl Server {
@@ -195,6 +199,8 @@ impl Server {
             Op::LandFlight { socket } => {
                 self.flights.land(&mut self.table, socket).map(|socket| Reply::Opened { socket })
             }
+            Op::StartHold { socket, by } => self.holds.start(&self.table, socket, by).map(|()| Reply::Done),
+            Op::EndHold { socket } => self.holds.end(socket).map(|()| Reply::Done),
             Op::Fork => self.forks.fork(self.control.as_raw_fd()).map(|pid| Reply::Forked { pid }),
             Op::ReapFork { pid } => self.forks.reap(pid).map(|()| Reply::Done),
             Op::Close { sockets } => self.close(&sockets),

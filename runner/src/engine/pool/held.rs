@@ -1,0 +1,253 @@
+//! Sockets whose owner holds their lock: what waits for them, and what comes of it late.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::{Mutex, MutexGuard};
+use serde::{Deserialize, Serialize};
+use skreap_bpf::Victim;
+use skreap_core::errno_name;
+
+use super::job::{Fate, Job};
+use crate::engine::tuple;
+
+/// Sockets whose destroy waited for a lock for longer than their event did, since the service started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldStatus {
+    /// Failures among those of the totals that are still waited for, so that they may yet be taken back.
+    pub waiting: u64,
+    /// Sockets that were destroyed after an event had reported them as failed. They are no part of what the totals
+    /// count as destroyed or failed.
+    pub late_destroyed: u64,
+    /// Sockets that their owner had closed when it let go, likewise.
+    pub late_gone: u64,
+    /// Failures that were taken out of the totals because of those.
+    pub taken_back: u64,
+    /// Threads that wait for a lock, and that nothing else is given to do.
+    pub given_up: u64,
+}
+
+/// What all destroyers and events share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// Something came late.
+    changed: Sender<()>,
+    late: Receiver<()>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// Destroyers that are not given up.
+    pub(super) available: usize,
+    /// Destroyers that wait for a lock.
+    pub(super) given_up: usize,
+    held: HashMap<u64, Held>,
+    results: HashMap<u64, Late>,
+    /// Held sockets that the event of this moment has met, by cookie.
+    met: BTreeSet<u64>,
+    status: HeldStatus,
+}
+
+/// A socket whose lock is waited for.
+#[derive(Debug)]
+struct Held {
+    victim: Victim,
+    /// What waits.
+    by: Arc<Job>,
+    since: Instant,
+    /// Events that wait for what comes of it.
+    awaited: u32,
+    /// Events that have reported it as failed.
+    reported: u64,
+}
+
+/// What came of one, for the events that wait for it.
+#[derive(Debug)]
+struct Late {
+    fate: Fate,
+    /// The socket, and since when it was waited for.
+    seen: (Victim, Instant),
+    awaited: u32,
+    /// Some event, or the count of late ones, has it.
+    counted: bool,
+}
+
+/// A held socket that an event waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Awaited {
+    pub(crate) victim: Victim,
+    /// Since when its destroy waits.
+    pub(crate) since: Instant,
+}
+
+/// What an event is told of a held socket in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Destroyed,
+    /// Its owner closed it, or it was counted elsewhere.
+    Gone,
+    Failed(i32),
+    /// Its owner holds its lock still.
+    TimedOut,
+}
+
+impl Shared {
+    pub(super) fn new() -> Arc<Self> {
+        let (changed, late) = bounded(1);
+        Arc::new(Self { state: Mutex::default(), changed, late })
+    }
+
+    /// Locked before the progress of any job.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Something is to be read here when a result has come late.
+    pub(super) fn late(&self) -> &Receiver<()> {
+        &self.late
+    }
+
+    /// What came of the batch of a job that its event has given up.
+    pub(super) fn came_late(&self, job: &Arc<Job>, fates: &[Fate]) {
+        let mut state = self.state.lock();
+        let mut progress = job.progress();
+        let batch = progress.batch.clone();
+        progress.note(fates);
+        drop(progress);
+        for (victim, fate) in job.victims.get(batch).unwrap_or_default().iter().zip(fates) {
+            state.settle(job, victim, *fate);
+        }
+        drop(state);
+        // Full: whoever reads has not read yet.
+        let _ = self.changed.try_send(());
+    }
+
+    pub(crate) fn status(&self) -> HeldStatus {
+        let state = self.state.lock();
+        let waiting = state.held.values().map(|held| held.reported).sum();
+        HeldStatus { waiting, given_up: state.given_up as u64, ..state.status }
+    }
+
+    /// Sockets whose lock is waited for.
+    pub(super) fn len(&self) -> usize {
+        self.state.lock().held.len()
+    }
+}
+
+impl State {
+    /// Notes that the job waits for the lock of this socket; an event has met it.
+    pub(super) fn hold(&mut self, victim: &Victim, by: &Arc<Job>, since: Instant) {
+        let new = Held { victim: *victim, by: Arc::clone(by), since, awaited: 0, reported: 0 };
+        self.held.entry(victim.cookie()).or_insert(new);
+        self.meet(victim.cookie());
+    }
+
+    /// True if the lock of this socket is waited for already; the event that asks has met it then.
+    pub(super) fn meet(&mut self, cookie: u64) -> bool {
+        let Some(held) = self.held.get_mut(&cookie) else {
+            return false;
+        };
+        if self.met.insert(cookie) {
+            held.awaited += 1;
+        }
+        true
+    }
+
+    /// The held sockets that were met since this was asked last.
+    pub(super) fn take_met(&mut self) -> Vec<Awaited> {
+        let met = std::mem::take(&mut self.met);
+        let held = |cookie| self.held.get(cookie).map(|held| (held.victim, held.since));
+        met.iter()
+            .filter_map(|cookie| held(cookie).or_else(|| self.results.get(cookie).map(|late| late.seen)))
+            .map(|(victim, since)| Awaited { victim, since })
+            .collect()
+    }
+
+    fn settle(&mut self, by: &Arc<Job>, victim: &Victim, fate: Fate) {
+        let cookie = victim.cookie();
+        if !self.held.get(&cookie).is_some_and(|held| Arc::ptr_eq(&held.by, by)) {
+            return;
+        }
+        let Some(held) = self.held.remove(&cookie) else {
+            return;
+        };
+        if held.reported > 0 {
+            self.count(&held, fate);
+        }
+        if held.awaited > 0 {
+            let late = Late {
+                fate,
+                seen: (held.victim, held.since),
+                awaited: held.awaited,
+                counted: held.reported > 0,
+            };
+            self.results.insert(cookie, late);
+        }
+    }
+
+    /// Takes back the failures that were reported.
+    fn count(&mut self, held: &Held, fate: Fate) {
+        let socket = tuple(&held.victim);
+        let waited_ms = u64::try_from(held.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match fate {
+            Fate::Destroyed => {
+                self.status.late_destroyed += 1;
+                self.status.taken_back += held.reported;
+                tracing::info!(waited_ms, "destroyed late, as its owner held its lock: {socket}");
+            }
+            Fate::Failed(libc::ENOENT) => {
+                self.status.late_gone += 1;
+                self.status.taken_back += held.reported;
+                tracing::info!(waited_ms, "closed by its owner, which held its lock: {socket}");
+            }
+            Fate::Failed(errno) => {
+                let error = errno_name(errno);
+                tracing::warn!(
+                    waited_ms,
+                    "not destroyed when its owner let go of its lock: {error}: {socket}"
+                );
+            }
+            Fate::Unknown | Fate::Unreached(_) | Fate::Held => {
+                tracing::warn!(
+                    waited_ms,
+                    "its owner let go of its lock, and what came of it is not known: {socket}"
+                );
+            }
+        }
+    }
+
+    /// What came of a socket that an event waits for; `None` if nothing has yet.
+    pub(super) fn take_result(&mut self, cookie: u64) -> Option<End> {
+        let late = self.results.get_mut(&cookie)?;
+        let end = match late.fate {
+            Fate::Destroyed if !late.counted => End::Destroyed,
+            Fate::Destroyed | Fate::Failed(libc::ENOENT) => End::Gone,
+            Fate::Failed(errno) => End::Failed(errno),
+            // The kernel's word was lost: the next event looks again.
+            Fate::Unknown | Fate::Unreached(_) | Fate::Held => End::Failed(libc::ENOBUFS),
+        };
+        late.counted = true;
+        late.awaited -= 1;
+        if late.awaited == 0 {
+            self.results.remove(&cookie);
+        }
+        Some(end)
+    }
+
+    /// An event does not wait for this socket any longer, and reports it as failed.
+    pub(super) fn report(&mut self, cookie: u64) {
+        if let Some(held) = self.held.get_mut(&cookie) {
+            held.awaited = held.awaited.saturating_sub(1);
+            held.reported += 1;
+        }
+    }
+}
+
+/// Waits until something may have come late.
+pub(super) fn wait(late: &Receiver<()>, most: Duration) {
+    // A timeout and a word are the same to who looks again.
+    let _ = late.recv_timeout(most);
+}

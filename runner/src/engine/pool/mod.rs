@@ -1,0 +1,176 @@
+//! Destroyers: threads that may wait for the lock of a socket, so that no other thread ever has to.
+//!
+//! The kernel takes the lock of a socket to destroy it, and its owner can hold that for as long as it likes. A thread that
+//! waits for it cannot be woken, not by a signal and not by the end of its process. So whatever is destroyed is destroyed
+//! by a thread of this pool: it opens the netns, sends the requests, closes everything, and tells what came of them. If it
+//! does not come back from a batch, the event goes on without it: another destroyer looks which socket of the batch
+//! is the one, and does the others. See docs/decisions/0008-destroyers.md.
+
+mod event;
+mod held;
+mod job;
+mod table;
+mod worker;
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use skreap_bpf::Victim;
+
+pub(crate) use event::Naming;
+pub use held::HeldStatus;
+use held::Shared;
+pub(crate) use held::{Awaited, End};
+pub(crate) use job::Fate;
+use job::Job;
+
+/// How long an event waits for a socket whose owner holds its lock, if nothing is said.
+pub const VICTIM_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Destroyers that may wait for locks at one time. Each is a thread; with more, sockets are given up without a try.
+const GIVEN_UP_MAX: usize = 128;
+/// More destroyers do not make a machine faster: they share tables of the kernel.
+const WORKERS_MAX: usize = 16;
+
+/// Destroyers, shared by all engines of one reaper. Clones are the same pool.
+#[derive(Clone, Debug, Default)]
+pub struct Pool(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    jobs: Sender<Arc<Job>>,
+    /// What new destroyers read from.
+    queue: Receiver<Arc<Job>>,
+    shared: Arc<Shared>,
+    wanted: usize,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        let (jobs, queue) = unbounded();
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        Self { jobs, queue, shared: Shared::new(), wanted: cpus.min(WORKERS_MAX) }
+    }
+}
+
+impl Pool {
+    /// Starts the destroyers, unless they were.
+    ///
+    /// # Errors
+    /// The errno of starting the first; fewer than there should be are enough.
+    pub(super) fn start(&self) -> io::Result<()> {
+        while self.0.shared.state().available < self.0.wanted {
+            if let Err(e) = self.add() {
+                if self.0.shared.state().available == 0 {
+                    return Err(e);
+                }
+                tracing::warn!("cannot start another thread that destroys: {e}");
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&self) -> io::Result<()> {
+        worker::start(&self.0.shared, &self.0.queue, self.0.wanted)
+    }
+
+    /// Does without this destroyer from now on, if it is still stuck, and has another in its place.
+    fn give_up(&self, job: &Job) -> bool {
+        let mut state = self.0.shared.state();
+        let mut progress = job.progress();
+        if progress.ended || progress.batch.is_empty() {
+            return false;
+        }
+        progress.given_up = true;
+        state.given_up += 1;
+        state.available -= 1;
+        let replace = state.given_up <= GIVEN_UP_MAX;
+        drop(progress);
+        drop(state);
+        if replace && let Err(e) = self.add() {
+            tracing::warn!("cannot replace a thread that waits for the lock of a socket: {e}");
+        }
+        true
+    }
+
+    fn has_workers(&self) -> bool {
+        self.0.shared.state().available > 0
+    }
+
+    /// True if no destroyer is left for this job; none gets it any more then.
+    fn nobody_takes(&self, job: &Job) -> bool {
+        let state = self.0.shared.state();
+        let mut progress = job.progress();
+        progress.withdrawn = state.available == 0 && !progress.is_taken_on();
+        progress.withdrawn
+    }
+
+    /// The held sockets that were met since this was asked last, each once: whoever asks waits for them.
+    pub(crate) fn take_met(&self) -> Vec<Awaited> {
+        self.0.shared.state().take_met()
+    }
+
+    /// What has come of these by now, or is not waited for any longer; the others stay in the list.
+    pub(crate) fn ends(
+        &self,
+        awaited: &mut Vec<Awaited>,
+        is_over: impl Fn(&Awaited) -> bool,
+    ) -> Vec<(Victim, End)> {
+        let mut state = self.0.shared.state();
+        let mut ends = Vec::new();
+        awaited.retain(|one| {
+            let cookie = one.victim.cookie();
+            if let Some(end) = state.take_result(cookie) {
+                ends.push((one.victim, end));
+            } else if is_over(one) {
+                state.report(cookie);
+                ends.push((one.victim, End::TimedOut));
+            } else {
+                return true;
+            }
+            false
+        });
+        ends
+    }
+
+    /// Waits until something may have come of a held socket, or until then.
+    pub(crate) fn wait_until(&self, until: Instant) {
+        held::wait(self.0.shared.late(), until.saturating_duration_since(Instant::now()));
+    }
+
+    /// Something is to be read here when a result has come late.
+    pub(crate) fn late(&self) -> Receiver<()> {
+        self.0.shared.late().clone()
+    }
+
+    /// The sockets that were given up, from any thread.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch(Arc::clone(&self.0.shared))
+    }
+}
+
+/// What is seen of a pool, whether it is still there or not.
+#[derive(Clone, Debug)]
+pub(crate) struct Watch(Arc<Shared>);
+
+impl Watch {
+    pub(crate) fn status(&self) -> HeldStatus {
+        self.0.status()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Those that wait are not waited for.
+        let held = self.shared.len();
+        if held > 0 {
+            tracing::warn!(
+                "the end comes before {held} sockets were destroyed: their owners hold their locks, and what comes of them is not known"
+            );
+        }
+    }
+}

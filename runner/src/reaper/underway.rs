@@ -1,0 +1,130 @@
+//! Events whose last victims wait for their owners.
+
+use std::time::Instant;
+
+use crossbeam_channel::Receiver;
+use skreap_core::{Event, Phases, Report};
+
+use super::handle::Done;
+use super::{Reaper, attribution};
+use crate::engine::pool::{Awaited, End};
+use crate::engine::{nanos, tuple};
+
+/// An event about which everything is done but for sockets whose owners hold their locks. What is done with it is
+/// [`Reaper::settle`] and [`Reaper::finish`]; one that is dropped has no report.
+#[derive(Debug)]
+pub struct Underway {
+    event: Event,
+    done: Done,
+    /// In the outcome they are failed by now.
+    held: Vec<Awaited>,
+    received: Instant,
+    queue_ns: u64,
+    begun: Instant,
+}
+
+impl Underway {
+    pub(super) fn new(
+        event: Event,
+        done: Done,
+        held: Vec<Awaited>,
+        received: Instant,
+        queue_ns: u64,
+    ) -> Self {
+        Self { event, done, held, received, queue_ns, begun: Instant::now() }
+    }
+
+    fn note(&mut self, one: &skreap_bpf::Victim, end: End) {
+        let (total, cookie) = (&mut self.done.total, one.cookie());
+        let backend = one.backend();
+        let by_backend = self.done.by_backend.iter_mut().find(|by| Some(by.backend) == backend);
+        match end {
+            End::TimedOut => {
+                let socket = tuple(one);
+                tracing::warn!(id = %self.event.id, "not destroyed, as its owner holds its lock; still waited for: {socket}");
+                return;
+            }
+            End::Failed(errno) => {
+                total.take_back(cookie, libc::ETIMEDOUT);
+                total.add_failure(tuple(one), errno);
+                return;
+            }
+            End::Destroyed => {
+                total.take_back(cookie, libc::ETIMEDOUT);
+                total.destroyed += 1;
+            }
+            End::Gone => {
+                total.take_back(cookie, libc::ETIMEDOUT);
+                total.skipped.gone += 1;
+            }
+        }
+        if let Some(by_backend) = by_backend {
+            by_backend.take_back(end == End::Destroyed);
+        }
+    }
+}
+
+impl Reaper {
+    /// When to [`settle`](Self::settle) this at the latest: a socket is not waited for any longer then.
+    #[must_use]
+    pub fn due(&self, underway: &Underway) -> Instant {
+        underway.held.iter().map(|one| one.since + self.victim_timeout).min().unwrap_or_else(Instant::now)
+    }
+
+    /// Something is to be read here when it may be that an event can be [settled](Self::settle) earlier.
+    #[must_use]
+    pub fn late(&self) -> Receiver<()> {
+        self.pool.late()
+    }
+
+    /// Takes note of what has come of the sockets that the event waits for; true if it waits for none any more, as all
+    /// have come to something or were waited for long enough.
+    pub fn settle(&self, underway: &mut Underway) -> bool {
+        if underway.held.is_empty() {
+            return true;
+        }
+        let over = |one: &Awaited| one.since.elapsed() >= self.victim_timeout;
+        for (victim, end) in self.pool.ends(&mut underway.held, over) {
+            underway.note(&victim, end);
+        }
+        if underway.held.is_empty() {
+            underway.done.total.destroy_ns += nanos(underway.begun.elapsed());
+        }
+        underway.held.is_empty()
+    }
+
+    /// The report of an event. What it still waits for is reported as failed with `ETIMEDOUT`: nobody knows what comes of
+    /// it.
+    pub fn finish(&mut self, mut underway: Underway) -> Report {
+        if !underway.held.is_empty() {
+            for (victim, end) in self.pool.ends(&mut underway.held, |_| true) {
+                underway.note(&victim, end);
+            }
+            underway.done.total.destroy_ns += nanos(underway.begun.elapsed());
+        }
+        let Underway { event, done, received, queue_ns, .. } = underway;
+        let Done { total, by_backend, merged, guard, error, attributed, .. } = done;
+        let phases = Phases {
+            queue_ns,
+            order_ns: done.order_ns,
+            look_ns: done.look_ns,
+            walk_ns: total.walk_ns.saturating_add(done.count_ns),
+            destroy_ns: total.destroy_ns,
+            ..Phases::default()
+        };
+        let mut report = Report::new(&event, total, phases);
+        report.by_backend = by_backend;
+        report.merged = merged;
+        report.guard = guard.any().then_some(guard);
+        report.error = error;
+        if attributed.is_some() {
+            report.sockets = attributed;
+        } else if let Some(sockets) = &mut report.sockets {
+            attribution::attribute(&mut sockets.iter_mut().collect::<Vec<_>>());
+        }
+        attribution::attribute(&mut report.failed.sockets_mut().collect::<Vec<_>>());
+        report.ns = phases.closed(nanos(received.elapsed()));
+        self.monitor.report(&report);
+        report
+    }
+}

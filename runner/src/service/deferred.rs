@@ -1,0 +1,76 @@
+//! Answers that wait: for the owners of sockets, or for an earlier answer to the same client.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use crate::reaper::{Reaper, Underway};
+use crate::service::daemon;
+use crate::service::source::{Reply, Requester};
+
+/// Answers in the order of their questions. The work of all of them is done.
+#[derive(Debug, Default)]
+pub(crate) struct Deferred(Vec<Waiting>);
+
+#[derive(Debug)]
+struct Waiting {
+    what: What,
+    to: Sender<Reply>,
+}
+
+#[derive(Debug)]
+enum What {
+    Event(Box<Underway>, Requester),
+    Answer(Reply),
+}
+
+impl Deferred {
+    /// An event that may wait for the owners of some sockets.
+    pub(crate) fn event(&mut self, underway: Underway, by: Requester, to: Sender<Reply>) {
+        self.0.push(Waiting { what: What::Event(Box::new(underway), by), to });
+    }
+
+    /// An answer, which has its place behind earlier ones to the same client.
+    pub(crate) fn answer(&mut self, answer: Reply, to: Sender<Reply>) {
+        self.0.push(Waiting { what: What::Answer(answer), to });
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Time until the next answer is due at the latest; `None` if there is none.
+    pub(crate) fn rest(&self, reaper: &Reaper) -> Option<Duration> {
+        let due = self.0.iter().filter_map(|one| match &one.what {
+            What::Event(underway, _) => Some(reaper.due(underway)),
+            What::Answer(_) => None,
+        });
+        due.min().map(|due| due.saturating_duration_since(Instant::now()))
+    }
+
+    /// Gives the answers that are due, or, when all is to end, every one.
+    pub(crate) fn deliver(&mut self, reaper: &mut Reaper, ending: bool) {
+        let mut kept: Vec<Waiting> = Vec::new();
+        for Waiting { what, to } in std::mem::take(&mut self.0) {
+            let answer = match what {
+                What::Event(mut underway, by) => {
+                    if !reaper.settle(&mut underway) && !ending {
+                        kept.push(Waiting { what: What::Event(underway, by), to });
+                        continue;
+                    }
+                    let report = reaper.finish(*underway);
+                    daemon::log(&report, by);
+                    Reply::Report(Box::new(report))
+                }
+                What::Answer(answer) => answer,
+            };
+            if kept.iter().any(|earlier| earlier.to.same_channel(&to)) {
+                kept.push(Waiting { what: What::Answer(answer), to });
+            } else {
+                // A client that has gone away has its work done, and nobody to tell.
+                let _ = to.send(answer);
+            }
+        }
+        self.0 = kept;
+    }
+}
