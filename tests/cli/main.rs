@@ -9,9 +9,11 @@ mod bad_days;
 mod cgroups;
 mod commands;
 mod demo;
+mod descriptors;
 mod embedding;
 mod events;
 mod generate;
+mod held;
 mod help;
 mod hooks;
 mod logs;
@@ -69,6 +71,8 @@ fn main() -> ExitCode {
     }
     let all = [
         help::tests(),
+        held::tests(),
+        descriptors::tests(),
         generate::tests(),
         unit::tests(),
         unprivileged::tests(),

@@ -34,6 +34,7 @@ mod kfunc;
 mod link;
 mod many;
 mod netns;
+mod netns_let_go;
 mod older;
 mod older_held;
 mod order;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         netns::cases(),
         reach::cases(),
         held_lock::cases(),
+        netns_let_go::cases(),
         hidden::cases(),
         many::cases(),
         peer::cases(),

@@ -1,0 +1,150 @@
+//! A service while an owner holds the lock of a socket that is to be destroyed: it answers, ends, is killed and replaced.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use skreap_testbed::{Bpffs, Holding, Selection};
+
+use crate::commands::{TCP, Ten, UDP, good, good_json};
+use crate::hooks;
+use crate::process::{Ended, run, until};
+use crate::serve::Serve;
+
+crate::tests![
+    others_are_answered,
+    the_failure_is_shown_and_taken_back,
+    the_end_does_not_wait,
+    killed_and_taken_over,
+];
+
+/// What does not wait takes less than this on a busy machine; locks are held until they are let go.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// Asks for the death of the UDP backend, from a thread.
+fn reap(serve: &Serve) -> Result<thread::JoinHandle<Result<Ended>>> {
+    let socket = serve.socket_arg()?;
+    Ok(thread::spawn(move || run(&["reap", UDP, "--socket", &socket, "--json"])))
+}
+
+fn report(reap: thread::JoinHandle<Result<Ended>>, code: i32) -> Result<Value> {
+    let ended = reap.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+    ensure!(ended.code == Some(code), "{ended:?}");
+    ended.json()?.pop().context("no report")
+}
+
+fn is_destroyed(ten: &mut Ten, handle: u32) -> Result<bool> {
+    Ok(!ten.client.destroyed(Selection::List(vec![handle]))?.is_empty())
+}
+
+/// True once nothing is left of a process but the threads that cannot end.
+fn is_zombie(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
+}
+
+/// An event on another backend has its report while the first still waits for an owner.
+fn others_are_answered() -> Result<()> {
+    let serve = Serve::start_with("cli-held-others", &["--victim-timeout-ms", "60000"])?;
+    let mut ten = Ten::new(&serve)?;
+    ten.client.start_hold(0, Holding::Memory)?;
+    let waiting = reap(&serve)?;
+    until("another socket of the backend to be destroyed", || is_destroyed(&mut ten, 5).unwrap_or(false))?;
+    let start = Instant::now();
+    let other = good_json(&["reap", TCP, "--socket", &serve.socket_arg()?, "--json"])?;
+    ensure!(other["destroyed"] == 4 && other["complete"] == true, "{other}");
+    ensure!(start.elapsed() < AT_ONCE, "another backend has waited for {:?}", start.elapsed());
+    ensure!(!waiting.is_finished(), "the held socket was not waited for");
+    ten.client.end_hold(0)?;
+    let report = report(waiting, 0)?;
+    ensure!(report["destroyed"] == 6 && report["failed"]["total"] == 0, "{report}");
+    drop(ten);
+    serve.finish()
+}
+
+fn the_failure_is_shown_and_taken_back() -> Result<()> {
+    let serve = Serve::start_with("cli-held-shown", &["--victim-timeout-ms", "200"])?;
+    let mut ten = Ten::new(&serve)?;
+    let socket = serve.socket_arg()?;
+    ten.client.start_hold(0, Holding::Memory)?;
+    let ended = run(&["reap", UDP, "--socket", &socket])?;
+    ensure!(ended.code == Some(1) && ended.out.contains("5 of 6 sockets destroyed"), "{ended:?}");
+    ensure!(ended.out.contains("ETIMEDOUT: its owner holds its lock"), "{ended:?}");
+    let status = good_json(&["status", "--socket", &socket, "--json"])?;
+    ensure!(status["totals"]["failed"]["ETIMEDOUT"] == 1 && status["held"]["waiting"] == 1, "{status}");
+    let text = good(&["status", "--socket", &socket])?;
+    ensure!(text.contains("1 of the failed still waited for, 0 destroyed late"), "{text}");
+    ten.client.end_hold(0)?;
+    until("the socket to be destroyed", || is_destroyed(&mut ten, 0).unwrap_or(false))?;
+    let mut status = Value::Null;
+    until("the status to say so", || {
+        status = good_json(&["status", "--socket", &socket, "--json"]).unwrap_or_default();
+        status["held"]["given_up"] == 0
+    })?;
+    ensure!(status["held"]["late_destroyed"] == 1 && status["held"]["waiting"] == 0, "{status}");
+    ensure!(status["totals"]["failed"].as_object().is_some_and(serde_json::Map::is_empty), "{status}");
+    drop(ten);
+    serve.finish()
+}
+
+/// Asked to end, it reports what it waits for as failed, and lets go of everything but its pid.
+fn the_end_does_not_wait() -> Result<()> {
+    let mut serve = Serve::start_with("cli-held-end", &["--victim-timeout-ms", "60000"])?;
+    let mut ten = Ten::new(&serve)?;
+    ten.client.start_hold(0, Holding::Memory)?;
+    let waiting = reap(&serve)?;
+    until("another socket of the backend to be destroyed", || is_destroyed(&mut ten, 5).unwrap_or(false))?;
+    let start = Instant::now();
+    serve.signal(libc::SIGTERM)?;
+    let report = report(waiting, 1)?;
+    ensure!(report["destroyed"] == 5 && report["failed"]["by_errno"]["ETIMEDOUT"] == 1, "{report}");
+    let pid = serve.pid();
+    until("the service to end", || is_zombie(pid))?;
+    ensure!(start.elapsed() < AT_ONCE, "the end has waited for {:?}", start.elapsed());
+    serve.nothing_left()?;
+    ten.client.end_hold(0)?;
+    until("the socket to be destroyed", || is_destroyed(&mut ten, 0).unwrap_or(false))?;
+    let ended = serve.ended()?;
+    ensure!(ended.code == Some(0) && !ended.err.contains("panicked"), "{ended:?}");
+    ensure!(ended.err.contains("the end comes before 1 sockets were destroyed"), "{ended:?}");
+    Ok(())
+}
+
+/// What a killed service cannot let go of is its pid: the next one takes over at once.
+fn killed_and_taken_over() -> Result<()> {
+    let bpffs = Bpffs::create()?;
+    let pins = bpffs.path("skreap").to_str().context("not UTF-8")?.to_owned();
+    let args = ["--log", "info", "--max-sockets", "2000", "--pin", &pins, "--victim-timeout-ms", "200"];
+    let mut serve = Serve::start_with("cli-held-kill", &args)?;
+    let mut ten = Ten::new(&serve)?;
+    ten.client.start_hold(0, Holding::Memory)?;
+    let first = report(reap(&serve)?, 1)?;
+    ensure!(first["destroyed"] == 5, "{first}");
+    let old = serve.pid();
+    serve.signal(libc::SIGKILL)?;
+    until("the service to die", || is_zombie(old))?;
+    let start = Instant::now();
+    serve.restart()?;
+    ensure!(start.elapsed() < AT_ONCE, "the next one has waited for {:?}", start.elapsed());
+    ensure!(is_zombie(old), "the old one did not wait for anything");
+    // It waits for the same socket, and is not held up by it either.
+    let second = report(reap(&serve)?, 1)?;
+    ensure!(second["victims"] == 1 && second["failed"]["by_errno"]["ETIMEDOUT"] == 1, "{second}");
+    let other = good_json(&["reap", TCP, "--socket", &serve.socket_arg()?, "--json"])?;
+    ensure!(other["destroyed"] == 4, "{other}");
+    ten.client.end_hold(0)?;
+    until("the socket to be destroyed", || is_destroyed(&mut ten, 0).unwrap_or(false))?;
+    let mut status = 0;
+    // SAFETY: the status is writable, and the process is a child of this one that nobody else waits for.
+    let reaped = unsafe { libc::waitpid(old.cast_signed(), &raw mut status, 0) };
+    ensure!(reaped == old.cast_signed() && libc::WIFSIGNALED(status), "{reaped} {status}");
+    drop(ten);
+    serve.signal(libc::SIGTERM)?;
+    let ended = serve.ended()?;
+    ensure!(ended.code == Some(0) && ended.err.contains("taken over, with all sockets"), "{ended:?}");
+    ensure!(hooks::attached(&serve.cgroup)? == 5, "the hooks did not stay");
+    good(&["unload", "--pin", &pins])?;
+    serve.nothing_left()
+}
