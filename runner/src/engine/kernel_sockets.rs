@@ -8,7 +8,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use skreap_bpf::{Index, Owner, Victim, Walker};
 use skreap_core::{EngineName, FinishReason, Finished, Incomplete, Outcome, Target, Unconnected};
@@ -42,14 +42,14 @@ impl KernelSockets {
     /// # Errors
     /// [`EngineError`] if the cgroup cannot be opened, or a thread that visits namespaces not be made.
     pub(crate) fn new(index: &Arc<Index>, options: &EngineOptions) -> Result<Self, EngineError> {
-        let diag = DiagSockets::new(Duration::ZERO)
+        let diag = DiagSockets::new()
             .map_err(|source| EngineError::Io { what: "cannot start the netns thread".to_owned(), source })?;
         Ok(Self {
             index: Arc::clone(index),
             scan: Scan::filtered(options)?,
             diag,
             owners: OwnerFinder::default(),
-            destroyer: Destroyer::new(options.pace.clone())?,
+            destroyer: Destroyer::new(options)?,
         })
     }
 
@@ -167,7 +167,7 @@ impl KernelSockets {
         let start = Instant::now();
         let Self { scan, diag, destroyer, .. } = self;
         let first: HashSet<u64> = subflows.iter().map(Victim::cookie).collect();
-        destroyer.finish(target.dry_run, &mut subflows, &mut outcome, |_, subflows| {
+        destroyer.finish(target.dry_run, &mut subflows, &mut outcome, |subflows| {
             let Everywhere { netns, .. } = netns::everywhere()
                 .map_err(|source| EngineError::Io { what: "cannot list the netns".to_owned(), source })?;
             scan.all(diag, &netns, &target.backend, subflows, &mut Vec::new());
@@ -176,10 +176,5 @@ impl KernelSockets {
         });
         outcome.destroy_ns = nanos(start.elapsed());
         outcome
-    }
-
-    /// See [`Engine::tidy`](super::Engine::tidy).
-    pub(crate) fn tidy(&mut self) {
-        self.destroyer.diag.expire();
     }
 }

@@ -672,7 +672,6 @@ impl Reaper {
 
     /// To be called about once a second: sees to it that the hooks are the last programs.
     pub fn tidy(&mut self) {
-        self.kernel_sockets.tidy();
         if !self.leave_order {
             self.order.tidy(&mut self.hooks, &self.overseer);
             self.monitor.ordered(self.order.status());
