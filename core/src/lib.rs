@@ -42,6 +42,7 @@ mod errno;
 mod error;
 mod event;
 mod guard;
+mod held;
 mod limits;
 mod network;
 mod outcome;
@@ -60,6 +61,7 @@ pub use errno::{errno_name, errno_reason};
 pub use error::{Refusal, UnknownName};
 pub use event::{Action, Event, IdError, LinkError, MAX_ID_BYTES, check_id};
 pub use guard::{Guarded, Limit, Pacer, ReconcileMax};
+pub use held::HeldStatus;
 pub use limits::MAX_BACKENDS;
 pub use network::{MAX_NETWORKS, Network, NetworkError};
 pub use outcome::{

@@ -46,7 +46,7 @@ fn audit_at_intervals_without_end(world: &mut World) -> Result<()> {
     let reaper = world.reaper_mut();
     reaper.start_audits(Some(Duration::MAX), false)?;
     let answer = move |audit: Result<Audit, String>| drop(tell.send(audit));
-    ensure!(reaper.monitor().ask_audit(Box::new(answer)), "nobody was asked");
+    ensure!(reaper.audits().is_some_and(|audits| audits.ask(Box::new(answer))), "nobody was asked");
     let audit = told.recv_timeout(Duration::from_millis(PATIENCE_MS))?.map_err(anyhow::Error::msg)?;
     expect_clean(&audit, 0, 0, 0)
 }

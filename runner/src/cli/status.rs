@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::Deserialize as _;
+use skreap::core::HeldStatus;
 use skreap::core::Request;
-use skreap::engine::HeldStatus;
 use skreap::status::{EventResult, Status};
 
 use super::text::{age, counted, duration, grouped, plural};

@@ -1,6 +1,7 @@
 //! The observable state of a service: written by the reaper, upkeep and the service, read by
 //! clients.
 
+pub mod clients;
 pub mod listing;
 pub mod monitor;
 pub(crate) mod observer;

@@ -4,25 +4,21 @@
 //! here is held for a copy or two, never while the index is walked or a line is written.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
-use prometheus_client::metrics::histogram::{Histogram, NativeHistogramConfig, exponential_buckets};
 use skreap_bpf::module;
-use skreap_core::{EngineName, Phases, Refusal, Report, Request, Summary, Timings, Unconnected};
+use skreap_core::{EngineName, HeldStatus, Phases, Report, Summary, Timings, Unconnected, nanos};
 
-use crate::engine::nanos;
-use crate::engine::pool::Watch;
+use crate::observe::clients::Clients;
 use crate::observe::listing::Listing;
 use crate::observe::observer::Observer;
 use crate::observe::status::{
     AuditStatus, EventResult, IndexStatus, OrderStatus, Recent, Status, Top, TopBackend, Totals,
 };
-use crate::service::source::{Clients, Job, Reply};
-use crate::upkeep::audit::{Answer, Asker};
 
 /// Events whose phases the latency of a status is made of.
 pub const LATENCY_EVENTS: usize = 1024;
@@ -35,15 +31,6 @@ pub const TOP_BACKENDS: usize = 100;
 /// it took: however often clients ask, walking takes a small part of one CPU.
 const LOOK_MIN: Duration = Duration::from_millis(500);
 const LOOK_SHARE: u32 = 20;
-
-/// Bounds of the classic histograms: 1 µs, 4 µs, 16 µs, … 4.2 s.
-const SHORTEST_S: f64 = 1e-6;
-const BUCKET_FACTOR: f64 = 4.0;
-const BUCKETS: u16 = 12;
-/// The native histograms distinguish times that differ by this factor, with this many buckets at
-/// most.
-const NATIVE_FACTOR: f64 = 1.1;
-const NATIVE_BUCKETS: usize = 160;
 
 /// The constants of a running service.
 #[derive(Clone, Debug)]
@@ -85,14 +72,30 @@ struct Inner {
     started: Instant,
     observer: Observer,
     clients: Arc<Clients>,
-    destroyers: Watch,
+    held: Held,
     seen: Mutex<Seen>,
-    /// Seconds of each phase, in the order of [`Phases::named`].
-    durations: [Histogram; 7],
     look: Mutex<Option<Look>>,
-    /// The queue of events, for its length.
-    queue: Mutex<Option<Receiver<Job>>>,
-    audits: Mutex<Option<Asker>>,
+    callbacks: Mutex<Callbacks>,
+}
+
+/// Returns what is known of the sockets whose owners hold their locks.
+pub type Held = Box<dyn Fn() -> HeldStatus + Send + Sync>;
+/// Returns the number of events that wait.
+pub type QueueLength = Box<dyn Fn() -> usize + Send>;
+/// Called with the phases of an event.
+pub type Timed = Box<dyn Fn(&Phases) + Send>;
+
+/// What the service has the monitor call.
+#[derive(Default)]
+struct Callbacks {
+    waiting: Option<QueueLength>,
+    timed: Vec<Timed>,
+}
+
+impl fmt::Debug for Callbacks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Callbacks").finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -115,22 +118,16 @@ struct Look {
 impl Monitor {
     /// A monitor that has seen nothing yet.
     #[must_use]
-    pub(crate) fn new(identity: Identity, observer: Observer, destroyers: Watch) -> Self {
+    pub(crate) fn new(identity: Identity, observer: Observer, held: Held) -> Self {
         Self(Arc::new(Inner {
             identity,
             started: Instant::now(),
             observer,
             clients: Arc::default(),
-            destroyers,
+            held,
             seen: Mutex::default(),
-            durations: std::array::from_fn(|_| {
-                let buckets = exponential_buckets(SHORTEST_S, BUCKET_FACTOR, BUCKETS);
-                let native = NativeHistogramConfig::new(NATIVE_FACTOR).max_buckets(NATIVE_BUCKETS);
-                Histogram::new_classic_and_native(buckets, native)
-            }),
             look: Mutex::default(),
-            queue: Mutex::default(),
-            audits: Mutex::default(),
+            callbacks: Mutex::default(),
         }))
     }
 
@@ -154,9 +151,7 @@ impl Monitor {
         if !report.dry_run && report.error.is_none() {
             push(&mut seen.phases, LATENCY_EVENTS, report.ns);
             drop(seen);
-            for (histogram, (_, ns)) in self.0.durations.iter().zip(report.ns.named()) {
-                histogram.observe(ns as f64 / 1e9);
-            }
+            self.0.callbacks.lock().timed.iter().for_each(|timed| timed(&report.ns));
         }
     }
 
@@ -184,38 +179,15 @@ impl Monitor {
         &self.0.observer
     }
 
-    /// The queue whose length is shown from now on; `None` at its end.
-    pub fn watch_queue(&self, queue: Option<Receiver<Job>>) {
-        *self.0.queue.lock() = queue;
+    /// What tells the number of events that wait, from now on; `None` at the end of their queue.
+    pub fn watch_queue(&self, length: Option<QueueLength>) {
+        self.0.callbacks.lock().waiting = length;
     }
 
-    /// The thread that makes audits from now on.
-    pub fn answer_audits(&self, audits: Asker) {
-        *self.0.audits.lock() = Some(audits);
-    }
-
-    /// Asks for an audit without waiting for it; `answer` is called on the thread of the audits. False, and no call,
-    /// if that was not started or has too much to do.
-    #[must_use]
-    pub fn ask_audit(&self, answer: Answer) -> bool {
-        self.0.audits.lock().as_ref().is_some_and(|audits| audits.ask(answer))
-    }
-
-    /// Answers a question; refuses everything that is not one.
-    #[must_use]
-    pub fn answer(&self, request: &Request) -> Reply {
-        let id = request.id().to_owned();
-        let answer = match request {
-            Request::Index { .. } => {
-                self.0.observer.listing().map(|index| Reply::Index { id, index: Box::new(index) })
-            }
-            Request::Status { .. } => {
-                self.full_status().map(|status| Reply::Status { id, status: Box::new(status) })
-            }
-            Request::Top { .. } => self.top().map(|top| Reply::Top { id, top: Box::new(top) }),
-            _ => return Reply::Refused(Refusal::new(0, "this version cannot do that").with_id(&id)),
-        };
-        answer.unwrap_or_else(|e| Reply::Refused(Refusal::new(0, e.to_string()).with_id(request.id())))
+    /// Has `timed` called with the phases of each event from now on, except dry runs and failures. It runs on the thread
+    /// of the reaper, so it must not wait.
+    pub fn time_events(&self, timed: Timed) {
+        self.0.callbacks.lock().timed.push(timed);
     }
 
     /// How the service is doing.
@@ -235,8 +207,8 @@ impl Monitor {
             counters,
         };
         let hooks = observer.hook_costs()?;
-        let waiting = self.0.queue.lock().as_ref().map_or(0, Receiver::len) as u64;
-        let held = self.0.destroyers.status();
+        let waiting = self.0.callbacks.lock().waiting.as_ref().map_or(0, |waiting| waiting()) as u64;
+        let held = (self.0.held)();
         let seen = self.0.seen.lock();
         let phases: Vec<Phases> = seen.phases.iter().copied().collect();
         let mut status = Status {
@@ -315,12 +287,6 @@ impl Monitor {
     /// [`skreap_bpf::Error`] if the index cannot be walked.
     pub(crate) fn listing(&self) -> Result<Arc<Listing>, skreap_bpf::Error> {
         Ok(self.look()?.listing)
-    }
-
-    /// The duration of each phase of all events, by the name of the phase.
-    pub(crate) fn phase_histograms(&self) -> impl Iterator<Item = (&'static str, &Histogram)> {
-        let names = Phases::default().named();
-        names.into_iter().zip(&self.0.durations).map(|((name, _), histogram)| (name, histogram))
     }
 
     /// When the service started, in seconds since 1970.

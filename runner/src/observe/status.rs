@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use skreap_bpf::{Counters, HookCost};
 use skreap_core::{
-    Backend, EngineName, Incomplete, Protocol, Report, Skipped, Summary, Unconnected, errno_name,
+    Backend, EngineName, HeldStatus, Incomplete, Protocol, Report, Skipped, Summary, Unconnected, errno_name,
 };
 
-use crate::engine::HeldStatus;
+use crate::observe::clients::ClientCounts;
 use crate::observe::listing::{BackendEntry, Census};
-use crate::service::source::ClientCounts;
 
 /// State of a service at one moment. Counters count since it started, those of the index since the
 /// index was loaded.

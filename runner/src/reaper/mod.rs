@@ -263,7 +263,7 @@ impl Builder {
 
     /// How long an event waits for a socket whose owner holds its lock, so that the kernel cannot destroy it; one second by
     /// default, an hour at most. Then the socket is reported as failed with `ETIMEDOUT`, and still destroyed as soon as
-    /// its owner lets go, which is logged and counted ([`HeldStatus`](crate::engine::HeldStatus)). All others are destroyed
+    /// its owner lets go, which is logged and counted ([`HeldStatus`](skreap_core::HeldStatus)). All others are destroyed
     /// without waiting for it.
     #[must_use]
     pub fn victim_timeout(mut self, bound: Duration) -> Self {
@@ -346,7 +346,9 @@ impl Builder {
             not_seen: not_seen.clone(),
             unconnected: self.unconnected,
         };
-        let monitor = Monitor::new(identity, Observer::new(&index)?, options.pool.watch());
+        let destroyers = options.pool.watch();
+        let held = Box::new(move || destroyers.status());
+        let monitor = Monitor::new(identity, Observer::new(&index)?, held);
         let unpublished = Unpublished(pins.as_ref());
         let mut hooks = {
             let _raised = privileges::raise();
@@ -644,7 +646,7 @@ impl Reaper {
         Healer::new(Arc::clone(&self.index), &self.cgroup, Arc::clone(&self.healing))
     }
 
-    /// Starts a thread that audits when the monitor is asked to ([`Monitor::ask_audit`]), and by itself `interval`
+    /// Starts a thread that audits when it is asked to ([`audits`](Self::audits)), and by itself `interval`
     /// after the last audit. Connected sockets that are not in the index now are taken to be older than the hooks:
     /// they are forgiven, if `forgive_older`. What audits find is in the status. The same thread heals the index
     /// when it has marks ([`Healer`], [`Builder::heal_after`]).
@@ -665,9 +667,14 @@ impl Reaper {
             forgive_older,
         )
         .map_err(|source| EngineError::Io { what: "cannot start the audit thread".to_owned(), source })?;
-        self.monitor.answer_audits(service.asker());
         self.audits = Some(service);
         Ok(())
+    }
+
+    /// What asks the thread of the audits, once [`start_audits`](Self::start_audits) has made it.
+    #[must_use]
+    pub fn audits(&self) -> Option<audit::Asker> {
+        self.audits.as_ref().map(audit::Service::asker)
     }
 
     /// To be called about once a second: sees to it that the hooks are the last programs.

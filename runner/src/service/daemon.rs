@@ -11,9 +11,11 @@ use crate::observe::monitor::Monitor;
 use crate::observe::status::EventResult;
 use crate::reaper::Reaper;
 use crate::reaper::batch::Batch;
+use crate::service::answers;
 use crate::service::deferred::Deferred;
 use crate::service::source::{Inbox, Job, Reply, Requester, Running, Source, Stop};
 use crate::service::systemd::{Beat, Supervisor, Telling};
+use crate::upkeep::audit::{Answer, Asker};
 
 /// Requests that may wait; a full queue blocks the sources, and nothing is dropped.
 pub const QUEUE: usize = 1024;
@@ -39,8 +41,9 @@ pub fn serve(
     // Holds one question of each connection at most.
     let (questions, asked) = unbounded();
     let monitor = reaper.monitor().clone();
-    monitor.watch_queue(Some(jobs.clone()));
-    let answering = answer_questions(monitor.clone(), asked)?;
+    let queue = jobs.clone();
+    monitor.watch_queue(Some(Box::new(move || queue.len())));
+    let answering = answer_questions(monitor.clone(), reaper.audits(), asked)?;
     let inbox = Inbox { events, questions };
     let mut running = Vec::new();
     let mut failed = Ok(());
@@ -78,16 +81,20 @@ pub fn serve(
 }
 
 /// Answers questions about the service beside the reaper, until all senders are dropped.
-fn answer_questions(monitor: Monitor, asked: Receiver<Job>) -> io::Result<thread::JoinHandle<()>> {
+fn answer_questions(
+    monitor: Monitor,
+    audits: Option<Asker>,
+    asked: Receiver<Job>,
+) -> io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name("questions".to_owned()).spawn(move || {
         for job in asked {
             let answer = match &job.request {
                 // Takes as long as a dump of every socket, so it runs on the thread of the audits.
-                Request::Audit { id } => match ask_audit(&monitor, id, &job) {
+                Request::Audit { id } => match ask_audit(audits.as_ref(), id, &job) {
                     Ok(()) => continue,
                     Err(busy) => Reply::Refused(busy),
                 },
-                request => monitor.answer(request),
+                request => answers::answer(&monitor, request),
             };
             // A client that has disconnected needs no answer.
             let _ = job.reply.send(answer);
@@ -95,15 +102,16 @@ fn answer_questions(monitor: Monitor, asked: Receiver<Job>) -> io::Result<thread
     })
 }
 
-fn ask_audit(monitor: &Monitor, id: &str, job: &Job) -> Result<(), Refusal> {
+fn ask_audit(audits: Option<&Asker>, id: &str, job: &Job) -> Result<(), Refusal> {
     let (reply, own_id) = (job.reply.clone(), id.to_owned());
-    let accepted = monitor.ask_audit(Box::new(move |result| {
+    let answer: Answer = Box::new(move |result| {
         let answer = match result {
             Ok(audit) => Reply::Audit { id: own_id, audit: Box::new(audit) },
             Err(e) => Reply::Refused(Refusal::new(0, e).with_id(&own_id)),
         };
         let _ = reply.send(answer);
-    }));
+    });
+    let accepted = audits.is_some_and(|audits| audits.ask(answer));
     let busy = "audits were not started, or too many are asked for already; ask again when they are answered";
     if accepted { Ok(()) } else { Err(Refusal::new(0, busy).with_id(id)) }
 }
@@ -151,7 +159,7 @@ fn work_off(reaper: &mut Reaper, jobs: &Receiver<Job>, job: Job, deferred: &mut 
                 let underway = reaper.begin(&mut batch, event, job.received);
                 deferred.event(underway, job.requester, job.reply);
             }
-            question => deferred.answer(reaper.monitor().answer(question), job.reply),
+            question => deferred.answer(answers::answer(reaper.monitor(), question), job.reply),
         }
         deferred.deliver(reaper, false);
         beat.beat();

@@ -1,6 +1,7 @@
 //! `skreap serve`: sources of requests, the reaper, metrics, and the notifications of a service
 //! manager.
 
+pub(crate) mod answers;
 pub mod daemon;
 mod deferred;
 pub mod metrics;

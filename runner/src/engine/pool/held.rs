@@ -6,28 +6,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, MutexGuard};
-use serde::{Deserialize, Serialize};
 use skreap_bpf::Victim;
-use skreap_core::errno_name;
+use skreap_core::{HeldStatus, errno_name};
 
 use super::job::{Fate, Job};
 use crate::engine::tuple;
-
-/// Sockets whose destroy waited for a lock for longer than their event did, since the service started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeldStatus {
-    /// Failures among those of the totals that are still waited for, so that they may yet be taken back.
-    pub waiting: u64,
-    /// Sockets that were destroyed after an event had reported them as failed. They are no part of what the totals
-    /// count as destroyed or failed.
-    pub late_destroyed: u64,
-    /// Sockets that their owner had closed when it let go, likewise.
-    pub late_gone: u64,
-    /// Failures that were taken out of the totals because of those.
-    pub taken_back: u64,
-    /// Threads that wait for a lock, and that nothing else is given to do.
-    pub given_up: u64,
-}
 
 /// What all destroyers and events share.
 #[derive(Debug)]

@@ -21,7 +21,6 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use skreap_bpf::Victim;
 
 pub(crate) use event::Naming;
-pub use held::HeldStatus;
 use held::Shared;
 pub(crate) use held::{Awaited, End};
 pub(crate) use job::Fate;
@@ -158,7 +157,7 @@ impl Pool {
 pub(crate) struct Watch(Arc<Shared>);
 
 impl Watch {
-    pub(crate) fn status(&self) -> HeldStatus {
+    pub(crate) fn status(&self) -> skreap_core::HeldStatus {
         self.0.status()
     }
 }

@@ -12,6 +12,7 @@ use prometheus_client::registry::Unit;
 
 use skreap_core::errno_name;
 
+use super::durations::Durations;
 use crate::observe::listing::Listing;
 use crate::observe::monitor::Monitor;
 use crate::observe::status::Status;
@@ -23,11 +24,12 @@ type Labels = Vec<(&'static str, String)>;
 #[derive(Debug)]
 pub(super) struct Families {
     monitor: Monitor,
+    durations: Durations,
 }
 
 impl Families {
-    pub(super) fn new(monitor: Monitor) -> Self {
-        Self { monitor }
+    pub(super) fn new(monitor: Monitor, durations: Durations) -> Self {
+        Self { monitor, durations }
     }
 }
 
@@ -51,7 +53,7 @@ impl Collector for Families {
         let help = "Duration of events by phase; all phases together are the total";
         let mut family =
             to.0.encode_descriptor("event_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        for (phase, histogram) in self.monitor.phase_histograms() {
+        for (phase, histogram) in self.durations.by_phase() {
             histogram.encode(family.encode_family(&[("phase", phase)])?)?;
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! nothing, and a scraper that is slow, or that never ends its request, delays no other for longer
 //! than [`DEADLINE`]. `docs/metrics.md` describes each metric.
 
+mod durations;
 mod families;
 pub(crate) mod http;
 
@@ -91,8 +92,11 @@ impl Server {
             }
         };
         tracing::info!(%address, "serving metrics");
+        let durations = durations::Durations::new();
+        let timed = durations.clone();
+        monitor.time_events(Box::new(move |phases| timed.observe(phases)));
         let mut registry = Registry::with_prefix("skreap");
-        registry.register_collector(Box::new(families::Families::new(monitor.clone())));
+        registry.register_collector(Box::new(families::Families::new(monitor.clone(), durations)));
         let stop = stop.clone();
         let thread = thread::Builder::new()
             .name("metrics".to_owned())

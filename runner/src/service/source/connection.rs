@@ -10,12 +10,12 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use skreap_core::{Refusal, Request};
 
-use super::clients::{Clients, Connected};
 use super::lines::{Line, Lines, MAX_LINE_BYTES};
 use super::output::Output;
 use super::stop::{Stop, Wake};
 use super::unanswered::Unanswered;
 use super::{Inbox, Job, Reply, Requester};
+use crate::observe::clients::{Clients, Connected};
 
 /// Who is at the other end.
 pub(crate) struct Who {

@@ -1,7 +1,6 @@
 //! Sources receive requests and send back the answers. A source knows no engine.
 
 mod access;
-mod clients;
 pub(crate) mod connection;
 pub(crate) mod lines;
 mod output;
@@ -25,8 +24,8 @@ use crate::observe::listing::Listing;
 use crate::observe::status::{Status, Top};
 use crate::upkeep::audit::Audit;
 
+pub use crate::observe::clients::{ClientCounts, Clients};
 pub use access::Access;
-pub use clients::{ClientCounts, Clients};
 pub use lines::MAX_LINE_BYTES;
 pub use stop::Stop;
 pub(crate) use stop::Wake;

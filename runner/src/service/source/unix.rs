@@ -15,9 +15,9 @@ use skreap_core::Refusal;
 use crate::sys::privileges;
 
 use super::access::{Access, peer};
-use super::clients::{Clients, Connected, SentAway};
 use super::stop::{Stop, Wake};
 use super::{Inbox, Requester, connection};
+use crate::observe::clients::{Clients, Connected, SentAway};
 
 /// Clients of one socket at a time: each costs two threads. Further ones are refused with that
 /// reason.

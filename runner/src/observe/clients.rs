@@ -32,7 +32,7 @@ pub struct ClientCounts {
 
 /// Why a client is sent away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SentAway {
+pub(crate) enum SentAway {
     Uid,
     Full,
 }
@@ -51,13 +51,13 @@ impl Clients {
         }
     }
 
-    pub(super) fn enter(self: &Arc<Self>) -> Connected {
+    pub(crate) fn enter(self: &Arc<Self>) -> Connected {
         self.connected.fetch_add(1, Ordering::Relaxed);
         self.accepted.fetch_add(1, Ordering::Relaxed);
         Connected(Arc::clone(self))
     }
 
-    pub(super) fn sent_away(&self, why: SentAway) {
+    pub(crate) fn sent_away(&self, why: SentAway) {
         let counter = match why {
             SentAway::Uid => &self.refused_uid,
             SentAway::Full => &self.refused_full,
@@ -65,14 +65,14 @@ impl Clients {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn line_refused(&self) {
+    pub(crate) fn line_refused(&self) {
         self.refused_lines.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// A client counts as connected while this value lives.
 #[derive(Debug)]
-pub(super) struct Connected(Arc<Clients>);
+pub(crate) struct Connected(Arc<Clients>);
 
 impl Drop for Connected {
     fn drop(&mut self) {
