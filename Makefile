@@ -45,6 +45,7 @@ fmt:
 clippy:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked --package skreap --features fault --test fault -- -D warnings
+	$(CARGO) clippy --locked --package skreap --no-default-features --lib -- -D warnings
 
 # Needs no privileges.
 unit:

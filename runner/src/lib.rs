@@ -28,8 +28,10 @@ pub use observe::observer::Observer;
 pub use observe::{listing, status};
 pub use reaper::batch::Batch;
 pub use reaper::{Builder, Error, HEAL_AFTER, RECHECK, Reaper, Underway};
+#[cfg(feature = "metrics")]
+pub use service::metrics;
 pub use service::systemd as supervisor;
-pub use service::{daemon, metrics, source};
+pub use service::{daemon, source};
 pub use skreap_bpf as bpf;
 pub use skreap_core as core;
 pub use sys::{cgroup, netns, privileges, sock_diag};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use skreap::core::{Action, Backend, EngineName, Event, Protocol, Report};
-use skreap::engine::HeldStatus;
+use skreap::core::HeldStatus;
 use skreap::status::Status;
 use skreap::{Batch, Underway};
 use skreap_testbed::{Client, Holding, NetnsRef, Selection};

@@ -7,7 +7,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+#[cfg(feature = "metrics")]
+use std::time::SystemTime;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use skreap_bpf::module;
@@ -285,11 +287,13 @@ impl Monitor {
     ///
     /// # Errors
     /// [`skreap_bpf::Error`] if the index cannot be walked.
+    #[cfg(feature = "metrics")]
     pub(crate) fn listing(&self) -> Result<Arc<Listing>, skreap_bpf::Error> {
         Ok(self.look()?.listing)
     }
 
     /// When the service started, in seconds since 1970.
+    #[cfg(feature = "metrics")]
     #[expect(
         clippy::disallowed_methods,
         reason = "a point in time for people, from which nothing is computed"

@@ -4,6 +4,7 @@
 pub(crate) mod answers;
 pub mod daemon;
 mod deferred;
+#[cfg(feature = "metrics")]
 pub mod metrics;
 pub mod source;
 pub mod systemd;

@@ -28,7 +28,9 @@ pub use crate::observe::clients::{ClientCounts, Clients};
 pub use access::Access;
 pub use lines::MAX_LINE_BYTES;
 pub use stop::Stop;
+#[cfg(feature = "metrics")]
 pub(crate) use stop::Wake;
+#[cfg(feature = "metrics")]
 pub(crate) use unix::Bound;
 
 /// Who asks.

@@ -76,6 +76,7 @@ impl Bound {
         Ok(bound)
     }
 
+    #[cfg(feature = "metrics")]
     pub(crate) fn listener(&self) -> &UnixListener {
         &self.listener
     }
