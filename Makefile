@@ -51,6 +51,7 @@ clippy:
 unit:
 	$(CARGO) test --locked --workspace --lib --bins --examples
 	$(CARGO) test --locked --package skreap --features fuzzing --test replay
+	$(CARGO) test --locked --package skreap --test house
 	$(CARGO) test --locked --workspace --doc
 
 docs:
@@ -73,6 +74,11 @@ kernel-tests:
 findings:
 	@$(MAKE) --no-print-directory deps PACKAGES='iproute2 python3 util-linux'
 	@$(SUDO) findings/run
+
+# Which part imports which, and the numbers of the tree
+.PHONY: house
+house:
+	$(CARGO) test --locked --quiet --package skreap --test house -- --nocapture --test-threads 1
 
 # Fuzzing: findings of a target are kept in target/fuzz; move the useful ones to tests/fuzz/corpus.
 TARGET             = $(basename $(notdir $(wildcard tests/fuzz/targets/*.rs)))

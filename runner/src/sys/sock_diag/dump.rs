@@ -9,7 +9,7 @@ use netlink_packet_core::{
 use skreap_bpf::fault::{self, Point};
 use skreap_core::{Backend, Protocol};
 
-use super::{DiagSocket, Made, REQUEST_BYTES, put_header, retry};
+use super::{DiagSocket, REQUEST_BYTES, put_header, retry};
 
 /// `SOCK_DIAG_BY_FAMILY` (linux/sock_diag.h).
 pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -18,6 +18,17 @@ pub(super) const BUFFER: usize = 32 * 1024;
 /// Requests for single sockets in one message; the responses (some 500 bytes each, a page in the
 /// kernel's account) fit in the default receive buffer.
 pub(super) const QUESTIONS: usize = 32;
+
+/// What the kernel says of the making of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Made {
+    /// Inode number, as `/proc/PID/fd` shows it.
+    pub(crate) inode: u32,
+    /// User that made it.
+    pub(crate) uid: u32,
+    /// Id of the cgroup that it was made in.
+    pub(crate) cgroup: Option<u64>,
+}
 
 // linux/inet_diag.h
 const INET_DIAG_REQ_BYTECODE: u16 = 1;

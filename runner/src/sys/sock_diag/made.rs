@@ -7,19 +7,8 @@ use netlink_packet_core::NLM_F_REQUEST;
 use skreap_bpf::fault::{self, Point};
 use skreap_core::{Protocol, SocketTuple};
 
-use super::dump::{BUFFER, QUESTIONS, SOCK_DIAG_BY_FAMILY, messages};
+use super::dump::{BUFFER, Made, QUESTIONS, SOCK_DIAG_BY_FAMILY, messages};
 use super::{DiagSocket, InetDiag, REQUEST_BYTES, put_header, retry};
-
-/// What the kernel says of the making of a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Made {
-    /// Inode number, as `/proc/PID/fd` shows it.
-    pub(crate) inode: u32,
-    /// User that made it.
-    pub(crate) uid: u32,
-    /// Id of the cgroup that it was made in.
-    pub(crate) cgroup: Option<u64>,
-}
 
 impl DiagSocket {
     /// Asks after each of these sockets, all of which must be in this socket's netns. `None` for

@@ -22,10 +22,10 @@ use crate::sys::netns::{self, NetnsId};
 #[cfg(feature = "fuzzing")]
 pub(crate) use destroy::Errors;
 pub use destroy::{BATCH, Verdict};
+pub(crate) use dump::Made;
 #[cfg(feature = "fuzzing")]
 pub(crate) use dump::datagram;
 pub use dump::{Dump, DumpEnd, Filter, InetDiag};
-pub(crate) use made::Made;
 pub use per_netns::DiagSockets;
 pub(crate) use per_netns::is_full;
 
