@@ -4,8 +4,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use skreap::core::{Action, Backend, EngineName, Event, Protocol, Report};
 use skreap::core::HeldStatus;
+use skreap::core::{Action, Backend, EngineName, Event, Protocol, Report};
 use skreap::status::Status;
 use skreap::{Batch, Underway};
 use skreap_testbed::{Client, Holding, NetnsRef, Selection};

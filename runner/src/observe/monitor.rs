@@ -74,14 +74,13 @@ struct Inner {
     started: Instant,
     observer: Observer,
     clients: Arc<Clients>,
-    held: Held,
     seen: Mutex<Seen>,
     look: Mutex<Option<Look>>,
     callbacks: Mutex<Callbacks>,
 }
 
 /// Returns what is known of the sockets whose owners hold their locks.
-pub type Held = Box<dyn Fn() -> HeldStatus + Send + Sync>;
+pub type Held = Box<dyn Fn() -> HeldStatus + Send>;
 /// Returns the number of events that wait.
 pub type QueueLength = Box<dyn Fn() -> usize + Send>;
 /// Called with the phases of an event.
@@ -90,6 +89,7 @@ pub type Timed = Box<dyn Fn(&Phases) + Send>;
 /// What the service has the monitor call.
 #[derive(Default)]
 struct Callbacks {
+    held: Option<Held>,
     waiting: Option<QueueLength>,
     timed: Vec<Timed>,
 }
@@ -126,10 +126,9 @@ impl Monitor {
             started: Instant::now(),
             observer,
             clients: Arc::default(),
-            held,
             seen: Mutex::default(),
             look: Mutex::default(),
-            callbacks: Mutex::default(),
+            callbacks: Mutex::new(Callbacks { held: Some(held), ..Callbacks::default() }),
         }))
     }
 
@@ -210,7 +209,7 @@ impl Monitor {
         };
         let hooks = observer.hook_costs()?;
         let waiting = self.0.callbacks.lock().waiting.as_ref().map_or(0, |waiting| waiting()) as u64;
-        let held = (self.0.held)();
+        let held = self.0.callbacks.lock().held.as_ref().map(|held| held()).unwrap_or_default();
         let seen = self.0.seen.lock();
         let phases: Vec<Phases> = seen.phases.iter().copied().collect();
         let mut status = Status {
@@ -225,9 +224,9 @@ impl Monitor {
             index,
             sockets: None,
             totals: seen.totals.clone(),
-            held,
             latency: Summary::default(),
             waiting,
+            held,
             clients: self.0.clients.counts(),
             hooks,
             order: seen.order,
