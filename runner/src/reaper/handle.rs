@@ -1,35 +1,19 @@
 //! From an event to its report.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::thread;
 use std::time::Instant;
 
 use skreap_core::{
-    Action, Backend, BackendReport, EngineName, Event, Guarded, Incomplete, Network, Outcome, Report,
-    SocketTuple, Target, Unconnected,
+    Action, Backend, BackendReport, Event, Incomplete, Network, Outcome, Report, Target, Unconnected,
 };
 
+use super::done::Done;
 use super::{Reaper, Underway, link};
 use crate::engine::{Chosen, EngineError, Link, Scope, nanos};
 use crate::reaper::batch::{Batch, distinct};
 use crate::reaper::recheck::{self, FIRST_PAUSE, Found, grace_period};
 use crate::reaper::reconcile;
-
-/// The result of an event so far.
-#[derive(Debug)]
-pub(super) struct Done {
-    pub(super) total: Outcome,
-    pub(super) by_backend: Vec<BackendReport>,
-    pub(super) merged: BTreeMap<Backend, String>,
-    pub(super) guard: Guarded,
-    pub(super) error: Option<String>,
-    /// The victims that were counted, with their owners, if those are wanted.
-    pub(super) attributed: Option<Vec<SocketTuple>>,
-    /// Nanoseconds of what belongs to no engine.
-    pub(super) order_ns: u64,
-    pub(super) look_ns: u64,
-    pub(super) count_ns: u64,
-}
 
 /// One backend of an event.
 struct One {
@@ -40,27 +24,6 @@ struct One {
     outcome: Outcome,
     /// Sockets for whose connect the event waits.
     waiting: HashSet<u64>,
-}
-
-impl Done {
-    fn new(engine: EngineName) -> Self {
-        Self {
-            total: Outcome::new(engine),
-            by_backend: Vec::new(),
-            merged: BTreeMap::new(),
-            guard: Guarded::default(),
-            error: None,
-            attributed: None,
-            order_ns: 0,
-            look_ns: 0,
-            count_ns: 0,
-        }
-    }
-
-    pub(super) fn fail(&mut self, why: Incomplete, message: String) {
-        self.total.incomplete.insert(why);
-        self.error.get_or_insert(message);
-    }
 }
 
 impl Reaper {

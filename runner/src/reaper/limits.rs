@@ -3,7 +3,7 @@
 use skreap_core::{Action, Backend, Event, Guarded, Incomplete, Limit, ReconcileMax, SocketTuple};
 
 use super::Reaper;
-use super::handle::Done;
+use super::done::Done;
 use crate::engine::{Chosen, Link};
 
 /// Backends that a refused reconcile names, those with the most victims first.

@@ -2,6 +2,7 @@
 
 mod attribution;
 pub(crate) mod batch;
+mod done;
 pub(crate) mod fallback;
 mod handle;
 mod limits;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 use skreap_core::{Event, Phases, Report};
 
-use super::handle::Done;
+use super::done::Done;
 use super::{Reaper, attribution};
 use crate::engine::pool::{Awaited, End};
 use crate::engine::{nanos, tuple};

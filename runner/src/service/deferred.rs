@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use crate::reaper::{Reaper, Underway};
-use crate::service::daemon;
+use crate::service::event_log;
 use crate::service::source::{Reply, Requester};
 
 /// Answers in the order of their questions. The work of all of them is done.
@@ -59,7 +59,7 @@ impl Deferred {
                         continue;
                     }
                     let report = reaper.finish(*underway);
-                    daemon::log(&report, by);
+                    event_log::log(&report, by);
                     Reply::Report(Box::new(report))
                 }
                 What::Answer(answer) => answer,

@@ -4,6 +4,7 @@
 pub(crate) mod answers;
 pub mod daemon;
 mod deferred;
+mod event_log;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 pub mod source;

@@ -10,7 +10,7 @@ use skreap::core::Backend;
 use skreap::status::{Top, TopBackend};
 
 use super::super::text::short;
-use super::view::{heading, numbers};
+use super::style::{heading, numbers};
 
 /// Widths of the columns after the name.
 const COLUMNS: [u16; 4] = [9, 9, 8, 7];

@@ -2,7 +2,9 @@
 
 mod backends;
 mod end;
+mod help;
 mod keys;
+mod style;
 #[cfg(test)]
 mod tests;
 mod view;

@@ -12,12 +12,23 @@ use skreap::status::{EventResult, Recent, Top};
 
 use super::super::text::{age, counted, duration, grouped, plural, short};
 use super::backends::List;
-use super::keys::{Mode, draw_help};
+use super::help::draw_help;
+use super::style::{heading, numbers};
 
 /// Most events shown; the rest of the screen is for backends.
 const EVENTS_SHOWN: u16 = 8;
 /// From this height on there is room for more than the lists.
 const TALL: u16 = 40;
+
+/// What takes the keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Mode {
+    #[default]
+    List,
+    /// Letters go to the filter.
+    Filter,
+    Help,
+}
 
 /// The last two looks, and what of them is shown.
 pub(super) struct View {
@@ -249,22 +260,12 @@ fn last_events(n: u64) -> String {
     if n == 1 { "1 event".to_owned() } else { format!("last {} events", grouped(n)) }
 }
 
-pub(super) fn heading() -> Style {
-    Style::new().add_modifier(Modifier::BOLD)
-}
-
 fn alarm() -> Style {
     Style::new().fg(Color::Red).add_modifier(Modifier::BOLD)
 }
 
 fn label(name: &str) -> Span<'static> {
     Span::styled(format!("{name:<8}"), heading())
-}
-
-/// A name, and numbers that end below each other.
-pub(super) fn numbers(name: String, numbers: [String; 4]) -> Row<'static> {
-    let cells = numbers.map(|n| Cell::from(Line::raw(n).right_aligned()));
-    Row::new(std::iter::once(Cell::from(name)).chain(cells))
 }
 
 /// What an event is about.

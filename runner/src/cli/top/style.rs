@@ -1,0 +1,15 @@
+//! How headings and rows of numbers look.
+
+use ratatui::style::{Modifier, Style};
+use ratatui::text::Line;
+use ratatui::widgets::{Cell, Row};
+
+pub(super) fn heading() -> Style {
+    Style::new().add_modifier(Modifier::BOLD)
+}
+
+/// A name, and numbers that end below each other.
+pub(super) fn numbers(name: String, numbers: [String; 4]) -> Row<'static> {
+    let cells = numbers.map(|n| Cell::from(Line::raw(n).right_aligned()));
+    Row::new(std::iter::once(Cell::from(name)).chain(cells))
+}

@@ -1,0 +1,42 @@
+//! What is known of an event before its report.
+
+use std::collections::BTreeMap;
+
+use skreap_core::{Backend, BackendReport, EngineName, Guarded, Incomplete, Outcome, SocketTuple};
+
+/// The result of an event so far.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) total: Outcome,
+    pub(super) by_backend: Vec<BackendReport>,
+    pub(super) merged: BTreeMap<Backend, String>,
+    pub(super) guard: Guarded,
+    pub(super) error: Option<String>,
+    /// The victims that were counted, with their owners, if those are wanted.
+    pub(super) attributed: Option<Vec<SocketTuple>>,
+    /// Nanoseconds of what belongs to no engine.
+    pub(super) order_ns: u64,
+    pub(super) look_ns: u64,
+    pub(super) count_ns: u64,
+}
+
+impl Done {
+    pub(super) fn new(engine: EngineName) -> Self {
+        Self {
+            total: Outcome::new(engine),
+            by_backend: Vec::new(),
+            merged: BTreeMap::new(),
+            guard: Guarded::default(),
+            error: None,
+            attributed: None,
+            order_ns: 0,
+            look_ns: 0,
+            count_ns: 0,
+        }
+    }
+
+    pub(super) fn fail(&mut self, why: Incomplete, message: String) {
+        self.total.incomplete.insert(why);
+        self.error.get_or_insert(message);
+    }
+}
