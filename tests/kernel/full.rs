@@ -56,7 +56,7 @@ pub fn expect_scanned(report: &Report, destroyed: u64) -> Result<()> {
         anyhow::bail!("not finished by one scan: {report:?}");
     };
     ensure!(
-        finished.engine == EngineName::Iter
+        finished.engine == EngineName::DiagFilter
             && finished.because == FinishReason::IndexFull
             && finished.victims == destroyed
             && finished.destroyed == destroyed
