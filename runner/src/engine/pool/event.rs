@@ -114,7 +114,8 @@ fn shares(victims: &[Victim], workers: usize) -> Vec<Range<usize>> {
             let piece = group.end.min(next + PIECE);
             spent += piece - next;
             next = piece;
-            if spent >= each {
+            // The last share takes what is left.
+            if spent >= each && shares.len() + 1 < jobs {
                 shares.push(start..next);
                 (start, spent) = (next, if next < group.end { NETNS_COST } else { 0 });
             }
