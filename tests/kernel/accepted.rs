@@ -1,7 +1,7 @@
 //! The server's side of a connection is no client: no engine touches it, whoever its peer is.
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::core::{Backend, EngineName};
+use skreap::core::Backend;
 use skreap_testbed::{Family, OpenSpec};
 
 use crate::case::{Case, case};
@@ -9,7 +9,7 @@ use crate::sockets::*;
 use crate::world::World;
 
 pub fn cases() -> Vec<Case> {
-    vec![case!(accepted_sockets_are_left_alone).only(EngineName::Netlink).and(EngineName::Iter)]
+    vec![case!(accepted_sockets_are_left_alone)]
 }
 
 /// The backend that is gone has the address and port of a client. Also when nobody listens any more, and whatever was sent.

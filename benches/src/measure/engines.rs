@@ -18,7 +18,8 @@ use crate::world::World;
 /// # Errors
 /// When it does not work on this kernel; the message says why.
 pub fn start(name: EngineName, world: &World, netns: &[NetnsId]) -> Result<Box<dyn Engine>> {
-    let options = EngineOptions { scope: Scope::Known(netns.to_vec()), ..EngineOptions::default() };
+    let options =
+        EngineOptions { scope: Scope::Known(netns.to_vec()), single_dump: true, ..EngineOptions::default() };
     let wanted = Choice::Named(name);
     let engine = if is_scan(name) {
         // A scan holds a walker, for the searches that the list above spares it. An index has slots

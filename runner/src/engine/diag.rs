@@ -1,18 +1,22 @@
 //! Full scan with sock_diag: dump every netns, choose, destroy each by its exact id.
 
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use skreap_bpf::{Owner, Victim, Walker};
+use skreap_bpf::{Owner, Question, TableSocket, Tables, Victim, Walker};
 use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
 
 use super::destroy::Destroyer;
 use super::membership::{Membership, Place};
 use super::named::tuple;
 use super::scope::Finder;
-use super::{Chosen, Engine, EngineError, EngineOptions, OwnerFinder, Scope, StateMask, nanos};
+use super::{Chosen, Engine, EngineError, EngineOptions, OwnerFinder, Scope, StateMask, membership, nanos};
 use crate::sys::netns::{Everywhere, NetnsId};
 use crate::sys::sock_diag::{DiagSockets, Dump, DumpEnd, Filter, InetDiag};
+
+/// Looks at the tables after the dump. Each finds what the dump has missed, or confirms that it has missed nothing.
+const LOOKS_MAX: usize = 8;
 
 /// Engines `diag` and `diag-filter`: a dump of each netns, matched in user space or by bytecode in the
 /// kernel, and `SOCK_DESTROY` for each match.
@@ -25,6 +29,9 @@ pub struct Diag {
     destroyer: Destroyer,
     owners: OwnerFinder,
     victims: Vec<Victim>,
+    /// What confirms a dump: a dump skips sockets while others in their bucket come and go, and says nothing of it. None
+    /// if one dump is to do.
+    tables: Option<Tables>,
 }
 
 /// The parameters common to every netns and target.
@@ -68,7 +75,8 @@ impl Diag {
         let diag = DiagSockets::new()
             .map_err(|source| EngineError::Io { what: "cannot start the netns thread".to_owned(), source })?;
         let (destroyer, owners) = (Destroyer::new(options)?, OwnerFinder::default());
-        Ok(Self { name, finder, scan, diag, destroyer, owners, victims: Vec::new() })
+        let tables = if options.single_dump { None } else { Some(load_tables(options)?) };
+        Ok(Self { name, finder, scan, diag, destroyer, owners, victims: Vec::new(), tables })
     }
 
     /// Leaves the kernel's own sockets alone, as the index does. A socket that the index knows is a program's.
@@ -125,12 +133,30 @@ impl Engine for Diag {
         // All are connected, so none was a victim before.
         let other_link = chosen.sift(target, &mut self.victims).other_link;
         undecided.retain(|(victim, _)| chosen.on_link(victim));
+        let confirm = Confirm { target, states: self.scan.states, netns: &netns };
+        if let Some(tables) = &mut self.tables {
+            match confirm.look(tables) {
+                Ok(sockets) => leave_alone(&sockets, &mut self.victims, &mut outcome),
+                Err(e) => {
+                    tracing::warn!("cannot read the kernel's tables of sockets: {e}");
+                    outcome.incomplete.insert(Incomplete::DumpInterrupted);
+                }
+            }
+        }
+        let mut handled: HashSet<u64> = self.victims.iter().map(Victim::cookie).collect();
+        handled.extend(undecided.iter().map(|(victim, _)| victim.cookie()));
         let walked = Instant::now();
         outcome.victims = (self.victims.len() + undecided.len()) as u64;
-        outcome.visited = outcome.victims + other_link;
+        outcome.visited = outcome.victims + other_link + outcome.skipped.accepted;
         outcome.skipped.other_link = other_link;
         let (diag, scan) = (&mut self.diag, &mut self.scan);
+        let tables = &mut self.tables;
         self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |victims| {
+            if let Some(tables) = tables.as_mut() {
+                // By cookie, and exact.
+                victims.extend(confirm.look(tables)?.into_iter().map(|socket| socket.victim));
+                return Ok(());
+            }
             // Only those that were victims before are looked for, so what is undecided does no harm. What an
             // interrupted dump misses is taken for gone; but in a netns that cannot be asked all may still be there.
             let mut undecided = Vec::new();
@@ -149,6 +175,7 @@ impl Engine for Diag {
                 outcome.add_failure(tuple(&victim), errno);
             }
         }
+        self.confirm(&confirm, chosen, handled, &mut outcome);
         outcome.walk_ns = nanos(walked.duration_since(start));
         outcome.destroy_ns = nanos(walked.elapsed());
         Ok(outcome)
@@ -156,6 +183,104 @@ impl Engine for Diag {
 
     fn set_scope(&mut self, scope: Scope) {
         self.finder.set_scope(scope);
+    }
+}
+
+impl Diag {
+    /// Looks for what the dump has missed, and destroys that too, until nothing is left. `handled`: cookies of the sockets
+    /// that were victims already.
+    fn confirm(
+        &mut self,
+        confirm: &Confirm<'_>,
+        chosen: &Chosen,
+        mut handled: HashSet<u64>,
+        outcome: &mut Outcome,
+    ) {
+        let Some(tables) = &mut self.tables else { return };
+        for _ in 0..LOOKS_MAX {
+            let sockets = match confirm.look(tables) {
+                Ok(sockets) => sockets,
+                Err(e) => {
+                    tracing::warn!("cannot read the kernel's tables of sockets: {e}");
+                    break;
+                }
+            };
+            let mut left: Vec<Victim> = sockets
+                .iter()
+                .filter(|socket| socket.is_client() && chosen.on_link(&socket.victim))
+                .map(|socket| socket.victim)
+                .filter(|victim| !handled.contains(&victim.cookie()))
+                .collect();
+            if left.is_empty() {
+                return;
+            }
+            if left.iter().any(|victim| victim.cookie() == 0) {
+                // Nobody has asked for its cookie yet. A dump does.
+                let (mut shown, mut undecided) = (Vec::new(), Vec::new());
+                let backend = &confirm.target.backend;
+                self.scan.all(&mut self.diag, confirm.netns, backend, &mut shown, &mut undecided);
+                left.retain(|victim| victim.cookie() != 0);
+            }
+            handled.extend(left.iter().map(Victim::cookie));
+            let mut more = Outcome::new(self.name);
+            more.victims = left.len() as u64;
+            more.visited = more.victims;
+            self.destroyer.finish(confirm.target.dry_run, &mut left, &mut more, |victims| {
+                victims.extend(confirm.look(tables)?.into_iter().map(|socket| socket.victim));
+                Ok(())
+            });
+            if let (Some(listed), Some(more)) = (&mut outcome.victims_listed, more.victims_listed.take()) {
+                listed.extend(more);
+            }
+            outcome.incomplete.append(&mut more.incomplete);
+            outcome.add_victims(more);
+        }
+        outcome.incomplete.insert(Incomplete::DumpInterrupted);
+    }
+}
+
+/// # Errors
+/// [`EngineError`] if the cgroup cannot be looked at, or the programs cannot be loaded.
+fn load_tables(options: &EngineOptions) -> Result<Tables, EngineError> {
+    let cgroup = match &options.cgroup {
+        Some(path) => membership::id_of(path)?,
+        None => None,
+    };
+    Ok(Tables::load(cgroup)?)
+}
+
+/// Takes those out that no engine touches: the server's side of a connection, and the kernel's own, which the reaper looks
+/// after.
+fn leave_alone(sockets: &[TableSocket], victims: &mut Vec<Victim>, outcome: &mut Outcome) {
+    let known: HashMap<u64, &TableSocket> =
+        sockets.iter().map(|socket| (socket.victim.cookie(), socket)).collect();
+    victims.retain(|victim| {
+        let Some(socket) = known.get(&victim.cookie()) else { return true };
+        outcome.skipped.accepted += u64::from(socket.is_accepted() && !socket.is_kernel());
+        !socket.is_accepted() && !socket.is_kernel()
+    });
+}
+
+/// Which sockets of the tables are the target's.
+#[derive(Clone, Copy)]
+struct Confirm<'a> {
+    target: &'a Target,
+    states: StateMask,
+    netns: &'a [NetnsId],
+}
+
+impl Confirm<'_> {
+    /// The sockets of the cgroup that are connected to the target.
+    fn look(&self, tables: &mut Tables) -> Result<Vec<TableSocket>, EngineError> {
+        let backend = self.target.backend;
+        let question = Question { backend: Some(backend), ..Question::default() };
+        let mut sockets = tables.read(backend.protocol(), &question)?;
+        let there: HashSet<u64> = self.netns.iter().map(|id| id.cookie).collect();
+        let tcp = backend.protocol() == Protocol::Tcp;
+        sockets.retain(|TableSocket { victim, .. }| {
+            there.contains(&victim.netns()) && (!tcp || self.states.bits() >> (victim.state() & 31) & 1 != 0)
+        });
+        Ok(sockets)
     }
 }
 

@@ -66,6 +66,9 @@ pub struct EngineOptions {
     pub pace: Pace,
     /// The threads that destroy.
     pub pool: Pool,
+    /// Engines `diag` and `diag-filter` make one dump and believe it, as `ss -K` does: for measurements. A dump may miss
+    /// sockets while others come and go, and tells neither accepted sockets nor the kernel's own apart.
+    pub single_dump: bool,
 }
 
 /// Finds the sockets of a target and destroys them.

@@ -329,6 +329,7 @@ impl Builder {
             scope: self.scope,
             pace: pace.clone(),
             pool: Pool::default(),
+            single_dump: false,
         };
         let (engine, engine_why) = select::start_and_say(self.engine, &index, &options)?;
         let fallback = start_fallback(engine.name(), &index, &options);
