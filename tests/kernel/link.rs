@@ -47,7 +47,9 @@ fn only_the_sockets_on_the_link(world: &mut World) -> Result<()> {
     let spec = || OpenSpec::new(Protocol::Udp, Family::V6);
     let peer = |ifindex: u32| format!("[fe80::1%{ifindex}]:53").parse();
     let on_left = [(); 2].map(|()| open_to(&mut here, spec(), peer(left)?));
-    let on_left: Vec<u64> = on_left.into_iter().map(|s| Ok(s?.cookie)).collect::<Result<_>>()?;
+    let mut on_left: Vec<u64> = on_left.into_iter().map(|s| Ok(s?.cookie)).collect::<Result<_>>()?;
+    // Each CPU gives out cookies of its own.
+    on_left.sort_unstable();
     let on_right = open_to(&mut here, spec(), peer(right)?)?.cookie;
     let elsewhere = open_to(&mut there, spec(), peer(other)?)?.cookie;
     let place = format!("/run/netns/{}", world.netns(0).name());

@@ -21,6 +21,7 @@ mod case;
 mod churn;
 mod client_view;
 mod control;
+mod dump_churn;
 mod events;
 mod flight;
 mod full;
@@ -110,6 +111,7 @@ fn main() -> ExitCode {
         race::cases(),
         portless::cases(),
         churn::cases(),
+        dump_churn::cases(),
         client_view::cases(),
         older::cases(),
         older_held::cases(),

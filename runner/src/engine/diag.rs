@@ -112,37 +112,12 @@ impl Engine for Diag {
         if !whole {
             outcome.incomplete.insert(Incomplete::NetnsUnreachable);
         }
-        self.victims.clear();
-        let mut undecided = Vec::new();
-        let (diag, scan) = (&mut self.diag, &mut self.scan);
-        let missed = scan.all(diag, &netns, &target.backend, &mut self.victims, &mut undecided);
-        outcome.incomplete.extend(missed);
-        if !undecided.is_empty() {
-            // The cgroup was removed, for example. A recorded socket was in the right one when it
-            // connected.
-            let recorded = self.finder.recorded(target)?;
-            undecided.retain(|(victim, _)| {
-                let ours = recorded.contains(&victim.cookie());
-                if ours {
-                    self.victims.push(*victim);
-                }
-                !ours
-            });
-        }
-        self.drop_kernel_sockets(target)?;
+        let mut undecided = self.search(target, &netns, &mut outcome)?;
         // All are connected, so none was a victim before.
         let other_link = chosen.sift(target, &mut self.victims).other_link;
         undecided.retain(|(victim, _)| chosen.on_link(victim));
         let confirm = Confirm { target, states: self.scan.states, netns: &netns };
-        if let Some(tables) = &mut self.tables {
-            match confirm.look(tables) {
-                Ok(sockets) => leave_alone(&sockets, &mut self.victims, &mut outcome),
-                Err(e) => {
-                    tracing::warn!("cannot read the kernel's tables of sockets: {e}");
-                    outcome.incomplete.insert(Incomplete::DumpInterrupted);
-                }
-            }
-        }
+        self.leave_alone(&confirm, &mut outcome);
         let mut handled: HashSet<u64> = self.victims.iter().map(Victim::cookie).collect();
         handled.extend(undecided.iter().map(|(victim, _)| victim.cookie()));
         let walked = Instant::now();
@@ -187,6 +162,56 @@ impl Engine for Diag {
 }
 
 impl Diag {
+    /// Dumps these netns, and leaves what belongs to the cgroup in `self.victims`. Returns the sockets of which it cannot be
+    /// said.
+    fn search(
+        &mut self,
+        target: &Target,
+        netns: &[NetnsId],
+        outcome: &mut Outcome,
+    ) -> Result<Vec<(Victim, i32)>, EngineError> {
+        self.victims.clear();
+        let mut undecided = Vec::new();
+        let (diag, scan) = (&mut self.diag, &mut self.scan);
+        let missed = scan.all(diag, netns, &target.backend, &mut self.victims, &mut undecided);
+        outcome.incomplete.extend(missed);
+        if !undecided.is_empty() {
+            // The cgroup was removed, for example. A recorded socket was in the right one when it
+            // connected.
+            let recorded = self.finder.recorded(target)?;
+            undecided.retain(|(victim, _)| {
+                let ours = recorded.contains(&victim.cookie());
+                if ours {
+                    self.victims.push(*victim);
+                }
+                !ours
+            });
+        }
+        self.drop_kernel_sockets(target)?;
+        Ok(undecided)
+    }
+
+    /// Takes those victims out that no engine touches: the server's side of a connection, and the kernel's own, which the
+    /// reaper looks after.
+    fn leave_alone(&mut self, confirm: &Confirm<'_>, outcome: &mut Outcome) {
+        let Some(tables) = &mut self.tables else { return };
+        let sockets = match confirm.look(tables) {
+            Ok(sockets) => sockets,
+            Err(e) => {
+                tracing::warn!("cannot read the kernel's tables of sockets: {e}");
+                outcome.incomplete.insert(Incomplete::DumpInterrupted);
+                return;
+            }
+        };
+        let known: HashMap<u64, &TableSocket> =
+            sockets.iter().map(|socket| (socket.victim.cookie(), socket)).collect();
+        self.victims.retain(|victim| {
+            let Some(socket) = known.get(&victim.cookie()) else { return true };
+            outcome.skipped.accepted += u64::from(socket.is_accepted() && !socket.is_kernel());
+            !socket.is_accepted() && !socket.is_kernel()
+        });
+    }
+
     /// Looks for what the dump has missed, and destroys that too, until nothing is left. `handled`: cookies of the sockets
     /// that were victims already.
     fn confirm(
@@ -249,18 +274,6 @@ fn load_tables(options: &EngineOptions) -> Result<Tables, EngineError> {
     Ok(Tables::load(cgroup)?)
 }
 
-/// Takes those out that no engine touches: the server's side of a connection, and the kernel's own, which the reaper looks
-/// after.
-fn leave_alone(sockets: &[TableSocket], victims: &mut Vec<Victim>, outcome: &mut Outcome) {
-    let known: HashMap<u64, &TableSocket> =
-        sockets.iter().map(|socket| (socket.victim.cookie(), socket)).collect();
-    victims.retain(|victim| {
-        let Some(socket) = known.get(&victim.cookie()) else { return true };
-        outcome.skipped.accepted += u64::from(socket.is_accepted() && !socket.is_kernel());
-        !socket.is_accepted() && !socket.is_kernel()
-    });
-}
-
 /// Which sockets of the tables are the target's.
 #[derive(Clone, Copy)]
 struct Confirm<'a> {
@@ -298,7 +311,7 @@ impl Scan {
     }
 
     /// Appends the sockets of the backend in these netns to `victims`, and those of which it cannot be said
-    /// whether they belong to the cgroup to `undecided`. Answers why some may be missing.
+    /// whether they belong to the cgroup to `undecided`, each once. Returns why some may be missing.
     pub(super) fn all(
         &mut self,
         diag: &mut DiagSockets,
@@ -336,6 +349,11 @@ impl Scan {
                 victims.append(&mut found);
             }
         }
+        // A dump shows a socket twice if others have come into its bucket meanwhile.
+        victims.sort_unstable_by_key(Victim::cookie);
+        victims.dedup_by_key(|victim| victim.cookie());
+        undecided.sort_unstable_by_key(|(victim, _)| victim.cookie());
+        undecided.dedup_by_key(|(victim, _)| victim.cookie());
         missed
     }
 

@@ -1,0 +1,88 @@
+//! Dumps while other sockets of the same buckets come and go: what a dump has skipped is found all the same.
+
+use std::collections::VecDeque;
+use std::env;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use anyhow::{Context as _, Result, ensure};
+use skreap::core::EngineName;
+use skreap_testbed::{Client, Netns, Selection};
+
+use crate::case::{Case, case};
+use crate::sockets::*;
+use crate::world::World;
+
+/// The smallest table that the kernel gives to a netns: about 16 victims a bucket.
+const BUCKETS: &str = "128";
+const VICTIMS: u32 = 2000;
+const CHURNERS: usize = 2;
+/// Sockets that a churner has open at a time.
+const OPEN: usize = 256;
+/// Rounds, unless `SKREAP_DUMP_ROUNDS` says how many.
+const ROUNDS: u32 = 5;
+
+pub fn cases() -> Vec<Case> {
+    vec![case!(a_dump_beside_churn_leaves_nobody).only(EngineName::Diag).and(EngineName::DiagFilter)]
+}
+
+/// The victims stay open, so none may be left or be taken for gone, whenever the report says that it is complete.
+fn a_dump_beside_churn_leaves_nobody(world: &mut World) -> Result<()> {
+    let rounds = match env::var("SKREAP_DUMP_ROUNDS") {
+        Ok(rounds) => rounds.parse().context("SKREAP_DUMP_ROUNDS is no number")?,
+        Err(_) => ROUNDS,
+    };
+    // A new netns takes the setting of the one that its maker is in.
+    world.netns(0).set_sysctl("net.ipv4.udp_child_hash_entries", BUCKETS)?;
+    let small = world.netns(0).run(|| Netns::create("small"))??;
+    small.add_address(udp(1).addr())?;
+    small.set_sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;
+    let mut client = world.client_at("client", &small)?;
+    let (stop, churned) = (AtomicBool::new(false), AtomicU64::new(0));
+    let complete = thread::scope(|scope| {
+        let churners: Vec<_> =
+            (0..CHURNERS).map(|_| scope.spawn(|| small.run(|| open_and_close(&stop, &churned)))).collect();
+        let complete =
+            (0..rounds).map(|_| one_round(world, &mut client, &churned)).collect::<Result<Vec<_>>>();
+        stop.store(true, Ordering::Relaxed);
+        for churner in churners {
+            churner.join().unwrap_or_else(|panic| resume_unwind(panic))??;
+        }
+        complete
+    })?;
+    ensure!(complete.contains(&true), "none of {rounds} events was complete");
+    Ok(())
+}
+
+/// True if the report says that it is complete.
+fn one_round(world: &mut World, client: &mut Client, churned: &AtomicU64) -> Result<bool> {
+    let mut expected = connect_many(client, Default::default(), udp(1), VICTIMS)?.cookies;
+    let before = churned.load(Ordering::Relaxed);
+    let report = world.reap(udp(1))?;
+    ensure!(churned.load(Ordering::Relaxed) > before, "nothing has come or gone meanwhile: {report:?}");
+    ensure!(report.skipped.gone == 0 && report.failed.total() == 0, "{report:?}");
+    let mut died = client.destroyed(Selection::All)?;
+    ensure!(report.destroyed == died.len() as u64, "{} died: {report:?}", died.len());
+    if report.complete {
+        died.sort_unstable();
+        expected.sort_unstable();
+        ensure!(died == expected, "{} of {VICTIMS} died: {report:?}", died.len());
+    }
+    client.close_all()?;
+    Ok(report.complete)
+}
+
+/// Opens and closes sockets until told to stop.
+fn open_and_close(stop: &AtomicBool, churned: &AtomicU64) -> Result<()> {
+    let mut open = VecDeque::new();
+    while !stop.load(Ordering::Relaxed) {
+        open.push_back(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?);
+        if open.len() > OPEN {
+            open.pop_front();
+            churned.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}
