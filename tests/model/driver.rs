@@ -1,25 +1,24 @@
 //! Carries a script out on real sockets, tells the truth of it, and holds every event against that.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use skreap::core::{Action, Backend, Event, Incomplete, Protocol, Report, Unconnected};
-use skreap_testbed::{
-    CallError, Family, Netns, NetnsRef, Op as LabOp, OpenSpec, Reply, Selection, SocketState,
-};
+use anyhow::{Context as _, Result, ensure};
+use skreap::core::{Action, Backend, Event, Protocol, Report, Unconnected};
+use skreap_testbed::{CallError, Family, Netns, NetnsRef, Op as LabOp, OpenSpec, SocketState};
 
-use crate::script::{CLIENTS, NETNS, Named, Op, Open, Place, SLOTS, STANDING, Script, To};
+use crate::holds::Held;
+use crate::multipath::{Multipath, may_be_mptcp};
+use crate::script::{CLIENTS, Named, Op, Open, Place, SLOTS, Script, To};
 use crate::truth::{Errno, Gone, Role, Truth};
-use crate::world::{Removed, World, fresh_netns};
+use crate::world::{Removed, World};
 
 /// `tcpi_state`
 const SYN_SENT: u8 = 2;
-const CLOSE: u8 = 7;
+pub const CLOSE: u8 = 7;
 
 /// How long the other end may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -56,44 +55,58 @@ impl Tally {
 }
 
 /// One socket of the script, as long as a client can name it.
-struct Slot {
-    client: u8,
-    cookie: u64,
-    protocol: Protocol,
-    family: Family,
-    handles: Vec<u32>,
+pub struct Slot {
+    pub client: u8,
+    pub cookie: u64,
+    pub protocol: Protocol,
+    pub family: Family,
+    /// The cookie of the netns it is in.
+    pub netns: u64,
+    pub handles: Vec<u32>,
     /// Handles that are in flight.
-    flights: Vec<u32>,
+    pub flights: Vec<u32>,
+    /// A send holds its lock.
+    pub held: Option<Held>,
+    /// It is of MPTCP.
+    pub multipath: Option<Multipath>,
     /// Its owner has shut it down, so that both ends may have ended it in good order.
-    shut: bool,
+    pub shut: bool,
     /// It has connected to an IPv4-mapped address.
     mapped: bool,
 }
 
+/// What a socket is.
+struct Kind {
+    protocol: Protocol,
+    family: Family,
+    /// Its cookie.
+    netns: u64,
+}
+
 /// A process that holds sockets.
-struct Fork {
-    client: u8,
-    pid: u32,
-    cookies: Vec<u64>,
+pub struct Fork {
+    pub client: u8,
+    pub pid: u32,
+    pub cookies: Vec<u64>,
 }
 
 pub struct Driver<'a> {
-    world: &'a mut World,
-    truth: Truth,
-    slots: BTreeMap<u8, Slot>,
-    forks: Vec<Fork>,
-    coming: BTreeMap<u8, Netns>,
+    pub world: &'a mut World,
+    pub truth: Truth,
+    pub slots: BTreeMap<u8, Slot>,
+    pub forks: Vec<Fork>,
+    pub coming: BTreeMap<u8, Netns>,
     /// Sockets that were made and closed within one operation.
-    short_lived: u64,
+    pub short_lived: u64,
     /// Releases that the index had counted before; less than 0 if it is younger than the script.
-    releases: i64,
+    pub releases: i64,
     /// Some socket may be in a netns that nothing but the socket leads to.
-    unnamed: bool,
+    pub unnamed: bool,
     pub tally: Tally,
 }
 
 /// 0 or the errno of a call that only the kernel can refuse.
-fn errno<T>(result: Result<T, CallError>) -> Result<Errno> {
+pub fn errno<T>(result: Result<T, CallError>) -> Result<Errno> {
     match result {
         Ok(_) => Ok(0),
         Err(error) => Ok(error.errno().ok_or(error)?),
@@ -109,7 +122,7 @@ fn granted<T>(result: Result<T, CallError>) -> Result<Option<T>> {
     }
 }
 
-fn canonical(addr: SocketAddr) -> SocketAddr {
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
@@ -160,6 +173,10 @@ impl<'a> Driver<'a> {
             Op::Send { slot } => self.send(slot),
             Op::SendTo { slot, to } => self.send_to(slot, to),
             Op::SendMany { slot, ref to } => self.send_many(slot, to),
+            Op::SendMarked { slot } => self.send_marked(slot),
+            Op::Hold { slot } => self.hold(slot),
+            Op::LetGo { slot } => self.let_go(slot),
+            Op::ConnectLink { slot, link } => self.connect_link(slot, link),
             Op::Shutdown { slot } => self.shutdown(slot),
             Op::Dup { slot } => self.dup(slot),
             Op::Fly { slot } => self.fly(slot),
@@ -170,6 +187,8 @@ impl<'a> Driver<'a> {
             Op::Kill { client } => self.kill(client).map(Some),
             Op::NewNetns { netns } => self.new_netns(netns),
             Op::Unname { netns } => self.unname(netns),
+            Op::EndNetns { netns, gone } => self.end_netns(netns, gone),
+            Op::GoneLink { link, netns } => self.gone_link(link, netns),
             Op::Gone(ref gone) => self.event(gone, false).map(Some),
             Op::DryRun(ref gone) => self.event(gone, true).map(Some),
             Op::Living(ref living) => self.reconcile(living).map(Some),
@@ -185,35 +204,49 @@ impl<'a> Driver<'a> {
 
     // ---- sockets ----
 
-    /// The newest handle of a socket that has one.
-    fn handle(&self, slot: u8) -> Option<(&Slot, u32)> {
-        let slot = self.slots.get(&slot)?;
+    /// The newest handle of a socket that has one. None of one whose lock is held: nearly every call would wait.
+    pub fn handle(&self, slot: u8) -> Option<(&Slot, u32)> {
+        let slot = self.slots.get(&slot).filter(|slot| slot.held.is_none())?;
         Some((slot, *slot.handles.last()?))
     }
 
-    fn netns(&self, netns: u8) -> Result<Option<NetnsRef>> {
+    /// How a client finds it, and its cookie.
+    fn netns(&self, netns: u8) -> Result<Option<(NetnsRef, u64)>> {
         let found = self.world.netns(netns).or_else(|| self.coming.get(&netns));
-        found.filter(|netns| netns.fd().is_some()).map(Netns::reference).transpose()
+        let found = found.filter(|netns| netns.fd().is_some());
+        found.map(|netns| Ok((netns.reference()?, netns.cookie()))).transpose()
     }
 
-    fn add(&mut self, slot: u8, client: u8, handle: u32, spec: (Protocol, Family)) -> Result<u64> {
+    fn add(&mut self, slot: u8, client: u8, handle: u32, kind: Kind) -> Result<u64> {
         let cookie = self.world.client(client)?.cookie(handle)?;
-        let (protocol, family) = spec;
+        let Kind { protocol, family, netns } = kind;
         let handles = vec![handle];
         let flights = Vec::new();
         self.slots.insert(
             slot,
-            Slot { client, cookie, protocol, family, handles, flights, shut: false, mapped: false },
+            Slot {
+                client,
+                cookie,
+                protocol,
+                family,
+                netns,
+                handles,
+                flights,
+                held: None,
+                multipath: None,
+                shut: false,
+                mapped: false,
+            },
         );
         Ok(cookie)
     }
 
     fn open(&mut self, open: Open) -> Result<Option<()>> {
-        let Open { slot, client, protocol, family, netns, bound, nonblocking } = open;
-        if self.slots.contains_key(&slot) {
+        let Open { slot, client, protocol, family, netns, bound, nonblocking, mptcp } = open;
+        if self.slots.contains_key(&slot) || mptcp && !may_be_mptcp(&open) {
             return Ok(None);
         }
-        let Some(place) = self.netns(netns)? else { return Ok(None) };
+        let Some((place, netns)) = self.netns(netns)? else { return Ok(None) };
         let port = 20_000 + u16::from(slot);
         let any: SocketAddr = match family {
             Family::V4 => ([0, 0, 0, 0], port).into(),
@@ -222,13 +255,17 @@ impl<'a> Driver<'a> {
         let mut spec = OpenSpec::new(protocol, family).inside(place);
         spec.bind = bound.then_some(any);
         spec.nonblocking = nonblocking;
+        spec.mptcp = mptcp;
         let Some(handle) = granted(self.world.client(client)?.open(spec))? else {
             // It was made, and closed because the port was taken.
             self.short_lived += 1;
             return Ok(None);
         };
-        let cookie = self.add(slot, client, handle, (protocol, family))?;
+        let cookie = self.add(slot, client, handle, Kind { protocol, family, netns })?;
         self.truth.opened(cookie, protocol, Role::Client, bound);
+        if mptcp {
+            self.slots.entry(slot).and_modify(|slot| slot.multipath = Some(Multipath::default()));
+        }
         Ok(Some(()))
     }
 
@@ -236,7 +273,7 @@ impl<'a> Driver<'a> {
         if self.slots.contains_key(&slot) {
             return Ok(None);
         }
-        let Some(place) = self.netns(netns)? else { return Ok(None) };
+        let Some((place, netns)) = self.netns(netns)? else { return Ok(None) };
         let mut spec = OpenSpec::new(Protocol::Tcp, Family::V4).inside(place);
         spec.bind = Some(Place::Own.addr());
         spec.nonblocking = true;
@@ -246,32 +283,40 @@ impl<'a> Driver<'a> {
             return Ok(None);
         };
         process.listen(handle, 64)?;
-        let cookie = self.add(slot, client, handle, (Protocol::Tcp, Family::V4))?;
+        let kind = Kind { protocol: Protocol::Tcp, family: Family::V4, netns };
+        let cookie = self.add(slot, client, handle, kind)?;
         self.truth.opened(cookie, Protocol::Tcp, Role::Server, true);
         Ok(Some(()))
     }
 
     fn accept(&mut self, listener: u8, slot: u8) -> Result<Option<()>> {
         let Some((from, handle)) = self.handle(listener) else { return Ok(None) };
-        let client = from.client;
+        let (client, netns) = (from.client, from.netns);
         let is_listener = self.truth.get(from.cookie).is_some_and(|socket| socket.role == Role::Server);
         if !is_listener || self.slots.contains_key(&slot) {
             return Ok(None);
         }
         let Some(handle) = granted(self.world.client(client)?.accept(handle, 0))? else { return Ok(None) };
-        let cookie = self.add(slot, client, handle, (Protocol::Tcp, Family::V4))?;
+        let kind = Kind { protocol: Protocol::Tcp, family: Family::V4, netns };
+        let cookie = self.add(slot, client, handle, kind)?;
         self.truth.opened(cookie, Protocol::Tcp, Role::Server, true);
         Ok(Some(()))
     }
 
     /// A socket of the script that may connect, its handle and client.
-    fn connecting(&self, slot: u8) -> Option<(&Slot, u32)> {
+    pub fn connecting(&self, slot: u8) -> Option<(&Slot, u32)> {
         self.handle(slot)
             .filter(|(slot, _)| self.truth.get(slot.cookie).is_some_and(|socket| socket.role == Role::Client))
     }
 
     fn connect(&mut self, slot: u8, to: To) -> Result<Option<()>> {
         let Some((socket, handle)) = self.connecting(slot) else { return Ok(None) };
+        if socket.multipath.is_some() {
+            return self.connect_multipath(slot, to);
+        }
+        if to.place == Place::Multi {
+            return Ok(None);
+        }
         let (client, cookie, protocol) = (socket.client, socket.cookie, socket.protocol);
         if to.place.is_zero() && self.world.kind().unconnected == Unconnected::Destroy {
             // It makes the socket wide, and whom a wide socket has sent to is not known.
@@ -302,74 +347,20 @@ impl<'a> Driver<'a> {
 
     fn disconnect(&mut self, slot: u8) -> Result<Option<()>> {
         let Some((socket, handle)) = self.connecting(slot) else { return Ok(None) };
+        if socket.multipath.is_some() {
+            return Ok(None);
+        }
         let (client, cookie) = (socket.client, socket.cookie);
         let result = self.world.client(client)?.call(&LabOp::Disconnect { socket: handle });
         self.truth.disconnected(cookie, errno(result)?);
         Ok(Some(()))
     }
 
-    fn race(&mut self, slot: u8, a: To, b: To) -> Result<Option<()>> {
-        let Some((socket, handle)) = self.connecting(slot) else { return Ok(None) };
-        if socket.protocol == Protocol::Tcp || a.place.is_zero() || b.place.is_zero() {
-            return Ok(None);
-        }
-        let (client, cookie) = (socket.client, socket.cookie);
-        let (a, b) = (a.addr(socket.family), b.addr(socket.family));
-        let op = LabOp::ConnectFromTwoThreads { socket: handle, a, b, rounds: 3 };
-        let Reply::Raced(raced) = self.world.client(client)?.call(&op)? else { bail!("not a race") };
-        let possible: Vec<SocketAddr> = [(raced.connected_a, a), (raced.connected_b, b)]
-            .into_iter()
-            .filter_map(|(connected, addr)| (connected > 0).then_some(addr))
-            .collect();
-        ensure!(self.truth.raced(cookie, &possible, raced.peer), "an impossible peer: {raced:?}");
-        Ok(Some(()))
-    }
-
-    fn send(&mut self, slot: u8) -> Result<Option<()>> {
-        let Some((socket, handle)) = self.handle(slot) else { return Ok(None) };
-        let (client, cookie, family) = (socket.client, socket.cookie, socket.family);
-        errno(self.world.client(client)?.send_bytes(handle, b"hello"))?;
-        self.truth.sent(cookie, family);
-        Ok(Some(()))
-    }
-
-    fn send_to(&mut self, slot: u8, to: To) -> Result<Option<()>> {
-        let Some((socket, handle)) = self.connecting(slot) else { return Ok(None) };
-        if socket.protocol == Protocol::Tcp {
-            return Ok(None);
-        }
-        let (client, cookie, family) = (socket.client, socket.cookie, socket.family);
-        let addr = to.addr(family);
-        let Some(leads) = self.truth.leads_to(cookie, addr) else { return Ok(None) };
-        let errno = errno(self.world.client(client)?.send_to(handle, addr, b"hello"))?;
-        self.truth.sent_to(cookie, family, leads, errno);
-        Ok(Some(()))
-    }
-
-    fn send_many(&mut self, slot: u8, to: &[To]) -> Result<Option<()>> {
-        let Some((socket, handle)) = self.connecting(slot) else { return Ok(None) };
-        if socket.protocol == Protocol::Tcp {
-            return Ok(None);
-        }
-        let (client, cookie, family) = (socket.client, socket.cookie, socket.family);
-        let addrs: Vec<SocketAddr> = to.iter().map(|to| to.addr(family)).collect();
-        let leads: Option<Vec<SocketAddr>> =
-            addrs.iter().map(|addr| self.truth.leads_to(cookie, *addr)).collect();
-        let Some(leads) = leads else { return Ok(None) };
-        let op = LabOp::SendToMany { socket: handle, addrs, payload: b"hello".to_vec() };
-        let reply = self.world.client(client)?.call(&op)?;
-        let Reply::SentMany { sent, first_error } = reply else { bail!("not sent: {reply:?}") };
-        for addr in leads.iter().take(sent as usize) {
-            self.truth.sent_to(cookie, family, *addr, 0);
-        }
-        if let (Some(error), Some(addr)) = (first_error, leads.get(sent as usize)) {
-            self.truth.sent_to(cookie, family, *addr, error.errno);
-        }
-        Ok(Some(()))
-    }
-
     fn shutdown(&mut self, slot: u8) -> Result<Option<()>> {
         let Some((socket, handle)) = self.handle(slot) else { return Ok(None) };
+        if socket.multipath.is_some() {
+            return Ok(None);
+        }
         let (client, cookie, protocol) = (socket.client, socket.cookie, socket.protocol);
         if self.truth.get(cookie).is_some_and(|socket| socket.role == Role::Server)
             && protocol == Protocol::Tcp
@@ -385,122 +376,6 @@ impl<'a> Driver<'a> {
                 self.truth.ended(cookie);
             }
         }
-        Ok(Some(()))
-    }
-
-    // ---- who holds a socket ----
-
-    fn dup(&mut self, slot: u8) -> Result<Option<()>> {
-        let Some((socket, handle)) = self.handle(slot) else { return Ok(None) };
-        let (client, cookie) = (socket.client, socket.cookie);
-        let copy = self.world.client(client)?.dup(handle)?;
-        self.truth.held(cookie);
-        self.slots.entry(slot).and_modify(|slot| slot.handles.push(copy));
-        Ok(Some(()))
-    }
-
-    /// True if what the other end does to the socket has to be seen: somebody must keep a descriptor.
-    fn must_stay_visible(&self, slot: &Slot) -> bool {
-        slot.protocol == Protocol::Tcp && self.truth.peer(slot.cookie) == Some(Place::Own.addr())
-    }
-
-    fn fly(&mut self, slot: u8) -> Result<Option<()>> {
-        let Some((socket, handle)) = self.handle(slot) else { return Ok(None) };
-        if socket.handles.len() == 1 && self.must_stay_visible(socket) {
-            return Ok(None);
-        }
-        let client = socket.client;
-        self.world.client(client)?.start_flight(handle)?;
-        self.slots.entry(slot).and_modify(|slot| {
-            slot.handles.pop();
-            slot.flights.push(handle);
-        });
-        Ok(Some(()))
-    }
-
-    fn land(&mut self, slot: u8) -> Result<Option<()>> {
-        let Some(socket) = self.slots.get_mut(&slot) else { return Ok(None) };
-        let Some(flight) = socket.flights.pop() else { return Ok(None) };
-        let process = self.world.client(socket.client)?;
-        let handle = process.land_flight(flight)?;
-        socket.handles.push(handle);
-        // If it was destroyed meanwhile, that was counted then: the error is not news.
-        process.state(handle)?;
-        Ok(Some(()))
-    }
-
-    fn close(&mut self, slot: u8) -> Result<Option<()>> {
-        let Some((socket, handle)) = self.handle(slot) else { return Ok(None) };
-        let (client, cookie) = (socket.client, socket.cookie);
-        let last = socket.handles.len() == 1;
-        let forked = self.forks.iter().any(|fork| fork.cookies.contains(&cookie));
-        if last && (forked || !socket.flights.is_empty()) && self.must_stay_visible(socket) {
-            return Ok(None);
-        }
-        self.world.client(client)?.close(handle)?;
-        self.truth.released(cookie);
-        if let Some(socket) = self.slots.get_mut(&slot) {
-            socket.handles.pop();
-            if socket.handles.is_empty() && socket.flights.is_empty() {
-                self.slots.remove(&slot);
-            }
-        }
-        Ok(Some(()))
-    }
-
-    fn fork(&mut self, client: u8) -> Result<Option<()>> {
-        if self.forks.iter().any(|fork| fork.client == client) {
-            return Ok(None);
-        }
-        let pid = self.world.client(client)?.fork()?;
-        let visible = self.slots.values().filter(|slot| slot.client == client && !slot.handles.is_empty());
-        let cookies: Vec<u64> = visible.map(|slot| slot.cookie).collect();
-        cookies.iter().for_each(|cookie| self.truth.held(*cookie));
-        self.forks.push(Fork { client, pid, cookies });
-        Ok(Some(()))
-    }
-
-    fn end_fork(&mut self, client: u8) -> Result<Option<()>> {
-        let Some(at) = self.forks.iter().position(|fork| fork.client == client) else { return Ok(None) };
-        let fork = self.forks.swap_remove(at);
-        self.world.client(client)?.reap_fork(fork.pid)?;
-        fork.cookies.iter().for_each(|cookie| self.truth.released(*cookie));
-        Ok(Some(()))
-    }
-
-    fn kill(&mut self, client: u8) -> Result<()> {
-        self.world.kill(client)?;
-        for (_, gone) in self.slots.extract_if(.., |_, slot| slot.client == client) {
-            (0..gone.handles.len() + gone.flights.len()).for_each(|_| self.truth.released(gone.cookie));
-        }
-        // Its fork is killed by the kernel, a moment later.
-        while let Some(at) = self.forks.iter().position(|fork| fork.client == client) {
-            let fork = self.forks.swap_remove(at);
-            wait_for("the fork of a killed client to end", || Ok(!has_descriptors(fork.pid)))?;
-            fork.cookies.iter().for_each(|cookie| self.truth.released(*cookie));
-        }
-        Ok(())
-    }
-
-    // ---- namespaces ----
-
-    fn new_netns(&mut self, netns: u8) -> Result<Option<()>> {
-        if !(STANDING..NETNS).contains(&netns) || self.coming.contains_key(&netns) {
-            return Ok(None);
-        }
-        let fresh = fresh_netns(&format!("model-{}-new{netns}", self.world.kind().name))?;
-        self.coming.insert(netns, fresh);
-        Ok(Some(()))
-    }
-
-    fn unname(&mut self, netns: u8) -> Result<Option<()>> {
-        if self.world.kind().module {
-            // Without the module a socket is named to its netns, which has to be found for that (but on Linux 6.18).
-            return Ok(None);
-        }
-        let Some(mut netns) = self.coming.remove(&netns) else { return Ok(None) };
-        netns.forget_name()?;
-        self.unnamed = true;
         Ok(Some(()))
     }
 
@@ -527,14 +402,16 @@ impl<'a> Driver<'a> {
     fn begun_anew(&mut self) -> Result<Option<()>> {
         self.tally.restarts += 1;
         self.truth.forget_senders();
+        // The search for older sockets notes them too.
+        self.world.noted = self.has_connected_multipath();
         self.releases = seen_releases(self.world)? - self.closed();
-        self.world.check_index()?;
+        self.check_index()?;
         Ok(Some(()))
     }
 
     // ---- events ----
 
-    fn event(&mut self, gone: &[Named], dry_run: bool) -> Result<()> {
+    pub fn event(&mut self, gone: &[Named], dry_run: bool) -> Result<()> {
         self.see_what_others_ended()?;
         let backends = backends(gone)?;
         let victims = self.truth.victims(Gone::These(&backends));
@@ -542,7 +419,7 @@ impl<'a> Driver<'a> {
             [backend] => Action::BackendDeleted { backend },
             _ => Action::BackendsDeleted { backends },
         };
-        let report = self.tell(action, dry_run)?;
+        let report = self.tell(action, None, dry_run)?;
         self.check(&report, &victims, true)
     }
 
@@ -553,13 +430,13 @@ impl<'a> Driver<'a> {
         let backends = backends(living)?;
         let mut victims = self.truth.victims(Gone::AllBut(&backends));
         let action = Action::Reconcile { backends, within: Vec::new(), max_victims: None };
-        let listed = self.tell(action.clone(), true)?;
-        let complete = listed.complete || !self.world.kind().is_small();
+        let listed = self.tell(action.clone(), None, true)?;
+        let complete = listed.complete || !self.world.kind().is_small() && !self.world.noted;
         if !complete {
             victims.retain(|cookie| self.is_known(&listed, *cookie));
         }
         self.check(&listed, &victims, complete)?;
-        let report = self.tell(action, false)?;
+        let report = self.tell(action, None, false)?;
         self.check(&report, &victims, complete)
     }
 
@@ -572,100 +449,10 @@ impl<'a> Driver<'a> {
         report.by_backend.iter().any(|one| names(&one.backend))
     }
 
-    fn tell(&mut self, action: Action, dry_run: bool) -> Result<Report> {
+    pub fn tell(&mut self, action: Action, netns: Option<String>, dry_run: bool) -> Result<Report> {
         self.tally.events += 1;
-        let event = Event { dry_run, ..Event::new(format!("e{}", self.tally.events), action) };
+        let event = Event { dry_run, netns, ..Event::new(format!("e{}", self.tally.events), action) };
         Ok(self.world.reaper()?.handle(&event))
-    }
-
-    fn check_releases(&mut self) -> Result<()> {
-        let (seen, closed) = (seen_releases(self.world)? - self.releases, self.closed());
-        ensure!(seen == closed, "{closed} sockets were closed, and {seen} were seen to be");
-        Ok(())
-    }
-
-    fn closed(&self) -> i64 {
-        (self.truth.closed + self.short_lived) as i64
-    }
-
-    /// The report says it, the sockets say it, nobody else was touched, and the index is sound.
-    fn check(&mut self, report: &Report, victims: &BTreeSet<u64>, complete: bool) -> Result<()> {
-        let destroyed = if report.dry_run { &BTreeSet::new() } else { victims };
-        destroyed.iter().for_each(|cookie| self.truth.destroyed(*cookie));
-        self.tally.victims += victims.len() as u64;
-        self.check_report(report, victims, complete)
-            .and_then(|()| self.check_sockets(destroyed))
-            .with_context(|| format!("{report:?}; victims should be {victims:?}"))?;
-        self.world.check_index()?;
-        self.check_releases()
-    }
-
-    fn check_report(&self, report: &Report, victims: &BTreeSet<u64>, complete: bool) -> Result<()> {
-        ensure!(report.error.is_none() && report.failed.total() == 0, "it failed");
-        ensure!(report.complete == complete, "not complete: {complete}");
-        let because = &report.incomplete_because;
-        let may_be = |why: &Incomplete| match why {
-            Incomplete::IndexFull => true,
-            Incomplete::IndexUnsure => self.world.unsure,
-            _ => false,
-        };
-        ensure!(complete || because.iter().all(may_be), "there is another reason");
-        let victims_count = victims.len() as u64;
-        ensure!(report.victims == victims_count, "not {victims_count} victims");
-        let destroyed = if report.dry_run { 0 } else { victims_count };
-        ensure!(report.destroyed == destroyed, "not {destroyed} destroyed");
-        if let Some(listed) = &report.sockets {
-            let mut listed: Vec<u64> = listed.iter().map(|socket| socket.cookie).collect();
-            listed.sort_unstable();
-            ensure!(listed.iter().eq(victims), "listed are {listed:?}");
-        }
-        Ok(())
-    }
-
-    fn check_sockets(&mut self, destroyed: &BTreeSet<u64>) -> Result<()> {
-        let states = self.states()?;
-        let died: BTreeSet<u64> =
-            states.iter().filter(|state| state.errno == libc::ECONNABORTED).map(|s| s.cookie).collect();
-        let seen: BTreeSet<u64> = states.iter().map(|state| state.cookie).collect();
-        let expected: BTreeSet<u64> = destroyed.intersection(&seen).copied().collect();
-        ensure!(died == expected, "those that died are {died:?}, and should be {expected:?}");
-        for state in &states {
-            let Some(socket) = self.truth.get(state.cookie) else { bail!("nobody knows {state:?}") };
-            if socket.role == Role::Client {
-                let (found, expected) = (state.peer.map(canonical), self.truth.peer(state.cookie));
-                ensure!(found == expected, "its peer should be {expected:?}: {state:?}");
-            }
-        }
-        Ok(())
-    }
-
-    /// The states of all sockets that a client can name.
-    fn states(&mut self) -> Result<Vec<SocketState>> {
-        let mut states = Vec::new();
-        for client in 0..CLIENTS {
-            if self.slots.values().any(|slot| slot.client == client && !slot.handles.is_empty()) {
-                states.extend(self.world.client(client)?.states(Selection::All)?);
-            }
-        }
-        Ok(states)
-    }
-
-    /// Connections to the script's own listeners end when the script ends the other side: only the sockets can tell
-    /// in which way. Nobody has destroyed them, or they would say so.
-    fn see_what_others_ended(&mut self) -> Result<()> {
-        for state in self.states()? {
-            let is_closed = state.tcp_state == Some(CLOSE);
-            if !is_closed || self.truth.peer(state.cookie) != Some(Place::Own.addr()) {
-                continue;
-            }
-            let shut = self.slots.values().any(|slot| slot.cookie == state.cookie && slot.shut);
-            ensure!(
-                matches!(state.errno, libc::ECONNRESET | libc::EPIPE) || state.errno == 0 && shut,
-                "nobody has ended this connection: {state:?}"
-            );
-            self.truth.ended(state.cookie);
-        }
-        Ok(())
     }
 
     // ---- the end ----
@@ -679,6 +466,9 @@ impl<'a> Driver<'a> {
                 continue;
             }
             for slot in 0..SLOTS {
+                if self.slots.get(&slot).is_some_and(|slot| slot.client == client) {
+                    self.let_go(slot)?;
+                }
                 while self.slots.get(&slot).is_some_and(|slot| slot.client == client) {
                     self.close(slot)?;
                 }
@@ -687,6 +477,7 @@ impl<'a> Driver<'a> {
         self.coming.clear();
         let left: Vec<u64> = self.truth.cookies().collect();
         ensure!(left.is_empty(), "the truth itself has sockets left: {left:?}");
+        self.check_nothing_awaited()?;
         self.world.check_empty()?;
         self.check_releases()?;
         self.world.renew()?;
@@ -695,7 +486,7 @@ impl<'a> Driver<'a> {
 }
 
 /// Closes of sockets of the cgroup that the index was told of.
-fn seen_releases(world: &mut World) -> Result<i64> {
+pub fn seen_releases(world: &mut World) -> Result<i64> {
     let counters = world.counters()?;
     Ok((counters.releases + counters.releases_without_node + counters.releases_without_cookie) as i64)
 }
@@ -712,18 +503,11 @@ fn settled(world: &mut World, client: u8, handle: u32, wanted: impl Fn(u8) -> bo
     last.context("no state")
 }
 
-fn wait_for(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+pub fn wait_for(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !done()? {
         ensure!(Instant::now() < deadline, "{what} never came");
         thread::sleep(Duration::from_micros(200));
     }
     Ok(())
-}
-
-/// False once a process has closed everything: it is a zombie, or gone.
-fn has_descriptors(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit(')').next().unwrap_or_default().split_whitespace().next();
-    !matches!(state, None | Some("Z" | "X"))
 }

@@ -18,14 +18,22 @@
 //! `SKREAP_TESTS=required`. The worlds of engine `kfunc` need the kernel module besides, and `SKREAP_KFUNC=required`
 //! makes its absence a failure.
 
+mod checks;
 mod driver;
+mod holders;
+mod holds;
+mod links;
 mod module;
+mod multipath;
 mod random;
 mod rules;
 mod script;
 mod scripts;
+mod sends;
 mod shrink;
+mod spaces;
 mod strategy;
+mod text;
 mod truth;
 mod world;
 

@@ -9,9 +9,9 @@ use proptest::test_runner::TestRunner;
 use skreap::core::{Protocol, Unconnected};
 use skreap_testbed::Family;
 
-use crate::script::{Named, Place, Script};
+use crate::script::{Link, Named, Place, Script};
 use crate::strategy;
-use crate::truth::{Gone, Role, Truth};
+use crate::truth::{Gone, On, Role, Truth};
 
 pub fn trials() -> Vec<Trial> {
     let trial = |name: &str, run: fn() -> Result<()>| {
@@ -27,6 +27,7 @@ pub fn trials() -> Vec<Trial> {
         trial("a_send_of_ipv6_to_an_ipv4_peer_is_by_name", a_send_of_ipv6_to_an_ipv4_peer_is_by_name),
         trial("mapped_addresses_are_ipv4", mapped_addresses_are_ipv4),
         trial("a_zero_address_stands_for_another", a_zero_address_stands_for_another),
+        trial("a_link_local_address_is_a_host_on_each_link", a_link_local_address_is_a_host_on_each_link),
         trial("a_script_is_its_text", a_script_is_its_text),
         trial("bad_lines_are_refused", bad_lines_are_refused),
     ]
@@ -176,6 +177,22 @@ fn a_zero_address_stands_for_another() -> Result<()> {
     expect(&truth, [Place::Lo, Place::Lo6])
 }
 
+fn a_link_local_address_is_a_host_on_each_link() -> Result<()> {
+    let mut truth = with_one(Protocol::Udp);
+    let here = On { netns: 0, link: Link::Left };
+    let (right, there) = (On { link: Link::Right, ..here }, On { netns: 1, ..here });
+    truth.connected_on(SOCKET, here, 0);
+    truth.connected_on(SOCKET, right, libc::EINVAL);
+    let found = |truth: &Truth, on| truth.victims(Gone::OnLink(on)).into_iter().collect::<Vec<u64>>();
+    ensure!(found(&truth, here) == [SOCKET] && found(&truth, right).is_empty());
+    ensure!(found(&truth, there).is_empty());
+    ensure!(truth.victims(Gone::AllBut(&[])).is_empty(), "a reconcile passes over links");
+    truth.connected(SOCKET, Place::D.addr(), 0);
+    ensure!(found(&truth, here).is_empty());
+    ensure!(truth.victims(Gone::AllBut(&[])).len() == 1);
+    Ok(())
+}
+
 fn a_script_is_its_text() -> Result<()> {
     let strategy = strategy::script(vec![(2, "plain"), (1, "full")]);
     let mut runner = TestRunner::deterministic();
@@ -196,6 +213,7 @@ fn bad_lines_are_refused() -> Result<()> {
         ("world plain\nclose 99", "not below"),
         ("world plain\nclose 1 2", "too many"),
         ("world plain\nconnect 1 x", "no place"),
+        ("world plain\nlink 1 up", "no link"),
         ("world plain\ngone udp zero6", "no backend"),
         ("world plain\n\nexplode", "line 3"),
     ] {

@@ -4,11 +4,9 @@
 //! slot that is empty, or taken) is passed over, so every part of a script is a script again. That is what makes
 //! shrinking possible.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::str::FromStr;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result};
 use skreap::core::{Backend, Protocol};
 use skreap_testbed::Family;
 
@@ -34,6 +32,8 @@ pub enum Place {
     Lo6,
     /// Where a listener of the script may be.
     Own,
+    /// Where a listener of MPTCP is, for sockets of MPTCP. At the other places they fall back to TCP.
+    Multi,
     /// There is no route to it.
     Nowhere,
     /// The addresses that stand for another one, which the socket's own address decides; no backend has them.
@@ -42,7 +42,7 @@ pub enum Place {
 }
 
 impl Place {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::A,
         Self::B,
         Self::C,
@@ -51,6 +51,7 @@ impl Place {
         Self::Lo,
         Self::Lo6,
         Self::Own,
+        Self::Multi,
         Self::Nowhere,
         Self::Zero,
         Self::Zero6,
@@ -58,9 +59,9 @@ impl Place {
     /// The ones at which a backend answers.
     pub const SERVED: [Self; 7] = [Self::A, Self::B, Self::C, Self::D, Self::E, Self::Lo, Self::Lo6];
     /// The ones whose address a new netns does not have by itself.
-    pub const ADDED: [Self; 6] = [Self::A, Self::B, Self::C, Self::D, Self::E, Self::Own];
+    pub const ADDED: [Self; 7] = [Self::A, Self::B, Self::C, Self::D, Self::E, Self::Own, Self::Multi];
 
-    const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::A => "a",
             Self::B => "b",
@@ -70,6 +71,7 @@ impl Place {
             Self::Lo => "lo",
             Self::Lo6 => "lo6",
             Self::Own => "own",
+            Self::Multi => "multi",
             Self::Nowhere => "nowhere",
             Self::Zero => "zero",
             Self::Zero6 => "zero6",
@@ -94,10 +96,35 @@ impl Place {
             Self::Lo => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 53),
             Self::Lo6 => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 53),
             Self::Own => v4(9),
+            Self::Multi => v4(10),
             Self::Nowhere => SocketAddr::new(IpAddr::from([203, 0, 113, 1]), 53),
             Self::Zero => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 53),
             Self::Zero6 => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 53),
         }
+    }
+}
+
+/// A link of a standing netns. At the other end of each is a host with the same link-local address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Link {
+    Left,
+    Right,
+}
+
+impl Link {
+    pub const ALL: [Self; 2] = [Self::Left, Self::Right];
+
+    /// The name of its device, too.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::Right => "right",
+        }
+    }
+
+    /// The address of the host, without a zone.
+    pub fn addr() -> SocketAddr {
+        SocketAddr::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).into(), 53)
     }
 }
 
@@ -145,6 +172,8 @@ pub struct Open {
     /// To a port of its own.
     pub bound: bool,
     pub nonblocking: bool,
+    /// MPTCP in place of TCP.
+    pub mptcp: bool,
 }
 
 /// One operation.
@@ -185,6 +214,23 @@ pub enum Op {
         slot: u8,
         to: Vec<To>,
     },
+    /// A send without a name and with a control message.
+    SendMarked {
+        slot: u8,
+    },
+    /// A send that takes the lock of the socket and keeps it.
+    Hold {
+        slot: u8,
+    },
+    /// That send ends.
+    LetGo {
+        slot: u8,
+    },
+    /// A UDP socket of IPv6 connects to the host at the other end of a link.
+    ConnectLink {
+        slot: u8,
+        link: Link,
+    },
     Shutdown {
         slot: u8,
     },
@@ -216,7 +262,17 @@ pub enum Op {
     Unname {
         netns: u8,
     },
+    /// An event on a backend, and at once the end of a netns: its sockets are closed and its name is taken away.
+    EndNetns {
+        netns: u8,
+        gone: Named,
+    },
     Gone(Vec<Named>),
+    /// An event on the host at the other end of a link of this netns, after a dry run of it.
+    GoneLink {
+        link: Link,
+        netns: u8,
+    },
     DryRun(Vec<Named>),
     /// A reconcile: all other backends are gone.
     Living(Vec<Named>),
@@ -236,225 +292,4 @@ pub enum Op {
 pub struct Script {
     pub world: String,
     pub ops: Vec<Op>,
-}
-
-// ---- to text ----
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl fmt::Display for To {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", if self.raw { "raw " } else { "" }, self.place)
-    }
-}
-
-fn named(f: &mut fmt::Formatter<'_>, word: &str, backends: &[Named]) -> fmt::Result {
-    f.write_str(word)?;
-    backends.iter().try_for_each(|named| write!(f, " {} {}", named.protocol, named.place))
-}
-
-impl fmt::Display for Op {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Open(Open { slot, client, protocol, family, netns, bound, nonblocking }) => {
-                let family = if *family == Family::V4 { "v4" } else { "v6" };
-                write!(f, "open {slot} client {client} {protocol} {family} netns {netns}")?;
-                f.write_str(if *bound { " bound" } else { "" })?;
-                f.write_str(if *nonblocking { " nonblocking" } else { "" })
-            }
-            Self::Serve { slot, client, netns } => write!(f, "serve {slot} client {client} netns {netns}"),
-            Self::Accept { listener, slot } => write!(f, "accept {listener} as {slot}"),
-            Self::Connect { slot, to } => write!(f, "connect {slot} {to}"),
-            Self::Disconnect { slot } => write!(f, "disconnect {slot}"),
-            Self::Race { slot, a, b } => write!(f, "race {slot} {a} {b}"),
-            Self::Send { slot } => write!(f, "send {slot}"),
-            Self::SendTo { slot, to } => write!(f, "sendto {slot} {to}"),
-            Self::SendMany { slot, to } => {
-                write!(f, "sendmany {slot}")?;
-                to.iter().try_for_each(|to| write!(f, " {to}"))
-            }
-            Self::Shutdown { slot } => write!(f, "shutdown {slot}"),
-            Self::Dup { slot } => write!(f, "dup {slot}"),
-            Self::Fly { slot } => write!(f, "fly {slot}"),
-            Self::Land { slot } => write!(f, "land {slot}"),
-            Self::Close { slot } => write!(f, "close {slot}"),
-            Self::Fork { client } => write!(f, "fork client {client}"),
-            Self::EndFork { client } => write!(f, "endfork client {client}"),
-            Self::Kill { client } => write!(f, "kill client {client}"),
-            Self::NewNetns { netns } => write!(f, "netns {netns}"),
-            Self::Unname { netns } => write!(f, "unname {netns}"),
-            Self::Gone(backends) => named(f, "gone", backends),
-            Self::DryRun(backends) => named(f, "dry-run", backends),
-            Self::Living(backends) => named(f, "living", backends),
-            Self::Restart => f.write_str("restart"),
-            Self::Anew => f.write_str("anew"),
-            Self::Insmod => f.write_str("insmod"),
-            Self::Rmmod => f.write_str("rmmod"),
-        }
-    }
-}
-
-impl fmt::Display for Script {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "world {}", self.world)?;
-        self.ops.iter().try_for_each(|op| writeln!(f, "{op}"))
-    }
-}
-
-// ---- from text ----
-
-struct Words<'a>(std::iter::Peekable<std::str::SplitWhitespace<'a>>);
-
-impl Words<'_> {
-    fn word(&mut self) -> Result<&str> {
-        self.0.next().context("the line is too short")
-    }
-
-    fn expect(&mut self, expected: &str) -> Result<()> {
-        let word = self.word()?;
-        ensure!(word == expected, "{word:?} is not {expected:?}");
-        Ok(())
-    }
-
-    fn flag(&mut self, flag: &str) -> bool {
-        self.0.next_if_eq(&flag).is_some()
-    }
-
-    fn number(&mut self, below: u8) -> Result<u8> {
-        let number: u8 = self.word()?.parse()?;
-        ensure!(number < below, "{number} is not below {below}");
-        Ok(number)
-    }
-
-    fn slot(&mut self) -> Result<u8> {
-        self.number(SLOTS)
-    }
-
-    fn client(&mut self) -> Result<u8> {
-        self.expect("client")?;
-        self.number(CLIENTS)
-    }
-
-    fn netns(&mut self) -> Result<u8> {
-        self.expect("netns")?;
-        self.number(NETNS)
-    }
-
-    fn protocol(&mut self) -> Result<Protocol> {
-        match self.word()? {
-            "udp" => Ok(Protocol::Udp),
-            "tcp" => Ok(Protocol::Tcp),
-            other => bail!("{other:?} is neither udp nor tcp"),
-        }
-    }
-
-    fn family(&mut self) -> Result<Family> {
-        match self.word()? {
-            "v4" => Ok(Family::V4),
-            "v6" => Ok(Family::V6),
-            other => bail!("{other:?} is neither v4 nor v6"),
-        }
-    }
-
-    fn place(&mut self) -> Result<Place> {
-        let word = self.word()?;
-        Place::ALL
-            .into_iter()
-            .find(|place| place.name() == word)
-            .with_context(|| format!("no place {word:?}"))
-    }
-
-    fn to(&mut self) -> Result<To> {
-        Ok(To { raw: self.flag("raw"), place: self.place()? })
-    }
-
-    /// One or more, to the end of the line.
-    fn rest<T>(&mut self, one: impl Fn(&mut Self) -> Result<T>) -> Result<Vec<T>> {
-        let mut all = vec![one(self)?];
-        while self.0.peek().is_some() {
-            all.push(one(self)?);
-        }
-        Ok(all)
-    }
-
-    fn named(&mut self) -> Result<Vec<Named>> {
-        self.rest(|words| {
-            let named = Named { protocol: words.protocol()?, place: words.place()? };
-            ensure!(!named.place.is_zero(), "there is no backend at {}", named.place);
-            Ok(named)
-        })
-    }
-}
-
-impl FromStr for Op {
-    type Err = anyhow::Error;
-
-    fn from_str(line: &str) -> Result<Self> {
-        let mut words = Words(line.split_whitespace().peekable());
-        let w = &mut words;
-        let op = match w.word()? {
-            "open" => Self::Open(Open {
-                slot: w.slot()?,
-                client: w.client()?,
-                protocol: w.protocol()?,
-                family: w.family()?,
-                netns: w.netns()?,
-                bound: w.flag("bound"),
-                nonblocking: w.flag("nonblocking"),
-            }),
-            "serve" => Self::Serve { slot: w.slot()?, client: w.client()?, netns: w.netns()? },
-            "accept" => {
-                let listener = w.slot()?;
-                w.expect("as")?;
-                Self::Accept { listener, slot: w.slot()? }
-            }
-            "connect" => Self::Connect { slot: w.slot()?, to: w.to()? },
-            "disconnect" => Self::Disconnect { slot: w.slot()? },
-            "race" => Self::Race { slot: w.slot()?, a: w.to()?, b: w.to()? },
-            "send" => Self::Send { slot: w.slot()? },
-            "sendto" => Self::SendTo { slot: w.slot()?, to: w.to()? },
-            "sendmany" => Self::SendMany { slot: w.slot()?, to: w.rest(Words::to)? },
-            "shutdown" => Self::Shutdown { slot: w.slot()? },
-            "dup" => Self::Dup { slot: w.slot()? },
-            "fly" => Self::Fly { slot: w.slot()? },
-            "land" => Self::Land { slot: w.slot()? },
-            "close" => Self::Close { slot: w.slot()? },
-            "fork" => Self::Fork { client: w.client()? },
-            "endfork" => Self::EndFork { client: w.client()? },
-            "kill" => Self::Kill { client: w.client()? },
-            "netns" => Self::NewNetns { netns: w.number(NETNS)? },
-            "unname" => Self::Unname { netns: w.number(NETNS)? },
-            "gone" => Self::Gone(w.named()?),
-            "dry-run" => Self::DryRun(w.named()?),
-            "living" => Self::Living(w.named()?),
-            "restart" => Self::Restart,
-            "anew" => Self::Anew,
-            "insmod" => Self::Insmod,
-            "rmmod" => Self::Rmmod,
-            other => bail!("no operation {other:?}"),
-        };
-        match words.0.next() {
-            Some(word) => bail!("{word:?} is one word too many"),
-            None => Ok(op),
-        }
-    }
-}
-
-impl FromStr for Script {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let code = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
-        let mut lines = text.lines().map(code).enumerate().filter(|(_, line)| !line.is_empty());
-        let (_, first) = lines.next().context("the script is empty")?;
-        let world = first.strip_prefix("world ").context("the first line is not \"world NAME\"")?.to_owned();
-        let ops = lines
-            .map(|(at, line)| line.parse().with_context(|| format!("line {}: {line}", at + 1)))
-            .collect::<Result<_>>()?;
-        Ok(Self { world, ops })
-    }
 }

@@ -9,6 +9,11 @@ pub const KEPT: &[(&str, &str)] = &[
     ("invisible", include_str!("scripts/invisible")),
     ("take-over", include_str!("scripts/take-over")),
     ("older", include_str!("scripts/older")),
+    ("held", include_str!("scripts/held")),
+    ("mptcp", include_str!("scripts/mptcp")),
+    ("links", include_str!("scripts/links")),
+    ("control-messages", include_str!("scripts/control-messages")),
+    ("ending-netns", include_str!("scripts/ending-netns")),
     ("zero", include_str!("scripts/zero")),
     ("module", include_str!("scripts/module")),
 ];

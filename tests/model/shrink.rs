@@ -56,6 +56,7 @@ pub fn shorten(worlds: &mut Worlds, failed: Script, first: Failure) -> Failure {
 fn plainer(op: &Op) -> Vec<Op> {
     match op {
         Op::Open(open) => vec![
+            Op::Open(Open { mptcp: false, ..*open }),
             Op::Open(Open { bound: false, nonblocking: false, ..*open }),
             Op::Open(Open { client: 0, netns: 0, bound: false, nonblocking: false, ..*open }),
         ],

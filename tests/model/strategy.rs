@@ -7,7 +7,7 @@ use proptest::strategy::Union;
 use skreap::core::Protocol;
 use skreap_testbed::Family;
 
-use crate::script::{CLIENTS, NETNS, Named, Op, Open, Place, SLOTS, STANDING, Script, To};
+use crate::script::{CLIENTS, Link, NETNS, Named, Op, Open, Place, SLOTS, STANDING, Script, To};
 use crate::world::MODULE;
 
 /// Most operations of one script.
@@ -37,6 +37,7 @@ fn place() -> impl Strategy<Value = Place> {
         2 => Just(Place::D),
         2 => select(Place::SERVED.to_vec()),
         1 => Just(Place::Own),
+        1 => Just(Place::Multi),
         1 => Just(Place::Nowhere),
     ]
 }
@@ -46,20 +47,26 @@ fn to() -> impl Strategy<Value = To> {
     (place, prop::bool::weighted(0.1)).prop_map(|(place, raw)| To { place, raw })
 }
 
+fn one_backend() -> impl Strategy<Value = Named> {
+    let place = place().prop_map(|place| if place == Place::Nowhere { Place::B } else { place });
+    (protocol(), place).prop_map(|(protocol, place)| Named { protocol, place })
+}
+
 fn backends() -> impl Strategy<Value = Vec<Named>> {
-    let one = || {
-        let place = place().prop_map(|place| if place == Place::Nowhere { Place::B } else { place });
-        (protocol(), place).prop_map(|(protocol, place)| Named { protocol, place })
-    };
-    prop_oneof![4 => vec(one(), 1), 1 => vec(one(), 2..4)]
+    prop_oneof![4 => vec(one_backend(), 1), 1 => vec(one_backend(), 2..4)]
+}
+
+fn link() -> impl Strategy<Value = Link> {
+    select(Link::ALL.to_vec())
 }
 
 fn open() -> impl Strategy<Value = Op> {
     let family = select(vec![Family::V4, Family::V6]);
     let rare = || prop::bool::weighted(0.2);
-    (slot(), client(), protocol(), family, netns(), rare(), rare()).prop_map(
-        |(slot, client, protocol, family, netns, bound, nonblocking)| {
-            Op::Open(Open { slot, client, protocol, family, netns, bound, nonblocking })
+    (slot(), client(), protocol(), family, netns(), rare(), rare(), rare()).prop_map(
+        |(slot, client, protocol, family, netns, bound, nonblocking, mptcp)| {
+            let mptcp = mptcp && protocol == Protocol::Tcp;
+            Op::Open(Open { slot, client, protocol, family, netns, bound, nonblocking, mptcp })
         },
     )
 }
@@ -75,6 +82,10 @@ fn op() -> impl Strategy<Value = Op> {
         2 => slot().prop_map(|slot| Op::Send { slot }),
         6 => (slot(), to()).prop_map(|(slot, to)| Op::SendTo { slot, to }),
         2 => (slot(), vec(to(), 1..5)).prop_map(|(slot, to)| Op::SendMany { slot, to }),
+        2 => slot().prop_map(|slot| Op::SendMarked { slot }),
+        2 => slot().prop_map(|slot| Op::Hold { slot }),
+        2 => slot().prop_map(|slot| Op::LetGo { slot }),
+        1 => (slot(), link()).prop_map(|(slot, link)| Op::ConnectLink { slot, link }),
         2 => slot().prop_map(|slot| Op::Shutdown { slot }),
         2 => slot().prop_map(|slot| Op::Dup { slot }),
         2 => slot().prop_map(|slot| Op::Fly { slot }),
@@ -85,6 +96,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => client().prop_map(|client| Op::Kill { client }),
         1 => (STANDING..NETNS).prop_map(|netns| Op::NewNetns { netns }),
         1 => (STANDING..NETNS).prop_map(|netns| Op::Unname { netns }),
+        1 => (STANDING..NETNS, one_backend()).prop_map(|(netns, gone)| Op::EndNetns { netns, gone }),
+        2 => (link(), 0..STANDING).prop_map(|(link, netns)| Op::GoneLink { link, netns }),
         8 => backends().prop_map(Op::Gone),
         2 => backends().prop_map(Op::DryRun),
         2 => backends().prop_map(Op::Living),
@@ -102,12 +115,22 @@ fn established() -> impl Strategy<Value = Vec<Op>> {
     )
 }
 
+/// As [`established`], to the host on a link.
+fn linked() -> impl Strategy<Value = Vec<Op>> {
+    (slot(), client(), 0..STANDING, link()).prop_map(|(slot, client, netns, link)| {
+        let (protocol, family) = (Protocol::Udp, Family::V6);
+        let open =
+            Open { slot, client, protocol, family, netns, bound: false, nonblocking: false, mptcp: false };
+        vec![Op::Open(open), Op::ConnectLink { slot, link }]
+    })
+}
+
 /// A script for one of these worlds, which come with weights.
 pub fn script(worlds: Vec<(u32, &'static str)>) -> impl Strategy<Value = Script> {
     let worlds =
         Union::new_weighted(worlds.into_iter().map(|(weight, world)| (weight, Just(world))).collect());
     let one = || op().prop_map(|op| vec![op]);
-    let mixed = vec(prop_oneof![8 => one(), 2 => established()], 1..LONGEST);
+    let mixed = vec(prop_oneof![16 => one(), 4 => established(), 1 => linked()], 1..LONGEST);
     // To start anew takes longest.
     let reapers = |ops| select(ops).prop_map(|op| vec![op]);
     let restart = reapers(vec![Op::Restart, Op::Anew]);

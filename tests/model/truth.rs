@@ -9,6 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use skreap::core::{Backend, Protocol, Unconnected};
 use skreap_testbed::Family;
 
+use crate::script::Link;
+
 /// What a system call returned: 0 or an errno.
 pub type Errno = i32;
 
@@ -21,21 +23,32 @@ pub enum Role {
     Server,
 }
 
+/// A link, and the netns that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct On {
+    pub netns: u8,
+    pub link: Link,
+}
+
 /// Which backends an event says are gone.
 #[derive(Clone, Copy, Debug)]
 pub enum Gone<'a> {
     These(&'a [Backend]),
+    /// A reconcile, which passes over link-local addresses.
     AllBut(&'a [Backend]),
+    /// The host on this link.
+    OnLink(On),
 }
 
 impl Gone<'_> {
-    fn contains(self, protocol: Protocol, addr: SocketAddr) -> bool {
+    fn contains(self, protocol: Protocol, addr: SocketAddr, link: Option<On>) -> bool {
         let named = |backends: &[Backend]| {
             backends.iter().any(|backend| backend.protocol() == protocol && backend.socket_addr() == addr)
         };
         match self {
             Self::These(backends) => named(backends),
-            Self::AllBut(backends) => !named(backends),
+            Self::AllBut(backends) => link.is_none() && !named(backends),
+            Self::OnLink(on) => protocol == Protocol::Udp && addr == Link::addr() && link == Some(on),
         }
     }
 }
@@ -47,8 +60,10 @@ pub struct Socket {
     pub role: Role,
     /// Descriptors, processes and messages that keep it.
     holders: u32,
-    /// Where it is connected to.
+    /// Where it is connected to, without the zone of a link-local address.
     peer: Option<SocketAddr>,
+    /// The link on which that address is, if it is link-local.
+    link: Option<On>,
     /// Bound by its owner, so that it keeps its port.
     bound: bool,
     /// Has a local port, without which it can neither send nor be named.
@@ -139,6 +154,7 @@ impl Truth {
             role,
             holders: 1,
             peer: None,
+            link: None,
             bound,
             port: bound,
             own: Some(Own::default()),
@@ -170,13 +186,21 @@ impl Truth {
             socket.port = true;
             match socket.protocol {
                 Protocol::Udp if errno == 0 => {
-                    socket.peer = Some(to);
+                    (socket.peer, socket.link) = (Some(to), None);
                     socket.own.iter_mut().for_each(|own| own.take(to.ip()));
                 }
                 Protocol::Tcp if errno == 0 && socket.peer.is_none() => socket.peer = Some(to),
                 Protocol::Udp | Protocol::Tcp => {}
             }
         });
+    }
+
+    /// As [`connected`](Self::connected), to the host on a link.
+    pub fn connected_on(&mut self, cookie: u64, on: On, errno: Errno) {
+        self.connected(cookie, Link::addr(), errno);
+        if errno == 0 {
+            self.change(cookie, |socket| socket.link = Some(on));
+        }
     }
 
     /// Two threads have connected a UDP socket; `peer` is what the kernel says of it. False: that cannot be.
@@ -192,7 +216,9 @@ impl Truth {
             } else {
                 peer.is_some_and(|peer| possible.contains(&peer))
             };
-            socket.peer = peer;
+            if !possible.is_empty() {
+                (socket.peer, socket.link) = (peer, None);
+            }
             socket.own = None;
         });
         right
@@ -215,6 +241,11 @@ impl Truth {
                 socket.sent.extend(by_name);
             }
         });
+    }
+
+    /// The end of a datagram that was begun before. It goes where that was to go, and the kernel asks nobody.
+    pub fn took_port(&mut self, cookie: u64) {
+        self.change(cookie, |socket| socket.port = true);
     }
 
     /// `sendto(2)`, to where the address leads. It is noted before the kernel looks whether the datagram can leave, unless the address does not
@@ -250,7 +281,7 @@ impl Truth {
 
     fn lose_peer(&mut self, cookie: u64) {
         self.change(cookie, |socket| {
-            socket.peer = None;
+            (socket.peer, socket.link) = (None, None);
             if socket.protocol == Protocol::Udp {
                 socket.port = socket.bound;
                 socket.own = Some(Own::default());
@@ -262,10 +293,10 @@ impl Truth {
     /// that are connected to nothing and have sent to one.
     pub fn victims(&self, gone: Gone<'_>) -> BTreeSet<u64> {
         let is_victim = |socket: &Socket| {
-            let is_gone = |addr: &SocketAddr| gone.contains(socket.protocol, *addr);
-            let sender =
-                || self.unconnected == Unconnected::Destroy && socket.port && socket.sent.iter().any(is_gone);
-            socket.role == Role::Client && socket.peer.as_ref().map_or_else(sender, is_gone)
+            let is_gone = |addr: SocketAddr, link| gone.contains(socket.protocol, addr, link);
+            let has_sent = || socket.sent.iter().any(|addr| is_gone(*addr, None));
+            let sender = || self.unconnected == Unconnected::Destroy && socket.port && has_sent();
+            socket.role == Role::Client && socket.peer.map_or_else(sender, |peer| is_gone(peer, socket.link))
         };
         self.sockets.iter().filter(|(_, socket)| is_victim(socket)).map(|(cookie, _)| *cookie).collect()
     }

@@ -14,10 +14,14 @@ use skreap::core::{EngineName, Protocol, Unconnected};
 use skreap_testbed::{self as testbed, Bpffs, Cgroup, Client, Echo, Mode, Netns, SpawnOptions};
 
 use crate::module::Module;
-use crate::script::{CLIENTS, Place, SLOTS, STANDING};
+use crate::multipath;
+use crate::script::{CLIENTS, Link, Place, SLOTS, STANDING};
 
 /// How long the kernel may take to close what a killed process had.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Long enough for all whose locks nobody holds, on a machine that is busy.
+const VICTIM_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// A kind of world.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +111,10 @@ pub struct World {
     clients: [Option<Client>; CLIENTS as usize],
     _echoes: Vec<Echo>,
     netns: Vec<Netns>,
+    /// What is at the other ends of their links.
+    _hosts: Vec<Netns>,
+    /// Has the listeners of MPTCP.
+    _server: Option<Client>,
     cgroup: Cgroup,
     bpffs: Bpffs,
     kind: Kind,
@@ -117,6 +125,8 @@ pub struct World {
     held: bool,
     /// A socket that connected to a zero address may have found no room, so the index may lack one of any backend.
     pub unsure: bool,
+    /// A socket of MPTCP may have connected since the index was made: it notes the backend, and for ever.
+    pub noted: bool,
     /// The reaper has found the module when it started, so its programs use it, whether they have a need for it or not.
     found: bool,
 }
@@ -140,11 +150,15 @@ impl World {
                 echoes.push(Echo::start(protocol, place.addr(), &all, Mode::Echo)?);
             }
         }
+        let server = multipath::has_mptcp().then(|| multipath::serve(kind.name, &netns)).transpose()?;
+        let hosts = netns.iter().map(links).collect::<Result<Vec<_>>>()?;
         let mut world = Self {
             reaper: None,
             clients: [const { None }; CLIENTS as usize],
             _echoes: echoes,
             netns,
+            _server: server,
+            _hosts: hosts.into_iter().flatten().collect(),
             cgroup,
             bpffs: Bpffs::create()?,
             kind,
@@ -152,6 +166,7 @@ impl World {
             module: kind.module.then(Module::find).transpose()?,
             held: kind.engine == EngineName::Kfunc,
             unsure: false,
+            noted: false,
             found: false,
         };
         world.restart()?;
@@ -180,6 +195,7 @@ impl World {
             .engine(if self.kind.module { Choice::Auto } else { Choice::Named(self.kind.engine) })
             .unconnected(self.kind.unconnected)
             .recheck(Duration::from_millis(1))
+            .victim_timeout(VICTIM_TIMEOUT)
             .pin(self.bpffs.path("pins"))
             .build()?;
         let (engine, held) = (reaper.engine(), self.held);
@@ -198,7 +214,7 @@ impl World {
 
     fn unload(&mut self) -> Result<()> {
         self.reaper = None;
-        self.unsure = false;
+        (self.unsure, self.noted) = (false, false);
         ensure!(Pins::hold(&self.bpffs.path("pins"))?.remove()?, "there were no pins");
         Ok(())
     }
@@ -282,16 +298,22 @@ impl World {
         Ok(cookies)
     }
 
-    /// What must hold at any time: no node is lost, counted twice, or without its socket.
+    /// As [`check_counters`](Self::check_counters), and the audit agrees.
     pub fn check_index(&mut self) -> Result<Counters> {
+        let counters = self.check_counters()?;
+        let audit = self.reaper()?.audit()?;
+        ensure!(audit.agrees && audit.missed == 0, "the audit differs: {audit:?}");
+        ensure!(audit.incomplete == 0 || self.kind.is_small(), "not indexed: {audit:?}");
+        Ok(counters)
+    }
+
+    /// What must hold at any time: no node is lost, counted twice, or without its socket.
+    pub fn check_counters(&mut self) -> Result<Counters> {
         let nodes = self.recorded()?.len() as u64;
         let counters = self.counters()?;
         ensure!(counters.live() == nodes, "{nodes} nodes are not inserts without removals: {counters:?}");
         ensure!(counters.balanced(), "a node is lost or counted twice: {counters:?}");
         ensure!(counters.stale == 0 && counters.dropped_chain == 0, "alarm: {counters:?}");
-        let audit = self.reaper()?.audit()?;
-        ensure!(audit.agrees && audit.missed == 0, "the audit differs: {audit:?}");
-        ensure!(audit.incomplete == 0 || self.kind.is_small(), "not indexed: {audit:?}");
         Ok(counters)
     }
 
@@ -347,6 +369,17 @@ pub fn fresh_netns(label: &str) -> Result<Netns> {
         })??;
     }
     Ok(netns)
+}
+
+/// Gives a netns its links, and returns the netns at the other ends.
+fn links(netns: &Netns) -> Result<Vec<Netns>> {
+    let label = netns.name().split_once("model").map_or(netns.name(), |(_, rest)| rest);
+    let one = |link: Link| {
+        let far = Netns::create(&format!("model{label}-{}", link.name()))?;
+        netns.join(link.name(), "fe80::a".parse()?, &far, Link::addr().ip(), 64)?;
+        Ok(far)
+    };
+    Link::ALL.into_iter().map(one).collect()
 }
 
 /// What this machine lacks to run scripts, in one line.

@@ -60,6 +60,12 @@ impl Client {
         expect!(self, op, Reply::Sent { bytes } => bytes)
     }
 
+    /// Sends to the peer, with a control message.
+    pub fn send_marked(&mut self, socket: u32, payload: &[u8]) -> Call<usize> {
+        let op = Op::SendMarked { socket, payload: payload.to_vec() };
+        expect!(self, op, Reply::Sent { bytes } => bytes)
+    }
+
     /// Sends to an address.
     pub fn send_to(&mut self, socket: u32, addr: SocketAddr, payload: &[u8]) -> Call<usize> {
         let op = Op::SendTo { socket, addr, payload: payload.to_vec() };

@@ -187,6 +187,14 @@ pub enum Op {
         /// The message.
         payload: Vec<u8>,
     },
+    /// `sendmsg(2)` without a name and with a control message that sets the ECN bits, as QUIC does for each packet.
+    /// → [`Reply::Sent`]
+    SendMarked {
+        /// The socket, whose family is that of the control message.
+        socket: u32,
+        /// What.
+        payload: Vec<u8>,
+    },
     /// `sendto(2)`. → [`Reply::Sent`]
     SendTo {
         /// The socket.

@@ -196,6 +196,36 @@ pub(super) fn send(fd: BorrowedFd<'_>, bytes: &[u8], flags: c_int) -> io::Result
     check_size(unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) })
 }
 
+/// ECT(0), one of the ECN bits.
+const ECN: c_int = 2;
+
+/// `sendmsg(2)` without a name and with a control message for the ECN bits, without SIGPIPE.
+pub(super) fn send_marked(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let (level, kind) = match option::<c_int>(fd, libc::SOL_SOCKET, libc::SO_DOMAIN)? {
+        libc::AF_INET6 => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+        _ => (libc::IPPROTO_IP, libc::IP_TOS),
+    };
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast::<c_void>(), iov_len: bytes.len() };
+    // Room for one header and an int, aligned as a header is.
+    let mut control = [0_u64; 4];
+    // SAFETY: msghdr is plain data; all zeros is an empty message.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    // SAFETY: the control buffer has room for one header and an int; CMSG_* stay inside it.
+    unsafe {
+        message.msg_controllen = libc::CMSG_SPACE(size_of::<c_int>() as u32) as _;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = level;
+        (*header).cmsg_type = kind;
+        (*header).cmsg_len = libc::CMSG_LEN(size_of::<c_int>() as u32) as _;
+        libc::CMSG_DATA(header).cast::<c_int>().write_unaligned(ECN);
+    }
+    // SAFETY: everything the message points to lives until the call has returned, which only reads it.
+    check_size(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) })
+}
+
 /// `sendto(2)`, without SIGPIPE.
 pub(super) fn send_to(fd: BorrowedFd<'_>, bytes: &[u8], flags: c_int, addr: SocketAddr) -> io::Result<usize> {
     let raw = RawAddr::from(addr);

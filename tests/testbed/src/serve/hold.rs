@@ -62,8 +62,12 @@ fn hold_by_memory(entry: &Entry) -> io::Result<Hold> {
         };
         sys::check_size(sent)
     });
-    memory.wait_for_fault()?;
-    Ok(Hold { memory: Some(memory), send })
+    if memory.is_waited_for(|| send.is_finished())? {
+        return Ok(Hold { memory: Some(memory), send });
+    }
+    // It has failed before it came to the memory.
+    send.join().map_err(|_| io::Error::from_raw_os_error(libc::EIO))??;
+    Err(io::ErrorKind::InvalidInput.into())
 }
 
 /// Nobody tells where the peer is, so what was sent stays in the send buffer (for three seconds); a datagram that more is
@@ -132,12 +136,19 @@ impl LateMemory {
         sys::check(unsafe { libc::ioctl(self.uffd.as_raw_fd(), request, argument.as_mut_ptr()) }).map(drop)
     }
 
-    fn wait_for_fault(&self) -> io::Result<()> {
+    /// False if the send ends without it.
+    fn is_waited_for(&self, has_ended: impl Fn() -> bool) -> io::Result<bool> {
         let mut entry = [sys::poll_entry(self.uffd.as_fd(), libc::POLLIN)];
-        match sys::poll(&mut entry, PATIENCE.as_millis() as libc::c_int)? {
-            0 => Err(io::ErrorKind::TimedOut.into()),
-            _ => Ok(()),
+        let deadline = Instant::now() + PATIENCE;
+        while sys::poll(&mut entry, 5)? == 0 {
+            if has_ended() {
+                return Ok(false);
+            }
+            if Instant::now() > deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
         }
+        Ok(true)
     }
 
     fn arrive(&self) -> io::Result<()> {

@@ -172,6 +172,7 @@ impl Server {
                 race::connect(self.table.get(socket)?, a, b, rounds).map(Reply::Raced)
             }
             Op::Send { socket, payload } => single::send(self.table.get(socket)?, &payload),
+            Op::SendMarked { socket, payload } => single::send_marked(self.table.get(socket)?, &payload),
             Op::SendTo { socket, addr, payload } => single::send_to(self.table.get(socket)?, addr, &payload),
             Op::SendToMany { socket, addrs, payload } => {
                 Ok(single::send_to_many(self.table.get(socket)?, &addrs, &payload))

@@ -75,6 +75,12 @@ pub(super) fn send(entry: &Entry, payload: &[u8]) -> Answer<Reply> {
     Ok(Reply::Sent { bytes })
 }
 
+pub(super) fn send_marked(entry: &Entry, payload: &[u8]) -> Answer<Reply> {
+    let bytes = sys::send_marked(entry.fd(), payload)
+        .at(|| format!("send on socket {} with a control message", entry.handle))?;
+    Ok(Reply::Sent { bytes })
+}
+
 pub(super) fn send_to(entry: &Entry, addr: SocketAddr, payload: &[u8]) -> Answer<Reply> {
     let bytes = sys::send_to(entry.fd(), payload, 0, addr)
         .at(|| format!("send on socket {} to {addr}", entry.handle))?;
