@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 /// Backends of each kind (address and protocol).
 pub const BACKENDS: usize = 16;
@@ -14,6 +14,19 @@ pub const GONE: usize = 12;
 pub const WORKERS: usize = 32;
 /// Operations that each worker remembers.
 pub const RING: usize = 1 << 16;
+
+/// Holds of a lock that each worker remembers.
+pub const HOLDS: usize = 16;
+
+/// What has come of a socket whose lock was held.
+pub mod fate {
+    /// A report has listed it as failed.
+    pub const REPORTED: u64 = 1;
+    /// Its owner has let go, and then found it destroyed.
+    pub const DEAD: u64 = 2;
+    /// Its owner was killed.
+    pub const ORPHANED: u64 = 4;
+}
 
 /// What the workers are to do.
 pub mod phase {
@@ -41,6 +54,14 @@ pub struct Entry {
     pub what: AtomicU64,
 }
 
+/// A socket whose lock a worker has held.
+#[derive(Debug)]
+pub struct Hold {
+    pub cookie: AtomicU64,
+    /// Flags of [`fate`].
+    pub fate: AtomicU64,
+}
+
 /// What one worker has done, all of its processes together.
 #[derive(Debug)]
 pub struct Work {
@@ -57,6 +78,19 @@ pub struct Work {
     pub overtaken: AtomicU64,
     /// Sockets that were destroyed though no event named their backend.
     pub wrong: AtomicU64,
+    /// Sockets whose lock was held for a while.
+    pub held: AtomicU64,
+    /// Those that a report has listed as failed, for that reason.
+    pub reported: AtomicU64,
+    /// Those of them that were destroyed once their owner had let go.
+    pub late: AtomicU64,
+    /// Those of them whose owner was killed.
+    pub orphaned: AtomicU64,
+    /// The last ones.
+    pub holds: [Hold; HOLDS],
+    /// Namespaces that died right after an event: how many, and the cookie of the last.
+    pub brief: AtomicU64,
+    pub brief_netns: AtomicU64,
     /// The phase that it has reached.
     pub phase: AtomicU64,
     /// Where in the ring the next entry goes.
@@ -77,7 +111,7 @@ pub struct Shared {
 }
 
 /// Names of operations, as they are numbered in the ring.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 13] = [
     "",
     "connect",
     "reconnect",
@@ -88,6 +122,9 @@ pub const NAMES: [&str; 10] = [
     "found connected",
     "failed connect",
     "dup and close",
+    "send with a control message",
+    "hold the lock",
+    "let go",
 ];
 
 /// Makes the memory; the descriptor is for workers.
@@ -124,6 +161,13 @@ impl Shared {
         self.workers.iter().map(|work| of(work).load(Relaxed)).sum()
     }
 
+    /// A report has listed this socket as failed because its lock was held. False if nobody has held it.
+    pub fn reported(&self, cookie: u64) -> bool {
+        let holds = self.workers.iter().flat_map(|work| work.holds.iter().map(move |hold| (work, hold)));
+        let found = holds.into_iter().find(|(_, hold)| hold.cookie.load(SeqCst) == cookie);
+        found.map(|(work, hold)| hold.note(work, fate::REPORTED)).is_some()
+    }
+
     /// The last operations on a socket, the oldest first, as lines.
     pub fn history(&self, cookie: u64) -> Vec<String> {
         let mut lines = Vec::new();
@@ -144,6 +188,22 @@ impl Shared {
             }
         }
         lines
+    }
+}
+
+impl Hold {
+    /// Notes what has come of it, and counts what that makes it.
+    pub fn note(&self, work: &Work, what: u64) {
+        let before = self.fate.fetch_or(what, SeqCst);
+        let (reported, ended) = (fate::REPORTED, fate::DEAD | fate::ORPHANED);
+        if what == reported && before & reported == 0 {
+            add(&work.reported, 1);
+        }
+        let was_whole = before & reported != 0 && before & ended != 0;
+        let now = before | what;
+        if !was_whole && now & reported != 0 && now & ended != 0 {
+            add(if now & fate::DEAD != 0 { &work.late } else { &work.orphaned }, 1);
+        }
     }
 }
 

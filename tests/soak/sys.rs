@@ -88,6 +88,38 @@ pub fn send_to(fd: Fd, to: &Address) -> Result<(), i32> {
     check(sent as libc::c_int).map(drop)
 }
 
+/// ECT(0), one of the ECN bits.
+const ECN: libc::c_int = 2;
+
+/// `sendmsg(2)` without a name and with a control message, as QUIC does for each packet.
+pub fn send_marked(fd: Fd, is_v6: bool) -> Result<(), i32> {
+    let (level, kind) = match is_v6 {
+        true => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+        false => (libc::IPPROTO_IP, libc::IP_TOS),
+    };
+    let mut byte = b'x';
+    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // Room for one header and an int, aligned as a header is.
+    let mut control = [0_u64; 4];
+    // SAFETY: all zeros is an empty message.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    // SAFETY: the control buffer has room for one header and an int; CMSG_* stay inside it.
+    unsafe {
+        message.msg_controllen = libc::CMSG_SPACE(size_of::<libc::c_int>() as u32) as _;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = level;
+        (*header).cmsg_type = kind;
+        (*header).cmsg_len = libc::CMSG_LEN(size_of::<libc::c_int>() as u32) as _;
+        libc::CMSG_DATA(header).cast::<libc::c_int>().write_unaligned(ECN);
+    }
+    // SAFETY: everything the message points to lives until the call has returned, which only reads it.
+    let sent = unsafe { libc::sendmsg(fd, &raw const message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
+    check(sent as libc::c_int).map(drop)
+}
+
 pub fn close(fd: Fd) {
     // SAFETY: the caller owns the descriptor and gives it up.
     unsafe { libc::close(fd) };
@@ -119,20 +151,52 @@ pub fn local_port(fd: Fd) -> u16 {
     port(fd, libc::getsockname).unwrap_or_default()
 }
 
-pub fn wait_readable(fd: Fd, timeout_ms: i32) {
+/// Waits until there is something to read, or the time is over; false then.
+pub fn is_readable(fd: Fd, timeout_ms: i32) -> bool {
     let mut entry = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // SAFETY: one entry, as is said.
-    unsafe { libc::poll(&raw mut entry, 1, timeout_ms) };
+    unsafe { libc::poll(&raw mut entry, 1, timeout_ms) > 0 }
+}
+
+fn number(fd: Fd, option: libc::c_int) -> u64 {
+    let mut number = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the value is writable and as long as is said.
+    unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut number).cast(), &raw mut length) };
+    number
 }
 
 pub fn cookie(fd: Fd) -> u64 {
-    let mut cookie = 0_u64;
-    let mut length = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the value is writable and as long as is said.
-    unsafe {
-        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, (&raw mut cookie).cast(), &raw mut length);
+    number(fd, libc::SO_COOKIE)
+}
+
+/// The cookie of the netns that the socket is in; 0 if it is no socket.
+pub fn netns_cookie(fd: Fd) -> u64 {
+    number(fd, libc::SO_NETNS_COOKIE)
+}
+
+/// A copy of each descriptor that another process has, one after the other. Stops at the first that is wanted.
+pub fn has_descriptor(pid: u32, wanted: impl Fn(Fd) -> bool) -> io::Result<bool> {
+    // SAFETY: no pointers.
+    let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as Fd;
+    check(process).map_err(io::Error::from_raw_os_error)?;
+    let mut found = false;
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let number: Option<Fd> = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(number) = number else { continue };
+        // SAFETY: no pointers.
+        let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process, number, 0) } as Fd;
+        // It may be closed by now.
+        if copy >= 0 {
+            found = wanted(copy);
+            close(copy);
+        }
+        if found {
+            break;
+        }
     }
-    cookie
+    close(process);
+    Ok(found)
 }
 
 /// A close that sends a reset: nothing of the connection stays behind, and its port is free.

@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-/// The totals; the last seven must be 0.
+/// The totals; the last nine must be 0.
 #[derive(Debug, Default, Serialize)]
 pub struct Totals {
     pub kernel: String,
@@ -27,11 +27,25 @@ pub struct Totals {
     pub events: u64,
     pub destroyed: u64,
     pub overtaken: u64,
+    /// Sockets whose lock their owner has held for a while.
+    pub held: u64,
+    /// Those of them that a report has listed as failed (`ETIMEDOUT`).
+    pub reported_held: u64,
+    /// Those of these that were destroyed once their owner had let go.
+    pub late: u64,
+    /// The others of these: their owner was killed.
+    pub orphaned: u64,
+    /// Namespaces that died right after an event.
+    pub ended_namespaces: u64,
     /// SIGKILLs.
     pub services_killed: u64,
     pub workers_killed: u64,
     pub missed: u64,
     pub wrongly_destroyed: u64,
+    /// Reported as failed because of a held lock, and neither destroyed later nor orphaned.
+    pub held_without_end: u64,
+    /// Namespaces that `skreap serve` has kept when they were to die.
+    pub kept_namespaces: u64,
     pub leaked_nodes: u64,
     pub stale_nodes: u64,
     /// Sockets that the witness has seen made, and not released.
@@ -43,10 +57,12 @@ pub struct Totals {
 
 impl Totals {
     /// What is to be 0.
-    pub fn faults(&self) -> [(&'static str, u64); 7] {
+    pub fn faults(&self) -> [(&'static str, u64); 9] {
         [
             ("missed", self.missed),
             ("wrongly destroyed", self.wrongly_destroyed),
+            ("held without end", self.held_without_end),
+            ("kept namespaces", self.kept_namespaces),
             ("leaked nodes", self.leaked_nodes),
             ("stale nodes met", self.stale_nodes),
             ("missed releases", self.missed_releases),
@@ -84,6 +100,11 @@ impl fmt::Display for Totals {
             ("events", self.events),
             ("destroyed", self.destroyed),
             ("overtaken", self.overtaken),
+            ("locks held", self.held),
+            ("held when reported", self.reported_held),
+            ("destroyed late", self.late),
+            ("orphaned", self.orphaned),
+            ("ended namespaces", self.ended_namespaces),
             ("serve killed", self.services_killed),
             ("workers killed", self.workers_killed),
         ];

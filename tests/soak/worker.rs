@@ -5,17 +5,23 @@
 //! `n` may not be gone while `begun` is still `n`. In between, both are right. So no look at a socket needs to wait for
 //! anything.
 
+#[path = "owners.rs"]
+mod owners;
+
 use std::process;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use crate::shared::{BACKENDS, Events, GONE, Shared, Work, add, phase};
+use self::owners::Owner;
+use crate::shared::{BACKENDS, Events, GONE, Shared, Work, add, fate, phase};
 use crate::sys::{self, Address, Fd};
 
 /// Sockets that a worker has open at a time.
 const POOL: usize = 256;
 /// Steps from one netns to the next.
 const NETNS_STEPS: u64 = 20_000;
+/// Steps from one look whether it is time to hold a lock, or to let go, to the next.
+const LOCK_STEPS: u64 = 64;
 /// Namespaces whose servers are kept, while sockets of theirs are still in the pool.
 const KEPT: usize = 3;
 /// Port of the servers over IPv4; over IPv6 there is one address, and backends differ by port.
@@ -35,6 +41,12 @@ const DESTROYED: u8 = 6;
 const CONNECTED: u8 = 7;
 const FAILED: u8 = 8;
 const DUP: u8 = 9;
+const SEND_MARKED: u8 = 10;
+const HOLD: u8 = 11;
+const LET_GO: u8 = 12;
+
+/// One netns of so many is left behind by one that dies right after an event.
+const BRIEF_EACH: u64 = 16;
 
 /// How a socket reaches a backend. Even backends have IPv4 addresses, odd ones IPv6.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,6 +89,7 @@ struct Worker {
     random: u64,
     pool: Vec<Option<Socket>>,
     servers: Vec<Servers>,
+    owner: Owner,
 }
 
 /// The address of a backend as [`sys`] takes it.
@@ -103,7 +116,10 @@ pub fn backend_name(protocol: usize, backend: usize) -> String {
 pub fn run(shared: &'static Shared, worker: usize, seed: u64) -> ! {
     let work = &shared.workers[worker];
     let pool = (0..POOL).map(|_| None).collect();
-    let mut worker = Worker { shared, work, random: seed | 1, pool, servers: Vec::new() };
+    // What one before this held when it was killed.
+    work.holds.iter().for_each(|hold| hold.note(work, fate::ORPHANED));
+    let mut worker =
+        Worker { shared, work, random: seed | 1, pool, servers: Vec::new(), owner: Owner::new() };
     match worker.run() {
         Ok(()) => process::exit(0),
         Err(why) => {
@@ -120,6 +136,7 @@ impl Worker {
         loop {
             let phase = self.shared.phase.load(SeqCst);
             if phase != phase::CHURN {
+                self.let_go();
                 match phase {
                     phase::CHECK if self.work.phase.load(SeqCst) != phase => {
                         (0..POOL).for_each(|slot| self.look(slot));
@@ -136,14 +153,21 @@ impl Worker {
                 continue;
             }
             step += 1;
+            let plain = self.shared.plain.load(SeqCst);
             if step % NETNS_STEPS == 0 {
+                if !plain && self.below(BRIEF_EACH) == 0 {
+                    self.end_netns_after_event()?;
+                }
                 self.new_netns()?;
             }
-            if self.shared.plain.load(SeqCst) {
+            if plain {
                 self.open_and_close();
-            } else {
-                self.step();
+                continue;
             }
+            if step % LOCK_STEPS == 0 {
+                self.tend_lock();
+            }
+            self.step();
         }
     }
 
@@ -228,6 +252,7 @@ impl Worker {
             6 if !is_tcp => self.fail_to_connect(slot),
             7..9 if !is_tcp => self.send_to(slot),
             9 => self.dup(slot),
+            10 if !is_tcp => self.send_marked(slot),
             _ => self.close(slot),
         }
     }
@@ -320,7 +345,7 @@ impl Worker {
     /// were destroyed under way.
     fn accept(&self, listener: Fd, port: u16) -> Option<Fd> {
         for _ in 0..ACCEPTS {
-            sys::wait_readable(listener, ACCEPT_MS);
+            sys::is_readable(listener, ACCEPT_MS);
             let accepted = self.socket(|| sys::accept(listener)).ok()?;
             if sys::peer_port(accepted) == Some(port) {
                 return Some(accepted);
@@ -358,6 +383,14 @@ impl Worker {
         let _ = sys::send_to(socket.fd, &address(backend, via));
         add(&self.work.operations, 1);
         self.note(socket.cookie, SEND_TO, backend);
+    }
+
+    fn send_marked(&mut self, slot: usize) {
+        let Some(socket) = &self.pool[slot] else { return };
+        // It fails without a peer.
+        let _ = sys::send_marked(socket.fd, socket.via != Via::V4);
+        add(&self.work.operations, 1);
+        self.note(socket.cookie, SEND_MARKED, 0);
     }
 
     fn dup(&mut self, slot: usize) {
