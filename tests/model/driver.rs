@@ -424,7 +424,7 @@ impl<'a> Driver<'a> {
     }
 
     /// A reconcile, after a dry run of it. The index names the backends: one none of whose sockets had room is not
-    /// known, and the report says so.
+    /// known, nor one that only the kernel's own sockets are connected to, and the report says so.
     fn reconcile(&mut self, living: &[Named]) -> Result<()> {
         self.see_what_others_ended()?;
         let backends = backends(living)?;
@@ -433,7 +433,8 @@ impl<'a> Driver<'a> {
         let listed = self.tell(action.clone(), None, true)?;
         let complete = listed.complete || !self.world.kind().is_small() && !self.world.noted;
         if !complete {
-            victims.retain(|cookie| self.is_known(&listed, *cookie));
+            let has_node = |cookie| !self.world.kind().is_small() && !self.is_multipath(cookie);
+            victims.retain(|cookie| has_node(*cookie) || self.is_known(&listed, *cookie));
         }
         self.check(&listed, &victims, complete)?;
         let report = self.tell(action, None, false)?;

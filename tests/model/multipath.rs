@@ -94,6 +94,10 @@ impl Driver<'_> {
         of_mptcp.is_some_and(|multipath| multipath.spent)
     }
 
+    pub fn is_multipath(&self, cookie: u64) -> bool {
+        self.slots.values().any(|slot| slot.cookie == cookie && slot.multipath.is_some())
+    }
+
     pub fn has_connected_multipath(&self) -> bool {
         let connected = |multipath: Multipath| multipath.local.is_some();
         self.slots.values().any(|slot| slot.multipath.is_some_and(connected))

@@ -195,9 +195,11 @@ impl Truth {
         });
     }
 
-    /// As [`connected`](Self::connected), to the host on a link.
+    /// As [`connected`](Self::connected), to the host on a link. That binds the socket to the link, also if it fails:
+    /// what it takes as its own address later is any of its machine.
     pub fn connected_on(&mut self, cookie: u64, on: On, errno: Errno) {
         self.connected(cookie, Link::addr(), errno);
+        self.change(cookie, |socket| socket.own = None);
         if errno == 0 {
             self.change(cookie, |socket| socket.link = Some(on));
         }
