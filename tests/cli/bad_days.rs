@@ -121,7 +121,7 @@ fn sixty_four_descriptors() -> Result<()> {
     })?;
     // Not even enough to start with.
     let cgroup = Cgroup::create("cli-too-few")?;
-    let ended = run_with(limited("64:64", &cgroup, "stdin"), Vec::new())?;
+    let ended = run_with(limited("48:48", &cgroup, "stdin"), Vec::new())?;
     // Warnings may go before it.
     let errors = ended.err.lines().filter(|line| line.starts_with("skreap: ")).count();
     ensure!(ended.code == Some(1) && errors == 1, "{ended:?}");
