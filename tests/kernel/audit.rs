@@ -3,19 +3,20 @@
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use skreap::Reaper;
 use skreap::audit::{Audit, Auditor, Difference, Kind};
 use skreap::bpf::hooks::Hooks;
-use skreap::bpf::{Config, Index};
+use skreap::bpf::{Config, Index, Question, Tables};
 use skreap::choice::Choice;
 use skreap::core::{Backend, EngineName, Protocol};
 use skreap_testbed::bpf::{LoadBalancer, detach_sock_release};
-use skreap_testbed::{Client, Family, OpenSpec};
+use skreap_testbed::{Cgroup, Client, Family, OpenSpec, SpawnOptions};
 
 use crate::case::{Case, case};
+use crate::holder::{LockHolder, descriptor_of};
 use crate::older::{reap, small};
 use crate::owners::need_mptcp;
 use crate::sockets::*;
@@ -30,6 +31,8 @@ pub fn cases() -> Vec<Case> {
         case!(audit_is_silent_under_traffic).index_only(),
         case!(audit_at_intervals_without_end).only(EngineName::Netlink),
         case!(audit_tells_accepted_from_connected).index_only(),
+        case!(audit_waits_for_no_lock).index_only().with(two_netns),
+        case!(audit_finds_sockets_without_cookies).only(EngineName::Netlink),
         case!(audit_counts_the_kernels_own_sockets_apart).index_only(),
         case!(audit_reports_a_full_index_as_incomplete).index_only().with(small),
         case!(audit_finds_missed_sockets).index_only(),
@@ -223,6 +226,63 @@ fn audit_tells_accepted_from_connected(world: &mut World) -> Result<()> {
     client.shutdown_write(pairs[4].0.handle)?;
     server.shutdown_write(pairs[5].1)?;
     expect()
+}
+
+/// Also of a socket outside the cgroup, and in every netns. The locks are held until they are let go of.
+fn audit_waits_for_no_lock(world: &mut World) -> Result<()> {
+    const AT_ONCE: Duration = Duration::from_secs(2);
+    let backends = [udp(1), tcp(1), udp6(1), tcp6(1)];
+    world.serve(&backends)?;
+    let mut client = world.client("client")?;
+    let mut elsewhere = world.client_in("elsewhere", 1)?;
+    let mut outsider = world.outsider("outsider")?;
+    let mut holders = Vec::new();
+    for backend in backends {
+        connect_many(&mut client, Default::default(), backend, 3)?;
+        for holder in [&mut client, &mut elsewhere, &mut outsider] {
+            let held = connect(holder, backend)?;
+            holders.push(LockHolder::take(descriptor_of(holder.pid(), held.cookie)?)?);
+        }
+    }
+    let mut auditor = world.reaper().auditor()?;
+    for _ in 0..2 {
+        let start = Instant::now();
+        let audit = auditor.run()?;
+        ensure!(start.elapsed() < AT_ONCE, "the audit has waited for {:?}", start.elapsed());
+        expect_clean(&audit, 4 * 5, 4, 4 * 5)?;
+        ensure!(audit.looks == 1, "{audit:?}");
+    }
+    holders.into_iter().try_for_each(LockHolder::release)
+}
+
+/// Nobody has asked for their cookies: neither hooks nor their owner.
+fn audit_finds_sockets_without_cookies(world: &mut World) -> Result<()> {
+    let backends = [udp(1), tcp(1)];
+    world.serve(&backends)?;
+    let cgroup = Cgroup::create("unnamed")?;
+    let options = SpawnOptions { label: "unnamed", cgroup: Some(&cgroup), netns: Some(world.netns(0)) };
+    let mut client = Client::spawn(&options)?;
+    let mut handles = Vec::new();
+    for backend in backends {
+        for _ in 0..2 {
+            let handle = client.open(spec_for(backend))?;
+            client.connect(handle, backend.socket_addr())?;
+            handles.push(handle);
+        }
+    }
+    let id = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(cgroup.path())?);
+    let mut tables = Tables::load(Some(id))?;
+    for protocol in Protocol::ALL {
+        let shown = tables.read(protocol, &Question::default())?;
+        ensure!(shown.len() == 2 && shown.iter().all(|s| s.victim.cookie() == 0), "{shown:?}");
+    }
+    let index = Index::load(&Config { max_sockets: 256, buckets: 16, ..Config::default() })?;
+    let audit = Auditor::new(index.walker()?, cgroup.path())?.run()?;
+    let cookies = handles.iter().map(|&handle| client.cookie(handle)).collect::<Result<Vec<_>, _>>()?;
+    expect_found(&audit, Kind::Missed, &cookies)?;
+    ensure!((audit.sockets, audit.backends, audit.undecided) == (4, 2, 0) && audit.complete, "{audit:?}");
+    drop(client);
+    Ok(())
 }
 
 fn audit_reports_a_full_index_as_incomplete(world: &mut World) -> Result<()> {

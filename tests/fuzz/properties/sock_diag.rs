@@ -68,11 +68,8 @@ fn nameable(socket: InetDiag<'_>) {
         assert_eq!(victim.dport().to_be_bytes(), socket.dport_be());
     }
     assert_eq!((socket.family(), &socket.daddr()[..]), (bytes[0], &bytes[24..40]));
-    assert_eq!(socket.wqueue().to_ne_bytes(), bytes[60..64]);
     assert_eq!(socket.has_owner(), bytes[68..72] != [0; 4]);
     // Attributes: within the message, whatever their lengths say.
-    let within = |part: &[u8]| bytes[SOCKET..].as_ptr_range().contains(&part.as_ptr()) || part.is_empty();
-    assert!(socket.tcp_info().is_none_or(within));
     let attributes = bytes.len() - SOCKET;
     assert!(socket.cgroup().is_none() || attributes >= 12);
     assert!(!socket.is_mptcp_subflow() || attributes >= 4 + 4 + b"mptcp".len());

@@ -53,7 +53,7 @@ pub struct Dump<'a> {
     pub states: u32,
     /// Lets the kernel choose.
     pub filter: Option<&'a Filter>,
-    /// Also says what runs on top of TCP ([`InetDiag::is_mptcp_subflow`]), and makes each answer longer.
+    /// Also says what runs on top of TCP ([`InetDiag::is_mptcp_subflow`]), and waits for the lock of each TCP socket.
     pub info: bool,
 }
 
@@ -151,18 +151,6 @@ impl<'a> InetDiag<'a> {
     pub fn cgroup(&self) -> Option<u64> {
         let value = self.attribute(INET_DIAG_CGROUP_ID)?;
         value.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
-    }
-
-    /// Bytes written by the owner and not acknowledged by the peer (`idiag_wqueue`); of a listener its backlog.
-    #[must_use]
-    pub fn wqueue(&self) -> u32 {
-        u32::from_ne_bytes(self.at(60))
-    }
-
-    /// `struct tcp_info` (linux/tcp.h), as long as this kernel knows it; only with [`Dump::info`].
-    #[must_use]
-    pub fn tcp_info(&self) -> Option<&'a [u8]> {
-        self.attribute(INET_DIAG_INFO.into())
     }
 
     /// True for the TCP socket underneath an MPTCP socket; known only with [`Dump::info`].

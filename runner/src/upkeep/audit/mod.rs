@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!   every node of the index ──► is there such a socket?  ─ no ─► stale
-//!   sock_diag of every netns ─► client sockets ──► would a walk for its peer find it?
+//!   the kernel's tables      ─► client sockets ──► would a walk for its peer find it?
 //!                                                   no, under no key    ─► missed (incomplete, if the index was full)
 //!                                                   no, under other keys ─► wrong key
 //! ```
 //!
-//! The scan uses sock_diag, which knows nothing of the index. The index is queried as by an event:
-//! with a dry walk for the backend the socket is connected to.
+//! The scan reads the kernel's tables of sockets, and knows nothing of the index. It waits for no
+//! socket's lock. The index is queried as by an event: with a dry walk for the backend the socket is
+//! connected to.
 //!
 //! Sockets open and close meanwhile. Therefore suspects of the first pass are checked again, and
 //! again after a pause, in their own netns only. For a socket that may be missing from the index,
@@ -16,7 +17,6 @@
 //! other way round. So a socket that merely opens or closes is suspected at most once. A difference
 //! is one that every pass has found.
 
-mod origin;
 mod report;
 mod scan;
 mod service;
@@ -67,7 +67,7 @@ struct Look {
     census: Census,
     nodes: u64,
     older: u64,
-    /// Sockets of the kernel's own.
+    /// Clients of the census that turned out to be the kernel's own.
     kernel: u64,
     /// Every netns was reached.
     whole: bool,
@@ -77,7 +77,7 @@ struct Look {
 struct Recorded {
     /// Of the last node that was read.
     victim: Victim,
-    /// The socket has a name that sock_diag would show.
+    /// The socket has a name that the kernel would show.
     shown: bool,
 }
 
@@ -108,7 +108,7 @@ impl Auditor {
         Ok(self.older.len() as u64)
     }
 
-    /// Audits the index now. Takes as long as a dump of every socket, and a quarter of a second
+    /// Audits the index now. Takes as long as a look at every socket, and a quarter of a second
     /// more if the first pass has suspects.
     ///
     /// # Errors
@@ -125,7 +125,7 @@ impl Auditor {
             nodes: first.nodes,
             accepted: first.census.accepted,
             older: first.older,
-            kernel: first.kernel,
+            kernel: first.kernel + first.census.kernel,
             undecided: first.census.undecided,
             looks: 1,
             ..Audit::default()
@@ -186,7 +186,7 @@ impl Auditor {
             Everywhere { netns: netns.into_iter().collect(), whole: true }
         };
         let netns = only.map_or_else(|| everywhere(&recorded), |suspects| Ok(suspected(suspects)))?;
-        look.census = self.scan.take(&netns.netns);
+        look.census = self.scan.take(&netns.netns, only.is_some())?;
         look.whole = netns.whole && look.census.unreachable == 0;
 
         for (&cookie, Recorded { victim, shown }) in &recorded {
@@ -204,8 +204,8 @@ impl Auditor {
         self.walker.walk_all(|batch| {
             look.nodes += batch.len() as u64;
             for victim in batch {
-                // A socket without a peer may have no local port, and then neither sock_diag nor an
-                // iterator shows it.
+                // A socket without a peer may have no local port, and then it is in none of the kernel's
+                // tables.
                 let shown = match victim.relation() {
                     Relation::Stale => {
                         look.removed.push(*victim);
