@@ -1,6 +1,6 @@
 //! `skreap reap`
 
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
@@ -75,6 +75,35 @@ pub(super) fn print(subject: &str, report: &Report) -> io::Result<()> {
     if let Some(error) = &report.error {
         return writeln!(out, "{subject}: {error}");
     }
+    print_result(&mut out, subject, report)?;
+    for b in &report.by_backend {
+        if report.dry_run {
+            writeln!(out, "  {}: {} would be destroyed", b.backend, b.victims)?;
+        } else {
+            writeln!(out, "  {}: {} of {} destroyed", b.backend, b.destroyed, b.victims)?;
+        }
+    }
+    for (backend, id) in &report.merged {
+        writeln!(out, "  {backend}: done with event {id}")?;
+    }
+    if let Some(sockets) = report.sockets.as_ref().filter(|sockets| !sockets.is_empty()) {
+        writeln!(out, "{}", table(sockets).trim_fmt())?;
+    }
+    print_finished(&mut out, report)?;
+    print_skipped(&mut out, report)?;
+    for failure in report.failed.sockets() {
+        writeln!(out, "  FAILED {failure}")?;
+    }
+    if report.failed.left_out() > 0 {
+        writeln!(out, "  FAILED {} more", report.failed.left_out())?;
+    }
+    for why in &report.incomplete_because {
+        writeln!(out, "  INCOMPLETE: {why}; sockets of this backend may have been missed")?;
+    }
+    Ok(())
+}
+
+fn print_result(out: &mut impl Write, subject: &str, report: &Report) -> io::Result<()> {
     let ms = |ns: u64| ns as f64 / 1e6;
     if report.dry_run {
         writeln!(out, "{subject}: {} would be destroyed", counted(report.victims, "socket"))?;
@@ -94,19 +123,11 @@ pub(super) fn print(subject: &str, report: &Report) -> io::Result<()> {
             ms(report.ns.destroy_ns),
         )?;
     }
-    for b in &report.by_backend {
-        if report.dry_run {
-            writeln!(out, "  {}: {} would be destroyed", b.backend, b.victims)?;
-        } else {
-            writeln!(out, "  {}: {} of {} destroyed", b.backend, b.destroyed, b.victims)?;
-        }
-    }
-    for (backend, id) in &report.merged {
-        writeln!(out, "  {backend}: done with event {id}")?;
-    }
-    if let Some(sockets) = report.sockets.as_ref().filter(|sockets| !sockets.is_empty()) {
-        writeln!(out, "{}", table(sockets).trim_fmt())?;
-    }
+    Ok(())
+}
+
+/// What another engine had to do, and what nobody can do yet.
+fn print_finished(out: &mut impl Write, report: &Report) -> io::Result<()> {
     for f in &report.finished {
         let why = match f.because {
             FinishReason::IndexFull => "the index had no room for them",
@@ -125,6 +146,10 @@ pub(super) fn print(subject: &str, report: &Report) -> io::Result<()> {
             report.pending
         )?;
     }
+    Ok(())
+}
+
+fn print_skipped(out: &mut impl Write, report: &Report) -> io::Result<()> {
     let s = &report.skipped;
     for (n, why) in [
         (s.unconnected, "unconnected, preserved"),
@@ -140,15 +165,6 @@ pub(super) fn print(subject: &str, report: &Report) -> io::Result<()> {
         if n > 0 {
             writeln!(out, "  skipped {n}: {why}")?;
         }
-    }
-    for failure in report.failed.sockets() {
-        writeln!(out, "  FAILED {failure}")?;
-    }
-    if report.failed.left_out() > 0 {
-        writeln!(out, "  FAILED {} more", report.failed.left_out())?;
-    }
-    for why in &report.incomplete_because {
-        writeln!(out, "  INCOMPLETE: {why}; sockets of this backend may have been missed")?;
     }
     Ok(())
 }

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::Deserialize as _;
-use skreap::core::HeldStatus;
-use skreap::core::Request;
+use skreap::core::{HeldStatus, Request};
 use skreap::status::{EventResult, Status};
 
 use super::text::{age, counted, duration, grouped, plural};
@@ -33,19 +32,41 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A name, and what there is to say about it.
+fn row(out: &mut impl Write, name: &str, text: String) -> io::Result<()> {
+    writeln!(out, "{name:<9} {text}")
+}
+
 fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
-    let mut row = |name: &str, text: String| writeln!(out, "{name:<9} {text}");
+    print_service(out, s)?;
+    print_index(out, s)?;
+    print_events(out, s)?;
+    print_clients(out, s)?;
+    print_hooks(out, s)?;
+    print_audit(out, s)
+}
+
+fn print_service(out: &mut impl Write, s: &Status) -> io::Result<()> {
     let up = age(Duration::from_nanos(s.uptime_ns));
-    row("service", format!("version {}, process {}, up {up}", s.version, s.pid))?;
-    row("engine", format!("{}: {}", s.engine, s.engine_why))?;
-    row("cgroup", format!("{} (unconnected UDP sockets: {})", s.cgroup, s.unconnected))?;
+    row(out, "service", format!("version {}, process {}, up {up}", s.version, s.pid))?;
+    row(out, "engine", format!("{}: {}", s.engine, s.engine_why))?;
+    row(out, "cgroup", format!("{} (unconnected UDP sockets: {})", s.cgroup, s.unconnected))?;
     if let Some(not_seen) = &s.not_seen {
-        row("not seen", not_seen.clone())?;
+        row(out, "not seen", not_seen.clone())?;
     }
+    Ok(())
+}
+
+fn print_index(out: &mut impl Write, s: &Status) -> io::Result<()> {
     let c = &s.index.counters;
     let mib = s.index.map_bytes as f64 / f64::from(1 << 20);
-    row("index", format!("{} of {} memberships, {mib:.1} MiB", grouped(s.index.nodes), grouped(c.capacity)))?;
     row(
+        out,
+        "index",
+        format!("{} of {} memberships, {mib:.1} MiB", grouped(s.index.nodes), grouped(c.capacity)),
+    )?;
+    row(
+        out,
         "",
         format!(
             "dropped {}, incomplete marks {}{}, stale {}",
@@ -55,17 +76,22 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
             grouped(c.stale)
         ),
     )?;
-    row("", format!("inserts {}, removals {}, releases {}", c.inserts, c.removals, c.releases))?;
+    row(out, "", format!("inserts {}, removals {}, releases {}", c.inserts, c.removals, c.releases))?;
     if let Some(sockets) = &s.sockets {
-        row("", sockets.to_string())?;
+        row(out, "", sockets.to_string())?;
     }
+    Ok(())
+}
+
+fn print_events(out: &mut impl Write, s: &Status) -> io::Result<()> {
     let t = &s.totals;
     let results = EventResult::ALL.map(|result| (result.name(), t.results(result)));
     let results: Vec<String> =
         results.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{} {name}", grouped(*n))).collect();
     let results = if results.is_empty() { String::new() } else { format!(" ({})", results.join(", ")) };
-    row("events", format!("{}{results}, {} waiting", grouped(t.all_events()), s.waiting))?;
+    row(out, "events", format!("{}{results}, {} waiting", grouped(t.all_events()), s.waiting))?;
     row(
+        out,
         "sockets",
         format!(
             "{} destroyed, {} skipped, {} failed",
@@ -77,6 +103,7 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
     let h = &s.held;
     if *h != HeldStatus::default() {
         row(
+            out,
             "held",
             format!(
                 "{} of the failed still waited for, {} destroyed late, {} closed meanwhile, {} threads wait",
@@ -90,6 +117,7 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
     if s.latency.count > 0 {
         let l = &s.latency.total;
         row(
+            out,
             "latency",
             format!(
                 "of the last {}: p50 {}, p99 {}, max {}",
@@ -103,8 +131,13 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
             ),
         )?;
     }
+    Ok(())
+}
+
+fn print_clients(out: &mut impl Write, s: &Status) -> io::Result<()> {
     let k = &s.clients;
     row(
+        out,
         "clients",
         format!(
             "{} connected, {} since the start, {} rejected, {} refused",
@@ -114,17 +147,22 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
             counted(k.refused_lines, "line")
         ),
     )?;
+    Ok(())
+}
+
+fn print_hooks(out: &mut impl Write, s: &Status) -> io::Result<()> {
     if s.hooks.iter().any(|hook| hook.runs > 0) {
         for hook in s.hooks.iter().filter(|hook| hook.runs > 0) {
             let each = hook.run_time_ns / hook.runs;
-            row("hook", format!("{}: {}, {each} ns each", hook.hook, counted(hook.runs, "run")))?;
+            row(out, "hook", format!("{}: {}, {each} ns each", hook.hook, counted(hook.runs, "run")))?;
         }
     } else {
-        row("hooks", "cost not known: sysctl kernel.bpf_stats_enabled is 0".to_owned())?;
+        row(out, "hooks", "cost not known: sysctl kernel.bpf_stats_enabled is 0".to_owned())?;
     }
     if let Some(order) = &s.order {
         let place = if order.last { "last" } else { "NOT last: each event takes a pass over the index" };
         row(
+            out,
             "order",
             format!(
                 "our hooks are {place}; moved {}, held back {}, sockets re-keyed {}",
@@ -133,6 +171,7 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
         )?;
         if order.detached > 0 {
             row(
+                out,
                 "DETACHED",
                 format!(
                     "{} of our hooks {} taken away: start again",
@@ -142,9 +181,14 @@ fn print(out: &mut impl Write, s: &Status) -> io::Result<()> {
             )?;
         }
     }
+    Ok(())
+}
+
+fn print_audit(out: &mut impl Write, s: &Status) -> io::Result<()> {
     if let Some(audit) = &s.audit {
         let ago = age(Duration::from_nanos(audit.age_ns));
         row(
+            out,
             "audit",
             format!(
                 "{} {ago} ago (missed {}, stale {}, wrong key {}; no room {}, older {}, undecided {}); \
