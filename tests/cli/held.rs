@@ -1,22 +1,25 @@
 //! A service while an owner holds the lock of a socket that is to be destroyed: it answers, ends, is killed and replaced.
 
 use std::fs;
+use std::io::Write as _;
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
-use skreap_testbed::{Bpffs, Holding, Selection};
+use skreap_testbed::{Bpffs, Cgroup, Holding, Selection};
 
 use crate::commands::{TCP, Ten, UDP, good, good_json};
 use crate::hooks;
-use crate::process::{Ended, run, until};
-use crate::serve::Serve;
+use crate::process::{Ended, collect, run, until};
+use crate::serve::{Serve, command, event_for};
 
 crate::tests![
     others_are_answered,
     the_failure_is_shown_and_taken_back,
     the_end_does_not_wait,
+    the_end_of_input_does_not_wait,
     killed_and_taken_over,
 ];
 
@@ -110,6 +113,45 @@ fn the_end_does_not_wait() -> Result<()> {
     ensure!(ended.code == Some(0) && !ended.err.contains("panicked"), "{ended:?}");
     ensure!(ended.err.contains("the end comes before 1 sockets were destroyed"), "{ended:?}");
     Ok(())
+}
+
+/// No more events are to come: the last one is waited for no longer than is asked for, and reported.
+fn the_end_of_input_does_not_wait() -> Result<()> {
+    let cgroup = Cgroup::create("cli-held-stdin")?;
+    let mut command = command(&cgroup, &["stdin"]);
+    command.args(["--max-sockets", "2000", "--victim-timeout-ms", "300"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut serve = Killed(command.spawn()?);
+    until("the hooks to be attached", || hooks::attached(&cgroup).is_ok_and(|hooks| hooks == 5))?;
+    let mut ten = Ten::inside(&cgroup)?;
+    ten.client.start_hold(0, Holding::Memory)?;
+    let start = Instant::now();
+    let mut input = serve.0.stdin.take().context("no stdin")?;
+    input.write_all(event_for("last", UDP).as_bytes())?;
+    drop(input);
+    let pid = serve.0.id();
+    until("the service to end", || is_zombie(pid))?;
+    ensure!(start.elapsed() < AT_ONCE, "the end has waited for {:?}", start.elapsed());
+    ensure!(hooks::attached(&cgroup)? == 0, "hooks are still attached");
+    ten.client.end_hold(0)?;
+    until("the socket to be destroyed", || is_destroyed(&mut ten, 0).unwrap_or(false))?;
+    let ended = collect(&mut serve.0)?;
+    ensure!(ended.code == Some(0) && !ended.err.contains("panicked"), "{ended:?}");
+    ensure!(ended.err.contains("the end comes before 1 sockets were destroyed"), "{ended:?}");
+    let [report] = &ended.json()?[..] else { bail!("not one report: {ended:?}") };
+    ensure!(report["id"] == "last" && report["destroyed"] == 5 && report["victims"] == 6, "{report}");
+    ensure!(report["failed"]["total"] == 1 && report["failed"]["by_errno"]["ETIMEDOUT"] == 1, "{report}");
+    Ok(())
+}
+
+/// A process that is killed on drop.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// What a killed service cannot let go of is its pid: the next one takes over at once.

@@ -7,18 +7,19 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use skreap_testbed::Cgroup;
+use skreap_testbed::{Cgroup, Holding, Selection};
 use tempfile::TempDir;
 
 use crate::commands::{Ten, UDP, good_json};
 use crate::hooks;
-use crate::process::{self, Ended, PATIENCE, run_with};
+use crate::process::{self, Ended, PATIENCE, run, run_with, until};
 use crate::serve::command;
 
 crate::tests![
     ready_means_that_it_listens,
     the_watchdog_hears_of_it_in_time,
     waiting_for_the_rate_is_no_standstill,
+    waiting_for_an_owner_is_no_standstill,
     a_reaper_that_is_stuck_is_not_hidden,
     the_end_is_told,
     nobody_at_the_socket,
@@ -170,6 +171,38 @@ fn waiting_for_the_rate_is_no_standstill() -> Result<()> {
     let total = report["ns"]["total"].as_u64().context("no total")?;
     ensure!(Duration::from_nanos(total) > GRANTED, "too fast to show anything: {report}");
     ensure!(signs >= 4, "{signs} signs of life in {total} ns");
+    drop(ten);
+    let ended = managed.finish()?;
+    ensure!(!ended.err.contains("makes no progress"), "{ended:?}");
+    Ok(())
+}
+
+/// An event that waits twice as long as is granted for a socket whose owner holds its lock.
+fn waiting_for_an_owner_is_no_standstill() -> Result<()> {
+    const GRANTED: Duration = Duration::from_millis(1500);
+    let managed = Managed::start("cli-held-watchdog", Some(GRANTED), &["--victim-timeout-ms", "3000"])?;
+    managed.manager.wait_for("READY=1")?;
+    let mut ten = Ten::inside(&managed.cgroup)?;
+    ten.client.start_hold(0, Holding::Memory)?;
+    let socket = managed.socket()?;
+    let start = Instant::now();
+    let reap = std::thread::spawn(move || run(&["reap", UDP, "--socket", &socket, "--json"]));
+    let (mut signs, mut last) = (0, Instant::now());
+    while !reap.is_finished() {
+        managed.manager.wait_for("WATCHDOG=1")?;
+        ensure!(last.elapsed() < GRANTED, "sign {signs} came after {:?}", last.elapsed());
+        (signs, last) = (signs + 1, Instant::now());
+    }
+    ensure!(start.elapsed() >= GRANTED * 2, "too fast to show anything: {:?}", start.elapsed());
+    ensure!(signs >= 4, "{signs} signs of life");
+    let ended = reap.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+    let report = ended.json()?.pop().context("no report")?;
+    ensure!(ended.code == Some(1) && report["destroyed"] == 5, "{report}");
+    ensure!(report["failed"]["by_errno"]["ETIMEDOUT"] == 1, "{report}");
+    ten.client.end_hold(0)?;
+    let dead =
+        |ten: &mut Ten| ten.client.destroyed(Selection::List(vec![0])).is_ok_and(|dead| dead.len() == 1);
+    until("the socket to be destroyed", || dead(&mut ten))?;
     drop(ten);
     let ended = managed.finish()?;
     ensure!(!ended.err.contains("makes no progress"), "{ended:?}");

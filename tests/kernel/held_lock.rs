@@ -1,17 +1,19 @@
 //! Sockets whose owners hold their locks, so that nobody can destroy them for as long as that lasts.
 
+use std::num::NonZeroUsize;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use skreap::core::HeldStatus;
-use skreap::core::{Action, Backend, EngineName, Event, Report};
+use skreap::core::{Action, Backend, EngineName, Event, FinishReason, Report, Unconnected};
 use skreap::status::Status;
 use skreap::{Batch, Underway};
-use skreap_testbed::{Client, Holding, NetnsRef, Selection};
+use skreap_testbed::{Client, Holding, NetnsRef, OpenSpec, Selection};
 
 use crate::case::{Case, Skip, case};
 use crate::sockets::*;
+use crate::unconnected::send_to_all;
 use crate::world::{World, WorldOptions};
 
 /// How long events wait here.
@@ -19,9 +21,13 @@ const BOUND: Duration = Duration::from_millis(1500);
 /// How long what does not wait may take on a busy machine. It fails if anything waits for a lock: locks are held until
 /// they are let go, or for three seconds.
 const AT_ONCE: Duration = Duration::from_millis(700);
+/// How many destroyers there are where more sockets are held.
+const DESTROYERS: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 
 pub fn cases() -> Vec<Case> {
     let two = WorldOptions { netns: 2, victim_timeout: BOUND, ..WorldOptions::default() };
+    let few = WorldOptions { destroyers_max: DESTROYERS, ..two };
+    let destroy = WorldOptions { unconnected: Unconnected::Destroy, ..two };
     vec![
         case!(one_of_many_udp_sockets_is_held).with(two),
         case!(one_of_many_udp6_sockets_is_held).with(two),
@@ -30,6 +36,8 @@ pub fn cases() -> Vec<Case> {
         case!(let_go_in_time).with(two),
         case!(room_that_nobody_makes).with(two),
         case!(asked_for_again_while_it_is_held).with(two),
+        case!(all_destroyers_wait).with(few),
+        case!(named_by_cookie_beside_a_held_lock).only(EngineName::Netlink).with(destroy),
     ]
 }
 
@@ -249,5 +257,97 @@ fn asked_for_again_while_it_is_held(world: &mut World) -> Result<()> {
     ensure!(now.held == expected && now.totals.all_failed() == 0, "{:?} {:?}", now.held, now.totals);
     let client: &mut Client = &mut holder;
     ensure!(client.destroyed(Selection::All).context("after all")? == [held.cookie]);
+    Ok(())
+}
+
+/// With as many held sockets as there may be destroyers, and more: nothing is begun that cannot be ended, and others fail
+/// at once. When the owners let go, the next event does them.
+fn all_destroyers_wait(world: &mut World) -> Result<()> {
+    finds_without_locks(world)?;
+    const HELD: usize = DESTROYERS.get() + 2;
+    world.serve(&[udp(1), tcp(1)])?;
+    let mut holder = world.client("holder")?;
+    let mut client = world.client("client")?;
+    let held = (0..HELD).map(|_| connect(&mut holder, udp(1))).collect::<Result<Vec<_>>>()?;
+    let free = connect_many(&mut client, NetnsRef::Own, tcp(1), 3)?;
+    for socket in &held {
+        holder.start_hold(socket.handle, Holding::Memory)?;
+    }
+    let start = Instant::now();
+    let report = world.reap(udp(1))?;
+    ensure!(start.elapsed() >= BOUND, "given up too early: {:?}", start.elapsed());
+    expect_held(&report, 0, HELD as u64)?;
+    let waiting = HeldStatus { waiting: HELD as u64, given_up: 4, ..HeldStatus::default() };
+    for i in 1..=2 {
+        let start = Instant::now();
+        expect_held(&world.reap(tcp(1))?, 0, 3)?;
+        ensure!(start.elapsed() < AT_ONCE, "waited for a destroyer for {:?}", start.elapsed());
+        let now = status(world)?;
+        ensure!(now.held == waiting && now.totals.all_failed() == HELD as u64 + 3 * i, "{now:?}");
+    }
+    ensure!(client.destroyed(Selection::All)?.is_empty(), "destroyed, and reported as failed");
+    for socket in &held {
+        holder.end_hold(socket.handle)?;
+    }
+    let now = wait_for_late(world)?;
+    // The last destroyer was given up with three in its batch. Another may come to the two behind the held one first, and
+    // then the last one does not find them.
+    let HeldStatus { late_destroyed, late_gone, .. } = now.held;
+    ensure!(late_destroyed + late_gone == HELD as u64 && late_gone <= 2, "{:?}", now.held);
+    let expected = HeldStatus { late_destroyed, late_gone, taken_back: HELD as u64, ..HeldStatus::default() };
+    ensure!(now.held == expected && now.totals.all_failed() == 6, "{:?} {:?}", now.held, now.totals);
+    ensure!(holder.destroyed(Selection::All)?.len() == HELD);
+    expect_destroyed(&world.reap(tcp(1))?, &mut [&mut client], &free.cookies)?;
+    expect_complete(&world.reap(udp(1))?, 0)
+}
+
+/// Sockets that only an iterator can name, which waits for each socket that it passes: the first of their bucket and the
+/// last are held here, and are no victims.
+fn named_by_cookie_beside_a_held_lock(world: &mut World) -> Result<()> {
+    const GROUP: usize = 16;
+    world.serve(&[udp(1), udp(2), tcp(1)])?;
+    let mut client = world.client("client")?;
+    let mut holder = world.client("holder")?;
+    let spec = OpenSpec { bind: Some("0.0.0.0:4000".parse()?), reuse_port: true, ..spec_for(udp(1)) };
+    let first = open_to(&mut holder, spec.clone(), udp(2).socket_addr())?;
+    let mut victims = Vec::new();
+    for backend in [udp(1), udp(2)] {
+        for _ in 0..GROUP {
+            let socket = open(&mut client, spec.clone())?;
+            send_to_all(&mut client, socket, &[backend])?;
+            victims.push(socket.cookie);
+        }
+    }
+    victims.truncate(GROUP);
+    let last = open_to(&mut holder, spec.clone(), udp(2).socket_addr())?;
+    let others = connect_many(&mut client, NetnsRef::Own, tcp(1), 3)?;
+    for socket in [first, last] {
+        holder.start_hold(socket.handle, Holding::Memory)?;
+    }
+    let start = Instant::now();
+    let underway = begin(world, udp(1));
+    ensure!(start.elapsed() < AT_ONCE, "the event has waited for {:?}", start.elapsed());
+    expect_complete(&world.reap(tcp(1))?, others.cookies.len() as u64)?;
+    let report = finish(world, underway);
+    ensure!(start.elapsed() >= BOUND, "given up too early: {:?}", start.elapsed());
+    let held = report.failed.total();
+    expect_held(&report, GROUP as u64 - held, held)?;
+    let [finished] = report.finished[..] else { bail!("not finished by an iterator: {report:?}") };
+    ensure!(finished.because == FinishReason::NoExactId, "{report:?}");
+    ensure!((finished.victims, finished.destroyed) == (held, 0) && held > 0, "{report:?}");
+    let now = status(world)?;
+    ensure!(now.held == HeldStatus { waiting: held, given_up: 1, ..HeldStatus::default() }, "{:?}", now.held);
+
+    for socket in [first, last] {
+        holder.end_hold(socket.handle)?;
+    }
+    let now = wait_for_late(world)?;
+    ensure!(now.held == late(held) && now.totals.all_failed() == 0, "{:?} {:?}", now.held, now.totals);
+    let mut died = client.destroyed(Selection::All)?;
+    died.sort_unstable();
+    let mut dead = [victims, others.cookies].concat();
+    dead.sort_unstable();
+    ensure!(died == dead, "{died:?}, not {dead:?}");
+    ensure!(holder.destroyed(Selection::All)?.is_empty(), "the held ones were no victims");
     Ok(())
 }

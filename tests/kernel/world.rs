@@ -1,7 +1,7 @@
 //! What every test starts from, and what must hold at its end.
 
 use std::net::IpAddr;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -48,6 +48,8 @@ pub struct WorldOptions {
     pub recheck: Duration,
     /// How long an event waits for a socket whose owner holds its lock.
     pub victim_timeout: Duration,
+    /// Most threads that destroy, with those that wait.
+    pub destroyers_max: NonZeroUsize,
     /// The hooks stay where they are, whatever is attached behind them.
     pub leave_order: bool,
     /// An RCU grace period before each event.
@@ -70,6 +72,7 @@ impl Default for WorldOptions {
             max_rate: None,
             recheck: Duration::from_millis(1),
             victim_timeout: skreap::VICTIM_TIMEOUT,
+            destroyers_max: NonZeroUsize::new(skreap::engine::DESTROYERS_MAX).unwrap_or(NonZeroUsize::MIN),
             leave_order: false,
             grace: false,
             attribute: false,
@@ -123,6 +126,7 @@ impl World {
             .max_victims(options.max_victims)
             .recheck(options.recheck)
             .victim_timeout(options.victim_timeout)
+            .destroyers_max(options.destroyers_max)
             .leave_order(options.leave_order)
             .grace(options.grace)
             .attribute(options.attribute)

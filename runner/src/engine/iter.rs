@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use skreap_bpf::{Scan, ScanCounts, ScanHit, ScanPass, Victim, Walker};
 use skreap_core::{EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
@@ -15,7 +15,8 @@ use super::{Chosen, Engine, EngineError, EngineOptions, Link, Scope, StateMask, 
 use crate::sys::alone::Alone;
 use crate::sys::netns::{self, Everywhere, NetnsId};
 
-/// Passes that may be given up in one scan. Each has cost a second, and the scan is not complete after one.
+/// Passes that may be given up in one scan. Each has cost the time that a victim is waited for, and the scan is not
+/// complete after one.
 const GIVEN_UP_MAX: usize = 3;
 
 /// Engine `iter`: one pass of iter/tcp or iter/udp in each netns.
@@ -38,7 +39,8 @@ impl Iter {
             None => None,
         };
         let finder = Finder::new(walker, options.scope.clone());
-        let scanner = Scanner { scan: Some(Scan::load(cgroup)?), cgroup };
+        let patience = options.pool.victim_timeout();
+        let scanner = Scanner { scan: Some(Scan::load(cgroup)?), cgroup, patience };
         Ok(Self { finder, scanner, states: options.states, options: options.clone() })
     }
 }
@@ -163,19 +165,21 @@ struct Scanner {
     /// None: the last one was given up, and no other could be loaded.
     scan: Option<Scan>,
     cgroup: Option<u64>,
+    /// How long a pass may be without progress.
+    patience: Duration,
 }
 
 impl Scanner {
     fn scan(&mut self, target: &Target, states: StateMask, netns: &[NetnsId]) -> Result<Done, EngineError> {
         let (mut done, mut dying) = (Done::default(), Vec::new());
-        let protocol = target.backend.protocol();
+        let (protocol, patience) = (target.backend.protocol(), self.patience);
         self.fresh()?.begin(target, states.bits())?;
         for &id in netns {
             if done.given_up == GIVEN_UP_MAX {
                 break;
             }
             let scan = self.fresh()?;
-            match netns::open_at_once(id).and_then(|fd| pass(scan, fd, protocol)) {
+            match netns::open_at_once(id).and_then(|fd| pass(scan, fd, protocol, patience)) {
                 Ok(Some(mut hits)) => done.hits.append(&mut hits),
                 Ok(None) => {
                     tracing::warn!(
@@ -222,7 +226,12 @@ impl Scanner {
 }
 
 /// `None`: the pass stood still and was given up.
-fn pass(scan: &Scan, netns: OwnedFd, protocol: Protocol) -> io::Result<Option<Vec<ScanHit>>> {
+fn pass(
+    scan: &Scan,
+    netns: OwnedFd,
+    protocol: Protocol,
+    patience: Duration,
+) -> io::Result<Option<Vec<ScanHit>>> {
     let other = |e: skreap_bpf::Error| io::Error::other(e.to_string());
     let iterator = scan.iterator(protocol).map_err(other)?;
     let alone = Alone::start("skreap-scan", vec![netns, iterator], move |mut kept| {
@@ -235,5 +244,5 @@ fn pass(scan: &Scan, netns: OwnedFd, protocol: Protocol) -> io::Result<Option<Ve
         ScanPass::from(iterator).run(&mut hits).map_err(other)?;
         Ok(hits)
     })?;
-    alone.wait(|| scan.scanned().ok()).transpose()
+    alone.wait(patience, || scan.scanned().ok()).transpose()
 }

@@ -47,7 +47,7 @@ pub(crate) use named::{netns_id, tuple};
 pub use netlink::Netlink;
 pub use owners::OwnerFinder;
 pub use pace::Pace;
-pub use pool::{Pool, VICTIM_TIMEOUT};
+pub use pool::{DESTROYERS_MAX, Pool, PoolOptions, VICTIM_TIMEOUT};
 pub use scope::Scope;
 pub use states::{StateMask, UnknownState};
 

@@ -13,7 +13,7 @@ mod underway;
 
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use skreap_core::{EngineName, ReconcileMax, Unconnected};
 
 use crate::engine::select::{self, Choice};
 use crate::engine::{
-    Engine, EngineError, EngineOptions, KernelSockets, Pace, Pool, Scope, StateMask, VICTIM_TIMEOUT,
+    Engine, EngineError, EngineOptions, KernelSockets, Pace, Pool, PoolOptions, Scope, StateMask,
 };
 use crate::observe::listing::Listing;
 use crate::observe::monitor::{Identity, Monitor};
@@ -111,16 +111,6 @@ impl Default for RecheckBound {
     }
 }
 
-/// How long an event waits for a socket whose owner holds its lock.
-#[derive(Clone, Copy, Debug)]
-struct VictimTimeout(Duration);
-
-impl Default for VictimTimeout {
-    fn default() -> Self {
-        Self(VICTIM_TIMEOUT)
-    }
-}
-
 /// How long marks wait for the first healing.
 #[derive(Clone, Copy, Debug)]
 struct HealAfter(Duration);
@@ -148,7 +138,7 @@ pub struct Builder {
     attribute: bool,
     no_bootstrap: bool,
     recheck: RecheckBound,
-    victim_timeout: VictimTimeout,
+    pool: PoolOptions,
     heal_after: HealAfter,
     leave_order: bool,
     grace: bool,
@@ -268,7 +258,16 @@ impl Builder {
     /// without waiting for it.
     #[must_use]
     pub fn victim_timeout(mut self, bound: Duration) -> Self {
-        self.victim_timeout = VictimTimeout(bound.min(RECHECK_MAX));
+        self.pool.victim_timeout = bound.min(RECHECK_MAX);
+        self
+    }
+
+    /// Most threads that destroy, with those that wait for a socket whose owner holds its lock; 128 by default, one at
+    /// least. While all of them wait, other sockets are not destroyed: they are reported as failed with `ETIMEDOUT` at
+    /// once.
+    #[must_use]
+    pub fn destroyers_max(mut self, most: NonZeroUsize) -> Self {
+        self.pool.destroyers_max = most.get();
         self
     }
 
@@ -328,7 +327,7 @@ impl Builder {
             states: self.states,
             scope: self.scope,
             pace: pace.clone(),
-            pool: Pool::default(),
+            pool: Pool::new(self.pool),
             single_dump: false,
         };
         let (engine, engine_why) = select::start_and_say(self.engine, &index, &options)?;
@@ -405,7 +404,6 @@ impl Builder {
             },
             attribute: self.attribute,
             recheck: self.recheck.0,
-            victim_timeout: self.victim_timeout.0,
             pool: options.pool,
             heal_after: self.heal_after.0,
             leave_order: self.leave_order,
@@ -557,7 +555,6 @@ pub struct Reaper {
     limits: Limits,
     attribute: bool,
     recheck: Duration,
-    victim_timeout: Duration,
     pool: Pool,
     heal_after: Duration,
     leave_order: bool,

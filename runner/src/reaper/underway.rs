@@ -68,7 +68,8 @@ impl Reaper {
     /// When to [`settle`](Self::settle) this at the latest: a socket is not waited for any longer then.
     #[must_use]
     pub fn due(&self, underway: &Underway) -> Instant {
-        underway.held.iter().map(|one| one.since + self.victim_timeout).min().unwrap_or_else(Instant::now)
+        let bound = self.pool.victim_timeout();
+        underway.held.iter().map(|one| one.since + bound).min().unwrap_or_else(Instant::now)
     }
 
     /// Something is to be read here when it may be that an event can be [settled](Self::settle) earlier.
@@ -83,7 +84,7 @@ impl Reaper {
         if underway.held.is_empty() {
             return true;
         }
-        let over = |one: &Awaited| one.since.elapsed() >= self.victim_timeout;
+        let over = |one: &Awaited| one.since.elapsed() >= self.pool.victim_timeout();
         for (victim, end) in self.pool.ends(&mut underway.held, over) {
             underway.note(&victim, end);
         }

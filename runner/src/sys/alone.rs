@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-/// How long such a thread may be without progress before it is given up.
-pub(crate) const GIVE_UP: Duration = Duration::from_secs(1);
 /// How often its progress is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 /// The first descriptor that is neither input nor output.
@@ -54,11 +52,12 @@ impl<T: Send + 'static> Alone<T> {
         Ok(Self { done })
     }
 
-    /// Waits for what came of the work; `None` if `progress` has stood still for [`GIVE_UP`], or the thread has panicked.
-    pub(crate) fn wait<P: PartialEq>(self, mut progress: impl FnMut() -> P) -> Option<T> {
+    /// Waits for what came of the work; `None` if `progress` has stood still for as long as `patience`, or the thread has
+    /// panicked.
+    pub(crate) fn wait<P: PartialEq>(self, patience: Duration, mut progress: impl FnMut() -> P) -> Option<T> {
         let (mut last, mut since) = (progress(), Instant::now());
         loop {
-            match self.done.recv_timeout(LOOK) {
+            match self.done.recv_timeout(LOOK.min(patience)) {
                 Ok(done) => return Some(done),
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -66,7 +65,7 @@ impl<T: Send + 'static> Alone<T> {
             let now = progress();
             if now != last {
                 (last, since) = (now, Instant::now());
-            } else if since.elapsed() >= GIVE_UP {
+            } else if since.elapsed() >= patience {
                 return None;
             }
         }
@@ -103,6 +102,9 @@ mod tests {
 
     use super::*;
 
+    /// Longer than a busy machine takes to come to a thread.
+    const PATIENCE: Duration = Duration::from_secs(1);
+
     fn open() -> usize {
         // One of them is the directory itself.
         fs::read_dir("/proc/thread-self/fd").unwrap().count() - 1
@@ -115,7 +117,7 @@ mod tests {
         let last = kept[1].as_raw_fd();
         let alone = Alone::start("test", kept, |mine| (mine.len(), open())).unwrap();
         let stdio = (0..FIRST).filter(|fd| fs::exists(format!("/proc/self/fd/{fd}")).unwrap()).count();
-        assert_eq!(alone.wait(|| 0), Some((2, 2 + stdio)));
+        assert_eq!(alone.wait(PATIENCE * 30, || 0), Some((2, 2 + stdio)));
         // The starter has closed its own.
         assert_ne!(
             fs::read_link(format!("/proc/self/fd/{last}")).ok().as_deref(),
@@ -130,11 +132,11 @@ mod tests {
         let start = Instant::now();
         let mut steps = 0;
         let progress = || {
-            steps += u32::from(start.elapsed() < GIVE_UP);
+            steps += u32::from(start.elapsed() < PATIENCE);
             steps
         };
-        assert_eq!(stuck.wait(progress), None);
-        assert!(start.elapsed() >= GIVE_UP * 2 - LOOK * 2, "{:?}", start.elapsed());
+        assert_eq!(stuck.wait(PATIENCE, progress), None);
+        assert!(start.elapsed() >= PATIENCE * 2 - LOOK * 2, "{:?}", start.elapsed());
         drop(go);
     }
 }

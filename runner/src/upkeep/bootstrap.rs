@@ -32,7 +32,11 @@ const SETTLE: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_millis(5);
 /// Looks at what is missing after everything was done about it; what each has seen is missing.
 const LOOKS: usize = 3;
-/// Passes that may be given up. Each has cost a second, and the index is not whole after one.
+/// How long a pass may be without progress, as it waits for a socket whose owner holds its lock. A start does not wait as
+/// long as an event may be told to wait for its victims: what the search lacks is marked, and later events are finished
+/// by a scan.
+const STANDSTILL: Duration = Duration::from_secs(1);
+/// Passes that may be given up. Each has cost a [`STANDSTILL`], and the index is not whole after one.
 const GIVEN_UP_MAX: usize = 3;
 
 /// What came of it.
@@ -220,7 +224,7 @@ impl Search<'_> {
             drop(netns);
             seer.pass(iterator).run().map_err(other)
         })?;
-        alone.wait(|| self.bootstrap.passed().ok()).unwrap_or_else(|| {
+        alone.wait(STANDSTILL, || self.bootstrap.passed().ok()).unwrap_or_else(|| {
             self.done.held_up += 1;
             Err(std::io::Error::new(
                 std::io::ErrorKind::TimedOut,

@@ -217,11 +217,11 @@ impl<'a> Event<'a> {
         drop(progress);
         match part.job.task {
             Task::ById { way, .. } => {
-                let rest = start + batch.start..end;
                 if self.pool.has_workers() {
-                    self.submit(rest, Task::ById { way, asked: batch.len() });
+                    self.submit(start + batch.start..end, Task::ById { way, asked: batch.len() });
                 } else {
-                    self.fail(rest);
+                    // Nobody looks which of the batch it is: all of it is waited for.
+                    self.fail(start + batch.end..end);
                 }
             }
             // All others of the netns would wait for the same socket.

@@ -21,22 +21,43 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use skreap_bpf::Victim;
 
 pub(crate) use event::Naming;
-use held::Shared;
 pub(crate) use held::{Awaited, End};
+use held::{Shared, State};
 pub(crate) use job::Fate;
 use job::Job;
 
 /// How long an event waits for a socket whose owner holds its lock, if nothing is said.
 pub const VICTIM_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Destroyers that may wait for locks at one time. Each is a thread; with more, sockets are given up without a try.
-const GIVEN_UP_MAX: usize = 128;
+/// Threads of one pool, if nothing is said: those that wait for locks, and those that are free.
+pub const DESTROYERS_MAX: usize = 128;
 /// More destroyers do not make a machine faster: they share tables of the kernel.
 const WORKERS_MAX: usize = 16;
 
+/// Bounds of a [`Pool`].
+#[derive(Clone, Copy, Debug)]
+pub struct PoolOptions {
+    /// How long an event waits for a socket whose owner holds its lock.
+    pub victim_timeout: Duration,
+    /// Most destroyers at one time, with those that wait for a lock. If all of these wait, further victims fail at once.
+    pub destroyers_max: usize,
+}
+
+impl Default for PoolOptions {
+    fn default() -> Self {
+        Self { victim_timeout: VICTIM_TIMEOUT, destroyers_max: DESTROYERS_MAX }
+    }
+}
+
 /// Destroyers, shared by all engines of one reaper. Clones are the same pool.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Pool(Arc<Inner>);
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self::new(PoolOptions::default())
+    }
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -45,23 +66,31 @@ struct Inner {
     queue: Receiver<Arc<Job>>,
     shared: Arc<Shared>,
     wanted: usize,
-}
-
-impl Default for Inner {
-    fn default() -> Self {
-        let (jobs, queue) = unbounded();
-        let cpus = thread::available_parallelism().map_or(1, usize::from);
-        Self { jobs, queue, shared: Shared::new(), wanted: cpus.min(WORKERS_MAX) }
-    }
+    options: PoolOptions,
 }
 
 impl Pool {
-    /// Starts the destroyers, unless they were.
+    /// A pool without threads: the first event starts them.
+    #[must_use]
+    pub fn new(options: PoolOptions) -> Self {
+        let (jobs, queue) = unbounded();
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        let wanted = cpus.min(WORKERS_MAX);
+        Self(Arc::new(Inner { jobs, queue, shared: Shared::new(), wanted, options }))
+    }
+
+    /// How long an event waits for a socket whose owner holds its lock.
+    #[must_use]
+    pub fn victim_timeout(&self) -> Duration {
+        self.0.options.victim_timeout
+    }
+
+    /// Starts the destroyers, unless they were, or as many as there may be wait for locks.
     ///
     /// # Errors
     /// The errno of starting the first; fewer than there should be are enough.
     pub(super) fn start(&self) -> io::Result<()> {
-        while self.0.shared.state().available < self.0.wanted {
+        while self.lacks_one(&self.0.shared.state()) {
             if let Err(e) = self.add() {
                 if self.0.shared.state().available == 0 {
                     return Err(e);
@@ -71,6 +100,10 @@ impl Pool {
             }
         }
         Ok(())
+    }
+
+    fn lacks_one(&self, state: &State) -> bool {
+        state.available < self.0.wanted && state.available + state.given_up < self.0.options.destroyers_max
     }
 
     fn add(&self) -> io::Result<()> {
@@ -87,7 +120,7 @@ impl Pool {
         progress.given_up = true;
         state.given_up += 1;
         state.available -= 1;
-        let replace = state.given_up <= GIVEN_UP_MAX;
+        let replace = self.lacks_one(&state);
         drop(progress);
         drop(state);
         if replace && let Err(e) = self.add() {
