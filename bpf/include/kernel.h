@@ -308,9 +308,9 @@ struct bpf_iter__task_file {
 
 #pragma clang attribute pop
 
-/* struct hlist_head and struct hlist_nulls_head, with which every bucket of a table begins */
-struct chain_head {
-	__u64 first;
+/* Begins as struct hlist_nulls_head does, and every bucket of a table with one of the two. */
+struct hlist_head {
+	struct hlist_node *first;
 };
 
 #endif
