@@ -42,6 +42,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let answer = client::ask(&args.socket.path(), &request)?;
     let index = answer.get("index").context("the answer has no index")?;
     let listing = Listing::deserialize(index).context("cannot read the index")?;
+    if let Some(backend) = args.backend.iter().find(|backend| backend.zone().is_some()) {
+        return Err(Failure::Misused(anyhow::anyhow!(
+            "{backend}: the index has link-local backends without their link; name {}",
+            backend.without_zone()
+        )));
+    }
     let chosen = Chosen::of(args, &listing);
     if args.json {
         let mut index = index.clone();

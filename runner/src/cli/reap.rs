@@ -61,7 +61,11 @@ pub(super) fn tell(socket: &SocketArg, event: Event, subject: &str, json: bool) 
 /// Prints a report; what went wrong is a failure.
 fn conclude(answer: &Value, subject: &str, json: bool) -> Result<(), Failure> {
     let report = Report::deserialize(answer).context("cannot read the report")?;
-    let printed = if json { print_json(answer) } else { print(subject, &report).map_err(Into::into) };
+    let printed = if json {
+        print_json(answer)
+    } else {
+        print(&mut io::stdout().lock(), subject, &report).map_err(Into::into)
+    };
     let refused = report.guard.is_some_and(|guard| guard.refused);
     // Also if nobody reads it: the exit code is for scripts.
     if refused || report.error.is_some() || report.failed.total() > 0 || !report.complete {
@@ -70,12 +74,11 @@ fn conclude(answer: &Value, subject: &str, json: bool) -> Result<(), Failure> {
     Ok(printed?)
 }
 
-pub(super) fn print(subject: &str, report: &Report) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+pub(super) fn print(out: &mut impl Write, subject: &str, report: &Report) -> io::Result<()> {
     if let Some(error) = &report.error {
         return writeln!(out, "{subject}: {error}");
     }
-    print_result(&mut out, subject, report)?;
+    print_result(out, subject, report)?;
     for b in &report.by_backend {
         if report.dry_run {
             writeln!(out, "  {}: {} would be destroyed", b.backend, b.victims)?;
@@ -89,8 +92,8 @@ pub(super) fn print(subject: &str, report: &Report) -> io::Result<()> {
     if let Some(sockets) = report.sockets.as_ref().filter(|sockets| !sockets.is_empty()) {
         writeln!(out, "{}", table(sockets).trim_fmt())?;
     }
-    print_finished(&mut out, report)?;
-    print_skipped(&mut out, report)?;
+    print_finished(out, report)?;
+    print_skipped(out, report)?;
     for failure in report.failed.sockets() {
         writeln!(out, "  FAILED {failure}")?;
     }

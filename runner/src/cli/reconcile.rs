@@ -50,33 +50,44 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     let subject = format!("not among {}", counted(backends.len() as u64, "living backend"));
     let action = Action::Reconcile { backends, within: args.within.clone(), max_victims: args.max_victims };
-    let event = Event { dry_run: args.dry_run, ..Event::new(client::id("reconcile"), action) };
+    let mut event = Event { dry_run: args.dry_run, ..Event::new(client::id("reconcile"), action) };
     event.check_links().map_err(|e| Failure::Misused(e.into()))?;
-    if asks && !confirmed(args, &event, &subject)? {
-        return Err(Failure::Failed(anyhow!("nothing was destroyed")));
+    if asks {
+        let Some(shown) = confirmed(args, &event, &subject)? else {
+            return Err(Failure::Failed(anyhow!("nothing was destroyed")));
+        };
+        // The yes was to that many, whoever has connected since.
+        if let Action::Reconcile { max_victims, .. } = &mut event.action {
+            *max_victims = Some(shown);
+        }
     }
     reap::tell(&args.socket, event, &subject, args.json)
 }
 
-/// Shows what would be destroyed and asks for a yes.
-fn confirmed(args: &Args, event: &Event, subject: &str) -> Result<bool, Failure> {
+/// Shows what would be destroyed and asks for a yes. Returns the number of victims it was said to.
+fn confirmed(args: &Args, event: &Event, subject: &str) -> Result<Option<u64>, Failure> {
     let dry_run = Event { dry_run: true, ..event.clone() };
     let answer = client::ask(&args.socket.path(), &Request::Event(dry_run))?;
     let mut report = Report::deserialize(&answer).context("cannot read the report")?;
     // How many of which backend is what the decision is about.
     report.sockets = None;
-    reap::print(subject, &report)?;
+    // The report of what is done then is alone on stdout.
+    if args.json {
+        reap::print(&mut io::stderr(), subject, &report)?;
+    } else {
+        reap::print(&mut io::stdout().lock(), subject, &report)?;
+    }
     if report.guard.is_some_and(|guard| guard.refused) || report.error.is_some() {
         return Err(Failure::Reported);
     }
     if report.victims == 0 {
-        return Ok(true);
+        return Ok(Some(0));
     }
     write!(io::stderr(), "Destroy them? [y/N] ")?;
     io::stderr().flush()?;
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line).context("cannot read the terminal")?;
-    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
+    Ok(matches!(line.trim(), "y" | "Y" | "yes").then_some(report.victims))
 }
 
 /// Blank lines and what follows a `#` say nothing.

@@ -106,11 +106,12 @@ fn print_events(out: &mut impl Write, s: &Status) -> io::Result<()> {
             out,
             "held",
             format!(
-                "{} of the failed still waited for, {} destroyed late, {} closed meanwhile, {} threads wait",
+                "{} of the failed still waited for, {} destroyed late, {} closed meanwhile, {} {}",
                 grouped(h.waiting),
                 grouped(h.late_destroyed),
                 grouped(h.late_gone),
-                h.given_up
+                counted(h.given_up, "thread"),
+                plural(h.given_up, "waits", "wait")
             ),
         )?;
     }

@@ -294,5 +294,11 @@ fn links(event: &Event, backends: Vec<Backend>) -> Result<Vec<(Backend, Option<L
         return Ok(backends.into_iter().map(|backend| (backend, None)).collect());
     };
     let found = link::find(netns, backends.iter().filter_map(Backend::zone).collect())?;
-    Ok(backends.into_iter().zip(found.into_iter().map(Some)).collect())
+    // A link may be named twice, by its name and by its number.
+    let mut seen = HashSet::new();
+    let named = backends.into_iter().zip(found);
+    Ok(named
+        .filter(|(backend, link)| seen.insert((backend.without_zone(), link.ifindex)))
+        .map(|(backend, link)| (backend, Some(link)))
+        .collect())
 }

@@ -79,7 +79,12 @@ fn index_of(zone: &Zone) -> Option<u32> {
     let name = CString::new(zone.as_str()).ok()?;
     // SAFETY: a string that ends with a zero and outlives the call.
     match unsafe { libc::if_nametoindex(name.as_ptr()) } {
-        0 => zone.as_str().parse().ok().filter(|index| exists(*index)),
+        // As ip link prints it: no sign, no zero in front.
+        0 => zone
+            .as_str()
+            .parse()
+            .ok()
+            .filter(|index: &u32| index.to_string() == zone.as_str() && exists(*index)),
         index => Some(index),
     }
 }

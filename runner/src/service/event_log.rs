@@ -10,7 +10,7 @@ use crate::service::source::Requester;
 pub(super) fn log(report: &Report, requester: Requester) {
     let result = EventResult::of(report);
     let idle = report.destroyed == 0 && matches!(result, EventResult::Complete | EventResult::DryRun);
-    let (id, by, backends) = (&report.id, requester, subject(report));
+    let (id, by, backends) = (shown(&report.id), requester, subject(report));
     let ms = report.ns.total_ns as f64 / 1e6;
     if idle {
         tracing::debug!(%id, %by, %backends, victims = report.victims, ms, "event: {}", result.name());
@@ -30,6 +30,12 @@ pub(super) fn log(report: &Report, requester: Requester) {
     }
 }
 
+/// An id as a client chose it: in quotes, and escaped, if it could be read as more than one field.
+fn shown(id: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '=' | '"' | '\\');
+    if id.chars().all(is_plain) { id.to_owned() } else { format!("{id:?}") }
+}
+
 /// Backends that a line of the log names.
 const NAMED: usize = 3;
 
@@ -47,5 +53,19 @@ fn subject(report: &Report) -> String {
     match &report.action {
         Action::Reconcile { backends, .. } => format!("not among {} living: {text}", backends.len()),
         _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_one_field() {
+        assert_eq!(shown("rollout-7:a/b"), "rollout-7:a/b");
+        assert_eq!(shown("e9 by=root"), r#""e9 by=root""#);
+        assert_eq!(shown("a=b"), r#""a=b""#);
+        assert_eq!(shown("\u{202e}x"), r#""\u{202e}x""#);
+        assert_eq!(shown("\u{2028}"), r#""\u{2028}""#);
     }
 }
