@@ -112,11 +112,12 @@ impl Engine for Diag {
         if !whole {
             outcome.incomplete.insert(Incomplete::NetnsUnreachable);
         }
+        let confirm = Confirm { target, states: self.scan.states, netns: &netns };
+        let present = self.present(&confirm, &mut outcome);
         let mut undecided = self.search(target, &netns, &mut outcome)?;
         // All are connected, so none was a victim before.
         let other_link = chosen.sift(target, &mut self.victims).other_link;
         undecided.retain(|(victim, _)| chosen.on_link(victim));
-        let confirm = Confirm { target, states: self.scan.states, netns: &netns };
         self.leave_alone(&confirm, &mut outcome);
         let mut handled: HashSet<u64> = self.victims.iter().map(Victim::cookie).collect();
         handled.extend(undecided.iter().map(|(victim, _)| victim.cookie()));
@@ -150,7 +151,7 @@ impl Engine for Diag {
                 outcome.add_failure(tuple(&victim), errno);
             }
         }
-        self.confirm(&confirm, chosen, handled, &mut outcome);
+        self.confirm(&confirm, chosen, &present, handled, &mut outcome);
         outcome.walk_ns = nanos(walked.duration_since(start));
         outcome.destroy_ns = nanos(walked.elapsed());
         Ok(outcome)
@@ -191,6 +192,19 @@ impl Diag {
         Ok(undecided)
     }
 
+    /// The sockets that are connected to the target now, before the dump.
+    fn present(&mut self, confirm: &Confirm<'_>, outcome: &mut Outcome) -> Present {
+        let Some(tables) = &mut self.tables else { return Present::default() };
+        match confirm.look(tables) {
+            Ok(sockets) => Present::new(&sockets),
+            Err(e) => {
+                tracing::warn!("cannot read the kernel's tables of sockets: {e}");
+                outcome.incomplete.insert(Incomplete::DumpInterrupted);
+                Present::default()
+            }
+        }
+    }
+
     /// Takes those victims out that no engine touches: the server's side of a connection, and the kernel's own, which the
     /// reaper looks after.
     fn leave_alone(&mut self, confirm: &Confirm<'_>, outcome: &mut Outcome) {
@@ -212,12 +226,14 @@ impl Diag {
         });
     }
 
-    /// Looks for what the dump has missed, and destroys that too, until nothing is left. `handled`: cookies of the sockets
-    /// that were victims already.
+    /// Looks for what the dump has missed, and destroys that too, until nothing is left that was `present` when the event
+    /// began. Sockets that connect meanwhile, and again and again, have no end; a walk does not wait for them either.
+    /// `handled`: cookies of the sockets that were victims already.
     fn confirm(
         &mut self,
         confirm: &Confirm<'_>,
         chosen: &Chosen,
+        present: &Present,
         mut handled: HashSet<u64>,
         outcome: &mut Outcome,
     ) {
@@ -236,7 +252,7 @@ impl Diag {
                 .map(|socket| socket.victim)
                 .filter(|victim| !handled.contains(&victim.cookie()))
                 .collect();
-            if left.is_empty() {
+            if !left.iter().any(|victim| present.contains(victim)) {
                 return;
             }
             if left.iter().any(|victim| victim.cookie() == 0) {
@@ -272,6 +288,33 @@ fn load_tables(options: &EngineOptions) -> Result<Tables, EngineError> {
         None => None,
     };
     Ok(Tables::load(cgroup)?)
+}
+
+/// The sockets that an event must not miss.
+#[derive(Default)]
+struct Present {
+    cookies: HashSet<u64>,
+    /// Netns and both ends of those whose cookie nobody has asked for yet.
+    names: HashSet<(u64, IpAddr, u16, IpAddr, u16)>,
+}
+
+impl Present {
+    fn new(sockets: &[TableSocket]) -> Self {
+        let (unnamed, named): (Vec<_>, Vec<_>) =
+            sockets.iter().map(|socket| &socket.victim).partition(|victim| victim.cookie() == 0);
+        Self {
+            cookies: named.into_iter().map(Victim::cookie).collect(),
+            names: unnamed.into_iter().map(Self::name).collect(),
+        }
+    }
+
+    fn contains(&self, victim: &Victim) -> bool {
+        self.cookies.contains(&victim.cookie()) || self.names.contains(&Self::name(victim))
+    }
+
+    fn name(victim: &Victim) -> (u64, IpAddr, u16, IpAddr, u16) {
+        (victim.netns(), victim.saddr(), victim.sport(), victim.daddr(), victim.dport())
+    }
 }
 
 /// Which sockets of the tables are the target's.
