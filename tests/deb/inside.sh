@@ -11,7 +11,7 @@ expect() { # expect WHAT IS SHOULD
 }
 # How many sockets the index knows, and programs of ours the root cgroup has
 sockets() { skreap index | sed -n 's/^sockets \([0-9]*\), .*/\1/p'; }
-hooks() { /tmp/skreap probe | grep -o 'skreap_[a-z]*' | wc -l; }
+hooks() { /tmp/skreap probe --cgroup /sys/fs/cgroup | grep -o 'skreap_[a-z]*' | wc -l; }
 
 ip link set lo up
 # One socket that is older than the service, and after it one more, and one in a netns of its own.
@@ -19,6 +19,11 @@ exec 3<>/dev/udp/127.0.0.1/5353
 dpkg -x /mnt/shared/skreap.deb /tmp/content
 cp /tmp/content/usr/bin/skreap /tmp/skreap
 before=$(hooks)
+
+# The root cgroup here is a part of the machine's, which has to be named. The package's own settings stay as they are.
+mkdir -p /etc/systemd/system/skreap.service.d
+echo 'SKREAP_OPTS="--cgroup /sys/fs/cgroup"' >/etc/skreap-cgroup
+printf '[Service]\nEnvironmentFile=/etc/skreap-cgroup\n' >/etc/systemd/system/skreap.service.d/cgroup.conf
 
 dpkg -i /mnt/shared/skreap.deb
 expect "the service" "$(systemctl is-active skreap)" active
@@ -77,6 +82,8 @@ expect "hooks left" "$(hooks)" "$before"
 [ -e /etc/default/skreap ]
 dpkg -P skreap
 [ ! -e /etc/default/skreap ] && [ ! -e /usr/bin/skreap ] && [ ! -e /run/skreap ]
+rm -r /etc/systemd/system/skreap.service.d /etc/skreap-cgroup
+systemctl daemon-reload
 fails systemctl cat skreap
 kill "$other"
 said "removed: no hooks, no pins, no files"
