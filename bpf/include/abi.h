@@ -213,7 +213,7 @@ struct skreap_bootstrap {
 	__u64 cgroup; /* in: id of the indexed cgroup; 0: the root */
 	struct skreap_bootstrap_counts tcp;
 	struct skreap_bootstrap_counts udp;
-	__u64 passed; /* sockets that were looked at: grows for as long as a pass is not held up */
+	__u64 passed; /* sockets read so far; stands still while the pass waits for a lock */
 	__u64 fence;
 };
 _Static_assert(sizeof(struct skreap_bootstrap) == 56, "no hidden padding");

@@ -95,7 +95,7 @@ static __always_inline int bootstrap_record(struct shard *s, struct membership *
 }
 
 /*
- * named: the socket as the cookie helper asks for it.  User space is told of a socket before anything is done about
+ * named: the socket as the cookie helper asks for it.  User space learns of a socket before anything is done about
  * it, and nothing that is done is done twice: what there was no room to tell of is shown again.
  */
 static __always_inline void bootstrap_visit(struct seq_file *seq, void *named, void *trusted, const struct sock *sk,

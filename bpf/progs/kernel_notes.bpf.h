@@ -33,7 +33,7 @@ static __always_inline void note_kernel_socket(__u64 key, __u32 tag)
 		kernel_notes.everything = 1;
 	else
 		__sync_fetch_and_or(&kernel_notes.backends[bit / 32 % NOTE_WORDS], 1u << bit % 32);
-	/* A full barrier: whoever sees this sees the note. */
+	/* A full barrier: a reader that sees this also sees the note. */
 	__sync_lock_test_and_set(&kernel_notes.any, 1);
 }
 

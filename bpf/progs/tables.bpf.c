@@ -11,7 +11,7 @@
  * A chain is read exactly: each socket that is in it from the first look to the last is shown once.  A socket that is
  * taken out keeps its pointer to the next one, so the reader goes on; but one that is put into another chain meanwhile
  * leads the reader there.  TCP chains end with the number of their bucket, and each UDP socket is in the bucket of its
- * port: whoever arrives elsewhere begins the chain again.
+ * port: a reader that arrives elsewhere begins the chain again.
  */
 #include "../include/kernel.h"
 #include <bpf/bpf_helpers.h>
