@@ -336,6 +336,9 @@ __noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
 	}
 
 	rel = relation(w, target, &live, v, node_key, tag);
+	/* Without a peer it is a sender, and its destinations are unknown. */
+	if (all && tag & NODE_WIDE && !live.dport)
+		w->n.incomplete |= SKREAP_INCOMPLETE_UNCONNECTED;
 	if (!all && tag & NODE_WIDE && rel != SKREAP_CONNECTED && !(w->n.flags & SKREAP_WALK_IN_FLIGHT)) {
 		/* recorded under every backend, so it says nothing about this one */
 		if (!live.dport)

@@ -210,6 +210,8 @@ impl Walker {
 
     /// Walks the whole index and hands over every node, 2048 at most at a time. The relation of
     /// each is to the backend it is recorded under.
+    /// [`WalkCounts::incomplete_unconnected`] says that there are unconnected sockets whose
+    /// destinations are not known.
     ///
     /// # Errors
     /// [`Error::Walk`] with the kernel's errno.

@@ -39,7 +39,7 @@ pub(crate) fn gone(
     };
     let mut gone = BTreeSet::new();
     let mut found = Found::default();
-    walker.walk_all(|batch| {
+    let counts = walker.walk_all(|batch| {
         for victim in batch {
             let wanted = match victim.relation() {
                 Relation::Connected => {
@@ -62,6 +62,10 @@ pub(crate) fn gone(
             }
         }
     })?;
+    // Its destinations are not known: they may be backends that no other socket is recorded under.
+    if counts.incomplete_unconnected && unconnected == Unconnected::Destroy {
+        found.incomplete.insert(Incomplete::WideUnconnected);
+    }
     found.gone = gone.into_iter().collect();
     Ok(found)
 }
