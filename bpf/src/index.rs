@@ -7,31 +7,21 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use libbpf_rs::{AsRawLibbpf as _, MapCore as _, MapFlags, Object, ObjectBuilder, OpenObject};
+use libbpf_rs::{MapCore as _, MapFlags, Object};
 
 use crate::bpffs;
-use crate::config::Layout;
 use crate::error::{io_error, load_error};
 use crate::fault::{self, Point};
 use crate::incompatible::{Incompatible, Obstacle};
 use crate::mapping::Mapping;
 use crate::module::{self, ModuleError};
-use crate::skel::{OBJECT, types};
+use crate::shape::{CFG, Shape, pinned_cfg, prepare, reuse_maps};
+use crate::skel::types;
 use crate::walk::{Emit, Slots, Walker, run};
-use crate::{Config, Counters, Error, Marker, Marks, Rekeyer, log};
+use crate::{Config, Counters, Error, Marker, Marks, Rekeyer};
 
-/// `SKREAP_ABI_VERSION` of this library: a program in another language passes it to the pinned walk
-/// program.
-pub const ABI_VERSION: u32 = 3;
-/// `SKREAP_LAYOUT_VERSION` this library was written for.
-const LAYOUT_VERSION: u32 = 3;
 /// `CHUNK` of `index.bpf.h`.
 const CHUNK: u64 = 64;
-/// The counters occupy whole pages, so that a later version can add counters in the same memory.
-const COUNTER_PAGE: usize = 4096;
-/// Holds the facts that a later version needs to take over an index.
-const CFG: &str = "cfg";
-const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// The loaded programs and maps. Dropping it does not detach the hooks: they live as long as their
 /// [`Hooks`](crate::hooks::Hooks).
@@ -334,169 +324,8 @@ impl Index {
     }
 }
 
-/// Everything that defines an index: two with the same shape have the same memory.
-#[derive(Clone, Copy, Debug)]
-struct Shape {
-    layout: Layout,
-    abi: types::skreap_abi,
-    seed: u64,
-    /// References to sockets are held.
-    held: bool,
-}
-
-impl Shape {
-    fn cfg(&self) -> types::skreap_cfg {
-        types::skreap_cfg {
-            layout: self.abi.layout,
-            nodes: self.layout.nodes,
-            seed: self.seed,
-            shards: self.layout.shards,
-            record_slots: self.layout.record_slots,
-            buckets: self.layout.buckets,
-            max_memberships: self.layout.max_memberships,
-            max_sockets: self.layout.max_sockets,
-            bootstrapped: 0,
-            held: self.held.into(),
-            padding: 0,
-        }
-    }
-
-    fn same_as(&self, pinned: &types::skreap_cfg) -> Result<(), Incompatible> {
-        let own = self.cfg();
-        for (what, found, wanted) in [
-            ("max_sockets", pinned.max_sockets, own.max_sockets),
-            ("buckets", pinned.buckets, own.buckets),
-            ("max_memberships", pinned.max_memberships, own.max_memberships),
-            ("number of shards", pinned.shards, own.shards),
-            ("number of record slots", pinned.record_slots, own.record_slots),
-            ("number of nodes", pinned.nodes, own.nodes),
-        ] {
-            if found != wanted {
-                return Err(Incompatible::Size { what, found, wanted });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The configuration stored in a pinned index, if its layout is the one known here.
-fn pinned_cfg(maps: &Path) -> Result<types::skreap_cfg, Incompatible> {
-    let value = bpffs::read_first(maps, CFG)?;
-    let found = value.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
-    if found != LAYOUT_VERSION || value.len() < size_of::<types::skreap_cfg>() {
-        return Err(Incompatible::Layout { found, expected: LAYOUT_VERSION });
-    }
-    // SAFETY: the value is at least as long as the struct, which is made of integers.
-    Ok(unsafe { value.as_ptr().cast::<types::skreap_cfg>().read_unaligned() })
-}
-
-/// Opens the object and sets all sizes; the seed of a pinned index must stay the same.
-fn prepare(config: &Config, seed: Option<u64>, held: bool) -> Result<(OpenObject, Shape), Error> {
-    log::install();
-    if !Path::new(BTF).exists() {
-        return Err(Error::Unsupported {
-            missing: format!("BTF ({BTF})"),
-            remedy: "use a kernel built with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
-        });
-    }
-    // Warnings of an earlier attempt are not about this one.
-    drop(log::take_warnings());
-    let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(load_error)?;
-    let rodata = open_rodata(&mut open)?;
-    let abi = rodata.abi;
-    for (found, expected) in [(abi.version, ABI_VERSION), (abi.layout, LAYOUT_VERSION)] {
-        if found != expected {
-            return Err(Error::Abi { found, expected });
-        }
-    }
-    let cpus = u32::try_from(libbpf_rs::num_possible_cpus().unwrap_or(1)).unwrap_or(1);
-    let layout = Layout::new(config, cpus, abi.walk_slots)?;
-    let seed = seed.map_or_else(random_seed, Ok)?;
-    rodata.cfg_nodes = layout.nodes;
-    rodata.cfg_record_slots = layout.record_slots;
-    rodata.cfg_record_bits = layout.record_slots.trailing_zeros();
-    rodata.cfg_buckets = layout.buckets;
-    rodata.cfg_all_buckets = layout.all_buckets();
-    rodata.cfg_all_records = layout.all_records();
-    rodata.cfg_shards = layout.shards;
-    rodata.cfg_shard_bits = layout.shards.trailing_zeros();
-    rodata.cfg_max_memberships = layout.max_memberships;
-    rodata.cfg_held = held.into();
-    rodata.cfg_seed = seed;
-    resize(&mut open, &layout, held)?;
-    Ok((open, Shape { layout, abi, seed, held }))
-}
-
-/// Takes every map with state from the pins. A pin without a map here is from a version that knows
-/// more.
-fn reuse_maps(open: &mut OpenObject, maps: &Path) -> Result<(), Obstacle> {
-    let mut left = bpffs::names(maps)?;
-    for mut map in open.maps_mut() {
-        if let Some(name) = bpffs::pin_name(map.name()) {
-            bpffs::reuse(&mut map, maps, &name)?;
-            left.retain(|pinned| *pinned != name);
-        }
-    }
-    match left.pop() {
-        Some(name) => Err(Incompatible::Map { name, why: "is not known here".to_owned() }.into()),
-        None => Ok(()),
-    }
-}
-
 fn object_error(what: &str, source: io::Error) -> Error {
     Error::Object { what: what.to_owned(), source }
-}
-
-fn open_rodata(open: &mut OpenObject) -> Result<&mut types::rodata, Error> {
-    let map = open
-        .maps_mut()
-        .find(|m| m.name().to_string_lossy().ends_with(".rodata"))
-        .ok_or_else(|| object_error(".rodata", io::ErrorKind::NotFound.into()))?;
-    let bytes = map.as_libbpf_object();
-    let mut length = 0;
-    // SAFETY: the map belongs to the open object; libbpf returns its initial value, or null.
-    let data = unsafe { libbpf_sys::bpf_map__initial_value(bytes.as_ptr(), &mut length) };
-    // The section ends with its last member, the Rust struct with its alignment; both lie in one
-    // page.
-    let length = length.next_multiple_of(align_of::<types::rodata>() as u64);
-    if data.is_null() || length < size_of::<types::rodata>() as u64 {
-        return Err(object_error(".rodata", io::ErrorKind::UnexpectedEof.into()));
-    }
-    // SAFETY: libbpf maps the initial value page-aligned; it is as long as the generated struct
-    // (checked), consists of integers, and lives until the object is loaded; the object is borrowed
-    // until then.
-    Ok(unsafe { &mut *data.cast::<types::rodata>() })
-}
-
-fn resize(open: &mut OpenObject, layout: &Layout, hold: bool) -> Result<(), Error> {
-    let words = |n: u32| n.checked_mul(4);
-    for mut map in open.maps_mut() {
-        let name = map.name().to_string_lossy().into_owned();
-        let bytes = match name.as_str() {
-            ".bss.pool" => layout.nodes.checked_mul(size_of::<types::node>() as u32),
-            ".bss.records" => words(layout.all_records()),
-            ".bss.buckets" => words(layout.all_buckets()),
-            ".bss.counters" => {
-                u32::try_from(size_of::<types::bss_counters>().next_multiple_of(COUNTER_PAGE)).ok()
-            }
-            "shards" => {
-                map.set_max_entries(layout.shards).map_err(|e| object_error(&name, io_error(e)))?;
-                continue;
-            }
-            "held" if hold => {
-                map.set_max_entries(layout.nodes).map_err(|e| object_error(&name, io_error(e)))?;
-                continue;
-            }
-            _ => continue,
-        };
-        let bytes = bytes.ok_or(Error::Config {
-            what: "max_sockets",
-            value: layout.max_sockets,
-            range: "as many as fit in a map of 4 GiB",
-        })?;
-        map.set_value_size(bytes).map_err(|e| object_error(&name, io_error(e)))?;
-    }
-    Ok(())
 }
 
 fn map_memory(object: &Object, name: &str, length: usize) -> Result<Mapping, Error> {
@@ -505,15 +334,4 @@ fn map_memory(object: &Object, name: &str, length: usize) -> Result<Mapping, Err
         .find(|m| m.name() == OsStr::new(name))
         .ok_or_else(|| object_error(name, io::ErrorKind::NotFound.into()))?;
     Mapping::new(map.as_fd(), length).map_err(|e| object_error(name, e))
-}
-
-fn random_seed() -> Result<u64, Error> {
-    let mut seed = [0; 8];
-    // SAFETY: the buffer is as long as stated.
-    let n = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
-    if n != 8 {
-        return Err(object_error("seed (getrandom)", io::Error::last_os_error()));
-    }
-    // Odd, because it is a factor too.
-    Ok(u64::from_ne_bytes(seed) | 1)
 }

@@ -41,13 +41,17 @@ mod engine;
 mod errno;
 mod error;
 mod event;
+mod failures;
+mod finished;
 mod guard;
 mod held;
+mod incomplete;
 mod limits;
 mod network;
 mod outcome;
 mod report;
 mod request;
+mod skipped;
 mod socket;
 #[cfg(test)]
 mod strategies;
@@ -60,15 +64,17 @@ pub use engine::EngineName;
 pub use errno::{errno_name, errno_reason};
 pub use error::{Refusal, UnknownName};
 pub use event::{Action, Event, IdError, LinkError, MAX_ID_BYTES, check_id};
+pub use failures::{Failure, Failures, MAX_FAILURES_LISTED};
+pub use finished::{FinishReason, Finished};
 pub use guard::{Guarded, Limit, Pacer, ReconcileMax};
 pub use held::HeldStatus;
+pub use incomplete::Incomplete;
 pub use limits::MAX_BACKENDS;
 pub use network::{MAX_NETWORKS, Network, NetworkError};
-pub use outcome::{
-    Failure, Failures, FinishReason, Finished, Imbalance, Incomplete, MAX_FAILURES_LISTED, Outcome, Skipped,
-};
+pub use outcome::{Imbalance, Outcome};
 pub use report::{BackendReport, Report};
 pub use request::Request;
+pub use skipped::Skipped;
 pub use socket::{Attribution, SocketTuple, state_name};
 pub use target::{Target, Unconnected};
 pub use timing::{MAX_RECORDED_NS, PhaseSummary, Phases, Summary, Timings, TimingsError, nanos};

@@ -1,285 +1,14 @@
 //! The result of an engine.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 use crate::engine::EngineName;
-use crate::errno::{errno_name, errno_reason};
+use crate::failures::Failures;
+use crate::finished::Finished;
+use crate::incomplete::Incomplete;
+use crate::skipped::Skipped;
 use crate::socket::SocketTuple;
 use crate::timing::Phases;
-
-/// Maximum number of failed sockets that a report lists one by one; all of them are counted by
-/// errno.
-pub const MAX_FAILURES_LISTED: usize = 64;
-
-/// Visited sockets that were not destroyed, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Skipped {
-    /// Sent to the backend without connecting to it; preserved by policy.
-    pub unconnected: u64,
-    /// Connected to another peer now.
-    pub moved_on: u64,
-    /// Recorded by `connect()` but without a peer now: the connect is in flight or failed, the
-    /// socket was disconnected (`AF_UNSPEC`), or it was destroyed before. Also a sender that was
-    /// already a victim of the same event, for another of its backends.
-    pub no_peer: u64,
-    /// In a TCP state that cannot be destroyed (CLOSE, TIME_WAIT).
-    pub state: u64,
-    /// A node whose socket no longer exists. Anything but 0 is an alarm: the index missed a close.
-    pub stale: u64,
-    /// Chosen as a victim, but closed by its owner before the destroy reached it.
-    pub gone: u64,
-    /// Connected to the same link-local address on another link, or not known on which. Left out when 0.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub other_link: u64,
-    /// The kernel's own (an NFS or CIFS mount, say): nothing can be told to its owner, and no engine
-    /// destroys it. The subflows of MPTCP, which belong to a program's socket, are victims instead.
-    /// Left out when 0.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub kernel: u64,
-    /// Found by a scan: the server's side of a TCP connection, which a listener has made. The index
-    /// does not know such sockets, and no engine destroys them.
-    #[serde(default)]
-    pub accepted: u64,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-const fn is_zero(n: &u64) -> bool {
-    *n == 0
-}
-
-impl Skipped {
-    /// All of them together, saturating.
-    pub fn total(&self) -> u64 {
-        [
-            self.unconnected,
-            self.moved_on,
-            self.no_peer,
-            self.state,
-            self.stale,
-            self.gone,
-            self.other_link,
-            self.kernel,
-            self.accepted,
-        ]
-        .into_iter()
-        .fold(0, u64::saturating_add)
-    }
-}
-
-/// Why an engine cannot claim to have found every socket of the backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Incomplete {
-    /// The index was full when a socket should have been added, and no scan has finished the event.
-    IndexFull,
-    /// An unconnected socket sent to more peers than its record holds, or found no room in the
-    /// index. A scan cannot find it either, since the kernel does not remember its destinations.
-    WideUnconnected,
-    /// A network namespace could not be entered or queried; its sockets were not checked.
-    NetnsUnreachable,
-    /// The kernel's tables of sockets could not be read, so a dump of them could not be confirmed;
-    /// some sockets may be missing from it.
-    DumpInterrupted,
-    /// The event had more victims than the limit, and destroyed none.
-    Refused,
-    /// The engine could not work at all; the report's `error` gives the reason.
-    EngineFailed,
-    /// It is unknown whether the hooks see translated addresses, and no scan has finished the
-    /// event; sockets may be recorded under a virtual address.
-    HookOrder,
-    /// The index may lack sockets of any backend, and no scan has finished the event: the search
-    /// for sockets older than the hooks was incomplete, or a hook was detached for a while.
-    IndexUnsure,
-    /// The kernel's own sockets are connected to the backend, and were not destroyed or could not be
-    /// looked for.
-    KernelSockets,
-    /// A scan came to a socket whose owner held its lock for so long that the scan was given up;
-    /// the sockets behind it were not checked.
-    SocketLocked,
-}
-
-impl Incomplete {
-    /// Every reason.
-    pub const ALL: [Self; 10] = [
-        Self::IndexFull,
-        Self::WideUnconnected,
-        Self::NetnsUnreachable,
-        Self::DumpInterrupted,
-        Self::Refused,
-        Self::EngineFailed,
-        Self::HookOrder,
-        Self::IndexUnsure,
-        Self::KernelSockets,
-        Self::SocketLocked,
-    ];
-
-    /// Name in kebab case, for example `index-full`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::IndexFull => "index-full",
-            Self::WideUnconnected => "wide-unconnected",
-            Self::NetnsUnreachable => "netns-unreachable",
-            Self::DumpInterrupted => "dump-interrupted",
-            Self::Refused => "refused",
-            Self::EngineFailed => "engine-failed",
-            Self::HookOrder => "hook-order",
-            Self::IndexUnsure => "index-unsure",
-            Self::KernelSockets => "kernel-sockets",
-            Self::SocketLocked => "socket-locked",
-        }
-    }
-}
-
-impl fmt::Display for Incomplete {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-/// Reason why a second engine had to finish an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum FinishReason {
-    /// The index does not hold every socket of the backend: a full scan finds the rest.
-    IndexFull,
-    /// The index may lack sockets of any backend: a full scan finds the rest.
-    IndexUnsure,
-    /// Sockets may be recorded under a virtual address: a full scan finds them by their peer.
-    HookOrder,
-    /// Sockets that differ only in their cookie (SO_REUSEPORT groups): sock_diag cannot name them,
-    /// an iterator can.
-    NoExactId,
-    /// The kernel's own sockets have connected to the backend, and the index has none of those: a
-    /// dump finds them. Its victims are subflows of MPTCP.
-    KernelSockets,
-}
-
-/// The result of a second engine. Its numbers are part of the totals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Finished {
-    /// The engine that finished.
-    pub engine: EngineName,
-    /// Why it had to.
-    pub because: FinishReason,
-    /// Victims that it found or was given.
-    pub victims: u64,
-    /// Those that it destroyed.
-    pub destroyed: u64,
-    /// Nanoseconds it took; part of the phases.
-    pub ns: u64,
-}
-
-/// A victim that could not be destroyed.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Failure {
-    /// The socket.
-    pub socket: SocketTuple,
-    /// Positive error number.
-    pub errno: i32,
-    /// Meaning of the number.
-    pub reason: String,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = errno_name(self.errno);
-        write!(f, "{}: {name}: {}", self.socket, self.reason)
-    }
-}
-
-/// Victims that could not be destroyed: all counted, the first [`MAX_FAILURES_LISTED`] listed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failures {
-    total: u64,
-    by_errno: BTreeMap<String, u64>,
-    sockets: Vec<Failure>,
-    left_out: u64,
-}
-
-impl Failures {
-    /// Counts a failure, and lists it while there is room. The sign of `errno` is ignored.
-    pub fn add(&mut self, socket: SocketTuple, errno: i32) {
-        self.total = self.total.saturating_add(1);
-        let count = self.by_errno.entry(errno_name(errno).into()).or_default();
-        *count = count.saturating_add(1);
-        if self.sockets.len() < MAX_FAILURES_LISTED {
-            self.sockets.push(Failure {
-                socket,
-                errno: errno.saturating_abs(),
-                reason: errno_reason(errno).to_owned(),
-            });
-        } else {
-            self.left_out = self.left_out.saturating_add(1);
-        }
-    }
-
-    /// Adds the failures of another walk of the same event.
-    pub fn merge(&mut self, other: Self) {
-        self.total = self.total.saturating_add(other.total);
-        for (name, more) in other.by_errno {
-            let count = self.by_errno.entry(name).or_default();
-            *count = count.saturating_add(more);
-        }
-        self.left_out = self.left_out.saturating_add(other.left_out);
-        for failure in other.sockets {
-            if self.sockets.len() < MAX_FAILURES_LISTED {
-                self.sockets.push(failure);
-            } else {
-                self.left_out = self.left_out.saturating_add(1);
-            }
-        }
-    }
-
-    /// Takes one failure of this socket back: it came to something else after all. False if there is none.
-    pub fn take_back(&mut self, cookie: u64, errno: i32) -> bool {
-        let name = errno_name(errno);
-        let Some(count) = self.by_errno.get_mut(name.as_ref()) else {
-            return false;
-        };
-        let listed = |failure: &Failure| failure.socket.cookie == cookie && failure.errno == errno;
-        match self.sockets.iter().position(listed) {
-            Some(at) => drop(self.sockets.remove(at)),
-            None if self.left_out > 0 => self.left_out -= 1,
-            None => return false,
-        }
-        *count = count.saturating_sub(1);
-        if *count == 0 {
-            self.by_errno.remove(name.as_ref());
-        }
-        self.total = self.total.saturating_sub(1);
-        true
-    }
-
-    /// How many victims could not be destroyed.
-    pub const fn total(&self) -> u64 {
-        self.total
-    }
-
-    /// How many, by the name of the error (`ENOENT`).
-    pub const fn by_errno(&self) -> &BTreeMap<String, u64> {
-        &self.by_errno
-    }
-
-    /// The first of them, at most [`MAX_FAILURES_LISTED`].
-    pub fn sockets(&self) -> &[Failure] {
-        &self.sockets
-    }
-
-    /// The same, for adding whose they are.
-    pub fn sockets_mut(&mut self) -> impl Iterator<Item = &mut SocketTuple> {
-        self.sockets.iter_mut().map(|failure| &mut failure.socket)
-    }
-
-    /// How many are counted but not listed.
-    pub const fn left_out(&self) -> u64 {
-        self.left_out
-    }
-}
 
 /// The result of an engine for one target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -436,7 +165,7 @@ impl Outcome {
     /// As [`forget_failures`](Self::forget_failures), for a pass over the kernel's hash tables,
     /// which do not contain sockets without a local port.
     pub fn forget_failures_of_scan(&mut self) {
-        let forgotten = self.failed.total.saturating_sub(self.failed_portless.total);
+        let forgotten = self.failed.total().saturating_sub(self.failed_portless.total());
         self.failed = self.failed_portless.clone();
         self.victims = self.victims.saturating_sub(forgotten);
         self.visited = self.visited.saturating_sub(forgotten);
@@ -445,7 +174,7 @@ impl Outcome {
     /// Nothing was missed and nothing failed, so this result also answers another request for the
     /// same backend.
     pub fn is_clean(&self) -> bool {
-        self.is_complete() && self.failed.total == 0 && self.pending == 0
+        self.is_complete() && self.failed.total() == 0 && self.pending == 0
     }
 
     /// Every socket of the backend was visited. Some may still have failed.
@@ -466,7 +195,7 @@ impl Outcome {
     /// The first [`Imbalance`], with the numbers. It is a bug in the engine that produced the
     /// outcome.
     pub fn balanced(&self, dry_run: bool) -> Result<(), Imbalance> {
-        let failed = self.failed.total;
+        let failed = self.failed.total();
         let gone = self.skipped.gone;
         // u128: sums of counters must not wrap into agreement.
         let [visited, victims, destroyed, failed_w, gone_w] =
@@ -534,6 +263,7 @@ pub enum Imbalance {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::finished::FinishReason;
     use crate::strategies::a_socket;
 
     #[test]
@@ -583,59 +313,6 @@ mod tests {
         assert_eq!((outcome.failed.sockets().len(), outcome.failed.left_out()), (7, 0));
         assert!(outcome.failed.sockets().iter().all(|failure| failure.socket.sport == 0));
         assert_eq!(outcome.balanced(false), Ok(()));
-    }
-
-    #[test]
-    fn skipped_total_counts_every_reason_once() {
-        let skipped = Skipped {
-            unconnected: 1,
-            moved_on: 10,
-            no_peer: 100,
-            state: 1_000,
-            stale: 10_000,
-            gone: 100_000,
-            other_link: 1_000_000,
-            kernel: 10_000_000,
-            accepted: 100_000_000,
-        };
-        assert_eq!(skipped.total(), 111_111_111);
-        assert_eq!(Skipped::default().total(), 0);
-    }
-
-    #[test]
-    fn incomplete_names_agree() {
-        for why in Incomplete::ALL {
-            assert_eq!(serde_json::to_string(&why).unwrap(), format!("\"{why}\""));
-        }
-    }
-
-    #[test]
-    fn failures_are_all_counted_and_the_first_are_listed() {
-        let mut failures = Failures::default();
-        for cookie in 0..100 {
-            failures.add(a_socket(cookie), if cookie % 4 == 0 { -95 } else { 2 });
-        }
-        assert_eq!(failures.total(), 100);
-        assert_eq!(failures.by_errno()["EOPNOTSUPP"], 25);
-        assert_eq!(failures.by_errno()["ENOENT"], 75);
-        assert_eq!(failures.by_errno().len(), 2);
-        assert_eq!(failures.sockets().len(), 64);
-        assert_eq!(failures.left_out(), 36);
-        assert_eq!(failures.sockets()[0].errno, 95);
-        assert_eq!(failures.sockets()[63].socket.cookie, 63);
-        assert_eq!(
-            failures.sockets()[1].to_string(),
-            "udp 10.0.0.2:4000 -> 10.0.0.1:53 cookie 1 netns 12: ENOENT: \
-             no socket has exactly this id now (closed, or in state CLOSE)"
-        );
-
-        let mut both = Failures::default();
-        both.add(a_socket(1000), 1);
-        both.merge(failures);
-        assert_eq!(both.total(), 101);
-        assert_eq!(both.sockets().len(), 64);
-        assert_eq!(both.left_out(), 37);
-        assert_eq!(both.by_errno()["EPERM"], 1);
     }
 
     /// 23 visited: 7 skipped, 16 victims of which 12 destroyed, 3 failed, 1 gone.
@@ -693,7 +370,7 @@ mod tests {
         other.add_finished(finished(3, 2));
         all.add_backend(other.clone());
         assert_eq!(all.balanced(false), Ok(()));
-        assert_eq!((all.visited, all.victims, all.destroyed, all.failed.total), (46, 32, 24, 6));
+        assert_eq!((all.visited, all.victims, all.destroyed, all.failed.total()), (46, 32, 24, 6));
         assert_eq!((all.skipped.total(), all.skipped.gone), (16, 2));
         assert_eq!((all.walk_ns, all.destroy_ns), (400, 600));
 

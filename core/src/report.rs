@@ -7,8 +7,12 @@ use serde::{Deserialize, Serialize};
 use crate::backend::Backend;
 use crate::engine::EngineName;
 use crate::event::{Action, Event};
+use crate::failures::Failures;
+use crate::finished::Finished;
 use crate::guard::Guarded;
-use crate::outcome::{Failures, Finished, Incomplete, Outcome, Skipped};
+use crate::incomplete::Incomplete;
+use crate::outcome::Outcome;
+use crate::skipped::Skipped;
 use crate::socket::SocketTuple;
 use crate::timing::Phases;
 
