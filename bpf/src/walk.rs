@@ -15,6 +15,7 @@ use crate::{Error, Victim};
 
 /// Sums over all calls of one walk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WalkCounts {
     /// Calls of the program: one, and one more for each time the emit buffer was full.
     pub calls: u64,

@@ -16,6 +16,7 @@ const EXCERPT_CHARS: usize = 64;
 /// whole line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "Wire", from = "Wire")]
+#[non_exhaustive]
 pub struct Refusal {
     /// Line number in its source, counted from 1.
     pub line: u64,
@@ -105,6 +106,7 @@ impl From<Wire> for Refusal {
 /// A name that is not in a closed list (protocol, engine, policy); the message lists the names.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{given} is not {what}; write one of: {known}")]
+#[non_exhaustive]
 pub struct UnknownName {
     what: &'static str,
     given: String,

@@ -1,5 +1,7 @@
 //! Something that happened to a backend.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
@@ -14,6 +16,8 @@ pub const MAX_ID_BYTES: usize = 256;
 /// Events are read with [`Request::parse`](crate::Request::parse) only, which refuses what it
 /// does not know; that is why this type is not `Deserialize`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[non_exhaustive]
+#[must_use = "nothing happens before a reaper handles it"]
 pub struct Event {
     /// The sender's name for this event; the report mirrors it. See [`check_id`].
     pub id: String,
@@ -33,6 +37,53 @@ impl Event {
     /// An event that is no dry run and names no netns.
     pub fn new(id: impl Into<String>, action: Action) -> Self {
         Self { id: id.into(), action, dry_run: false, netns: None }
+    }
+
+    /// The backend is gone. The id is one that no other event of this process has, until [`with_id`](Self::with_id) says
+    /// otherwise.
+    ///
+    /// ```
+    /// use skreap_core::Event;
+    ///
+    /// let event = Event::deleted("udp://10.0.0.1:53".parse()?).with_id("rollout-7").with_dry_run(true);
+    /// assert_eq!(
+    ///     serde_json::to_string(&event)?,
+    ///     r#"{"id":"rollout-7","type":"backend-deleted","backend":"udp://10.0.0.1:53","dry_run":true}"#,
+    /// );
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn deleted(backend: Backend) -> Self {
+        Self::new(next_id(), Action::BackendDeleted { backend })
+    }
+
+    /// These backends are gone, all in one event with one report. The id is as for [`deleted`](Self::deleted).
+    pub fn all_deleted(backends: impl IntoIterator<Item = Backend>) -> Self {
+        Self::new(next_id(), Action::BackendsDeleted { backends: backends.into_iter().collect() })
+    }
+
+    /// These backends live: everything else that the index has sockets of is gone, as far as it is connected to
+    /// addresses in the networks `within`. The id is as for [`deleted`](Self::deleted).
+    pub fn reconcile(
+        living: impl IntoIterator<Item = Backend>,
+        within: impl IntoIterator<Item = Network>,
+    ) -> Self {
+        let (backends, within) = (living.into_iter().collect(), within.into_iter().collect());
+        Self::new(next_id(), Action::Reconcile { backends, within, max_victims: None })
+    }
+
+    /// The same event with this id. See [`check_id`].
+    pub fn with_id(self, id: impl Into<String>) -> Self {
+        Self { id: id.into(), ..self }
+    }
+
+    /// The same event, which destroys nothing if `dry_run`.
+    pub fn with_dry_run(self, dry_run: bool) -> Self {
+        Self { dry_run, ..self }
+    }
+
+    /// The same event, with the file of the network namespace that its links are in.
+    pub fn with_netns(self, file: impl Into<String>) -> Self {
+        Self { netns: Some(file.into()), ..self }
     }
 
     /// Checks that each backend names one host. A link-local address does so only with its link,
@@ -149,6 +200,12 @@ impl Action {
     }
 }
 
+/// An id that no other event of this process has that was made here.
+fn next_id() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    format!("event-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 /// Checks an event or request id: 1 to [`MAX_ID_BYTES`] bytes, no control characters, so that it
 /// is safe in a log line.
 ///
@@ -224,6 +281,21 @@ mod tests {
         assert_eq!(LinkError::NoZone(bare).field(&one(bare)), "backend");
         assert_eq!(LinkError::Reconcile(bare).field(&living(bare)), "backends");
         assert_eq!(LinkError::NoUse.field(&one(plain)), "netns");
+    }
+
+    #[test]
+    fn events_are_made_in_few_words() {
+        let backend: Backend = "udp://10.0.0.1:53".parse().unwrap();
+        let (one, more) = (Event::deleted(backend), Event::deleted(backend));
+        assert!(one.id != more.id && check_id(&one.id) == Ok(()), "{} {}", one.id, more.id);
+        assert_eq!(one.with_id("e1"), event(false));
+        assert_eq!(more.with_id("e1").with_dry_run(true), event(true));
+        let all = Event::all_deleted([backend, backend]);
+        assert_eq!(all.action, Action::BackendsDeleted { backends: vec![backend; 2] });
+        let within: Vec<Network> = vec!["10.0.0.0/8".parse().unwrap()];
+        let living = Event::reconcile([backend], within.clone());
+        assert_eq!(living.action, Action::Reconcile { backends: vec![backend], within, max_victims: None });
+        assert_eq!(Event::deleted(backend).with_netns("/run/netns/a").netns.as_deref(), Some("/run/netns/a"));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use crate::timing::Phases;
 
 /// The result of an engine for one target.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use = "it says whether every socket was destroyed"]
 pub struct Outcome {
     /// The engine.
     pub engine: EngineName,

@@ -121,6 +121,7 @@ pub struct TimingsError(#[from] hdrhistogram::CreationError);
 
 /// Percentiles of each phase over many events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Summary {
     /// Number of events.
     pub count: u64,

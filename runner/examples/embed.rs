@@ -6,7 +6,7 @@
 use std::net::UdpSocket;
 
 use skreap::Reaper;
-use skreap::core::{Action, Backend, Event, Protocol};
+use skreap::core::{Backend, Event, Protocol};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // From here on, sockets of the whole machine (the cgroup2 root) are indexed as they connect.
@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let addr = deleted.local_addr()?;
     drop(deleted);
     let backend = Backend::new(Protocol::Udp, addr.ip(), addr.port())?;
-    let report = reaper.handle(&Event::new("example", Action::BackendDeleted { backend }));
+    let report = reaper.handle(&Event::deleted(backend).with_id("example"));
 
     println!("{}", serde_json::to_string(&report)?);
     for (i, client) in clients.iter().enumerate() {

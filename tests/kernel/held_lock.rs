@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use skreap::core::HeldStatus;
-use skreap::core::{Action, Backend, EngineName, Event, FinishReason, Report, Unconnected};
+use skreap::core::{Backend, EngineName, Event, FinishReason, Report, Unconnected};
 use skreap::status::Status;
 use skreap::{Batch, Underway};
 use skreap_testbed::{Client, Holding, NetnsRef, OpenSpec, Selection};
@@ -62,12 +62,7 @@ fn finds_without_locks(world: &World) -> Result<()> {
 }
 
 fn begin(world: &mut World, backend: Backend) -> Underway {
-    let event = Event {
-        id: "held".to_owned(),
-        action: Action::BackendDeleted { backend },
-        netns: None,
-        dry_run: false,
-    };
+    let event = Event::deleted(backend).with_id("held");
     world.reaper_mut().begin(&mut Batch::default(), &event, Instant::now())
 }
 

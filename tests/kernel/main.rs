@@ -25,6 +25,7 @@ mod dump_churn;
 mod events;
 mod flight;
 mod full;
+mod handle;
 mod heal;
 mod held_lock;
 mod hidden;
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
         index::cases(),
         balancer::cases(),
         events::cases(),
+        handle::cases(),
         order::cases(),
         flight::cases(),
         full::cases(),

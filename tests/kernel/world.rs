@@ -254,7 +254,7 @@ impl World {
 
     /// Has an event handled whose links are in this netns, which must be possible.
     pub fn tell_in(&mut self, action: Action, netns: &str, dry_run: bool) -> Result<Report> {
-        let event = Event { netns: Some(netns.to_owned()), ..self.event(action, dry_run) };
+        let event = self.event(action, dry_run).with_netns(netns);
         let report = self.reaper.handle(&event);
         if let Some(error) = &report.error {
             bail!("{}: {error}", event.action.name());
@@ -264,7 +264,8 @@ impl World {
 
     /// As [`attempt`](Self::attempt), with the netns of links or without.
     pub fn attempt_in(&mut self, action: Action, netns: Option<&str>, dry_run: bool) -> Report {
-        let event = Event { netns: netns.map(str::to_owned), ..self.event(action, dry_run) };
+        let mut event = self.event(action, dry_run);
+        event.netns = netns.map(str::to_owned);
         self.reaper.handle(&event)
     }
 
@@ -284,7 +285,7 @@ impl World {
 
     fn event(&mut self, action: Action, dry_run: bool) -> Event {
         self.events += 1;
-        Event { dry_run, ..Event::new(format!("event-{}", self.events), action) }
+        Event::new(format!("event-{}", self.events), action).with_dry_run(dry_run)
     }
 
     fn check(&self, event: &Event, report: Report) -> Result<Report> {
@@ -403,18 +404,17 @@ fn parse_entries(entries: &[(&str, &str)]) -> Result<Vec<(Backend, Backend)>> {
 
 /// The outcome a report was made of.
 fn as_outcome(report: &Report) -> Outcome {
-    Outcome {
-        visited: report.visited,
-        victims: report.victims,
-        destroyed: report.destroyed,
-        skipped: report.skipped,
-        failed: report.failed.clone(),
-        incomplete: report.incomplete_because.clone(),
-        walk_ns: report.ns.walk_ns,
-        destroy_ns: report.ns.destroy_ns,
-        victims_listed: report.sockets.clone(),
-        ..Outcome::new(report.engine)
-    }
+    let mut outcome = Outcome::new(report.engine);
+    outcome.visited = report.visited;
+    outcome.victims = report.victims;
+    outcome.destroyed = report.destroyed;
+    outcome.skipped = report.skipped;
+    outcome.failed = report.failed.clone();
+    outcome.incomplete = report.incomplete_because.clone();
+    outcome.walk_ns = report.ns.walk_ns;
+    outcome.destroy_ns = report.ns.destroy_ns;
+    outcome.victims_listed = report.sockets.clone();
+    outcome
 }
 
 /// What this machine lacks to run the tests, in one line.

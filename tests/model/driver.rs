@@ -452,7 +452,8 @@ impl<'a> Driver<'a> {
 
     pub fn tell(&mut self, action: Action, netns: Option<String>, dry_run: bool) -> Result<Report> {
         self.tally.events += 1;
-        let event = Event { dry_run, netns, ..Event::new(format!("e{}", self.tally.events), action) };
+        let mut event = Event::new(format!("e{}", self.tally.events), action).with_dry_run(dry_run);
+        event.netns = netns;
         Ok(self.world.reaper()?.handle(&event))
     }
 

@@ -42,7 +42,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         }
     };
     let netns = args.netns.clone();
-    let event = Event { dry_run: args.dry_run, netns, ..Event::new(client::id("reap"), action) };
+    let mut event = Event::new(client::id("reap"), action).with_dry_run(args.dry_run);
+    event.netns = netns;
     event.check_links().map_err(|e| Failure::Misused(e.into()))?;
     if args.once.once {
         let report = once::handle(&args.once, &event)?;

@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     let subject = format!("not among {}", counted(backends.len() as u64, "living backend"));
     let action = Action::Reconcile { backends, within: args.within.clone(), max_victims: args.max_victims };
-    let mut event = Event { dry_run: args.dry_run, ..Event::new(client::id("reconcile"), action) };
+    let mut event = Event::new(client::id("reconcile"), action).with_dry_run(args.dry_run);
     event.check_links().map_err(|e| Failure::Misused(e.into()))?;
     if asks {
         let Some(shown) = confirmed(args, &event, &subject)? else {
@@ -66,7 +66,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 /// Shows what would be destroyed and asks for a yes. Returns the number of victims it was said to.
 fn confirmed(args: &Args, event: &Event, subject: &str) -> Result<Option<u64>, Failure> {
-    let dry_run = Event { dry_run: true, ..event.clone() };
+    let dry_run = event.clone().with_dry_run(true);
     let answer = client::ask(&args.socket.path(), &Request::Event(dry_run))?;
     let mut report = Report::deserialize(&answer).context("cannot read the report")?;
     // How many of which backend is what the decision is about.

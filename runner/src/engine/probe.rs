@@ -16,6 +16,7 @@ pub use super::trial::Missing;
 
 /// A feature, and whether it works here.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Finding {
     /// Name of the feature.
     pub feature: &'static str,
@@ -29,6 +30,7 @@ pub struct Finding {
 
 /// All findings, and the conclusion.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Findings {
     /// Kernel release.
     pub kernel: String,

@@ -12,6 +12,7 @@ use crate::sys::privileges;
 
 /// Which engine is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Choice {
     /// The best that works here.
     #[default]
@@ -55,6 +56,7 @@ pub enum Error {
 /// No engine works here, or not the one that was asked for.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("engine {wanted} cannot be used: {why}{}", .wanted.next_step())]
+#[non_exhaustive]
 pub struct Refused {
     wanted: Choice,
     why: String,
@@ -78,6 +80,7 @@ impl Choice {
 
 /// The choice of `auto`, and its reason.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Decision {
     /// The engine, if any works.
     pub engine: Option<EngineName>,

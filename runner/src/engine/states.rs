@@ -55,6 +55,7 @@ impl fmt::Display for StateMask {
     "{given:?} is not a TCP state in which a socket can be destroyed; write some of: {}",
     StateMask::default()
 )]
+#[non_exhaustive]
 pub struct UnknownState {
     given: String,
 }

@@ -13,6 +13,7 @@ use crate::sys::sock_diag::{DiagSocket, Verdict};
 
 /// What did not work, in one sentence.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Missing {
     /// What is missing, and what to do about it.
     pub detail: String,

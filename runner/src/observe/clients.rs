@@ -17,6 +17,7 @@ pub struct Clients {
 
 /// A snapshot of [`Clients`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ClientCounts {
     /// Connected now.
     pub connected: u64,

@@ -10,6 +10,7 @@ use skreap_core::{Backend, Protocol};
 
 /// Sockets of one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct BackendEntry {
     /// Connected to it now.
     pub connected: u64,
@@ -51,6 +52,7 @@ fn automatic_ports() -> u16 {
 
 /// The index at one moment. Sockets that come and go while it is read may or may not be in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Listing {
     /// By backend, as `udp://10.0.0.1:53`.
     pub backends: BTreeMap<Backend, BackendEntry>,
@@ -74,6 +76,7 @@ pub struct Listing {
 
 /// How many memberships of each kind the index holds: what `status`, `top` and `index` say alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Census {
     /// Of sockets connected to the backend they are recorded under.
     pub connected: u64,

@@ -14,6 +14,7 @@ use crate::observe::listing::{BackendEntry, Census};
 /// State of a service at one moment. Counters count since it started, those of the index since the
 /// index was loaded.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Status {
     /// Version of the service.
     pub version: String,
@@ -60,6 +61,7 @@ pub struct Status {
 
 /// The index of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct IndexStatus {
     /// Memberships that always find room.
     pub max_sockets: u32,
@@ -135,6 +137,7 @@ impl EventResult {
 
 /// Totals of all events since the start. A dry run counts as an event and nowhere else.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Totals {
     /// Events by type and result.
     pub events: BTreeMap<String, BTreeMap<EventResult, u64>>,
@@ -253,6 +256,7 @@ const MIXED: &str = "mixed";
 
 /// One event of late.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Recent {
     /// Time since it was answered, in nanoseconds.
     pub age_ns: u64,
@@ -298,6 +302,7 @@ pub struct OrderStatus {
 
 /// Result of an audit, which compares the index with an independent scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct AuditStatus {
     /// Audits since the start.
     pub runs: u64,
@@ -333,6 +338,7 @@ impl AuditStatus {
 
 /// The status, and the largest backends.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Top {
     /// As `status` has it.
     pub status: Status,
@@ -355,6 +361,7 @@ pub struct Top {
 
 /// One backend and its sockets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TopBackend {
     /// The backend.
     pub backend: Backend,
@@ -365,13 +372,13 @@ pub struct TopBackend {
 
 #[cfg(test)]
 mod tests {
-    use skreap_core::{Action, BackendReport, Event, FinishReason, Finished, Outcome, Phases};
+    use skreap_core::{BackendReport, Event, FinishReason, Finished, Outcome, Phases};
 
     use super::*;
 
     fn report(dry_run: bool, change: impl FnOnce(&mut Outcome)) -> Report {
         let backend = "udp://10.0.0.1:53".parse().unwrap();
-        let event = Event { dry_run, ..Event::new("e", Action::BackendDeleted { backend }) };
+        let event = Event::deleted(backend).with_dry_run(dry_run);
         let mut outcome = Outcome::new(EngineName::Netlink);
         change(&mut outcome);
         Report::new(&event, outcome, Phases::default())
@@ -418,13 +425,10 @@ mod tests {
             ns: 1,
         }];
         assert_eq!(engines(&one), [((netlink, "udp"), 3), ((iter, "udp"), 2)]);
-        let part = |backend: &str, destroyed| BackendReport {
-            backend: backend.parse().unwrap(),
-            visited: destroyed,
-            victims: destroyed,
-            destroyed,
-            failed: 0,
-            complete: true,
+        let part = |backend: &str, destroyed| {
+            let mut outcome = Outcome::new(netlink);
+            outcome.destroyed = destroyed;
+            BackendReport::new(backend.parse().unwrap(), &outcome)
         };
         one.by_backend = vec![part("udp://10.0.0.1:53", 1), part("tcp://10.0.0.1:53", 4)];
         assert_eq!(engines(&one), [((netlink, "mixed"), 3), ((iter, "mixed"), 2)]);
@@ -445,7 +449,8 @@ mod tests {
         bad.guard = refused;
         assert_eq!(EventResult::of(&bad), EventResult::Refused);
         // One that would be refused is still a dry run.
-        let would = Report { guard: refused, ..report(true, |_| ()) };
+        let mut would = report(true, |_| ());
+        would.guard = refused;
         assert_eq!(EventResult::of(&would), EventResult::DryRun);
     }
 }

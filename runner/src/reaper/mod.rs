@@ -47,12 +47,12 @@ pub use underway::Underway;
 ///
 /// ```no_run
 /// use skreap::Reaper;
-/// use skreap::core::{Action, Event};
+/// use skreap::core::Event;
 ///
 /// let mut reaper = Reaper::builder().build()?;
 /// // … the control plane deletes a backend, and the load balancer knows it no more …
 /// let backend = "udp://10.0.0.1:53".parse()?;
-/// let report = reaper.handle(&Event::new("42", Action::BackendDeleted { backend }));
+/// let report = reaper.handle(&Event::deleted(backend));
 /// assert!(report.error.is_none() && report.complete);
 /// println!("{} sockets told that their backend is gone", report.destroyed);
 /// # Ok::<(), Box<dyn std::error::Error>>(())

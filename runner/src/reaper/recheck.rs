@@ -26,11 +26,13 @@ pub(crate) struct Found {
 /// The first pause; each one after is twice as long.
 pub(crate) const FIRST_PAUSE: Duration = Duration::from_micros(200);
 
-/// Waits until every hook that runs now has ended: the kernel runs them in RCU sections.
+/// Waits until every hook that runs now has ended: the kernel runs them in RCU sections. Takes some milliseconds.
+///
+/// For a dataplane, between the change of its map and the event, unless the change has waited for a grace period itself.
 ///
 /// # Errors
 /// [`EngineError::Io`], with `EINVAL` on a kernel that runs with nohz_full.
-pub(crate) fn grace_period() -> Result<(), EngineError> {
+pub fn grace_period() -> Result<(), EngineError> {
     rcu::grace_period().map_err(|source| EngineError::Io {
         what: "cannot wait for an RCU grace period (membarrier)".to_owned(),
         source,

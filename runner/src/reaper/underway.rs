@@ -13,6 +13,7 @@ use crate::engine::{nanos, tuple};
 /// An event about which everything is done but for sockets whose owners hold their locks. What is done with it is
 /// [`Reaper::settle`] and [`Reaper::finish`]; one that is dropped has no report.
 #[derive(Debug)]
+#[must_use = "an event that is dropped has no report"]
 pub struct Underway {
     event: Event,
     done: Done,

@@ -4,7 +4,7 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded, never, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
 use skreap_core::{Refusal, Request};
 
 use crate::observe::monitor::Monitor;
@@ -12,6 +12,7 @@ use crate::reaper::Reaper;
 use crate::reaper::batch::Batch;
 use crate::service::answers;
 use crate::service::deferred::Deferred;
+use crate::service::handle::Queue;
 use crate::service::source::{Inbox, Job, Reply, Running, Source, Stop};
 use crate::service::systemd::{Beat, Supervisor, Telling};
 use crate::upkeep::audit::{Answer, Asker};
@@ -36,47 +37,94 @@ pub fn serve(
     stop: &Stop,
     supervisor: &Supervisor,
 ) -> io::Result<()> {
-    let (events, jobs) = bounded(QUEUE);
+    serve_queue(reaper, &Queue::bounded(QUEUE), sources, stop, supervisor)
+}
+
+/// As [`serve`], with a queue that takes events from the program itself as well, through
+/// [handles](Queue::handle). They are stopped when every source has ended.
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_queue(
+    reaper: &mut Reaper,
+    queue: &Queue,
+    sources: &[Source],
+    stop: &Stop,
+    supervisor: &Supervisor,
+) -> io::Result<()> {
     // Holds one question of each connection at most.
     let (questions, asked) = unbounded();
     let monitor = reaper.monitor().clone();
-    let queue = jobs.clone();
-    monitor.watch_queue(Some(Box::new(move || queue.len())));
     let answering = answer_questions(monitor.clone(), reaper.audits(), asked)?;
-    let inbox = Inbox { events, questions };
-    let mut running = Vec::new();
-    let mut failed = Ok(());
-    for source in sources {
-        match source.start(inbox.clone(), stop, monitor.clients()) {
-            Ok(source) => running.push(source),
-            Err(e) => {
-                failed = Err(e);
-                break;
-            }
-        }
-    }
-    drop(inbox);
-    let telling = failed.and_then(|()| supervisor.ready(&monitor, stop));
+    let (running, started) = start(sources, queue, questions, stop, &monitor);
+    let handle = queue.handle();
+    let ending = thread::Builder::new().name("sources".to_owned()).spawn(move || {
+        running.into_iter().for_each(Running::wait);
+        handle.stop();
+    });
+    let started =
+        started.and(ending.as_ref().map(|_| ()).map_err(|e| io::Error::new(e.kind(), e.to_string())));
+    let telling = started.and_then(|()| supervisor.ready(&monitor, stop));
     if telling.is_err() {
         stop.give();
+        queue.handle().stop();
     }
-    let (ending, beat) = (stop.clone(), supervisor.beat().clone());
-    // Asked again and again while the reaper waits.
-    reaper.pace().give_up_when(move || {
-        beat.beat();
-        ending.given()
-    });
-    work_beating(reaper, &jobs, supervisor.beat(), || stop.given());
-    // A caller that uses the reaper afterwards keeps its pace.
-    reaper.pace().give_up_when(|| false);
-    running.into_iter().for_each(Running::wait);
+    let given = stop.clone();
+    work_until(reaper, queue, supervisor.beat(), move || given.given());
+    if ending.is_ok_and(|ending| ending.join().is_err()) {
+        tracing::error!("the thread that waits for the sources panicked");
+    }
     // At the end of input the signal has not been given yet.
     stop.give();
-    monitor.watch_queue(None);
     if answering.join().is_err() {
         tracing::error!("the thread that answers questions panicked");
     }
     telling.map(Telling::end)
+}
+
+/// Starts sources until one fails.
+fn start(
+    sources: &[Source],
+    queue: &Queue,
+    questions: Sender<Job>,
+    stop: &Stop,
+    monitor: &Monitor,
+) -> (Vec<Running>, io::Result<()>) {
+    let mut running = Vec::new();
+    let Some(events) = queue.sender() else {
+        return (running, Err(io::Error::other("the queue was stopped before")));
+    };
+    let inbox = Inbox { events, questions };
+    for source in sources {
+        match source.start(inbox.clone(), stop, monitor.clients()) {
+            Ok(source) => running.push(source),
+            Err(e) => return (running, Err(e)),
+        }
+    }
+    (running, Ok(()))
+}
+
+/// Answers the jobs of a queue until it was stopped and every accepted one is answered. `ending`: from now on neither the
+/// pace nor the owner of a socket is waited for.
+pub(super) fn work_until(
+    reaper: &mut Reaper,
+    queue: &Queue,
+    beat: &Beat,
+    ending: impl Fn() -> bool + Clone + Send + 'static,
+) {
+    let monitor = reaper.monitor().clone();
+    let jobs = queue.jobs().clone();
+    monitor.watch_queue(Some(Box::new(move || jobs.len())));
+    // Asked again and again while the reaper waits.
+    let (beating, given) = (beat.clone(), ending.clone());
+    reaper.pace().give_up_when(move || {
+        beating.beat();
+        given()
+    });
+    work_beating(reaper, queue.jobs(), beat, ending);
+    // A caller that uses the reaper afterwards keeps its pace.
+    reaper.pace().give_up_when(|| false);
+    monitor.watch_queue(None);
 }
 
 /// Answers questions about the service beside the reaper, until all senders are dropped.

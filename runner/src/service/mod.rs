@@ -5,7 +5,9 @@ pub(crate) mod answers;
 pub mod daemon;
 mod deferred;
 mod event_log;
+pub(crate) mod handle;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 pub mod source;
 pub mod systemd;
+pub(crate) mod thread;

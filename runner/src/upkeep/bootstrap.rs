@@ -41,6 +41,7 @@ const GIVEN_UP_MAX: usize = 3;
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Bootstrapped {
     /// TCP sockets.
     pub tcp: BootstrapCounts,

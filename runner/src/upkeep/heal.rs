@@ -41,6 +41,7 @@ pub struct Healer {
 
 /// The result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Healed {
     /// The marks before.
     pub before: Marks,

@@ -72,7 +72,7 @@ fn reads_as_written(outcome: &Outcome, dry_run: bool) {
     assert_eq!(failed.sockets().len() as u64 + failed.left_out(), failed.total());
     assert!(failed.sockets().len() <= MAX_FAILURES_LISTED);
     let Ok(backend) = Backend::new(Protocol::Udp, IpAddr::from([10, 0, 0, 1]), 53) else { return };
-    let event = Event { dry_run, ..Event::new("e", Action::BackendDeleted { backend }) };
+    let event = Event::new("e", Action::BackendDeleted { backend }).with_dry_run(dry_run);
     let report = Report::new(&event, outcome.clone(), Phases::default());
     assert_eq!(report.complete, report.incomplete_because.is_empty());
     let written = serde_json::to_vec(&report).unwrap();

@@ -14,7 +14,10 @@ use super::view::View;
 /// A service with two backends and one event, `sockets` connected to the first backend.
 fn top(sockets: u64, events: u64) -> Top {
     let phase = json!({"p50": 1500, "p90": 21_400, "p99": 452_000, "max": 2_740_000, "clamped": 0});
-    let counters = skreap::bpf::Counters { capacity: 1_048_576, ..Default::default() };
+    let mut counters = skreap::bpf::Counters::default();
+    counters.capacity = 1_048_576;
+    let mut clients = skreap::source::ClientCounts::default();
+    clients.connected = 2;
     let backend = |name: &str, n: u64| json!({"backend": name, "connected": n, "unconnected": 3, "netns": 2});
     serde_json::from_value(json!({
         "status": {
@@ -25,7 +28,7 @@ fn top(sockets: u64, events: u64) -> Top {
             "totals": {"events": {"backend-deleted": {"complete": events}}, "destroyed": {"netlink": {"udp": 12_345}},
                        "skipped": skreap::core::Skipped::default(), "failed": {"EPERM": 2}, "incomplete": {}},
             "latency": {"count": events, "queue": phase, "walk": phase, "destroy": phase, "total": phase},
-            "waiting": 1, "clients": skreap::source::ClientCounts { connected: 2, ..Default::default() },
+            "waiting": 1, "clients": clients,
             "hooks": [], "order": null, "audit": null,
             "recent": [{"age_ns": 61_000_000_000_u64, "id": "e", "type": "backend-deleted",
                         "backend": "tcp://[fd00:1111:2222::5]:8080", "backends": 1, "result": "failed",

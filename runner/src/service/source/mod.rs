@@ -98,6 +98,7 @@ impl Inbox {
 /// One line of output.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
+#[non_exhaustive]
 pub enum Reply {
     /// An event was handled.
     Report(Box<Report>),

@@ -48,6 +48,7 @@ impl fmt::Display for Kind {
 
 /// One socket of which index and scan say different things.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Difference {
     /// How they differ.
     pub kind: Kind,
@@ -72,6 +73,7 @@ impl Difference {
 
 /// The index compared with an independent scan of the sockets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Audit {
     /// True if nothing is missed, stale or under a wrong key.
     pub agrees: bool,
