@@ -179,7 +179,7 @@ struct skreap_counters {
 	__u64 dropped_chain;	 /* not recorded: record chain longer than the bound */
 	__u64 ignored_kernel;	 /* not recorded: in-kernel socket, never runs sock_release */
 	__u64 ignored_protocol; /* not recorded: neither TCP nor UDP */
-	__u64 wide;		 /* sockets that became wide: too many peers to list */
+	__u64 wildcard;		 /* sockets that became wildcards: too many peers to list */
 	__u64 stale;		 /* nodes without their socket, found by walks */
 	__u64 not_held;		 /* sockets the module gave no reference to */
 	__u64 last_stale;	 /* cookie of the socket whose nodes were the last stale ones */

@@ -87,8 +87,8 @@ static __always_inline int bootstrap_record(struct shard *s, struct membership *
 		result = record_further(m);
 	if (holding() && result == RECORD_NEW) {
 		__sync_fetch_and_add(&counters.not_held, 1);
-		/* The node of a wide socket is there before the others go: a walk always finds one of them. */
-		if (m->tag & NODE_WIDE)
+		/* The node of a wildcard socket is there before the others go: a walk always finds one of them. */
+		if (m->tag & NODE_WILDCARD)
 			record_forget(m, DROP_LISTED);
 	}
 	return result;

@@ -6,12 +6,12 @@
 const volatile __u32 cfg_nodes = 128;	       /* length of pool; node 0 is nil */
 const volatile __u32 cfg_record_slots = 64;    /* per shard, power of two */
 const volatile __u32 cfg_record_bits = 6;      /* log2 of the above */
-const volatile __u32 cfg_buckets = 1;	       /* per shard, power of two; one more for wide sockets */
+const volatile __u32 cfg_buckets = 1;	       /* per shard, power of two; one more for wildcard sockets */
 const volatile __u32 cfg_all_buckets = 2;      /* length of buckets: shards * (buckets + 1) */
 const volatile __u32 cfg_all_records = 64;     /* length of records: shards * record slots */
 const volatile __u32 cfg_shards = 1;	       /* power of two */
 const volatile __u32 cfg_shard_bits;	       /* log2 of the above */
-const volatile __u32 cfg_max_memberships = 63; /* nodes of one socket before it is wide, < CHUNK */
+const volatile __u32 cfg_max_memberships = 63; /* nodes of one socket before it is a wildcard, < CHUNK */
 const volatile __u32 cfg_held;		       /* 1: a reference to each recorded socket is held */
 const volatile __u64 cfg_seed = 0x9e3779b97f4a7c15ULL;
 

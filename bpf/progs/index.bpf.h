@@ -36,7 +36,7 @@
 #define NODE_CONNECT 0x00400000u /* recorded by connect() */
 #define NODE_SENDMSG 0x00800000u /* recorded by sendmsg() */
 #define NODE_IPV6 0x01000000u
-#define NODE_WIDE 0x02000000u /* stands for a socket with too many peers to list */
+#define NODE_WILDCARD 0x02000000u /* stands for a socket with too many peers to list */
 #define NODE_CURSOR 0x04000000u
 #define NODE_MULTI 0x08000000u /* its socket has, or had, other nodes as well */
 #define NODE_REKEYED 0x10000000u /* recorded by a re-key, see rekey.bpf.h */
@@ -44,7 +44,7 @@
 #define NODE_DEAD NODE_HELD   /* nothing else: unlinked, becomes free with its token */
 #define NODE_WATCHED 0x40000000u /* see pending.bpf.h */
 #define NODE_SETTLED 0x80000000u
-#define NODE_SOCKET (NODE_CONNECT | NODE_SENDMSG | NODE_WIDE | NODE_REKEYED)
+#define NODE_SOCKET (NODE_CONNECT | NODE_SENDMSG | NODE_WILDCARD | NODE_REKEYED)
 
 struct node {
 	__u64 sk; /* struct sock *, never dereferenced without the rules above */
@@ -134,15 +134,15 @@ static __always_inline __u32 bucket_of(__u64 key)
 	return (__u32)key & (cfg_buckets - 1);
 }
 
-/* The bucket after the last: wide sockets, which every walk visits */
-static __always_inline __u32 bucket_wide(void)
+/* The bucket after the last: wildcard sockets, which every walk visits */
+static __always_inline __u32 bucket_wildcard(void)
 {
 	return cfg_buckets;
 }
 
 static __always_inline __u32 bucket_of_node(const struct node *n)
 {
-	return n->tag & NODE_WIDE ? bucket_wide() : bucket_of(n->key);
+	return n->tag & NODE_WILDCARD ? bucket_wildcard() : bucket_of(n->key);
 }
 
 /* ---- buckets; the caller holds the shard's lock ---- */

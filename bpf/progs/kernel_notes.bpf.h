@@ -29,7 +29,7 @@ static __always_inline void note_kernel_socket(__u64 key, __u32 tag)
 
 	if (!(tag & NODE_CONNECT))
 		return;
-	if (tag & NODE_WIDE)
+	if (tag & NODE_WILDCARD)
 		kernel_notes.everything = 1;
 	else
 		__sync_fetch_and_or(&kernel_notes.backends[bit / 32 % NOTE_WORDS], 1u << bit % 32);

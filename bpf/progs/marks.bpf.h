@@ -61,7 +61,7 @@ static __always_inline void mark_incomplete(__u64 key, __u32 tag)
 
 	if (at)
 		__sync_fetch_and_or(at, 1u << bit % 32);
-	if (tag & (NODE_SENDMSG | NODE_WIDE))
+	if (tag & (NODE_SENDMSG | NODE_WILDCARD))
 		__sync_fetch_and_or(&marks.sent[word], 1u << bit % 32);
 }
 

@@ -10,7 +10,7 @@
  * effect.  The next connect() to that backend clears both bits.  So a settled node is one whose
  * connect began before the watch and had no effect during the wait.
  *
- * The node of a wide socket stands for all its peers: if the socket has ever called connect(), it
+ * The node of a wildcard socket stands for all its peers: if the socket has ever called connect(), it
  * may be connecting to any target.  It is watched and settled once for all of them, and every
  * connect() clears the bits.
  */
@@ -37,7 +37,7 @@ static __always_inline void pending_mark(struct shard *s, __u32 i, __u64 cookie,
 	if (!n || !(flags & (SKREAP_WALK_WATCH | SKREAP_WALK_SETTLE)))
 		return;
 	bpf_spin_lock(&s->lock);
-	if (n->cookie == cookie && (n->key == key || n->tag & NODE_WIDE) && n->tag & NODE_CONNECT) {
+	if (n->cookie == cookie && (n->key == key || n->tag & NODE_WILDCARD) && n->tag & NODE_CONNECT) {
 		if (flags & SKREAP_WALK_WATCH)
 			n->tag |= NODE_WATCHED;
 		else if (n->tag & NODE_WATCHED)

@@ -16,8 +16,8 @@
  *
  * When does a record stop to grow?
  *   At cfg_max_memberships nodes, or with a connect() to a zero address, which does not say where it will lead, the
- *   socket becomes wide: one node in a bucket that every walk visits.  The
- *   live peer decides there as everywhere, so a connected wide socket is never missed; for an unconnected
+ *   socket becomes a wildcard: one node in a bucket that every walk visits.  The
+ *   live peer decides there as everywhere, so a connected wildcard socket is never missed; for an unconnected
  *   one it is no longer known whom it sent to, and a walk that asks for those says so.  Whether it has ever called
  *   connect() its node still tells, see pending.bpf.h.
  */
@@ -41,7 +41,7 @@ enum { RECORD_KNOWN, RECORD_NEW, RECORD_NO_NODE, RECORD_TOO_LONG };
 /* Which nodes of a cookie are dropped */
 enum {
 	DROP_OBSOLETE, /* those that a connect by the membership's thread makes obsolete */
-	DROP_LISTED,   /* all but the one of a wide socket */
+	DROP_LISTED,   /* all but the one of a wildcard socket */
 	DROP_ALL,
 };
 
@@ -73,7 +73,7 @@ static __always_inline __u32 *record_at(__u64 cookie)
 /* What of a node's tag tells who recorded it, and how */
 static __always_inline __u32 claim(__u32 tag)
 {
-	return tag & (NODE_TID | NODE_CONNECT | NODE_SENDMSG | NODE_WIDE);
+	return tag & (NODE_TID | NODE_CONNECT | NODE_SENDMSG | NODE_WILDCARD);
 }
 
 /* Takes a node out of its bucket.  The caller holds the lock and has taken it out of its record. */
@@ -100,7 +100,7 @@ static __always_inline bool node_goes(const struct node *n, const struct members
 	if (what == DROP_ALL)
 		return true;
 	if (what == DROP_LISTED)
-		return !(n->tag & NODE_WIDE);
+		return !(n->tag & NODE_WILDCARD);
 	return !m->found && claim(n->tag) == claim(m->tag) && n->key != m->key && n->key != m->live_key;
 }
 
@@ -227,10 +227,10 @@ static __always_inline bool record_known(const struct membership *m)
 		return false;
 	tag = *(volatile __u32 *)&n->tag;
 	/* A node that an event has watched must be told of another connect, under the lock. */
-	if (tag & NODE_WIDE)
+	if (tag & NODE_WILDCARD)
 		return !(m->tag & NODE_CONNECT) ||
 		       (tag & (NODE_CONNECT | NODE_WATCHED | NODE_SETTLED)) == NODE_CONNECT;
-	if (n->key != m->key || m->tag & NODE_WIDE)
+	if (n->key != m->key || m->tag & NODE_WILDCARD)
 		return false;
 	if (m->tag & NODE_CONNECT)
 		return (claim(tag) | (tag & (NODE_WATCHED | NODE_SETTLED))) == claim(m->tag);
@@ -257,12 +257,12 @@ static __noinline int record_search(struct shard *s, __u32 *record, struct membe
 		i = n->rnext;
 		if (n->cookie != m->cookie)
 			continue;
-		if (n->tag & NODE_WIDE) {
+		if (n->tag & NODE_WILDCARD) {
 			if (m->tag & NODE_CONNECT)
 				n->tag = (n->tag | NODE_CONNECT) & ~(NODE_WATCHED | NODE_SETTLED);
 			return RECORD_KNOWN;
 		}
-		if (n->key == m->key && !(m->tag & NODE_WIDE)) {
+		if (n->key == m->key && !(m->tag & NODE_WILDCARD)) {
 			/* Only a node with one claimant may be dropped by connect(). */
 			if ((n->tag ^ m->tag) & NODE_TID && n->tag & m->tag & NODE_CONNECT)
 				n->tag &= ~NODE_TID;
@@ -281,8 +281,8 @@ static __noinline int record_search(struct shard *s, __u32 *record, struct membe
 not_found:
 	if (own)
 		m->tag |= NODE_MULTI;
-	if (m->tag & NODE_WIDE || own - obsolete >= cfg_max_memberships) {
-		m->tag = NODE_WIDE | connects | (m->tag & (NODE_HELD | NODE_CONNECT));
+	if (m->tag & NODE_WILDCARD || own - obsolete >= cfg_max_memberships) {
+		m->tag = NODE_WILDCARD | connects | (m->tag & (NODE_HELD | NODE_CONNECT));
 		what = DROP_ALL;
 	}
 	/* Nodes with a token are not dropped under this lock, see record_hold(). */
@@ -306,8 +306,8 @@ static __always_inline int record_insert(struct shard *s, __u32 *record, __u32 *
 	n->rnext = *record;
 	*record = fresh;
 	m->node = fresh;
-	if (m->tag & NODE_WIDE)
-		first = bucket_at(shard_of(m->cookie), bucket_wide());
+	if (m->tag & NODE_WILDCARD)
+		first = bucket_at(shard_of(m->cookie), bucket_wildcard());
 	if (first)
 		bucket_link(first, fresh, n);
 	s->n.inserts++;
@@ -423,8 +423,8 @@ static __always_inline void record_held(struct membership *m, struct skreap_sock
 	}
 	if (sock)
 		held_put(m->node, sock);
-	/* The node of a wide socket is there before the others go: a walk always finds one of them. */
-	if (m->tag & NODE_WIDE)
+	/* The node of a wildcard socket is there before the others go: a walk always finds one of them. */
+	if (m->tag & NODE_WILDCARD)
 		record_forget(m, DROP_LISTED);
 }
 
@@ -449,17 +449,17 @@ static __always_inline int record_membership(struct shard *s, struct membership 
 	return result;
 }
 
-/* Takes note of what could not be recorded, and of what has become wide. */
+/* Takes note of what could not be recorded, and of what has become a wildcard. */
 static __always_inline void record_count(const struct membership *m, int result)
 {
 	if (result == RECORD_NEW) {
-		if (m->tag & NODE_WIDE)
-			__sync_fetch_and_add(&counters.wide, 1);
+		if (m->tag & NODE_WILDCARD)
+			__sync_fetch_and_add(&counters.wildcard, 1);
 		return;
 	}
 	if (result == RECORD_KNOWN)
 		return;
-	if (m->tag & NODE_WIDE)
+	if (m->tag & NODE_WILDCARD)
 		mark_everything();
 	mark_incomplete(m->key, m->tag);
 	if (result == RECORD_NO_NODE)
@@ -483,7 +483,7 @@ static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 t
 	if (!sock_may_be_indexed(sk, key, tag))
 		return false;
 	/* TCP connects under the socket lock: an earlier one is over, whoever called it. */
-	if ((tag & (NODE_CONNECT | NODE_WIDE)) == NODE_CONNECT && sk->sk_protocol == IPPROTO_UDP)
+	if ((tag & (NODE_CONNECT | NODE_WILDCARD)) == NODE_CONNECT && sk->sk_protocol == IPPROTO_UDP)
 		tag |= (__u32)bpf_get_current_pid_tgid() & NODE_TID;
 	m.sk = (__u64)bsk;
 	m.key = key;

@@ -52,7 +52,7 @@ static __noinline int rekey_search(const __u32 *record, const struct membership 
 		found->sk = n->sk;
 		found->count++;
 		found->tags |= n->tag;
-		if (n->tag & NODE_WIDE || n->key == m->key)
+		if (n->tag & NODE_WILDCARD || n->key == m->key)
 			found->known = true;
 		if (adding)
 			n->tag |= NODE_MULTI;
@@ -88,7 +88,7 @@ __noinline int rekey_apply(struct membership *m)
 			/* Nodes with a token are removed after the unlock. */
 			if (!holding())
 				surplus = record_drop(s, record, m, DROP_ALL);
-			m->tag = NODE_WIDE | (found.tags & NODE_CONNECT);
+			m->tag = NODE_WILDCARD | (found.tags & NODE_CONNECT);
 		}
 		if (record_insert(s, record, first, m) != RECORD_NEW)
 			result = SKREAP_REKEY_NO_NODE;
@@ -159,10 +159,10 @@ static __always_inline int rekey(struct skreap_rekey *ctx)
 			break;
 		result = rekey_apply(&m);
 	}
-	if (result == SKREAP_REKEY_ADDED && m.tag & NODE_WIDE) {
+	if (result == SKREAP_REKEY_ADDED && m.tag & NODE_WILDCARD) {
 		if (holding())
 			record_forget(&m, DROP_LISTED);
-		__sync_fetch_and_add(&counters.wide, 1);
+		__sync_fetch_and_add(&counters.wildcard, 1);
 	}
 	if (result == SKREAP_REKEY_NO_NODE) {
 		/* This program may sleep, hooks may not; see marks.bpf.h. */

@@ -43,7 +43,7 @@ static __always_inline __be32 own_ipv4(struct bpf_sock_addr *ctx)
 
 /*
  * What a zero address stands for is decided after the hook: the socket's own address, or loopback.  A connect() to it
- * makes the socket wide, so that its live peer decides.  A sender has none: it is taken for one to the own address if
+ * makes the socket a wildcard, so that its live peer decides.  A sender has none: it is taken for one to the own address if
  * it is bound to one, and to loopback otherwise, as in udp_sendmsg() and udpv6_sendmsg().  A connect() with an address of
  * another family is refused after the hook, whatever stands where we look for ours.
  *
@@ -60,7 +60,7 @@ static __always_inline int record4(struct bpf_sock_addr *ctx, __u32 tag)
 	if (!daddr && tag & NODE_SENDMSG)
 		daddr = own_ipv4(ctx);
 	else if (!daddr && ctx->user_family == AF_INET)
-		tag |= NODE_WIDE;
+		tag |= NODE_WILDCARD;
 	record(ctx, key_ipv4(daddr, ctx->user_port, ctx->protocol), tag);
 	return ALLOW;
 }
@@ -84,7 +84,7 @@ static __always_inline int record6(struct bpf_sock_addr *ctx, __u32 tag)
 		if (tag & NODE_SENDMSG)
 			p.daddr[3] = ipv6 ? bpf_htonl(1) : own_ipv4(ctx);
 		else if (c->user_family == AF_INET6)
-			tag |= NODE_WIDE;
+			tag |= NODE_WILDCARD;
 	}
 	key = ipv6 ? key_of(&p) : key_ipv4(p.daddr[3], p.dport, p.protocol);
 	if (record(ctx, key, ipv6 ? tag | NODE_IPV6 : tag) && ipv6 && tag & NODE_SENDMSG)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
 /*
- * The walk: one pass over the bucket of a target in every shard, then over the wide sockets.
+ * The walk: one pass over the bucket of a target in every shard, then over the wildcard sockets.
  *
  * A cursor node inside the chain marks its place; each lock hold moves the cursor past one node.
  * So the walk may sleep between two nodes, may stop when its emit buffer is full and continue in
@@ -113,7 +113,7 @@ __noinline int cursor_enter(struct walk_slot *w, __u32 ci, struct node *cursor, 
 			bucket = p % (cfg_buckets + 1);
 		} else {
 			shard = p & (cfg_shards - 1);
-			bucket = p < cfg_shards ? bucket_of(key) : bucket_wide();
+			bucket = p < cfg_shards ? bucket_of(key) : bucket_wildcard();
 		}
 		first = bucket_at(shard, bucket);
 		if (!first || !*(volatile __u32 *)first)
@@ -173,7 +173,7 @@ static __always_inline __u32 relation(const struct walk_slot *w, const struct pe
 		return same_peer(live, target) ? SKREAP_CONNECTED : SKREAP_MOVED_ON;
 	if (is_closed(v))
 		return SKREAP_NO_PEER;
-	return tag & NODE_WIDE || key_of(live) == key ? SKREAP_CONNECTED : SKREAP_MOVED_ON;
+	return tag & NODE_WILDCARD || key_of(live) == key ? SKREAP_CONNECTED : SKREAP_MOVED_ON;
 }
 
 /*
@@ -305,7 +305,7 @@ __noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
 		bpf_rcu_read_unlock();
 		return WALK_GO_ON;
 	}
-	if (!all && !(tag & NODE_WIDE) && node_key != key) {
+	if (!all && !(tag & NODE_WILDCARD) && node_key != key) {
 		w->n.passed_over++;
 		bpf_rcu_read_unlock();
 		return WALK_GO_ON;

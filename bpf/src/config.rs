@@ -21,7 +21,7 @@ pub struct Config {
     pub max_sockets: u32,
     /// Buckets per shard, rounded up to a power of two; [`BUCKETS`]. 4 bytes each in every shard.
     pub buckets: u32,
-    /// Peers of one socket that are listed before it is kept as *wide* (found by every walk);
+    /// Peers of one socket that are listed before it is kept as a *wildcard* (found by every walk);
     /// 1 ..= 63.
     pub max_memberships: u32,
     /// Hold a reference to each recorded socket (8 more bytes for each of `max_sockets`). A walk
@@ -83,7 +83,7 @@ impl Layout {
         })
     }
 
-    /// Length of the array of buckets. Each shard has one more, for wide sockets.
+    /// Length of the array of buckets. Each shard has one more, for wildcard sockets.
     pub(crate) fn all_buckets(&self) -> u32 {
         self.shards * (self.buckets + 1)
     }

@@ -33,7 +33,7 @@ pub struct Counters {
     /// Sockets of another protocol that were not recorded.
     pub ignored_protocol: u64,
     /// Sockets that came to have too many peers to list.
-    pub wide: u64,
+    pub wildcard: u64,
     /// Nodes without their socket that walks have visited: an alarm.
     pub stale: u64,
     /// Sockets recorded without a reference although the index holds references; 0 without the

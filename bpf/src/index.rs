@@ -195,7 +195,7 @@ impl Index {
         c.dropped_chain = globals.counters.dropped_chain;
         c.ignored_kernel = globals.counters.ignored_kernel;
         c.ignored_protocol = globals.counters.ignored_protocol;
-        c.wide = globals.counters.wide;
+        c.wildcard = globals.counters.wildcard;
         c.stale = globals.counters.stale;
         c.not_held = globals.counters.not_held;
         c.last_stale = globals.counters.last_stale;

@@ -200,13 +200,13 @@ mod tests {
             visited: 1,
             victims: 1,
             victims_listed: Some(vec![a_socket(7)]),
-            incomplete: [Incomplete::WideUnconnected, Incomplete::IndexFull].into(),
+            incomplete: [Incomplete::WildcardUnconnected, Incomplete::IndexFull].into(),
             ..Outcome::new(EngineName::Kfunc)
         };
         let json = serde_json::to_value(Report::new(&event(true), outcome, PHASES)).unwrap();
         assert_eq!(json["dry_run"], true);
         assert_eq!(json["complete"], false);
-        assert_eq!(json["incomplete_because"], serde_json::json!(["index-full", "wide-unconnected"]));
+        assert_eq!(json["incomplete_because"], serde_json::json!(["index-full", "wildcard-unconnected"]));
         assert_eq!(json["sockets"][0]["cookie"], 7);
         assert_eq!(json.get("error"), None);
     }

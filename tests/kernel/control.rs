@@ -195,7 +195,7 @@ fn connects_to_port_zero_record_nothing(world: &mut World) -> Result<()> {
     let socket = open(&mut client, spec_for(tcp(1)))?;
     errno(client.connect(socket.handle, port_zero(tcp(1))))?;
     let counters = world.counters()?;
-    ensure!(counters.inserts == 0 && counters.wide == 0, "{counters:?}");
+    ensure!(counters.inserts == 0 && counters.wildcard == 0, "{counters:?}");
 
     let moved = connect(&mut client, udp(1))?;
     client.connect(moved.handle, port_zero(udp(1)))?;

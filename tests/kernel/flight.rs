@@ -27,8 +27,8 @@ pub fn cases() -> Vec<Case> {
     let held_up = WorldOptions { leave_order: true, ..WorldOptions::default() };
     let patient = WorldOptions { recheck: Duration::from_secs(5), ..held_up };
     let waits = WorldOptions { recheck: Duration::from_millis(150), ..WorldOptions::default() };
-    let wide = WorldOptions { max_memberships: 4, ..patient };
-    let wide_waits = WorldOptions { max_memberships: 4, ..waits };
+    let wildcard = WorldOptions { max_memberships: 4, ..patient };
+    let wildcard_waits = WorldOptions { max_memberships: 4, ..waits };
     let never = WorldOptions { recheck: Duration::ZERO, ..held_up };
     let storm = |balancer| WorldOptions { balancer, grace: true, ..WorldOptions::default() };
     vec![
@@ -38,8 +38,8 @@ pub fn cases() -> Vec<Case> {
         case!(connect_under_way_without_waiting).index_only().with(never),
         case!(leftovers_are_waited_for_once).with(waits),
         case!(leftovers_that_connect_again).index_only().with(waits),
-        case!(wide_socket_under_way_is_waited_for).index_only().with(wide),
-        case!(wide_sockets_are_waited_for_once).index_only().with(wide_waits),
+        case!(wide_socket_under_way_is_waited_for).index_only().with(wildcard),
+        case!(wide_sockets_are_waited_for_once).index_only().with(wildcard_waits),
         case!(storm_on_a_switched_balancer_udp).with(storm(TO_UDP[0])),
         case!(storm_on_a_switched_balancer_tcp).with(storm(TO_TCP[0])),
     ]
@@ -160,14 +160,14 @@ fn leftovers_that_connect_again(world: &mut World) -> Result<()> {
 }
 
 /// A socket with more peers than are listed for one, which has never called connect().
-fn wide_sender(world: &mut World, client: &mut Client) -> Result<Socket> {
+fn wildcard_sender(world: &mut World, client: &mut Client) -> Result<Socket> {
     let backends: Vec<Backend> = (1..=5).map(udp).collect();
     for backend in &backends {
         world.add_address(backend.addr())?;
     }
     let socket = sender(client, &backends)?;
     let counters = world.counters()?;
-    ensure!(counters.wide == 1 && counters.live() == 1, "{counters:?}");
+    ensure!(counters.wildcard == 1 && counters.live() == 1, "{counters:?}");
     Ok(socket)
 }
 
@@ -180,7 +180,7 @@ fn in_flight(world: &World, backend: Backend) -> Result<Vec<u64>> {
 fn wide_socket_under_way_is_waited_for(world: &mut World) -> Result<()> {
     world.serve(&[udp(9)])?;
     let mut client = world.client("client")?;
-    let socket = wide_sender(world, &mut client)?;
+    let socket = wildcard_sender(world, &mut client)?;
     ensure!(in_flight(world, udp(9))?.is_empty());
     let delay = world.delay_connects()?;
     client.send(&Op::Connect { socket: socket.handle, addr: udp(9).socket_addr() })?;
@@ -200,7 +200,7 @@ fn wide_socket_under_way_is_waited_for(world: &mut World) -> Result<()> {
 fn wide_sockets_are_waited_for_once(world: &mut World) -> Result<()> {
     world.serve(&[udp(8), udp(9)])?;
     let mut client = world.client("client")?;
-    let socket = wide_sender(world, &mut client)?;
+    let socket = wildcard_sender(world, &mut client)?;
     let report = world.reap(udp(9))?;
     ensure!(report.pending == 0 && report.complete, "{report:?}");
     for _ in 0..2 {

@@ -125,7 +125,7 @@ fn full_index_and_unconnected_senders(world: &mut World) -> Result<()> {
     let lost = sender(&mut client, &[udp(1)])?;
     let connected = connect(&mut client, udp(1))?;
     let report = world.reap(udp(1))?;
-    ensure!(report.incomplete_because == [Incomplete::WideUnconnected].into(), "{report:?}");
+    ensure!(report.incomplete_because == [Incomplete::WildcardUnconnected].into(), "{report:?}");
     ensure!(report.destroyed == 17 && report.finished[0].destroyed == 1, "{report:?}");
     ensure!(client.state(lost.handle)?.errno == 0);
     ensure!(client.state(connected.handle)?.destroyed());
@@ -176,7 +176,7 @@ fn full_index_and_a_socket_with_many_peers(world: &mut World) -> Result<()> {
     let bulk = connect_many(&mut client, Default::default(), udp(11), 60)?;
     let socket = sender(&mut client, &backends)?;
     let counters = world.counters()?;
-    ensure!(counters.dropped_full == 6 && counters.live() == 64 && counters.wide == 0, "{counters:?}");
+    ensure!(counters.dropped_full == 6 && counters.live() == 64 && counters.wildcard == 0, "{counters:?}");
     // A connect that is not recorded is incomplete for its backend, and only for that.
     client.connect(socket.handle, udp(12).socket_addr()).err();
     send_to_all(&mut client, socket, &backends[..4])?;

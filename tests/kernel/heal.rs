@@ -148,11 +148,11 @@ fn senders_are_not_healed(world: &mut World) -> Result<()> {
     ensure!(healed.after == Marks { backends: 0, everything: false, sent: 1 }, "{healed:?}");
     ensure!(healed.found.udp.indexed == 1, "{healed:?}");
     let report = world.reap(udp(2))?;
-    ensure!(report.incomplete_because == [Incomplete::WideUnconnected].into(), "{report:?}");
+    ensure!(report.incomplete_because == [Incomplete::WildcardUnconnected].into(), "{report:?}");
     ensure!(report.destroyed == 1 && report.finished.is_empty(), "{report:?}");
     ensure!(client.state(connected.handle)?.destroyed() && client.state(lost.handle)?.errno == 0);
     let report = world.tell(living(vec![udp(1), udp(2)]), true)?;
-    ensure!(report.incomplete_because == [Incomplete::WideUnconnected].into(), "{report:?}");
+    ensure!(report.incomplete_because == [Incomplete::WildcardUnconnected].into(), "{report:?}");
     Ok(())
 }
 

@@ -185,7 +185,7 @@ fn two_walks_destroy_one_backend(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// None is left to be finished by its id: not those that moved, are wide, or are known under many backends.
+/// None is left to be finished by its id: not those that moved, are wildcards, or are known under many backends.
 fn every_recorded_socket_is_held(world: &mut World) -> Result<()> {
     let backends: Vec<Backend> = (1..=5).map(udp).collect();
     world.serve(&backends)?;
@@ -204,11 +204,11 @@ fn every_recorded_socket_is_held(world: &mut World) -> Result<()> {
     for backend in &many[5..] {
         world.add_address(backend.addr())?;
     }
-    let wide = open(&mut client, spec_for(udp(1)))?;
-    crate::unconnected::send_to_all(&mut client, wide, &many)?;
-    client.connect(wide.handle, udp(1).socket_addr())?;
-    expected.push(wide.cookie);
-    ensure!(world.counters()?.wide == 1 && world.counters()?.not_held == 0, "{:?}", world.counters()?);
+    let wildcard = open(&mut client, spec_for(udp(1)))?;
+    crate::unconnected::send_to_all(&mut client, wildcard, &many)?;
+    client.connect(wildcard.handle, udp(1).socket_addr())?;
+    expected.push(wildcard.cookie);
+    ensure!(world.counters()?.wildcard == 1 && world.counters()?.not_held == 0, "{:?}", world.counters()?);
 
     let mut left = Vec::new();
     let counts = world.reaper().index().walker()?.destroy(&target(udp(1)), 0, true, &mut left)?;

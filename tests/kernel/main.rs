@@ -57,7 +57,7 @@ mod unconnected;
 mod verifier;
 mod walk;
 mod whose;
-mod wide;
+mod wildcard;
 mod world;
 mod zero;
 
@@ -94,7 +94,7 @@ fn main() -> ExitCode {
         sharing::cases(),
         unconnected::cases(),
         senders::cases(),
-        wide::cases(),
+        wildcard::cases(),
         zero::cases(),
         control::cases(),
         index::cases(),

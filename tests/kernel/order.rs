@@ -221,7 +221,7 @@ fn peers_in_force_are_not_rekeyed(world: &mut World) -> Result<()> {
     expect_order(world, 1, 0)
 }
 
-/// Four are as many memberships as are listed; with one more the socket is wide.
+/// Four are as many memberships as are listed; with one more the socket is a wildcard.
 fn rekey_of_a_socket_with_many_peers(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp(2), udp(3), udp(4)])?;
     let mut client = world.client("client")?;
@@ -231,10 +231,10 @@ fn rekey_of_a_socket_with_many_peers(world: &mut World) -> Result<()> {
     }
     let _balancer = balance(world, &[udp(1)], Placing::Last)?;
     client.connect(socket.handle, vip(udp(1)).socket_addr())?;
-    ensure!(world.counters()?.live() == 4 && world.counters()?.wide == 0, "{:?}", world.counters()?);
+    ensure!(world.counters()?.live() == 4 && world.counters()?.wildcard == 0, "{:?}", world.counters()?);
     world.tidy();
     expect_order(world, 1, 1)?;
-    ensure!(world.counters()?.live() == 1 && world.counters()?.wide == 1, "{:?}", world.counters()?);
+    ensure!(world.counters()?.live() == 1 && world.counters()?.wildcard == 1, "{:?}", world.counters()?);
     let report = world.reap(udp(1))?;
     expect_destroyed(&report, &mut [&mut client], &[socket.cookie])
 }

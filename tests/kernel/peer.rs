@@ -109,7 +109,7 @@ fn many_peers_one_after_the_other(world: &mut World) -> Result<()> {
     }
     if world.uses_index() {
         let counters = world.counters()?;
-        ensure!(counters.live() == 2 && counters.wide == 0 && counters.inserts == 200, "{counters:?}");
+        ensure!(counters.live() == 2 && counters.wildcard == 0 && counters.inserts == 200, "{counters:?}");
     }
     for backend in &backends[..199] {
         expect_complete(&world.reap(*backend)?, 0)?;

@@ -146,7 +146,7 @@ fn one_socket_sends_to_50_backends(world: &mut World) -> Result<()> {
     // A second time, all are known.
     send_to_all(&mut client, socket, &backends)?;
     let counters = world.counters()?;
-    ensure!(counters.inserts == 50 && counters.live() == 50 && counters.wide == 0, "{counters:?}");
+    ensure!(counters.inserts == 50 && counters.live() == 50 && counters.wildcard == 0, "{counters:?}");
     for backend in &backends {
         let report = world.reap(*backend)?;
         ensure!(report.visited == 1, "{report:?}");

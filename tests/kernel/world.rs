@@ -28,7 +28,7 @@ pub struct WorldOptions {
     pub max_sockets: u32,
     /// Buckets in each shard.
     pub buckets: u32,
-    /// Peers of one socket before it is wide.
+    /// Peers of one socket before it is a wildcard.
     pub max_memberships: u32,
     /// What is done with sockets that only sent to the backend.
     pub unconnected: Unconnected,

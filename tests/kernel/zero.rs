@@ -78,9 +78,9 @@ fn connect_to_a_zero_address_and_elsewhere(world: &mut World) -> Result<()> {
     ensure!(world.counters()?.live() == 1);
     // An address of another family is refused, and says nothing.
     errno(client.connect(socket.handle, SocketAddr::new(V6, 7)))?;
-    ensure!(world.counters()?.wide == 0);
+    ensure!(world.counters()?.wildcard == 0);
     client.connect(socket.handle, SocketAddr::new(V4, 7))?;
-    ensure!(world.counters()?.wide == 1);
+    ensure!(world.counters()?.wildcard == 1);
     let peer = client.state(socket.handle)?.peer;
     let peer = Backend::new(Protocol::Udp, peer.map_or(V4, |peer| peer.ip()), 7)?;
     let (there, elsewhere) = if peer == own { (own, v4) } else { (v4, own) };

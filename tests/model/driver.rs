@@ -319,7 +319,7 @@ impl<'a> Driver<'a> {
         }
         let (client, cookie, protocol) = (socket.client, socket.cookie, socket.protocol);
         if to.place.is_zero() && self.world.kind().unconnected == Unconnected::Destroy {
-            // It makes the socket wide, and whom a wide socket has sent to is not known.
+            // It makes the socket a wildcard, and whom a wildcard socket has sent to is not known.
             return Ok(None);
         }
         let addr = to.addr(socket.family);

@@ -52,19 +52,19 @@ const KFUNC: Kind = Kind { name: "kfunc", engine: EngineName::Kfunc, ..PLAIN };
 /// Name of the world in which the module comes and goes.
 pub const MODULE: &str = "module";
 
-/// Every kind. `full`: the index holds less than the scripts open. `wide`: a socket with more than two peers is in
+/// Every kind. `full`: the index holds less than the scripts open. `wildcard`: a socket with more than two peers is in
 /// the bucket that every walk visits.
 pub const KINDS: [Kind; 13] = [
     PLAIN,
     Kind { name: "full", weight: 2, max_sockets: 6, ..PLAIN },
-    Kind { name: "wide", max_memberships: 2, ..PLAIN },
+    Kind { name: "wildcard", max_memberships: 2, ..PLAIN },
     Kind { name: "unconnected", unconnected: Unconnected::Destroy, ..PLAIN },
     Kind { name: "sharded", max_sockets: 32_768, ..PLAIN },
     Kind { name: "iter", weight: 1, engine: EngineName::Iter, ..PLAIN },
     Kind { name: "diag", weight: 1, engine: EngineName::Diag, ..PLAIN },
     KFUNC,
     Kind { name: "kfunc-full", weight: 3, max_sockets: 6, ..KFUNC },
-    Kind { name: "kfunc-wide", weight: 3, max_memberships: 2, ..KFUNC },
+    Kind { name: "kfunc-wildcard", weight: 3, max_memberships: 2, ..KFUNC },
     Kind { name: "kfunc-unconnected", weight: 3, unconnected: Unconnected::Destroy, ..KFUNC },
     Kind { name: "kfunc-sharded", weight: 3, max_sockets: 32_768, ..KFUNC },
     Kind { name: MODULE, weight: 1, module: true, ..KFUNC },

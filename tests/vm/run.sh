@@ -124,7 +124,7 @@ add_suites() {
 		model)
 			[ -n "$MODULE" ] || die "$name: here the model is run with the module"
 			add_program "$MODEL_TESTS" model
-			random=120 worlds=kfunc,kfunc-full,kfunc-wide,kfunc-unconnected,kfunc-sharded,module
+			random=120 worlds=kfunc,kfunc-full,kfunc-wildcard,kfunc-unconnected,kfunc-sharded,module
 			[ -z "$quick" ] || random=30 worlds=kfunc
 			random=${SKREAP_MODEL_SECONDS:-$((random * slowness))}
 			echo "export SKREAP_MODEL_SECONDS=$random SKREAP_MODEL_WORLDS=$worlds SKREAP_MODULE=/tests/skreap.ko"

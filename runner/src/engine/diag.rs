@@ -103,7 +103,7 @@ impl Engine for Diag {
         let mut outcome = Outcome::new(self.name);
         if target.unconnected == Unconnected::Destroy {
             // Only the index has the destinations of an unconnected socket.
-            outcome.incomplete.insert(Incomplete::WideUnconnected);
+            outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
         let Everywhere { mut netns, whole } = self.finder.find(target)?;
         if let Some(link) = chosen.link() {

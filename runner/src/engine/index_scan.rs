@@ -62,7 +62,7 @@ impl Engine for IndexScan {
             outcome.incomplete.insert(Incomplete::IndexUnsure);
         }
         if target.unconnected == Unconnected::Destroy && (counts.incomplete_unconnected || left.unnamed > 0) {
-            outcome.incomplete.insert(Incomplete::WideUnconnected);
+            outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
         outcome.victims = self.victims.len() as u64;
         outcome.skipped.unconnected = left.unconnected;

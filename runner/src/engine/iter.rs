@@ -52,7 +52,7 @@ impl Iter {
         let start = Instant::now();
         let mut outcome = Outcome::new(EngineName::Iter);
         if target.unconnected == Unconnected::Destroy {
-            outcome.incomplete.insert(Incomplete::WideUnconnected);
+            outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
         let mut netns = self.finder.find(target)?.netns;
         netns.retain(|id| id.cookie == link.netns);
@@ -90,7 +90,7 @@ impl Engine for Iter {
         let mut outcome = Outcome::new(EngineName::Iter);
         if target.unconnected == Unconnected::Destroy {
             // Only the index has the destinations of an unconnected socket.
-            outcome.incomplete.insert(Incomplete::WideUnconnected);
+            outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
         let Everywhere { netns, whole } = self.finder.find(target)?;
         let done = self.scanner.scan(target, self.states, &netns)?;

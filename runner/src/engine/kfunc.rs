@@ -67,7 +67,7 @@ impl Kfunc {
         match self.walker.walk_states(target, self.states.bits(), &mut senders) {
             Ok(counts) if !counts.incomplete_unconnected => {}
             Ok(_) => {
-                outcome.incomplete.insert(Incomplete::WideUnconnected);
+                outcome.incomplete.insert(Incomplete::WildcardUnconnected);
             }
             Err(e) => {
                 tracing::warn!(backend = %target.backend, "cannot walk for unconnected senders: {e}");
@@ -161,6 +161,6 @@ fn note(counts: &skreap_bpf::WalkCounts, target: &Target, outcome: &mut Outcome)
         outcome.incomplete.insert(Incomplete::IndexUnsure);
     }
     if counts.incomplete_unconnected && target.unconnected == Unconnected::Destroy {
-        outcome.incomplete.insert(Incomplete::WideUnconnected);
+        outcome.incomplete.insert(Incomplete::WildcardUnconnected);
     }
 }

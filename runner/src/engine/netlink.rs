@@ -59,7 +59,7 @@ impl Engine for Netlink {
             outcome.incomplete.insert(Incomplete::IndexUnsure);
         }
         if counts.incomplete_unconnected && target.unconnected == Unconnected::Destroy {
-            outcome.incomplete.insert(Incomplete::WideUnconnected);
+            outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
         let walker = &mut self.walker;
         self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |victims| {

@@ -149,7 +149,7 @@ impl Reaper {
                 found.incomplete.insert(Incomplete::IndexUnsure);
             }
             if marks.sent > 0 && self.unconnected == Unconnected::Destroy {
-                found.incomplete.insert(Incomplete::WideUnconnected);
+                found.incomplete.insert(Incomplete::WildcardUnconnected);
             }
         }
         Ok(found)

@@ -56,7 +56,7 @@ pub(crate) fn gone(
                 // A multicast address cannot be a backend, so a socket connected to one is not a
                 // victim.
                 None if wanted && victim.relation() == Relation::Unconnected => {
-                    found.incomplete.insert(Incomplete::WideUnconnected);
+                    found.incomplete.insert(Incomplete::WildcardUnconnected);
                 }
                 _ => {}
             }

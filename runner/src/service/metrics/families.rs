@@ -188,9 +188,9 @@ fn index(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
         by("reason", [("kernel", c.ignored_kernel), ("protocol", c.ignored_protocol)]),
     )?;
     to.counter(
-        "index_wide",
-        "Sockets that became wide: too many peers to list, or a connect to a zero address",
-        one(c.wide),
+        "index_wildcard",
+        "Sockets that became wildcards: too many peers to list, or a connect to a zero address",
+        one(c.wildcard),
     )?;
     to.counter("index_stale", "Nodes whose socket no longer exists: a close was missed", one(c.stale))
 }

@@ -1,4 +1,4 @@
-//! Sockets with more peers than are listed for one: they are *wide*, and every walk looks at them.
+//! Sockets with more peers than are listed for one: they are a *wildcard*, and every walk looks at them.
 
 use std::collections::BTreeSet;
 
@@ -36,33 +36,33 @@ fn backends(world: &mut World, count: u16) -> Result<Vec<Backend>> {
     Ok(backends)
 }
 
-fn four_peers_are_listed_the_fifth_makes_wide(world: &mut World) -> Result<()> {
+fn four_peers_are_listed_the_fifth_makes_wildcard(world: &mut World) -> Result<()> {
     let backends = backends(world, 6)?;
     let mut client = world.client("client")?;
     let socket = sender(&mut client, &backends[..4])?;
     let counters = world.counters()?;
-    ensure!(counters.live() == 4 && counters.wide == 0, "{counters:?}");
+    ensure!(counters.live() == 4 && counters.wildcard == 0, "{counters:?}");
     send_to_all(&mut client, socket, &backends[4..])?;
     let counters = world.counters()?;
-    ensure!(counters.live() == 1 && counters.wide == 1 && counters.inserts == 5, "{counters:?}");
+    ensure!(counters.live() == 1 && counters.wildcard == 1 && counters.inserts == 5, "{counters:?}");
     Ok(())
 }
 
-/// Connected to the first backend and wide: only the live peer tells.
-fn connected_wide_socket_is_destroyed(world: &mut World) -> Result<()> {
+/// Connected to the first backend and a wildcard: only the live peer tells.
+fn connected_wildcard_socket_is_destroyed(world: &mut World) -> Result<()> {
     let backends = backends(world, 8)?;
     world.serve(&[udp(1), udp(9)])?;
     let mut client = world.client("client")?;
     let socket = connect(&mut client, udp(1))?;
     send_to_all(&mut client, socket, &backends[1..])?;
-    ensure!(world.counters()?.wide == 1);
+    ensure!(world.counters()?.wildcard == 1);
     for backend in &backends[1..] {
         expect_exactly(&world.reap(*backend)?, &mut [&mut client], &[])?;
     }
     ensure!(expect_answers(&mut client)? == 1);
     expect_exactly(&world.reap(udp(1))?, &mut [&mut client], &[socket.cookie])?;
 
-    // Wide for life, and still found by whatever it is connected to.
+    // A wildcard for life, and still found by whatever it is connected to.
     client.connect(socket.handle, udp(9).socket_addr())?;
     expect_exactly(&world.reap(udp(1))?, &mut [&mut client], &[])?;
     ensure!(expect_answers(&mut client)? == 1);
@@ -71,7 +71,7 @@ fn connected_wide_socket_is_destroyed(world: &mut World) -> Result<()> {
     expect_exactly(&report, &mut [&mut client], &[socket.cookie])
 }
 
-fn connected_wide_socket_is_destroyed_with_destroy(world: &mut World) -> Result<()> {
+fn connected_wildcard_socket_is_destroyed_with_destroy(world: &mut World) -> Result<()> {
     let backends = backends(world, 8)?;
     world.serve(&[udp(1)])?;
     let mut client = world.client("client")?;
@@ -84,7 +84,7 @@ fn connected_wide_socket_is_destroyed_with_destroy(world: &mut World) -> Result<
     expect_exactly(&world.reap(udp(1))?, &mut [&mut client], &[socket.cookie])
 }
 
-fn unconnected_wide_socket_is_preserved_and_complete(world: &mut World) -> Result<()> {
+fn unconnected_wildcard_socket_is_preserved_and_complete(world: &mut World) -> Result<()> {
     let backends = backends(world, 6)?;
     world.serve(&[udp(1)])?;
     let mut client = world.client("client")?;
@@ -95,7 +95,7 @@ fn unconnected_wide_socket_is_preserved_and_complete(world: &mut World) -> Resul
     ask(&mut client, socket, udp(1))
 }
 
-fn unconnected_wide_socket_makes_destroy_incomplete(world: &mut World) -> Result<()> {
+fn unconnected_wildcard_socket_makes_destroy_incomplete(world: &mut World) -> Result<()> {
     let backends = backends(world, 6)?;
     let mut client = world.client("client")?;
     let socket = sender(&mut client, &backends)?;
@@ -103,7 +103,7 @@ fn unconnected_wide_socket_makes_destroy_incomplete(world: &mut World) -> Result
     let report = world.reap(udp(1))?;
     ensure!(report.destroyed == 1 && report.failed.total() == 0, "{report:?}");
     ensure!(!report.complete, "{report:?}");
-    ensure!(report.incomplete_because == BTreeSet::from([Incomplete::WideUnconnected]), "{report:?}");
+    ensure!(report.incomplete_because == BTreeSet::from([Incomplete::WildcardUnconnected]), "{report:?}");
     ensure!(client.state(victim.handle)?.destroyed());
     ensure!(client.state(socket.handle)?.errno == 0);
     // Once it is gone, so is the doubt.
@@ -159,7 +159,7 @@ fn server_with_200_clients(world: &mut World) -> Result<(Client, Client, Vec<u64
     let clients = connect_many(&mut client, Default::default(), udp(1), 200)?;
     ensure!(expect_answers(&mut client)? == 200);
     let counters = world.counters()?;
-    ensure!(counters.wide == 1 && counters.live() == 201, "{counters:?}");
+    ensure!(counters.wildcard == 1 && counters.live() == 201, "{counters:?}");
     Ok((server, client, clients.cookies))
 }
 
@@ -177,7 +177,7 @@ fn server_that_answers_200_clients(world: &mut World) -> Result<()> {
 fn server_that_answers_200_clients_with_destroy(world: &mut World) -> Result<()> {
     let (_server, mut client, cookies) = server_with_200_clients(world)?;
     let report = world.reap(udp(1))?;
-    ensure!(report.incomplete_because == BTreeSet::from([Incomplete::WideUnconnected]), "{report:?}");
+    ensure!(report.incomplete_because == BTreeSet::from([Incomplete::WildcardUnconnected]), "{report:?}");
     ensure!(report.victims == 200 && report.destroyed == 200, "{report:?}");
     let mut died = client.destroyed(skreap_testbed::Selection::All)?;
     died.sort_unstable();
