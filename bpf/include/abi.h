@@ -130,7 +130,7 @@ enum skreap_rekeyed {
 	SKREAP_REKEY_ONLY_SENT = 3, /* has no peer, and was never recorded by connect() */
 	SKREAP_REKEY_KNOWN = 4,	    /* was recorded under its live peer already */
 	SKREAP_REKEY_ADDED = 5,	    /* is recorded under its live peer now */
-	SKREAP_REKEY_NO_NODE = 6,   /* no free node: its live peer is marked as incomplete */
+	SKREAP_REKEY_NO_NODE = 6,   /* no free node: its live peer is incomplete */
 };
 
 /* Context of the `skreap_rekey` program, BPF_PROG_TEST_RUN as for `skreap_walk`. */
@@ -144,21 +144,21 @@ struct skreap_rekey {
 _Static_assert(sizeof(struct skreap_rekey) == 24, "no hidden padding");
 
 /*
- * Context of the `skreap_mark` program, BPF_PROG_TEST_RUN as for `skreap_walk`.  Marks are the
- * parts of the index that may be incomplete.
+ * Context of the `skreap_incomplete` program, BPF_PROG_TEST_RUN as for `skreap_walk`: changes the
+ * bits that stand for the backends that may lack sockets in the index.
  */
-enum skreap_marks_what {
-	SKREAP_MARKS_TURN = 1,	     /* later marks are of another generation */
-	SKREAP_MARKS_CLEAR = 2,	     /* clear the marks that are older than the last turn */
-	SKREAP_MARKS_EVERYTHING = 3, /* mark everything */
+enum skreap_incomplete_action {
+	SKREAP_INCOMPLETE_FLIP = 1,    /* later bits are of another generation */
+	SKREAP_INCOMPLETE_CLEAR = 2,   /* clear the bits that are older than the last flip */
+	SKREAP_INCOMPLETE_SET_ALL = 3, /* sockets of any backend may be missing */
 };
 
-struct skreap_marks {
+struct skreap_incomplete_update {
 	__u32 version; /* in: SKREAP_ABI_VERSION */
 	__s32 error;   /* out: 0 or -errno: EPROTO version, EINVAL what */
-	enum skreap_marks_what what; /* in */
+	enum skreap_incomplete_action what; /* in */
 };
-_Static_assert(sizeof(struct skreap_marks) == 12, "no hidden padding");
+_Static_assert(sizeof(struct skreap_incomplete_update) == 12, "no hidden padding");
 
 /* Counters kept by the index; sums over the shards are exact when no hook is running. */
 struct skreap_shard_counters {
@@ -197,7 +197,7 @@ struct skreap_bootstrap_counts {
 enum skreap_older_what {
 	SKREAP_OLDER_CLIENT = 1,
 	SKREAP_OLDER_ACCEPTED = 2, /* left out: the server's side */
-	SKREAP_OLDER_DROPPED = 3,  /* no room; the backend is marked as incomplete */
+	SKREAP_OLDER_DROPPED = 3,  /* no room; the backend is incomplete */
 };
 
 /* A socket that the iterators over older sockets have come to: their output.  One that several processes have open, or

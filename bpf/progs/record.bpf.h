@@ -460,8 +460,8 @@ static __always_inline void record_count(const struct membership *m, int result)
 	if (result == RECORD_KNOWN)
 		return;
 	if (m->tag & NODE_WILDCARD)
-		mark_everything();
-	mark_incomplete(m->key, m->tag);
+		incomplete_set_all();
+	incomplete_set(m->key, m->tag);
 	if (result == RECORD_NO_NODE)
 		__sync_fetch_and_add(&counters.dropped_full, 1);
 	else
@@ -506,7 +506,7 @@ static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 t
 
 	s = shard_at(shard_of(m.cookie));
 	if (!s) {
-		mark_everything();
+		incomplete_set_all();
 		return false;
 	}
 	result = record_membership(s, &m, bsk);

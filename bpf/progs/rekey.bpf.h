@@ -165,9 +165,9 @@ static __always_inline int rekey(struct skreap_rekey *ctx)
 		__sync_fetch_and_add(&counters.wildcard, 1);
 	}
 	if (result == SKREAP_REKEY_NO_NODE) {
-		/* This program may sleep, hooks may not; see marks.bpf.h. */
+		/* This program may sleep, hooks may not; see incomplete.bpf.h. */
 		bpf_rcu_read_lock();
-		mark_incomplete(m.key, m.tag);
+		incomplete_set(m.key, m.tag);
 		bpf_rcu_read_unlock();
 		__sync_fetch_and_add(&counters.dropped_full, 1);
 	}

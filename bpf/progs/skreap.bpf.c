@@ -21,7 +21,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #include "loop.bpf.h"
 #include "held.bpf.h"
 #include "kernel_notes.bpf.h"
-#include "marks.bpf.h"
+#include "incomplete.bpf.h"
 #include "record.bpf.h"
 #include "pending.bpf.h"
 #include "walk.bpf.h"
@@ -157,9 +157,9 @@ int skreap_rekey(struct skreap_rekey *ctx)
 }
 
 SEC("syscall")
-int skreap_mark(struct skreap_marks *ctx)
+int skreap_incomplete(struct skreap_incomplete_update *ctx)
 {
-	int err = marks_do(ctx);
+	int err = incomplete_update(ctx);
 
 	ctx->error = err;
 	return err;

@@ -437,10 +437,10 @@ static __always_inline int walk(struct skreap_walk *ctx)
 	w->n.flags = flags;
 	/*
 	 * Read before and after the walk: a healing may link a node behind the walk and clear its
-	 * mark.
+	 * bit.
 	 */
 	if (!(flags & SKREAP_WALK_ALL))
-		w->n.incomplete = marked(key, flags & SKREAP_WALK_UNCONNECTED);
+		w->n.incomplete = incomplete_reasons(key, flags & SKREAP_WALK_UNCONNECTED);
 	w->n.states = ctx->states;
 	w->emitted = 0;
 	w->tried = 0;
@@ -461,7 +461,7 @@ static __always_inline int walk(struct skreap_walk *ctx)
 	ctx->more = result != WALK_DONE;
 	ctx->incomplete = w->n.incomplete;
 	if (!(flags & SKREAP_WALK_ALL))
-		ctx->incomplete |= marked(key, flags & SKREAP_WALK_UNCONNECTED);
+		ctx->incomplete |= incomplete_reasons(key, flags & SKREAP_WALK_UNCONNECTED);
 	ctx->visited = w->n.visited;
 	ctx->passed_over = w->n.passed_over;
 	ctx->unconnected = w->n.unconnected;

@@ -206,7 +206,7 @@ impl Bootstrap {
         Ok((seen.counts(Protocol::Tcp, state.tcp), seen.counts(Protocol::Udp, state.udp)))
     }
 
-    /// Cookies of the sockets that found no room; their backends are marked.
+    /// Cookies of the sockets that found no room; their backends are incomplete.
     #[must_use]
     pub fn dropped(&self) -> HashSet<u64> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

@@ -90,9 +90,9 @@ pub enum Error {
     /// The re-key program refused or could not run.
     #[error("the re-key failed: {0}")]
     Rekey(io::Error),
-    /// The program that sets and clears marks refused or could not run.
+    /// The program that sets and clears incomplete bits refused or could not run.
     #[error("cannot mark the index as incomplete: {0}")]
-    Mark(io::Error),
+    Incomplete(io::Error),
 }
 
 impl Error {

@@ -215,11 +215,11 @@ impl Index {
     ///
     /// # Errors
     /// [`Error::Object`] if the map cannot be read.
-    pub fn marks(&self) -> Result<Marks, Error> {
-        let state: types::skreap_marks_state = self.read_element(".bss.incomplete", 0)?;
+    pub fn incomplete(&self) -> Result<IncompleteBits, Error> {
+        let state: types::skreap_incomplete_bits = self.read_element(".bss.incomplete", 0)?;
         let count = |words: &mut dyn Iterator<Item = u32>| words.map(|w| u64::from(w.count_ones())).sum();
         let (first, second) = state.backends.split_at(state.backends.len() / 2);
-        Ok(Marks {
+        Ok(IncompleteBits {
             backends: count(&mut first.iter().zip(second).map(|(a, b)| a | b)),
             everything: state.everything != [0; 2],
             sent: count(&mut state.sent.iter().copied()),
@@ -238,13 +238,13 @@ impl Index {
         Ok(any.first().is_some_and(|any| *any != 0))
     }
 
-    /// Sets and clears marks.
+    /// Sets and clears the incomplete bits.
     ///
     /// # Errors
     /// [`Error::Object`] if the program is missing.
-    pub fn marker(&self) -> Result<Marker, Error> {
-        let fd = self.program("skreap_mark")?.try_clone_to_owned().map_err(Error::Mark)?;
-        Ok(Marker::new(fd, self.shape.abi.version))
+    pub fn incomplete_writer(&self) -> Result<IncompleteWriter, Error> {
+        let fd = self.program("skreap_incomplete")?.try_clone_to_owned().map_err(Error::Incomplete)?;
+        Ok(IncompleteWriter::new(fd, self.shape.abi.version))
     }
 
     /// Memberships that always find room.

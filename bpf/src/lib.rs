@@ -33,7 +33,7 @@ mod index;
 mod iterator;
 mod log;
 mod mapping;
-mod marks;
+mod incomplete;
 pub mod module;
 mod netns;
 pub mod order;

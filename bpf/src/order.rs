@@ -150,18 +150,18 @@ impl Order {
     }
 }
 
-/// A cheap fingerprint of the order of a hook: two equal marks mean that nothing was attached or
+/// A cheap fingerprint of the order of a hook: two equal revisions mean that nothing was attached or
 /// detached in between.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct HookRevision {
     /// Counts the changes of this cgroup's programs (Linux 6.17); 0 before.
     revision: u64,
     /// The effective programs, unless the revision is all that was asked for.
     effective: Option<Vec<u32>>,
 }
 
-impl Mark {
-    /// Takes the mark of a hook. `thorough` also covers changes in parent cgroups. Without it, a
+impl HookRevision {
+    /// Reads the revision of a hook. `thorough` also covers changes in parent cgroups. Without it, a
     /// kernel that has revisions reports changes of the cgroup itself only.
     ///
     /// # Errors
@@ -173,7 +173,7 @@ impl Mark {
         Ok(Self { revision, effective })
     }
 
-    /// True if a later mark, thorough or not, says the same as this one.
+    /// True if a later revision, thorough or not, says the same as this one.
     #[must_use]
     pub fn holds(&self, later: &Self) -> bool {
         self.revision == later.revision
@@ -401,10 +401,10 @@ mod tests {
     }
 
     #[test]
-    fn a_quick_mark_is_held_against_a_thorough_one() {
-        let thorough = Mark { revision: 5, effective: Some(vec![1, 2]) };
-        assert!(thorough.holds(&Mark { revision: 5, effective: None }));
-        assert!(!thorough.holds(&Mark { revision: 6, effective: None }));
-        assert!(!thorough.holds(&Mark { revision: 5, effective: Some(vec![2, 1]) }));
+    fn a_quick_revision_is_compared_with_a_thorough_one() {
+        let thorough = HookRevision { revision: 5, effective: Some(vec![1, 2]) };
+        assert!(thorough.holds(&HookRevision { revision: 5, effective: None }));
+        assert!(!thorough.holds(&HookRevision { revision: 6, effective: None }));
+        assert!(!thorough.holds(&HookRevision { revision: 5, effective: Some(vec![2, 1]) }));
     }
 }

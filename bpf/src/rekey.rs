@@ -24,7 +24,7 @@ pub enum Rekeyed {
         /// It had only one other membership, so that one is explained: it led to the live peer.
         settled: bool,
     },
-    /// There is no free node. Its live peer is marked as incomplete.
+    /// There is no free node. Its live peer is incomplete.
     NoNode,
 }
 

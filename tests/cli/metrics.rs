@@ -108,7 +108,7 @@ fn a_scrape_says_what_was_done() -> Result<()> {
             ("index_inserts_total", Some(10.0)),
             ("index_removals_total", Some(0.0)),
             ("index_dropped_total{reason=\"full\"}", Some(0.0)),
-            ("index_incomplete_marks", Some(0.0)),
+            ("index_incomplete_backends", Some(0.0)),
             ("index_stale_total", Some(0.0)),
             (&destroyed, None),
             ("audit_differences{kind=\"missed\"}", None),

@@ -18,7 +18,7 @@ fn status_counts_what_was_done() -> Result<()> {
     ensure!(status["pid"] == serve.pid() && status["version"] == env!("CARGO_PKG_VERSION"), "{status}");
     ensure!(status["engine_why"].as_str().is_some_and(|why| !why.is_empty()), "{status}");
     ensure!(status["cgroup"] == serve.cgroup.path().to_str().context("not UTF-8")?, "{status}");
-    ensure!(status["index"]["nodes"] == 10 && status["index"]["incomplete_marks"] == 0, "{status}");
+    ensure!(status["index"]["nodes"] == 10 && status["index"]["incomplete_backends"] == 0, "{status}");
     ensure!(status["totals"]["events"] == json!({}) && status["latency"]["count"] == 0, "{status}");
     ensure!(status["waiting"] == 0 && status["audit"].is_null() && status["recent"] == json!([]), "{status}");
     let clients = &status["clients"];

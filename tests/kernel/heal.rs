@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use skreap::bpf::{Config, Marker, Marks};
+use skreap::bpf::{Config, IncompleteBits, IncompleteWriter};
 use skreap::choice::Choice;
 use skreap::core::{Backend, EngineName, FinishReason, Incomplete, Report, Unconnected};
 use skreap::{Healed, Reaper};
@@ -42,12 +42,12 @@ fn heal(world: &World) -> Result<Healed> {
     Ok(world.reaper().healer()?.settle(Duration::ZERO).run()?)
 }
 
-fn marks(world: &World) -> Result<Marks> {
-    Ok(world.reaper().index().marks()?)
+fn incomplete(world: &World) -> Result<IncompleteBits> {
+    Ok(world.reaper().index().incomplete()?)
 }
 
-fn marker(world: &World) -> Result<Marker> {
-    Ok(world.reaper().index().marker()?)
+fn writer(world: &World) -> Result<IncompleteWriter> {
+    Ok(world.reaper().index().incomplete_writer()?)
 }
 
 fn healed_when_there_is_room(world: &mut World) -> Result<()> {
@@ -57,7 +57,7 @@ fn healed_when_there_is_room(world: &mut World) -> Result<()> {
     let place = world.place(1)?;
     let lost_udp = connect_many(&mut client, place.clone(), udp(2), 5)?;
     let lost_tcp = connect_many(&mut client, place, tcp(1), 3)?;
-    ensure!(marks(world)? == Marks { backends: 2, everything: false, sent: 0 }, "{:?}", marks(world)?);
+    ensure!(incomplete(world)? == IncompleteBits { backends: 2, everything: false, sent: 0 }, "{:?}", incomplete(world)?);
     for handle in first.first..first.first + 12 {
         client.close(handle)?;
     }
@@ -91,10 +91,10 @@ fn not_healed_without_room(world: &mut World) -> Result<()> {
     for handle in gone.first..gone.first + 2 {
         client.close(handle)?;
     }
-    ensure!(marks(world)?.backends == 2);
+    ensure!(incomplete(world)?.backends == 2);
     let healed = heal(world)?;
     // One of the two has no sockets any more.
-    ensure!(healed.after == Marks { backends: 1, everything: false, sent: 0 }, "{healed:?}");
+    ensure!(healed.after == IncompleteBits { backends: 1, everything: false, sent: 0 }, "{healed:?}");
     ensure!((healed.found.udp.indexed, healed.found.udp.dropped) == (0, 5), "{healed:?}");
     ensure!(world.dry_run(udp(3))?.finished.is_empty());
     let report = world.reap(udp(2))?;
@@ -102,35 +102,35 @@ fn not_healed_without_room(world: &mut World) -> Result<()> {
     expect_exactly(&report, &mut [&mut client], &lost.cookies)
 }
 
-/// What is lost after the turn is not forgiven with the rest, and a healing that failed forgives nothing.
+/// What is lost after the flip is not forgiven with the rest, and a healing that failed forgives nothing.
 fn lost_while_it_heals(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp(2), udp(3)])?;
-    let marker = marker(world)?;
+    let writer = writer(world)?;
     let mut client = world.client("client")?;
     connect_many(&mut client, Default::default(), udp(1), 16)?;
     let before = connect(&mut client, udp(2))?;
     // This one does not come to its end.
-    marker.turn()?;
-    ensure!(marks(world)?.backends == 1);
+    writer.flip()?;
+    ensure!(incomplete(world)?.backends == 1);
     let between = connect(&mut client, udp(3))?;
-    marker.turn()?;
-    ensure!(marks(world)?.backends == 2);
+    writer.flip()?;
+    ensure!(incomplete(world)?.backends == 2);
     client.close(before.handle)?;
     client.close(between.handle)?;
     let after = connect(&mut client, udp(3))?;
-    ensure!(marks(world)?.backends == 2);
-    marker.clear()?;
-    // udp(3) is marked again, and still: the younger of its two marks.
-    ensure!(marks(world)? == Marks { backends: 1, everything: false, sent: 0 }, "{:?}", marks(world)?);
+    ensure!(incomplete(world)?.backends == 2);
+    writer.clear()?;
+    // udp(3) is incomplete again, and still: the bit of the current generation.
+    ensure!(incomplete(world)? == IncompleteBits { backends: 1, everything: false, sent: 0 }, "{:?}", incomplete(world)?);
     ensure!(world.dry_run(udp(2))?.finished.is_empty());
     let report = world.reap(udp(3))?;
     expect_scanned(&report, 1)?;
     expect_exactly(&report, &mut [&mut client], &[after.cookie])?;
-    marker.everything()?;
-    marker.turn()?;
-    ensure!(marks(world)?.everything);
-    marker.clear()?;
-    ensure!(!marks(world)?.any());
+    writer.everything()?;
+    writer.flip()?;
+    ensure!(incomplete(world)?.everything);
+    writer.clear()?;
+    ensure!(!incomplete(world)?.any());
     Ok(())
 }
 
@@ -145,7 +145,7 @@ fn senders_are_not_healed(world: &mut World) -> Result<()> {
         client.close(handle)?;
     }
     let healed = heal(world)?;
-    ensure!(healed.after == Marks { backends: 0, everything: false, sent: 1 }, "{healed:?}");
+    ensure!(healed.after == IncompleteBits { backends: 0, everything: false, sent: 1 }, "{healed:?}");
     ensure!(healed.found.udp.indexed == 1, "{healed:?}");
     let report = world.reap(udp(2))?;
     ensure!(report.incomplete_because == [Incomplete::WildcardUnconnected].into(), "{report:?}");
@@ -172,10 +172,10 @@ fn heals_by_itself(world: &mut World) -> Result<()> {
     for handle in first.first..first.first + 5 {
         client.close(handle)?;
     }
-    ensure!(second.monitor().status()?.index.incomplete_marks == 1);
+    ensure!(second.monitor().status()?.index.incomplete_backends == 1);
     second.start_audits(None, false)?;
     let deadline = Instant::now() + Duration::from_millis(PATIENCE_MS);
-    while second.index().marks()?.any() {
+    while second.index().incomplete()?.any() {
         ensure!(Instant::now() < deadline, "it does not heal: {:?}", second.counters()?);
         thread::sleep(Duration::from_millis(5));
     }
@@ -251,7 +251,7 @@ fn expect_finished(report: &Report, because: FinishReason, destroyed: u64) -> Re
 fn everything_is_unsure(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp(2), tcp(1)])?;
     let mut client = world.client("client")?;
-    marker(world)?.everything()?;
+    writer(world)?.everything()?;
     for backend in [udp(1), tcp(1)] {
         let opened = connect_many(&mut client, Default::default(), backend, 3)?;
         let report = world.reap(backend)?;
@@ -275,7 +275,7 @@ fn hook_that_was_detached(world: &mut World) -> Result<()> {
     expect_finished(&report, FinishReason::HookOrder, 4)?;
     ensure!(report.destroyed == 7 && sockets == 7, "{report:?}");
     // What was lost may belong to anybody, also when the order can be read again.
-    ensure!(marks(world)?.everything);
+    ensure!(incomplete(world)?.everything);
     world.tidy();
     let order = world.reaper().order();
     ensure!(order.detached == 1 && !order.last, "{order:?}");

@@ -56,7 +56,7 @@ fn start_while_locks_are_held(world: &mut World) -> Result<()> {
     let (second, took) = timed(world)?;
     ensure!(took < START, "the start has waited for {took:?}");
     ensure!(second.index().is_bootstrapped()?, "not all were found");
-    ensure!(!second.index().marks()?.any(), "{:?}", second.index().marks()?);
+    ensure!(!second.index().incomplete()?.any(), "{:?}", second.index().incomplete()?);
     let found = cookies(second.index())?;
     ensure!(found.len() == 4 * 8 && found == cookies(world.reaper().index())?, "{found:?}");
     for (_, holder) in holders {
@@ -114,7 +114,7 @@ fn no_process_has_it_open_and_another_lock_is_held(world: &mut World) -> Result<
     let known = cookies(second.index())?;
     ensure!(open.cookies.iter().all(|cookie| known.contains(cookie)), "{known:?}");
     let all = known.contains(&flying.cookie);
-    ensure!(second.index().is_bootstrapped()? == all && second.index().marks()?.everything != all);
+    ensure!(second.index().is_bootstrapped()? == all && second.index().incomplete()?.everything != all);
     let report = reap(&mut second, udp(1));
     ensure!((report.victims, report.destroyed, report.complete) == (4, 4, true), "{report:?}");
     ensure!(report.finished.is_empty() == all, "{report:?}");

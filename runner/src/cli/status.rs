@@ -69,9 +69,9 @@ fn print_index(out: &mut impl Write, s: &Status) -> io::Result<()> {
         out,
         "",
         format!(
-            "dropped {}, incomplete marks {}{}, stale {}",
+            "dropped {}, incomplete backends {}{}, stale {}",
             grouped(c.dropped_full + c.dropped_chain),
-            grouped(s.index.incomplete_marks),
+            grouped(s.index.incomplete_backends),
             if s.index.incomplete_everything { " and EVERYTHING" } else { "" },
             grouped(c.stale)
         ),

@@ -198,13 +198,13 @@ impl Monitor {
     pub fn status(&self) -> Result<Status, skreap_bpf::Error> {
         let Inner { identity, observer, .. } = &*self.0;
         let counters = observer.counters()?;
-        let marks = observer.index().marks()?;
+        let bits = observer.index().incomplete()?;
         let index = IndexStatus {
             max_sockets: observer.index().max_sockets(),
             nodes: counters.live(),
             map_bytes: observer.index().map_bytes()?,
-            incomplete_marks: marks.backends,
-            incomplete_everything: marks.everything,
+            incomplete_backends: bits.backends,
+            incomplete_everything: bits.everything,
             counters,
         };
         let hooks = observer.hook_costs()?;

@@ -69,8 +69,8 @@ pub struct IndexStatus {
     pub nodes: u64,
     /// Kernel memory of the maps, in bytes.
     pub map_bytes: u64,
-    /// Marks of backends some membership of which could not be recorded.
-    pub incomplete_marks: u64,
+    /// Bits of backends some membership of which could not be recorded.
+    pub incomplete_backends: u64,
     /// Sockets of any backend may be missing: a scan finishes every event.
     #[serde(default)]
     pub incomplete_everything: bool,

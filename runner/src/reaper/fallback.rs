@@ -1,8 +1,8 @@
 //! Finishing an event with a full scan where the index is incomplete.
 //!
-//! A membership that could not be recorded (the pool was full) marks its backend in the index, or
+//! A membership that could not be recorded (the pool was full) makes its backend incomplete, or
 //! all backends if the backend is unknown. Sockets may also be recorded under a virtual address. So
-//! an incomplete index costs time, and never a socket. A [`Healer`](crate::Healer) clears marks.
+//! an incomplete index costs time, and never a socket. A [`Healer`](crate::Healer) clears that.
 
 use std::collections::HashSet;
 use std::time::Instant;

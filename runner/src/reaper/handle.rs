@@ -133,22 +133,22 @@ impl Reaper {
         within: &[Network],
     ) -> Result<reconcile::Found, skreap_bpf::Error> {
         // Read before and after the pass: a healing may index a socket behind the pass and clear
-        // its mark.
-        let before = self.index.marks()?;
+        // its bit.
+        let before = self.index.incomplete()?;
         let mut found = reconcile::gone(&mut self.walker, living, within, self.unconnected)?;
         // A backend none of whose sockets was recorded is not known to the index at all; nor is one that only the
         // kernel's own sockets are connected to.
         if self.index.kernel_sockets_seen()? {
             found.incomplete.insert(Incomplete::KernelSockets);
         }
-        for marks in [before, self.index.marks()?] {
-            if marks.backends > 0 {
+        for bits in [before, self.index.incomplete()?] {
+            if bits.backends > 0 {
                 found.incomplete.insert(Incomplete::IndexFull);
             }
-            if marks.everything {
+            if bits.everything {
                 found.incomplete.insert(Incomplete::IndexUnsure);
             }
-            if marks.sent > 0 && self.unconnected == Unconnected::Destroy {
+            if bits.sent > 0 && self.unconnected == Unconnected::Destroy {
                 found.incomplete.insert(Incomplete::WildcardUnconnected);
             }
         }

@@ -161,7 +161,7 @@ impl Reaper {
     /// Puts sockets that the index had to leave out back into it; usable from any thread.
     ///
     /// # Errors
-    /// [`skreap_bpf::Error::Object`] if the program that clears marks is missing.
+    /// [`skreap_bpf::Error::Object`] if the program that clears incomplete bits is missing.
     pub fn healer(&self) -> Result<Healer, skreap_bpf::Error> {
         Healer::new(Arc::clone(&self.index), &self.cgroup, Arc::clone(&self.healing))
     }
@@ -169,7 +169,7 @@ impl Reaper {
     /// Starts a thread that audits when it is asked to ([`audits`](Self::audits)), and by itself `interval`
     /// after the last audit. Connected sockets that are not in the index now are taken to be older than the hooks:
     /// they are forgiven, if `forgive_older`. What audits find is in the status. The same thread heals the index
-    /// when it has marks ([`Healer`], [`Builder::heal_after`]).
+    /// when it is incomplete ([`Healer`], [`Builder::heal_after`]).
     ///
     /// # Errors
     /// As [`auditor`](Self::auditor), and the errno of making the thread.

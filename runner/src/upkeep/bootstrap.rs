@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Looks at what is missing after everything was done about it; what each has seen is missing.
 const LOOKS: usize = 3;
 /// How long a pass may be without progress, as it waits for a socket whose owner holds its lock. A start does not wait as
-/// long as an event may be told to wait for its victims: what the search lacks is marked, and later events are finished
+/// long as an event may be told to wait for its victims: what the search lacks is incomplete, and later events are finished
 /// by a scan.
 const STANDSTILL: Duration = Duration::from_secs(1);
 /// Passes that may be given up. Each has cost a [`STANDSTILL`], and the index is not whole after one.
@@ -165,7 +165,7 @@ impl Search<'_> {
         Some(missing)
     }
 
-    /// The clients of the cgroup that are not in the index, but for those that found no room: these have left a mark.
+    /// The clients of the cgroup that are not in the index, but for those that found no room: their backends are incomplete.
     /// `None` if that cannot be said.
     fn missing(&mut self) -> Option<Vec<Victim>> {
         let (tables, bootstrap, index) = (self.tables.as_mut()?, &self.bootstrap, self.index);

@@ -1,15 +1,15 @@
 //! Healing: puts the sockets that were left out back into the index.
 //!
 //! ```text
-//!   turn ─► grace period ─► connects take effect ─► every socket there is into the index ─► clear
-//!     marks set from here on are another generation, and stay                marks before the turn
+//!   flip ─► grace period ─► connects take effect ─► every socket there is into the index ─► clear
+//!     bits set from here on are another generation, and stay                 bits before the flip
 //! ```
 //!
-//! A mark may be cleared when every socket that it stands for is in the index, or no longer exists.
-//! A mark from before the turn was set by a hook that has ended by the end of the grace period. The
+//! A bit may be cleared when every socket that it stands for is in the index, or no longer exists.
+//! A bit from before the flip was set by a hook that has ended by the end of the grace period. The
 //! socket of that hook gets its peer some microseconds later, for which [`SETTLE`] waits, so the
-//! search finds it. If there is still no room for it, the search marks its backend again, in the
-//! younger generation. If a netns is out of reach, nothing is cleared.
+//! search finds it. If there is still no room for it, the search sets the bit again, in the
+//! current generation. If a netns is out of reach, nothing is cleared.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use skreap_bpf::{Index, Marker, Marks};
+use skreap_bpf::{IncompleteBits, IncompleteWriter, Index};
 
 use crate::engine::EngineError;
 use crate::sys::rcu;
@@ -31,10 +31,10 @@ pub const SETTLE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Healer {
     index: Arc<Index>,
-    marker: Marker,
+    writer: IncompleteWriter,
     cgroup: PathBuf,
     settle: Duration,
-    /// Shared by all healers of the index: two at once would clear marks that only one of them has
+    /// Shared by all healers of the index: two at once would clear bits that only one of them has
     /// healed.
     one_at_a_time: Arc<Mutex<()>>,
 }
@@ -43,10 +43,10 @@ pub struct Healer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Healed {
-    /// The marks before.
-    pub before: Marks,
-    /// The marks afterwards: of sockets that found no room again, or were lost meanwhile.
-    pub after: Marks,
+    /// The bits before.
+    pub before: IncompleteBits,
+    /// The bits afterwards: of sockets that found no room again, or were lost meanwhile.
+    pub after: IncompleteBits,
     /// Sockets that the search has put into the index.
     pub found: Bootstrapped,
 }
@@ -58,7 +58,7 @@ impl Healer {
         cgroup: &Path,
         one_at_a_time: Arc<Mutex<()>>,
     ) -> Result<Self, skreap_bpf::Error> {
-        Ok(Self { marker: index.marker()?, index, cgroup: cgroup.to_owned(), settle: SETTLE, one_at_a_time })
+        Ok(Self { writer: index.incomplete_writer()?, index, cgroup: cgroup.to_owned(), settle: SETTLE, one_at_a_time })
     }
 
     /// Replaces [`SETTLE`].
@@ -67,36 +67,36 @@ impl Healer {
         Self { settle, ..self }
     }
 
-    /// The marks there are.
+    /// The bits that are set.
     ///
     /// # Errors
     /// [`skreap_bpf::Error`] if they cannot be read.
-    pub fn marks(&self) -> Result<Marks, skreap_bpf::Error> {
-        self.index.marks()
+    pub fn incomplete(&self) -> Result<IncompleteBits, skreap_bpf::Error> {
+        self.index.incomplete()
     }
 
-    /// Puts every connected socket of the cgroup into the index, and clears the marks of those that
+    /// Puts every connected socket of the cgroup into the index, and clears the bits of those that
     /// were missing. Takes two seconds and as long as a visit of every socket; events and hooks
     /// continue meanwhile. Waits for another healer of this index.
     ///
     /// # Errors
-    /// [`EngineError`] if the search could not begin; no mark is cleared then.
+    /// [`EngineError`] if the search could not begin; no bit is cleared then.
     pub fn run(&mut self) -> Result<Healed, EngineError> {
         let turn = Arc::clone(&self.one_at_a_time);
         let _turn = turn.lock();
-        let before = self.index.marks()?;
-        self.marker.turn()?;
-        // A hook that has begun before the turn is through after it.
+        let before = self.index.incomplete()?;
+        self.writer.flip()?;
+        // A hook that has begun before the flip is through after it.
         rcu::grace_period_or_pause();
         thread::sleep(self.settle);
         let found = bootstrap::run(&self.index, &self.cgroup)?;
         if found.whole() {
-            self.marker.clear()?;
+            self.writer.clear()?;
             // It is the same search.
             if !self.index.is_bootstrapped()? {
                 self.index.set_bootstrapped()?;
             }
         }
-        Ok(Healed { before, after: self.index.marks()?, found })
+        Ok(Healed { before, after: self.index.incomplete()?, found })
     }
 }

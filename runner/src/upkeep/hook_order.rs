@@ -14,7 +14,7 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use skreap_bpf::hooks::{self, Hooks};
-use skreap_bpf::order::{Hook, Mark, Order, Program};
+use skreap_bpf::order::{Hook, HookRevision, Order, Program};
 use skreap_bpf::{Index, Rekeyed, Rekeyer, Relation};
 
 use crate::observe::observer::Observer;
@@ -36,8 +36,8 @@ const SETTLE: Duration = Duration::from_secs(2);
 pub struct OrderKeeper {
     cgroup: File,
     rekeyer: Rekeyer,
-    /// The marks when the order was last restored.
-    marks: [Option<Mark>; Hook::ALL.len()],
+    /// The revisions of the hooks when the order was last restored.
+    revisions: [Option<HookRevision>; Hook::ALL.len()],
     moves: VecDeque<Instant>,
     /// There is a hook that could be moved, but was not.
     waiting: bool,
@@ -65,7 +65,7 @@ impl OrderKeeper {
         Ok(Self {
             cgroup,
             rekeyer: index.rekeyer()?,
-            marks: [const { None }; Hook::ALL.len()],
+            revisions: [const { None }; Hook::ALL.len()],
             moves: VecDeque::new(),
             waiting: false,
             suspects: Vec::new(),
@@ -133,8 +133,8 @@ impl OrderKeeper {
 
     /// Whether anything was attached or detached since the order was restored.
     fn changed(&mut self, thorough: bool) -> bool {
-        Hook::ALL.iter().zip(&self.marks).any(|(hook, seen)| {
-            let now = Mark::take(self.cgroup.as_fd(), *hook, thorough).ok();
+        Hook::ALL.iter().zip(&self.revisions).any(|(hook, seen)| {
+            let now = HookRevision::take(self.cgroup.as_fd(), *hook, thorough).ok();
             match (seen, now) {
                 (Some(seen), Some(now)) => !seen.holds(&now),
                 (None, None) => false,
@@ -155,9 +155,9 @@ impl OrderKeeper {
         let now = Instant::now();
         let may_move = self.may_move(now);
         let (mut tried, mut moved, mut behind, mut waiting, mut blind) = (false, false, 0, false, false);
-        for ((hook, mark), told) in Hook::ALL.into_iter().zip(&mut self.marks).zip(&mut self.told) {
-            // The mark is taken first: a later change is seen the next time.
-            let mut at = Mark::take(self.cgroup.as_fd(), hook, true);
+        for ((hook, revision), told) in Hook::ALL.into_iter().zip(&mut self.revisions).zip(&mut self.told) {
+            // The revision is read first: a later change is seen the next time.
+            let mut at = HookRevision::take(self.cgroup.as_fd(), hook, true);
             let mut order = read(hooks, &self.cgroup, hook);
             if may_move
                 && let Ok(seen) = &order
@@ -175,18 +175,18 @@ impl OrderKeeper {
                         moved = true;
                         tracing::warn!(%hook, after = %listed(seen.foreign_after()),
                             "a program was attached after ours: ours was moved behind it");
-                        at = Mark::take(self.cgroup.as_fd(), hook, true);
+                        at = HookRevision::take(self.cgroup.as_fd(), hook, true);
                         order = read(hooks, &self.cgroup, hook);
                     }
                     Err(e) => tracing::warn!(%hook, "cannot move behind the last program: {e}"),
                 }
             }
-            *mark = at.ok();
+            *revision = at.ok();
             match order {
                 Ok(order) if order.ours.is_none() => {
                     blind = true;
                     // No hook has recorded the sockets that have connected since then.
-                    if let Err(e) = observer.index().marker().and_then(|marker| marker.everything()) {
+                    if let Err(e) = observer.index().incomplete_writer().and_then(|writer| writer.everything()) {
                         tracing::error!("events may be incomplete without a report of it: {e}");
                     }
                     if !replace(told, true) {

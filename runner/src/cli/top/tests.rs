@@ -23,7 +23,7 @@ fn top(sockets: u64, events: u64) -> Top {
         "status": {
             "version": "0.1.0", "pid": 7, "uptime_ns": 11_520_000_000_000_u64, "engine": "netlink",
             "engine_why": "", "cgroup": "/sys/fs/cgroup", "unconnected": "preserve",
-            "index": {"max_sockets": 1_048_576, "nodes": sockets + 5, "map_bytes": 1, "incomplete_marks": 0,
+            "index": {"max_sockets": 1_048_576, "nodes": sockets + 5, "map_bytes": 1, "incomplete_backends": 0,
                       "counters": counters},
             "totals": {"events": {"backend-deleted": {"complete": events}}, "destroyed": {"netlink": {"udp": 12_345}},
                        "skipped": skreap::core::Skipped::default(), "failed": {"EPERM": 2}, "incomplete": {}},

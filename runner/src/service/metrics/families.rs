@@ -165,9 +165,9 @@ fn index(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
     let family = to.0.encode_descriptor("index_memory", help, Some(&Unit::Bytes), MetricType::Gauge)?;
     ConstGauge::new(signed(s.index.map_bytes)).encode(family)?;
     to.gauge(
-        "index_incomplete_marks",
-        "Marks of backends that lack a socket in the index; several backends may share one mark",
-        s.index.incomplete_marks,
+        "index_incomplete_backends",
+        "backends that lack a socket in the index; one bit may stand for several",
+        s.index.incomplete_backends,
     )?;
     to.gauge(
         "index_incomplete_everything",

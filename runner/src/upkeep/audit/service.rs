@@ -59,7 +59,7 @@ pub struct Service {
 impl Service {
     /// Starts the thread. Its results are written to the log and to `monitor`. `interval`: the time
     /// from the end of one audit to the next periodic one. `heal_after`: delay before an index with
-    /// marks is healed. `forgive_older`: begin with [`Auditor::forgive_older`].
+    /// incomplete bits is healed. `forgive_older`: begin with [`Auditor::forgive_older`].
     ///
     /// # Errors
     /// The errno of making the thread.
@@ -104,7 +104,7 @@ impl Drop for Service {
 struct Worker {
     auditor: Auditor,
     healer: Healer,
-    /// How long marks wait for the first healing.
+    /// How long incomplete backends wait for the first healing.
     heal_first: Duration,
     /// Delay before the next healing: doubled after each that did not help.
     heal_after: Duration,
@@ -143,10 +143,10 @@ impl Worker {
         }
     }
 
-    /// Heals the index, if it has marks.
+    /// Heals the index, if it is incomplete.
     fn heal(&mut self) {
-        let healed = match self.healer.marks() {
-            Ok(marks) if !marks.any() => {
+        let healed = match self.healer.incomplete() {
+            Ok(bits) if !bits.any() => {
                 self.heal_after = self.heal_first;
                 return;
             }
@@ -160,14 +160,14 @@ impl Worker {
                 let (indexed, no_room) = (tcp.indexed + udp.indexed, tcp.dropped + udp.dropped);
                 if after.any() {
                     tracing::warn!(
-                        marks = after.backends,
+                        backends = after.backends,
                         everything = after.everything,
                         indexed,
                         no_room,
                         "the index still lacks sockets: give it more --max-sockets"
                     );
                 } else {
-                    tracing::info!(marks = before.backends, indexed, "the index is complete again");
+                    tracing::info!(backends = before.backends, indexed, "the index is complete again");
                 }
                 !after.any()
             }
