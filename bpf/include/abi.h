@@ -62,9 +62,9 @@ enum skreap_walk_flags {
 	SKREAP_WALK_DESTROY = 8,     /* destroy the victims; emit those that could not be */
 	SKREAP_WALK_LIST = 16,	     /* with DESTROY: emit all victims */
 	/* Emit only the sockets that may be connecting to the target at this moment */
-	SKREAP_WALK_IN_FLIGHT = 32,
-	SKREAP_WALK_WATCH = 64,	  /* with IN_FLIGHT: begin to watch them */
-	SKREAP_WALK_SETTLE = 128, /* with IN_FLIGHT: end the wait, do not emit the watched ones again */
+	SKREAP_WALK_PENDING = 32,
+	SKREAP_WALK_WATCH = 64,	  /* with PENDING: begin to watch them */
+	SKREAP_WALK_EXPIRE = 128, /* with PENDING: end the wait, do not emit the watched ones again */
 	/*
 	 * With ALL: id.daddr, id.dport and family of MOVED_ON are those of the backend it is
 	 * recorded under (dport 0: not known), not of its peer
@@ -126,7 +126,7 @@ _Static_assert(sizeof(struct skreap_walk) == 120, "no hidden padding");
 /* Result of a re-key for one socket */
 enum skreap_rekeyed {
 	SKREAP_REKEY_GONE = 1,	    /* closed, or not in the index */
-	SKREAP_REKEY_NO_PEER = 2,   /* a connect in flight or failed, disconnected, destroyed */
+	SKREAP_REKEY_NO_PEER = 2,   /* a pending or failed connect, disconnected, destroyed */
 	SKREAP_REKEY_ONLY_SENT = 3, /* has no peer, and was never recorded by connect() */
 	SKREAP_REKEY_KNOWN = 4,	    /* was recorded under its live peer already */
 	SKREAP_REKEY_ADDED = 5,	    /* is recorded under its live peer now */

@@ -43,7 +43,7 @@
 #define NODE_HELD 0x20000000u /* has a token, see held.bpf.h */
 #define NODE_DEAD NODE_HELD   /* nothing else: unlinked, becomes free with its token */
 #define NODE_WATCHED 0x40000000u /* see pending.bpf.h */
-#define NODE_SETTLED 0x80000000u
+#define NODE_EXPIRED 0x80000000u
 #define NODE_SOCKET (NODE_CONNECT | NODE_SENDMSG | NODE_WILDCARD | NODE_REKEYED)
 
 struct node {

@@ -12,7 +12,7 @@
  *   thread could not be here) and that are not the peer the socket has now (it stays in force if this
  *   connect fails).  Nodes that two threads have claimed stay until the socket is closed.  TCP runs the
  *   hook and the connect under one hold of it: there, all nodes of connect() count as recorded by one thread.
- *   What a search finds connected (bootstrap.bpf.h) drops nothing: a connect to another node may be under way.
+ *   What a search finds connected (bootstrap.bpf.h) drops nothing: a connect to another node may be pending.
  *
  * When does a record stop to grow?
  *   At cfg_max_memberships nodes, or with a connect() to a zero address, which does not say where it will lead, the
@@ -229,11 +229,11 @@ static __always_inline bool record_known(const struct membership *m)
 	/* A node that an event has watched must be told of another connect, under the lock. */
 	if (tag & NODE_WILDCARD)
 		return !(m->tag & NODE_CONNECT) ||
-		       (tag & (NODE_CONNECT | NODE_WATCHED | NODE_SETTLED)) == NODE_CONNECT;
+		       (tag & (NODE_CONNECT | NODE_WATCHED | NODE_EXPIRED)) == NODE_CONNECT;
 	if (n->key != m->key || m->tag & NODE_WILDCARD)
 		return false;
 	if (m->tag & NODE_CONNECT)
-		return (claim(tag) | (tag & (NODE_WATCHED | NODE_SETTLED))) == claim(m->tag);
+		return (claim(tag) | (tag & (NODE_WATCHED | NODE_EXPIRED))) == claim(m->tag);
 	return tag & NODE_SENDMSG;
 }
 
@@ -259,7 +259,7 @@ static __noinline int record_search(struct shard *s, __u32 *record, struct membe
 			continue;
 		if (n->tag & NODE_WILDCARD) {
 			if (m->tag & NODE_CONNECT)
-				n->tag = (n->tag | NODE_CONNECT) & ~(NODE_WATCHED | NODE_SETTLED);
+				n->tag = (n->tag | NODE_CONNECT) & ~(NODE_WATCHED | NODE_EXPIRED);
 			return RECORD_KNOWN;
 		}
 		if (n->key == m->key && !(m->tag & NODE_WILDCARD)) {
@@ -268,7 +268,7 @@ static __noinline int record_search(struct shard *s, __u32 *record, struct membe
 				n->tag &= ~NODE_TID;
 			n->tag |= m->tag & (NODE_CONNECT | NODE_SENDMSG);
 			if (m->tag & NODE_CONNECT)
-				n->tag &= ~(NODE_WATCHED | NODE_SETTLED);
+				n->tag &= ~(NODE_WATCHED | NODE_EXPIRED);
 			return RECORD_KNOWN;
 		}
 		n->tag |= NODE_MULTI;

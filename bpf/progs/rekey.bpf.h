@@ -6,7 +6,7 @@
  * finds such sockets (their live peer is not the one they are recorded under) and calls this
  * program for each of them.
  *
- * A re-key only adds.  A node under another key may belong to a connect in flight, which looks the
+ * A re-key only adds.  A node under another key may belong to a pending connect, which looks the
  * same as one that was recorded too early.  Removing it could lose the socket; an extra node costs
  * 40 bytes until the next connect or close.  For the same reason no thread has a claim on an added
  * node (see record.bpf.h): connect() of a UDP socket does not touch it.

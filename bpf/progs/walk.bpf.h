@@ -345,10 +345,10 @@ __noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
 			w->n.incomplete |= SKREAP_INCOMPLETE_UNCONNECTED;
 		return WALK_GO_ON;
 	}
-	if (!all && w->n.flags & SKREAP_WALK_IN_FLIGHT) {
-		if (!may_be_in_flight(v, rel, tag))
+	if (!all && w->n.flags & SKREAP_WALK_PENDING) {
+		if (!may_be_pending(v, rel, tag))
 			return WALK_GO_ON;
-		pending_mark(s, xi, cookie, key, w->n.flags);
+		pending_update(s, xi, cookie, key, w->n.flags);
 		w->n.visited++;
 		v->relation = rel;
 		w->emitted++;

@@ -12,7 +12,7 @@ use crate::walk::run;
 pub enum Rekeyed {
     /// Closed, or not in the index.
     Gone,
-    /// Has no peer: a connect is in flight or has failed, or the socket was disconnected or
+    /// Has no peer: a connect is pending or has failed, or the socket was disconnected or
     /// destroyed.
     NoPeer,
     /// Has no peer, and was never recorded by `connect()`.

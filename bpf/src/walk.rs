@@ -53,13 +53,13 @@ pub struct WalkCounts {
 
 /// Treatment of sockets that may be connecting to the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InFlight {
+pub enum PendingCheck {
     /// Begins to watch them.
     Watch,
     /// Only list them.
     Look,
     /// End the wait for the watched ones: they are not listed again until they connect anew.
-    Settle,
+    Expire,
 }
 
 /// A victim of [`Walker::destroy`].
@@ -196,13 +196,13 @@ impl Walker {
     ///
     /// # Errors
     /// [`Error::Walk`] with the kernel's errno.
-    pub fn in_flight(&mut self, target: &Target, what: InFlight) -> Result<(Vec<u64>, u64), Error> {
+    pub fn pending(&mut self, target: &Target, what: PendingCheck) -> Result<(Vec<u64>, u64), Error> {
         let mut ctx = context(target);
-        ctx.flags = flag(skreap_walk_flags::SKREAP_WALK_IN_FLIGHT);
+        ctx.flags = flag(skreap_walk_flags::SKREAP_WALK_PENDING);
         ctx.flags |= match what {
-            InFlight::Watch => flag(skreap_walk_flags::SKREAP_WALK_WATCH),
-            InFlight::Look => 0,
-            InFlight::Settle => flag(skreap_walk_flags::SKREAP_WALK_SETTLE),
+            PendingCheck::Watch => flag(skreap_walk_flags::SKREAP_WALK_WATCH),
+            PendingCheck::Look => 0,
+            PendingCheck::Expire => flag(skreap_walk_flags::SKREAP_WALK_EXPIRE),
         };
         let mut cookies = Vec::new();
         let counts = self.pass(&mut ctx, &mut |batch, _| cookies.extend(batch.iter().map(Victim::cookie)))?;

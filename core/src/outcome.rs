@@ -35,8 +35,8 @@ pub struct Outcome {
     pub incomplete: BTreeSet<Incomplete>,
     /// Results of other engines; one entry for each engine and reason.
     pub finished: Vec<Finished>,
-    /// Repeated walks because a `connect()` was under way.
-    pub rechecks: u64,
+    /// Repeated walks because a `connect()` was pending.
+    pub pending_walks: u64,
     /// Sockets that still had no peer, or another one, when the wait for their connect ended.
     pub pending: u64,
     /// Time spent finding, in nanoseconds.
@@ -60,7 +60,7 @@ impl Outcome {
             failed_portless: Failures::default(),
             incomplete: BTreeSet::new(),
             finished: Vec::new(),
-            rechecks: 0,
+            pending_walks: 0,
             pending: 0,
             walk_ns: 0,
             destroy_ns: 0,
@@ -114,7 +114,7 @@ impl Outcome {
             (&mut skipped.other_link, more.other_link),
             (&mut skipped.kernel, more.kernel),
             (&mut skipped.accepted, more.accepted),
-            (&mut self.rechecks, other.rechecks),
+            (&mut self.pending_walks, other.pending_walks),
             (&mut self.pending, other.pending),
         ] {
             *sum = sum.saturating_add(n);

@@ -50,9 +50,9 @@ pub struct Report {
     /// What other engines had to do for completeness, as part of the above. Left out when nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub finished: Vec<Finished>,
-    /// Walks that were made again because a `connect()` was under way. Left out when 0.
+    /// Walks that were made again because a `connect()` was pending. Left out when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
-    pub rechecks: u64,
+    pub pending_walks: u64,
     /// Sockets recorded under the backend by a `connect()` that has had no effect when the time to wait for it
     /// was over: it failed, or hangs. Left out when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -138,7 +138,7 @@ impl Report {
             skipped: outcome.skipped,
             failed: outcome.failed,
             finished: outcome.finished,
-            rechecks: outcome.rechecks,
+            pending_walks: outcome.pending_walks,
             pending: outcome.pending,
             guard: None,
             merged: BTreeMap::new(),
@@ -159,7 +159,7 @@ mod tests {
     use crate::strategies::{self, a_socket};
 
     const PHASES: Phases =
-        Phases { queue_ns: 1, order_ns: 4, look_ns: 5, walk_ns: 2, destroy_ns: 3, other_ns: 6, total_ns: 21 };
+        Phases { queue_ns: 1, order_ns: 4, pending_ns: 5, walk_ns: 2, destroy_ns: 3, other_ns: 6, total_ns: 21 };
 
     fn event(dry_run: bool) -> Event {
         let backend = "udp://10.0.0.1:53".parse().unwrap();
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn what_is_seldom_there_is_named() {
-        let mut outcome = Outcome { rechecks: 2, pending: 1, ..Outcome::new(EngineName::Netlink) };
+        let mut outcome = Outcome { pending_walks: 2, pending: 1, ..Outcome::new(EngineName::Netlink) };
         outcome.add_finished(Finished {
             engine: EngineName::Iter,
             because: FinishReason::IndexFull,
@@ -231,7 +231,7 @@ mod tests {
         let finished =
             serde_json::json!([{"engine":"iter","because":"index-full","victims":4,"destroyed":3,"ns":9}]);
         assert_eq!(json["finished"], finished);
-        assert_eq!((&json["rechecks"], &json["pending"]), (&2.into(), &1.into()));
+        assert_eq!((&json["pending_walks"], &json["pending"]), (&2.into(), &1.into()));
         assert_eq!(json["guard"], serde_json::json!({"max_victims":5,"refused":false,"paced_ns":0}));
         assert_eq!(json["merged"], serde_json::json!({"udp://10.0.0.1:53":"e0"}));
         assert_eq!(json["by_backend"][0]["failed"], 1);

@@ -95,8 +95,8 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
 }
 
 pub(crate) fn phases() -> impl Strategy<Value = Phases> {
-    any::<[u64; 6]>().prop_map(|[queue_ns, order_ns, look_ns, walk_ns, destroy_ns, total_ns]| {
-        Phases { queue_ns, order_ns, look_ns, walk_ns, destroy_ns, ..Phases::default() }.closed(total_ns)
+    any::<[u64; 6]>().prop_map(|[queue_ns, order_ns, pending_ns, walk_ns, destroy_ns, total_ns]| {
+        Phases { queue_ns, order_ns, pending_ns, walk_ns, destroy_ns, ..Phases::default() }.closed(total_ns)
     })
 }
 

@@ -27,9 +27,9 @@ pub struct Phases {
     /// Making sure that the hooks see the addresses after their translation by a load balancer.
     #[serde(rename = "order", default)]
     pub order_ns: u64,
-    /// Looking for sockets whose `connect()` is under way, and waiting for them.
+    /// Looking for sockets whose `connect()` is pending, and waiting for them.
     #[serde(rename = "look", default)]
-    pub look_ns: u64,
+    pub pending_ns: u64,
     /// Finding the victims, and counting them first if their number is limited.
     #[serde(rename = "walk")]
     pub walk_ns: u64,
@@ -50,7 +50,7 @@ impl Phases {
         [
             ("queue", self.queue_ns),
             ("order", self.order_ns),
-            ("look", self.look_ns),
+            ("pending", self.pending_ns),
             ("walk", self.walk_ns),
             ("destroy", self.destroy_ns),
             ("other", self.other_ns),
@@ -63,7 +63,7 @@ impl Phases {
     /// longer.
     #[must_use]
     pub fn closed(self, total_ns: u64) -> Self {
-        let measured = [self.queue_ns, self.order_ns, self.look_ns, self.walk_ns, self.destroy_ns];
+        let measured = [self.queue_ns, self.order_ns, self.pending_ns, self.walk_ns, self.destroy_ns];
         let measured = measured.into_iter().fold(0, u64::saturating_add);
         Self { other_ns: total_ns.saturating_sub(measured), total_ns: total_ns.max(measured), ..self }
     }
@@ -249,10 +249,10 @@ mod tests {
         fn all_phases_are_the_total(
             parts in proptest::prelude::any::<[u32; 5]>(), total_ns in proptest::prelude::any::<u64>(),
         ) {
-            let [queue_ns, order_ns, look_ns, walk_ns, destroy_ns] = parts.map(u64::from);
-            let open = Phases { queue_ns, order_ns, look_ns, walk_ns, destroy_ns, ..Phases::default() };
+            let [queue_ns, order_ns, pending_ns, walk_ns, destroy_ns] = parts.map(u64::from);
+            let open = Phases { queue_ns, order_ns, pending_ns, walk_ns, destroy_ns, ..Phases::default() };
             let phases = open.closed(total_ns);
-            let sum = queue_ns + order_ns + look_ns + walk_ns + destroy_ns + phases.other_ns;
+            let sum = queue_ns + order_ns + pending_ns + walk_ns + destroy_ns + phases.other_ns;
             proptest::prop_assert_eq!(sum, phases.total_ns);
             let json = serde_json::to_value(phases).unwrap();
             for (name, ns) in phases.named() {

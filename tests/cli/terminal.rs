@@ -159,7 +159,7 @@ fn a_narrow_terminal_breaks_nothing() -> Result<()> {
     let mut help = skreap(&["serve", "--help"]);
     help.env("COLUMNS", "40");
     let ended = run_with(help, Vec::new())?;
-    ensure!(ended.code == Some(0) && ended.out.contains("--recheck-ms"), "{ended:?}");
+    ensure!(ended.code == Some(0) && ended.out.contains("--pending-wait-ms"), "{ended:?}");
     drop(ten);
     serve.finish()
 }

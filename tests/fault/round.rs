@@ -240,7 +240,7 @@ pub fn beside(world: &World) -> Builder {
         .cgroup(world.cgroup().path())
         .config(Config { max_sockets: 1024, buckets: 64, ..Config::default() })
         .engine(Choice::Named(world.reaper().engine()))
-        .recheck(Duration::from_millis(1))
+        .pending_wait(Duration::from_millis(1))
 }
 
 pub fn reap_with(reaper: &mut Reaper, backend: Backend) -> Report {

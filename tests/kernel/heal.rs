@@ -37,7 +37,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// Heals without the time that a connect may be under way: here none is.
+/// Heals without the time that a connect may be pending: here none is.
 fn heal(world: &World) -> Result<Healed> {
     Ok(world.reaper().healer()?.settle(Duration::ZERO).run()?)
 }

@@ -23,7 +23,7 @@ mod client_view;
 mod control;
 mod dump_churn;
 mod events;
-mod flight;
+mod pending;
 mod full;
 mod handle;
 mod heal;
@@ -102,7 +102,7 @@ fn main() -> ExitCode {
         events::cases(),
         handle::cases(),
         order::cases(),
-        flight::cases(),
+        pending::cases(),
         full::cases(),
         heal::cases(),
         owners::cases(),

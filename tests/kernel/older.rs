@@ -37,13 +37,13 @@ pub fn cases() -> Vec<Case> {
         case!(closed_while_they_are_looked_for_tcp).only(EngineName::Netlink),
         case!(released_before_it_is_in_the_index).only(EngineName::Netlink),
         case!(opened_while_others_are_looked_for).only(EngineName::Netlink),
-        case!(search_beside_a_connect_under_way).only(EngineName::Kfunc),
+        case!(search_beside_a_pending_connect).only(EngineName::Kfunc),
     ]
 }
 
 /// A UDP socket goes back to a backend that several threads have connected it to, and a search meets it between the hook
 /// and the connect: it must leave the node of the connect alone, though the peer is another one.
-fn search_beside_a_connect_under_way(world: &mut World) -> Result<()> {
+fn search_beside_a_pending_connect(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp(2)])?;
     let mut client = world.client("client")?;
     let socket = connect(&mut client, udp(1))?;

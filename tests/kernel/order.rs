@@ -114,7 +114,7 @@ fn balancer_attached_after_seen_by_tidy(world: &mut World) -> Result<()> {
     world.tidy();
     expect_order(world, 1, 9)?;
     let listing = world.listing()?;
-    // What they were recorded under is still there: nobody can say that no connect to it is in flight.
+    // What they were recorded under is still there: nobody can say that no connect to it is pending.
     ensure!(listing.backends[&udp(1)].connected == 9 && listing.moved_on == 9, "{listing:?}");
     ensure!(listing.sockets == 9, "{listing:?}");
     expect_exactly(&world.reap(udp(1))?, &mut [&mut client], &cookies)

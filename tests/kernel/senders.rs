@@ -11,7 +11,7 @@ use skreap::core::{Action, Backend, Report, Skipped, Unconnected};
 use skreap_testbed::{Client, OpenSpec, Selection};
 
 use crate::case::{Case, case};
-use crate::flight::{begin_connect, end_connect};
+use crate::pending::{begin_connect, end_connect};
 use crate::sockets::*;
 use crate::unconnected::{send_to_all, sender};
 use crate::world::{World, WorldOptions};
@@ -20,7 +20,7 @@ pub fn cases() -> Vec<Case> {
     let destroy = WorldOptions { unconnected: Unconnected::Destroy, ..WorldOptions::default() };
     let limited = WorldOptions { max_victims: Some(5), ..destroy };
     let paced = WorldOptions { max_rate: Some(1000), ..destroy };
-    let patient = WorldOptions { recheck: Duration::from_secs(5), leave_order: true, ..destroy };
+    let patient = WorldOptions { pending_wait: Duration::from_secs(5), leave_order: true, ..destroy };
     vec![
         case!(a_sender_is_a_victim_of_one_backend).index_only().with(destroy),
         case!(a_sender_is_a_victim_of_one_backend_at_a_rate).index_only().with(paced),
@@ -194,7 +194,7 @@ fn senders_that_never_stop_are_victims_once(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// A connect under way is waited for, and the walk that is made again meets the sender as it was.
+/// A pending connect is waited for, and the walk that is made again meets the sender as it was.
 fn a_sender_is_no_victim_of_a_second_walk(world: &mut World) -> Result<()> {
     world.serve(&[udp(1)])?;
     let mut client = world.client("client")?;
@@ -204,6 +204,6 @@ fn a_sender_is_no_victim_of_a_second_walk(world: &mut World) -> Result<()> {
     let delay = begin_connect(world, &mut client, socket, udp(1))?;
     let report = world.reap(udp(1))?;
     end_connect(&mut client, delay)?;
-    ensure!(report.rechecks == 1 && report.pending == 0, "{report:?}");
+    ensure!(report.pending_walks == 1 && report.pending == 0, "{report:?}");
     expect_exactly(&report, &mut [&mut client, &mut other], &[sender.cookie, socket.cookie])
 }

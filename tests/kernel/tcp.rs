@@ -85,23 +85,23 @@ fn tcp_both_ends_get_an_error(world: &mut World) -> Result<()> {
 
 fn tcp_syn_sent(world: &mut World) -> Result<()> {
     // One connection waits to be accepted, and a backlog of 0 has room for no more: the kernel drops the SYN of
-    // the next, whose connect stays under way.
+    // the next, whose connect stays pending.
     let (_server, _) = server(world, tcp(1), 0)?;
     let mut client = world.client("client")?;
     let first = connect(&mut client, tcp(1))?;
     let spec = OpenSpec { nonblocking: true, ..spec_for(tcp(1)) };
     let mut cookies = vec![first.cookie];
-    let mut in_flight = Vec::new();
+    let mut pending = Vec::new();
     for _ in 0..2 {
         let socket = open(&mut client, spec.clone())?;
         ensure!(errno(client.connect(socket.handle, tcp(1).socket_addr()))? == libc::EINPROGRESS);
         wait_for_tcp_state(&mut client, socket.handle, SYN_SENT)?;
         cookies.push(socket.cookie);
-        in_flight.push(socket);
+        pending.push(socket);
     }
     let report = world.reap(tcp(1))?;
     expect_complete(&report, 3)?;
-    for socket in &in_flight {
+    for socket in &pending {
         let state = client.state(socket.handle)?;
         ensure!(state.errno == libc::ECONNABORTED && state.cookie == socket.cookie, "{state:?}");
     }

@@ -44,8 +44,8 @@ pub struct WorldOptions {
     pub max_victims: Option<u64>,
     /// Most destroys per second.
     pub max_rate: Option<u64>,
-    /// How long an event waits for connects under way.
-    pub recheck: Duration,
+    /// How long an event waits for pending connects.
+    pub pending_wait: Duration,
     /// How long an event waits for a socket whose owner holds its lock.
     pub victim_timeout: Duration,
     /// Most threads that destroy, with those that wait.
@@ -70,7 +70,7 @@ impl Default for WorldOptions {
             missed_releases: 0,
             max_victims: None,
             max_rate: None,
-            recheck: Duration::from_millis(1),
+            pending_wait: Duration::from_millis(1),
             victim_timeout: skreap::VICTIM_TIMEOUT,
             destroyers_max: NonZeroUsize::new(skreap::engine::DESTROYERS_MAX).unwrap_or(NonZeroUsize::MIN),
             leave_order: false,
@@ -124,7 +124,7 @@ impl World {
             .engine(Choice::Named(engine))
             .unconnected(options.unconnected)
             .max_victims(options.max_victims)
-            .recheck(options.recheck)
+            .pending_wait(options.pending_wait)
             .victim_timeout(options.victim_timeout)
             .destroyers_max(options.destroyers_max)
             .leave_order(options.leave_order)
@@ -293,7 +293,7 @@ impl World {
         ensure!(report.id == event.id && report.dry_run == dry_run, "not this event's report: {report:?}");
         as_outcome(&report).balanced(dry_run).with_context(|| format!("{report:?}"))?;
         let ns = &report.ns;
-        let phases = [ns.queue_ns, ns.order_ns, ns.look_ns, ns.walk_ns, ns.destroy_ns, ns.other_ns];
+        let phases = [ns.queue_ns, ns.order_ns, ns.pending_ns, ns.walk_ns, ns.destroy_ns, ns.other_ns];
         ensure!(phases.iter().sum::<u64>() == ns.total_ns, "the phases are not the total: {report:?}");
         ensure!(report.skipped.stale <= self.missed_releases, "nodes without their sockets: {report:?}");
         Ok(report)

@@ -194,7 +194,7 @@ impl World {
             })
             .engine(if self.kind.module { Choice::Auto } else { Choice::Named(self.kind.engine) })
             .unconnected(self.kind.unconnected)
-            .recheck(Duration::from_millis(1))
+            .pending_wait(Duration::from_millis(1))
             .victim_timeout(VICTIM_TIMEOUT)
             .pin(self.bpffs.path("pins"))
             .build()?;

@@ -79,7 +79,7 @@ fn spawn(cgroup: &Path, directory: &Path, engine: &str, bpffs: &Bpffs) -> Result
     let command = env::var_os("SKREAP_COMMAND").unwrap_or_else(|| env!("CARGO_BIN_EXE_skreap").into());
     Command::new(command)
         // Connects are always under way here: to wait for them would leave no time for events.
-        .args(["serve", "--log", "warn", "--max-sockets", "65536", "--recheck-ms", "1"])
+        .args(["serve", "--log", "warn", "--max-sockets", "65536", "--pending-wait-ms", "1"])
         .args(["--engine", engine, "--cgroup"])
         .arg(cgroup)
         .arg("--source")

@@ -54,7 +54,7 @@ pub(super) struct Args {
 }
 
 const VICTIM_TIMEOUT_MS: u64 = skreap::VICTIM_TIMEOUT.as_millis() as u64;
-const RECHECK_MS: u64 = skreap::RECHECK.as_millis() as u64;
+const PENDING_WAIT_MS: u64 = skreap::PENDING_WAIT.as_millis() as u64;
 
 /// Headings of the options, beside [`REQUESTS`].
 const INDEX: &str = "Index";
@@ -94,9 +94,9 @@ pub(super) struct ReaperArgs {
     /// Destroy at most N sockets per second, spread over the second [default: no limit]
     #[arg(long, value_name = "N")]
     max_rate: Option<NonZeroU64>,
-    /// How long an event waits for sockets whose connect() to the backend is under way, at most; 0: not at all
-    #[arg(long, value_name = "MS", default_value_t = RECHECK_MS, value_parser = clap::value_parser!(u64).range(..=10_000))]
-    recheck_ms: u64,
+    /// How long an event waits for sockets whose connect() to the backend is pending, at most; 0: not at all
+    #[arg(long, value_name = "MS", default_value_t = PENDING_WAIT_MS, value_parser = clap::value_parser!(u64).range(..=10_000))]
+    pending_wait_ms: u64,
     /// How long an event waits for a socket whose owner holds its lock; then it is reported as failed, and destroyed when
     /// the owner lets go
     #[arg(long, value_name = "MS", default_value_t = VICTIM_TIMEOUT_MS, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
@@ -147,7 +147,7 @@ impl ReaperArgs {
             .reconcile_max(self.reconcile_max.map_or_else(ReconcileMax::default, ReconcileMax::Fixed))
             .attribute(self.attribute)
             .max_rate(self.max_rate)
-            .recheck(Duration::from_millis(self.recheck_ms))
+            .pending_wait(Duration::from_millis(self.pending_wait_ms))
             .victim_timeout(Duration::from_millis(self.victim_timeout_ms))
             .grace(self.grace)
             .config(Config { max_sockets: self.max_sockets, buckets: self.buckets, ..Config::default() });

@@ -9,7 +9,7 @@ use skreap_core::{Protocol, Target, Unconnected};
 ///
 /// A UDP socket that sends without connecting is recorded under each backend it has sent to. A
 /// destroy leaves no trace in it: if it is bound to its port, or has sent again since, it looks as
-/// before. So the backends of an event, and the repeated walks for connects under way, share one of
+/// before. So the backends of an event, and the repeated walks for pending connects, share one of
 /// these. It never spares a socket that is *connected* to the target: a socket that is connected
 /// after a destroy has connected anew.
 ///

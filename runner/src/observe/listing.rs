@@ -60,7 +60,7 @@ pub struct Listing {
     pub sockets: u64,
     /// Memberships recorded under a backend the socket has left (failed or repeated connect).
     pub moved_on: u64,
-    /// Memberships of sockets that have no peer (connect in flight or failed, disconnected,
+    /// Memberships of sockets that have no peer (connect pending or failed, disconnected,
     /// destroyed).
     pub no_peer: u64,
     /// Unconnected IPv6 memberships, or sockets with very many peers, whose backend is not known by
@@ -82,7 +82,7 @@ pub struct Census {
     pub connected: u64,
     /// Of sockets without a peer that have sent to a backend, known by name or not.
     pub unconnected: u64,
-    /// Of sockets that have no peer (connect in flight or failed, disconnected, destroyed).
+    /// Of sockets that have no peer (connect pending or failed, disconnected, destroyed).
     pub no_peer: u64,
     /// Of sockets that have left the backend they are recorded under.
     pub moved_on: u64,

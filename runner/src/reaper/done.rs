@@ -16,7 +16,7 @@ pub(super) struct Done {
     pub(super) attributed: Option<Vec<SocketTuple>>,
     /// Nanoseconds of what belongs to no engine.
     pub(super) order_ns: u64,
-    pub(super) look_ns: u64,
+    pub(super) pending_ns: u64,
     pub(super) count_ns: u64,
 }
 
@@ -30,7 +30,7 @@ impl Done {
             error: None,
             attributed: None,
             order_ns: 0,
-            look_ns: 0,
+            pending_ns: 0,
             count_ns: 0,
         }
     }

@@ -12,7 +12,7 @@ use super::done::Done;
 use super::{Reaper, Underway, link};
 use crate::engine::{Chosen, EngineError, Link, Scope, nanos};
 use crate::reaper::batch::{Batch, distinct};
-use crate::reaper::recheck::{self, FIRST_PAUSE, Found, grace_period};
+use crate::reaper::pending::{self, FIRST_PAUSE, Found, grace_period};
 use crate::reaper::reconcile;
 
 /// One backend of an event.
@@ -170,14 +170,14 @@ impl Reaper {
         let mut chosen = Chosen::default();
         for (backend, link) in backends {
             let target = self.target(backend, event.dry_run);
-            // Before the walk: afterwards a destroyed socket looks like a connect under way.
+            // Before the walk: afterwards a destroyed socket looks like a pending connect.
             let start = Instant::now();
-            let watched = if event.dry_run || self.recheck.is_zero() {
+            let watched = if event.dry_run || self.pending_wait.is_zero() {
                 Ok(Found::default())
             } else {
-                recheck::watch(&mut self.walker, &target)
+                pending::watch(&mut self.walker, &target)
             };
-            done.look_ns = done.look_ns.saturating_add(nanos(start.elapsed()));
+            done.pending_ns = done.pending_ns.saturating_add(nanos(start.elapsed()));
             chosen.set_link(link);
             match self.run(&target, &mut chosen) {
                 Ok(mut outcome) => {
@@ -192,8 +192,8 @@ impl Reaper {
                 Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
             }
         }
-        let look_ns = self.look_again(&mut all, &mut chosen);
-        done.look_ns = done.look_ns.saturating_add(look_ns);
+        let pending_ns = self.look_again(&mut all, &mut chosen);
+        done.pending_ns = done.pending_ns.saturating_add(pending_ns);
         for One { backend, link, outcome, .. } in all {
             if !event.dry_run && link.is_none() && outcome.is_clean() {
                 batch.add(backend, &event.id);
@@ -205,12 +205,12 @@ impl Reaper {
         }
     }
 
-    /// Waits for connects under way, of all backends together, and reaps what came of them. Answers
+    /// Waits for pending connects, of all backends together, and reaps what came of them. Answers
     /// how many nanoseconds of that no engine was at work.
     fn look_again(&mut self, all: &mut [One], chosen: &mut Chosen) -> u64 {
         let start = Instant::now();
         let mut engine_ns = 0_u64;
-        let deadline = Instant::now() + self.recheck;
+        let deadline = Instant::now() + self.pending_wait;
         let mut open: Vec<&mut One> = all.iter_mut().filter(|one| !one.waiting.is_empty()).collect();
         let mut pause = FIRST_PAUSE;
         while !open.is_empty() {
@@ -221,14 +221,14 @@ impl Reaper {
             thread::sleep(pause.min(left));
             pause *= 2;
             for one in &mut open {
-                let found = recheck::look(&mut self.walker, &one.target, &one.waiting);
+                let found = pending::look(&mut self.walker, &one.target, &one.waiting);
                 one.outcome.add_stale(found.stale);
                 let waiting = found.sockets;
                 if waiting.len() == one.waiting.len() {
                     continue;
                 }
                 one.waiting = waiting;
-                one.outcome.rechecks += 1;
+                one.outcome.pending_walks += 1;
                 chosen.set_link(one.link);
                 match self.run(&one.target, chosen) {
                     Ok(more) => {
@@ -250,7 +250,7 @@ impl Reaper {
         }
         for one in open {
             one.outcome.pending = one.waiting.len() as u64;
-            let stale = recheck::settle(&mut self.walker, &one.target);
+            let stale = pending::expire(&mut self.walker, &one.target);
             one.outcome.add_stale(stale);
         }
         nanos(start.elapsed()).saturating_sub(engine_ns)

@@ -10,7 +10,7 @@ pub(crate) mod fallback;
 mod handle;
 mod limits;
 mod link;
-pub(crate) mod recheck;
+pub(crate) mod pending;
 pub(crate) mod reconcile;
 mod underway;
 
@@ -77,7 +77,7 @@ pub struct Reaper {
     scan_known: bool,
     limits: Limits,
     attribute: bool,
-    recheck: Duration,
+    pending_wait: Duration,
     pool: Pool,
     heal_after: Duration,
     leave_order: bool,

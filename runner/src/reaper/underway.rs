@@ -109,7 +109,7 @@ impl Reaper {
         let phases = Phases {
             queue_ns,
             order_ns: done.order_ns,
-            look_ns: done.look_ns,
+            pending_ns: done.pending_ns,
             walk_ns: total.walk_ns.saturating_add(done.count_ns),
             destroy_ns: total.destroy_ns,
             ..Phases::default()

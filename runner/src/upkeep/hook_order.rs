@@ -27,7 +27,7 @@ use crate::sys::rcu;
 const MOVES: usize = 8;
 /// See [`MOVES`].
 const WINDOW: Duration = Duration::from_secs(60);
-/// Period in which sockets whose connect may have been in flight are checked again before every
+/// Period in which sockets whose connect may have been pending are checked again before every
 /// event. The way from the hook to the peer is a few microseconds of one system call.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -274,7 +274,7 @@ impl OrderKeeper {
         Ok(())
     }
 
-    /// Checks the suspects once more. None is dismissed: a connect in flight may take effect after
+    /// Checks the suspects once more. None is dismissed: a pending connect may take effect after
     /// the peer was read.
     fn look_again(&mut self) -> Result<(), skreap_bpf::Error> {
         let mut failed = Ok(());

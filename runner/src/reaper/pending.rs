@@ -1,20 +1,20 @@
-//! Repeated checks for sockets whose `connect()` was under way when the event came.
+//! Repeated checks for sockets whose `connect()` was pending when the event came.
 //!
 //! The hooks record a socket before its connect takes effect. An event in between finds a node
 //! whose socket is not connected to the backend yet, and has to wait for it. The leftover of a
 //! failed connect or a destroy looks the same, so the wait is bounded, and a node whose wait has
-//! expired is settled: later events do not wait for it (`pending.bpf.h`).
+//! expired delays no later event (`pending.bpf.h`).
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use skreap_bpf::{InFlight, Walker};
+use skreap_bpf::{PendingCheck, Walker};
 use skreap_core::Target;
 
 use crate::engine::EngineError;
 use crate::sys::rcu;
 
-/// Result of a walk for connects under way.
+/// Result of a walk for pending connects.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     /// Cookies of the sockets.
@@ -44,12 +44,12 @@ pub fn grace_period() -> Result<(), EngineError> {
 /// # Errors
 /// [`EngineError::Walk`]: the sockets are unknown, and the event does not wait for them.
 pub(crate) fn watch(walker: &mut Walker, target: &Target) -> Result<Found, EngineError> {
-    ask(walker, target, InFlight::Watch)
+    ask(walker, target, PendingCheck::Watch)
 }
 
 /// Those of `before` that still may, or may for all that is known.
 pub(crate) fn look(walker: &mut Walker, target: &Target, before: &HashSet<u64>) -> Found {
-    match ask(walker, target, InFlight::Look) {
+    match ask(walker, target, PendingCheck::Look) {
         Ok(mut now) => {
             now.sockets.retain(|cookie| before.contains(cookie));
             now
@@ -60,16 +60,16 @@ pub(crate) fn look(walker: &mut Walker, target: &Target, before: &HashSet<u64>) 
 
 /// Ends the wait: later events do not wait for the sockets that are still watched. Returns the
 /// number of stale nodes found.
-pub(crate) fn settle(walker: &mut Walker, target: &Target) -> u64 {
+pub(crate) fn expire(walker: &mut Walker, target: &Target) -> u64 {
     // If this fails, later events wait for them, which costs time.
-    ask(walker, target, InFlight::Settle).map_or(0, |found| found.stale)
+    ask(walker, target, PendingCheck::Expire).map_or(0, |found| found.stale)
 }
 
-fn ask(walker: &mut Walker, target: &Target, what: InFlight) -> Result<Found, EngineError> {
-    match walker.in_flight(target, what) {
+fn ask(walker: &mut Walker, target: &Target, what: PendingCheck) -> Result<Found, EngineError> {
+    match walker.pending(target, what) {
         Ok((cookies, stale)) => Ok(Found { sockets: cookies.into_iter().collect(), stale }),
         Err(e) => {
-            tracing::warn!(backend = %target.backend, "cannot search for connects under way: {e}");
+            tracing::warn!(backend = %target.backend, "cannot search for pending connects: {e}");
             Err(e.into())
         }
     }

@@ -1,11 +1,11 @@
-//! Events that come while a `connect()` is under way: recorded by the hook, without effect yet.
+//! Events that come while a `connect()` is pending: recorded by the hook, without effect yet.
 
 use std::panic::resume_unwind;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::bpf::InFlight;
+use skreap::bpf::PendingCheck;
 use skreap::core::{Backend, Report, Target, Unconnected};
 use skreap_testbed::bpf::Delay;
 use skreap_testbed::{Client, Op, OpenedMany, Reply, Selection};
@@ -25,21 +25,21 @@ const TO_TCP: [&[(&str, &str)]; 2] =
 pub fn cases() -> Vec<Case> {
     // What holds up a connect is attached behind the hooks, and moving them behind it would wait for its end.
     let held_up = WorldOptions { leave_order: true, ..WorldOptions::default() };
-    let patient = WorldOptions { recheck: Duration::from_secs(5), ..held_up };
-    let waits = WorldOptions { recheck: Duration::from_millis(150), ..WorldOptions::default() };
+    let patient = WorldOptions { pending_wait: Duration::from_secs(5), ..held_up };
+    let waits = WorldOptions { pending_wait: Duration::from_millis(150), ..WorldOptions::default() };
     let wildcard = WorldOptions { max_memberships: 4, ..patient };
     let wildcard_waits = WorldOptions { max_memberships: 4, ..waits };
-    let never = WorldOptions { recheck: Duration::ZERO, ..held_up };
+    let never = WorldOptions { pending_wait: Duration::ZERO, ..held_up };
     let storm = |balancer| WorldOptions { balancer, grace: true, ..WorldOptions::default() };
     vec![
-        case!(connect_under_way_is_waited_for).index_only().with(patient),
-        case!(reconnect_under_way_is_waited_for).index_only().with(patient),
+        case!(pending_connect_is_waited_for).index_only().with(patient),
+        case!(pending_reconnect_is_waited_for).index_only().with(patient),
         case!(connect_after_sending_is_waited_for).index_only().with(patient),
-        case!(connect_under_way_without_waiting).index_only().with(never),
+        case!(pending_connect_without_waiting).index_only().with(never),
         case!(leftovers_are_waited_for_once).with(waits),
         case!(leftovers_that_connect_again).index_only().with(waits),
-        case!(wide_socket_under_way_is_waited_for).index_only().with(wildcard),
-        case!(wide_sockets_are_waited_for_once).index_only().with(wildcard_waits),
+        case!(pending_wildcard_socket_is_waited_for).index_only().with(wildcard),
+        case!(wildcard_sockets_are_waited_for_once).index_only().with(wildcard_waits),
         case!(storm_on_a_switched_balancer_udp).with(storm(TO_UDP[0])),
         case!(storm_on_a_switched_balancer_tcp).with(storm(TO_TCP[0])),
     ]
@@ -70,11 +70,11 @@ pub fn end_connect(client: &mut Client, _delay: Delay) -> Result<()> {
 }
 
 fn expect_waited(report: &Report) -> Result<()> {
-    ensure!(report.rechecks == 1 && report.pending == 0, "{report:?}");
+    ensure!(report.pending_walks == 1 && report.pending == 0, "{report:?}");
     Ok(())
 }
 
-fn connect_under_way_is_waited_for(world: &mut World) -> Result<()> {
+fn pending_connect_is_waited_for(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp(2)])?;
     let mut client = world.client("client")?;
     let mut bystander = world.client("bystander")?;
@@ -89,7 +89,7 @@ fn connect_under_way_is_waited_for(world: &mut World) -> Result<()> {
 }
 
 /// A connected UDP socket keeps its old peer until the connect has its effect.
-fn reconnect_under_way_is_waited_for(world: &mut World) -> Result<()> {
+fn pending_reconnect_is_waited_for(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp(2)])?;
     let mut client = world.client("client")?;
     let socket = connect(&mut client, udp(2))?;
@@ -113,19 +113,19 @@ fn connect_after_sending_is_waited_for(world: &mut World) -> Result<()> {
 }
 
 /// What the wait is there for.
-fn connect_under_way_without_waiting(world: &mut World) -> Result<()> {
+fn pending_connect_without_waiting(world: &mut World) -> Result<()> {
     world.serve(&[udp(1)])?;
     let mut client = world.client("client")?;
     let socket = open(&mut client, spec_for(udp(1)))?;
     let delay = begin_connect(world, &mut client, socket, udp(1))?;
     let report = world.reap(udp(1))?;
     end_connect(&mut client, delay)?;
-    ensure!(report.rechecks == 0 && report.skipped.no_peer == 1, "{report:?}");
+    ensure!(report.pending_walks == 0 && report.skipped.no_peer == 1, "{report:?}");
     expect_exactly(&report, &mut [&mut client], &[])?;
     expect_exactly(&world.reap(udp(1))?, &mut [&mut client], &[socket.cookie])
 }
 
-/// Destroyed sockets that their owner keeps look like connects under way, to the first event that meets them.
+/// Destroyed sockets that their owner keeps look like pending connects, to the first event that meets them.
 fn leftovers_are_waited_for_once(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), tcp(1)])?;
     let mut client = world.client("client")?;
@@ -134,7 +134,7 @@ fn leftovers_are_waited_for_once(world: &mut World) -> Result<()> {
         expect_destroyed(&world.reap(backend)?, &mut [&mut client], &opened.cookies)?;
         let report = world.reap(backend)?;
         expect_complete(&report, 0)?;
-        ensure!(report.pending == 3 && report.rechecks == 0, "{report:?}");
+        ensure!(report.pending == 3 && report.pending_walks == 0, "{report:?}");
         ensure!(report.ns.total_ns >= 150_000_000, "{report:?}");
         let report = world.reap(backend)?;
         expect_complete(&report, 0)?;
@@ -172,20 +172,20 @@ fn wildcard_sender(world: &mut World, client: &mut Client) -> Result<Socket> {
 }
 
 /// The cookies of who may be connecting to the backend now.
-fn in_flight(world: &World, backend: Backend) -> Result<Vec<u64>> {
+fn pending_cookies(world: &World, backend: Backend) -> Result<Vec<u64>> {
     let target = Target { backend, unconnected: Unconnected::Preserve, dry_run: false };
-    Ok(world.reaper().index().walker()?.in_flight(&target, InFlight::Look)?.0)
+    Ok(world.reaper().index().walker()?.pending(&target, PendingCheck::Look)?.0)
 }
 
-fn wide_socket_under_way_is_waited_for(world: &mut World) -> Result<()> {
+fn pending_wildcard_socket_is_waited_for(world: &mut World) -> Result<()> {
     world.serve(&[udp(9)])?;
     let mut client = world.client("client")?;
     let socket = wildcard_sender(world, &mut client)?;
-    ensure!(in_flight(world, udp(9))?.is_empty());
+    ensure!(pending_cookies(world, udp(9))?.is_empty());
     let delay = world.delay_connects()?;
     client.send(&Op::Connect { socket: socket.handle, addr: udp(9).socket_addr() })?;
     let deadline = Instant::now() + Duration::from_millis(PATIENCE_MS);
-    while in_flight(world, udp(9))? != [socket.cookie] {
+    while pending_cookies(world, udp(9))? != [socket.cookie] {
         ensure!(Instant::now() < deadline, "the connect was never noticed");
         thread::sleep(Duration::from_micros(200));
     }
@@ -197,7 +197,7 @@ fn wide_socket_under_way_is_waited_for(world: &mut World) -> Result<()> {
 
 /// One that never connects is not waited for; one that has, once, whatever the event is about, and again after it has
 /// connected anew.
-fn wide_sockets_are_waited_for_once(world: &mut World) -> Result<()> {
+fn wildcard_sockets_are_waited_for_once(world: &mut World) -> Result<()> {
     world.serve(&[udp(8), udp(9)])?;
     let mut client = world.client("client")?;
     let socket = wildcard_sender(world, &mut client)?;
