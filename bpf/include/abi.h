@@ -186,7 +186,7 @@ struct skreap_counters {
 };
 
 /*
- * Results for the sockets that are older than the hooks.  Sockets that are not connected, or
+ * Results for the pre-existing sockets.  Sockets that are not connected, or
  * outside the cgroup, are not counted.
  */
 struct skreap_bootstrap_counts {
@@ -194,20 +194,20 @@ struct skreap_bootstrap_counts {
 	__u64 closed; /* left out: closed, or just being closed */
 };
 
-enum skreap_older_what {
-	SKREAP_OLDER_CLIENT = 1,
-	SKREAP_OLDER_ACCEPTED = 2, /* left out: the server's side */
-	SKREAP_OLDER_DROPPED = 3,  /* no room; the backend is incomplete */
+enum skreap_bootstrap_what {
+	SKREAP_BOOTSTRAP_CLIENT = 1,
+	SKREAP_BOOTSTRAP_ACCEPTED = 2, /* left out: the server's side */
+	SKREAP_BOOTSTRAP_DROPPED = 3,  /* no room; the backend is incomplete */
 };
 
-/* A socket that the iterators over older sockets have come to: their output.  One that several processes have open, or
+/* A socket that the iterators over pre-existing sockets have come to: their output.  One that several processes have open, or
  * that is met again, is told of each time; a dropped one is told of as a client before. */
-struct skreap_older {
+struct skreap_bootstrap_socket {
 	__u64 cookie;
 	__u32 protocol;
-	__u32 what; /* enum skreap_older_what */
+	__u32 what; /* enum skreap_bootstrap_what */
 };
-_Static_assert(sizeof(struct skreap_older) == 16, "no hidden padding");
+_Static_assert(sizeof(struct skreap_bootstrap_socket) == 16, "no hidden padding");
 
 struct skreap_bootstrap {
 	__u64 cgroup; /* in: id of the indexed cgroup; 0: the root */
@@ -240,7 +240,7 @@ struct skreap_cfg {
 	__u32 buckets;	    /* per shard */
 	__u32 max_memberships;
 	__u32 max_sockets;
-	__u32 bootstrapped; /* 1: sockets older than the hooks have been looked for */
+	__u32 bootstrapped; /* 1: pre-existing sockets have been looked for */
 	__u32 held;	    /* 1: a reference to each recorded socket is held */
 	__u32 padding;
 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
 /*
- * Bootstrap: sockets that are older than the hooks are put into the index, once, while the hooks are attached already.
+ * Bootstrap: pre-existing sockets are put into the index, once, while the hooks are attached already.
  *
  * Two ways lead to them.  The iterator over the files of all processes has no socket's lock, so no owner can hold it
  * up.  It holds a reference to the file: the socket's release is yet to come, and finds the node.  The iterators over
@@ -37,8 +37,8 @@
 struct skreap_bootstrap bootstrap SEC(".data.bootstrap");
 
 /* Never read: puts the types, and so their Rust twins, into the BTF of the object. */
-const volatile struct skreap_older older_type;
-const volatile enum skreap_older_what older_what_type;
+const volatile struct skreap_bootstrap_socket bootstrap_socket_type;
+const volatile enum skreap_bootstrap_what bootstrap_what_type;
 
 /* Whether the socket's file still has a reference, so that its release is yet to come. */
 static __always_inline bool is_open(const struct sock *sk)
@@ -68,9 +68,9 @@ static __always_inline bool is_open(const struct sock *sk)
 /* False if user space could not be told: the iterator then shows the same socket again. */
 static __always_inline bool bootstrap_tell(struct seq_file *seq, __u64 cookie, __u8 protocol, __u8 what)
 {
-	struct skreap_older older = {.cookie = cookie, .protocol = protocol, .what = what};
+	struct skreap_bootstrap_socket met = {.cookie = cookie, .protocol = protocol, .what = what};
 
-	return !bpf_seq_write(seq, &older, sizeof(older));
+	return !bpf_seq_write(seq, &met, sizeof(met));
 }
 
 /* Records the socket.  trusted: as the kernel gave it, if a reference can be taken of that. */
@@ -117,7 +117,7 @@ static __always_inline void bootstrap_visit(struct seq_file *seq, void *named, v
 	}
 	m.cookie = bpf_get_socket_cookie(named);
 	accepted = protocol == IPPROTO_TCP && was_accepted(sk, &live);
-	if (!bootstrap_tell(seq, m.cookie, protocol, accepted ? SKREAP_OLDER_ACCEPTED : SKREAP_OLDER_CLIENT) ||
+	if (!bootstrap_tell(seq, m.cookie, protocol, accepted ? SKREAP_BOOTSTRAP_ACCEPTED : SKREAP_BOOTSTRAP_CLIENT) ||
 	    accepted)
 		return;
 	if (!is_open(sk)) {
@@ -136,7 +136,7 @@ static __always_inline void bootstrap_visit(struct seq_file *seq, void *named, v
 	result = bootstrap_record(s, &m, trusted);
 	if (result == RECORD_NEW)
 		n->indexed++;
-	else if (result != RECORD_KNOWN && !bootstrap_tell(seq, m.cookie, protocol, SKREAP_OLDER_DROPPED))
+	else if (result != RECORD_KNOWN && !bootstrap_tell(seq, m.cookie, protocol, SKREAP_BOOTSTRAP_DROPPED))
 		return;
 	record_count(&m, result);
 	/* Dekker: the node before the look at the file, the last reference before the look at the record.  An

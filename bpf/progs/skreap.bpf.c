@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: (GPL-2.0 OR MIT)
-/* Entry points: the hooks that fill the index, the iterators that put older sockets into it, and the walk that
+/* Entry points: the hooks that fill the index, the iterators that put pre-existing sockets into it, and the walk that
  * empties a bucket of it. */
 #include "../include/kernel.h"
 #include <bpf/bpf_helpers.h>

@@ -1,4 +1,4 @@
-//! Sockets that are older than the hooks.
+//! Pre-existing sockets.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -47,14 +47,14 @@ struct Seen(HashMap<u64, (Protocol, What)>);
 
 impl Seen {
     fn add(&mut self, bytes: &[u8]) {
-        const { assert!(offset_of!(types::skreap_older, cookie) == 0) };
+        const { assert!(offset_of!(types::skreap_bootstrap_socket, cookie) == 0) };
         let word = |at: usize| bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map(u32::from_ne_bytes);
         let cookie = bytes.first_chunk().copied().map(u64::from_ne_bytes);
-        let protocol = word(offset_of!(types::skreap_older, protocol));
+        let protocol = word(offset_of!(types::skreap_bootstrap_socket, protocol));
         let protocol = protocol.and_then(|n| u8::try_from(n).ok()).and_then(Protocol::from_number);
-        let what = match word(offset_of!(types::skreap_older, what)).map(types::skreap_older_what) {
-            Some(types::skreap_older_what::SKREAP_OLDER_ACCEPTED) => What::Accepted,
-            Some(types::skreap_older_what::SKREAP_OLDER_DROPPED) => What::Dropped,
+        let what = match word(offset_of!(types::skreap_bootstrap_socket, what)).map(types::skreap_bootstrap_what) {
+            Some(types::skreap_bootstrap_what::SKREAP_BOOTSTRAP_ACCEPTED) => What::Accepted,
+            Some(types::skreap_bootstrap_what::SKREAP_BOOTSTRAP_DROPPED) => What::Dropped,
             _ => What::Client,
         };
         if let (Some(cookie), Some(protocol)) = (cookie, protocol) {
@@ -116,12 +116,12 @@ impl BootstrapPass {
 }
 
 fn run_pass(link: BorrowedFd<'_>, seen: &Mutex<Seen>) -> Result<(), Error> {
-    let mut records = Records::new(size_of::<types::skreap_older>());
-    let points = [Point::OlderOpen, Point::OlderRead];
+    let mut records = Records::new(size_of::<types::skreap_bootstrap_socket>());
+    let points = [Point::BootstrapOpen, Point::BootstrapRead];
     iterator::pass(link, points, &mut records, |bytes| {
         seen.lock().unwrap_or_else(PoisonError::into_inner).add(bytes)
     })
-    .map_err(|e| object_error("iterator over older sockets", e))
+    .map_err(|e| object_error("iterator over pre-existing sockets", e))
 }
 
 impl Bootstrap {
@@ -132,7 +132,7 @@ impl Bootstrap {
     /// [`Error::Object`] with the kernel's errno.
     pub fn new(index: &Index, cgroup: Option<u64>) -> Result<Self, Error> {
         let attach = |name: &str| {
-            fault::at(Point::OlderAttach).map_err(|e| object_error(name, e))?;
+            fault::at(Point::BootstrapAttach).map_err(|e| object_error(name, e))?;
             let program = index.object().progs_mut().find(|p| p.name() == OsStr::new(name));
             program
                 .ok_or_else(|| object_error(name, io::ErrorKind::NotFound.into()))?
@@ -179,7 +179,7 @@ impl Bootstrap {
     /// [`Error::Object`] if there can be no more descriptors.
     pub fn iterator(&self, protocol: Protocol) -> Result<OwnedFd, Error> {
         let link = self.link(protocol).as_fd();
-        link.try_clone_to_owned().map_err(|e| object_error("iterator over older sockets", e))
+        link.try_clone_to_owned().map_err(|e| object_error("iterator over pre-existing sockets", e))
     }
 
     /// Makes passes of such descriptors.
@@ -200,7 +200,7 @@ impl Bootstrap {
     /// # Errors
     /// [`Error::Object`] if the map cannot be read.
     pub fn counts(&self) -> Result<(BootstrapCounts, BootstrapCounts), Error> {
-        fault::at(Point::OlderCounts).map_err(|e| object_error(STATE, e))?;
+        fault::at(Point::BootstrapCounts).map_err(|e| object_error(STATE, e))?;
         let state = self.read()?;
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         Ok((seen.counts(Protocol::Tcp, state.tcp), seen.counts(Protocol::Udp, state.udp)))
@@ -239,7 +239,7 @@ impl Bootstrap {
                 size_of::<types::skreap_bootstrap>(),
             )
         };
-        fault::at(Point::OlderWrite).map_err(|e| object_error(STATE, e))?;
+        fault::at(Point::BootstrapWrite).map_err(|e| object_error(STATE, e))?;
         self.state
             .update(&0_u32.to_ne_bytes(), bytes, MapFlags::ANY)
             .map_err(|e| object_error(STATE, io_error(e)))

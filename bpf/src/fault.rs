@@ -58,11 +58,11 @@ points! {
     ScanOpen, "beginning a pass of an iterator";
     ScanRead, "reading from an iterator";
     ScanCounts, "reading what a scan has counted";
-    OlderAttach, "attaching an iterator over older sockets";
-    OlderWrite, "telling the search for older sockets their cgroup";
-    OlderOpen, "beginning a pass over older sockets";
-    OlderRead, "reading from an iterator over older sockets";
-    OlderCounts, "reading what the search for older sockets has counted";
+    BootstrapAttach, "attaching an iterator over pre-existing sockets";
+    BootstrapWrite, "telling the search for pre-existing sockets their cgroup";
+    BootstrapOpen, "beginning a pass over pre-existing sockets";
+    BootstrapRead, "reading from an iterator over pre-existing sockets";
+    BootstrapCounts, "reading what the search for pre-existing sockets has counted";
     OwnerLoad, "loading the program that finds out whose a socket is";
     OwnerRun, "asking whose a socket is";
     NetnsList, "listing the netns";

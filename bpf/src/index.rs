@@ -267,7 +267,7 @@ impl Index {
         Ok(bytes)
     }
 
-    /// True if the search for sockets older than the hooks has been done.
+    /// True if the search for pre-existing sockets has been done.
     ///
     /// # Errors
     /// [`Error::Object`] if the map cannot be read.

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::process::{collect, run, signal, until};
 use crate::serve::command;
 
-crate::tests![older_and_full, the_self_check_speaks_up];
+crate::tests![preexisting_and_full, the_self_check_speaks_up];
 
 /// A client in the cgroup that can connect to this process.
 fn client(cgroup: &Cgroup) -> Result<Client> {
@@ -26,8 +26,8 @@ fn connect(client: &mut Client, server: &UdpSocket, count: usize) -> Result<()> 
     Ok(())
 }
 
-/// Sockets older than the hooks that nobody has searched for are no difference, and neither are those a full index had no room for.
-fn older_and_full() -> Result<()> {
+/// Pre-existing sockets that nobody has searched for are no difference, and neither are those a full index had no room for.
+fn preexisting_and_full() -> Result<()> {
     let (cgroup, directory) = (Cgroup::create("cli-audit")?, TempDir::new()?);
     let server = UdpSocket::bind("127.0.0.1:0")?;
     let mut client = client(&cgroup)?;
@@ -45,21 +45,21 @@ fn older_and_full() -> Result<()> {
         let ended = run(&["audit", "--socket", &path, "--json"])?;
         let audit = ended.json()?.pop().unwrap_or_default();
         ensure!(ended.code == Some(0) && audit["agrees"] == true, "{ended:?}");
-        ensure!(audit["older"] == 3 && audit["sockets"] == 9 && audit["nodes"] == 4, "{audit}");
+        ensure!(audit["preexisting"] == 3 && audit["sockets"] == 9 && audit["nodes"] == 4, "{audit}");
         ensure!(
             audit["incomplete"] == 2 && audit["differences"].as_array().map(Vec::len) == Some(2),
             "{audit}"
         );
         let ended = run(&["audit", "--socket", &path])?;
         ensure!(
-            ended.out.contains("\n2 incomplete: ") && ended.out.contains("\nnot compared: 3 sockets older"),
+            ended.out.contains("\n2 incomplete: ") && ended.out.contains("\nnot compared: 3 sockets pre-existing"),
             "{ended:?}"
         );
         Ok(())
     })();
     signal(&serve, libc::SIGTERM)?;
     let ended = collect(&mut serve)?;
-    ensure!(ended.code == Some(0) && ended.err.contains("older=3"), "{ended:?}");
+    ensure!(ended.code == Some(0) && ended.err.contains("preexisting=3"), "{ended:?}");
     done
 }
 

@@ -83,7 +83,7 @@ fn only_what_is_needed_on_every_thread() -> Result<()> {
     serve.finish()
 }
 
-/// As root, but not allowed to enter another netns: older sockets there are found all the same, and every event says that
+/// As root, but not allowed to enter another netns: pre-existing sockets there are found all the same, and every event says that
 /// it could not destroy them.
 fn netns_that_cannot_be_entered() -> Result<()> {
     if Command::new("setpriv").arg("--version").stdout(Stdio::null()).status().is_err() {

@@ -14,7 +14,7 @@ sockets() { skreap index | sed -n 's/^sockets \([0-9]*\), .*/\1/p'; }
 hooks() { /tmp/skreap probe --cgroup /sys/fs/cgroup | grep -o 'skreap_[a-z]*' | wc -l; }
 
 ip link set lo up
-# One socket that is older than the service, and after it one more, and one in a netns of its own.
+# One pre-existing socket, and after it one more, and one in a netns of its own.
 exec 3<>/dev/udp/127.0.0.1/5353
 dpkg -x /mnt/shared/skreap.deb /tmp/content
 cp /tmp/content/usr/bin/skreap /tmp/skreap

@@ -76,7 +76,7 @@ fn second_start(world: &mut World, first: Option<fn(&World, &Path) -> Builder>, 
             Some(opened) => opened,
             None => open_each(&mut clients, udp(1), 3)?,
         };
-        // A pinned index that could not be taken over was replaced, and older sockets were not looked for.
+        // A pinned index that could not be taken over was replaced, and pre-existing sockets were not looked for.
         let known = third.counters()?.inserts == opened.len();
         ensure!(known || happened, "a new index without need");
         if known {

@@ -13,7 +13,7 @@ pub fn cases() -> Vec<Case> {
     let two_netns = WorldOptions { netns: 2, ..WorldOptions::default() };
     vec![
         case!(start_and_first_event).with(two_netns),
-        case!(start_with_older_sockets).only(EngineName::Netlink).and(EngineName::Kfunc).with(two_netns),
+        case!(start_with_preexisting_sockets).only(EngineName::Netlink).and(EngineName::Kfunc).with(two_netns),
     ]
 }
 
@@ -21,11 +21,11 @@ fn start_and_first_event(world: &mut World) -> Result<()> {
     start(world, false)
 }
 
-fn start_with_older_sockets(world: &mut World) -> Result<()> {
+fn start_with_preexisting_sockets(world: &mut World) -> Result<()> {
     start(world, true)
 }
 
-fn start(world: &mut World, older: bool) -> Result<()> {
+fn start(world: &mut World, preexisting: bool) -> Result<()> {
     world.serve(&[udp(1)])?;
     let mut clients = [world.client_in("first", 0)?, world.client_in("second", 1)?];
     let held = Held::from_the_second_start_on(world)?;
@@ -55,9 +55,9 @@ fn start(world: &mut World, older: bool) -> Result<()> {
         &[Pass::First],
         |point| all || own(point),
         |fault| {
-            let mut opened = older.then(|| open_each(&mut clients, udp(1), 3)).transpose()?;
+            let mut opened = preexisting.then(|| open_each(&mut clients, udp(1), 3)).transpose()?;
             let armed = fault.map(Fault::arm);
-            let built = beside(world).bootstrap(older).grace(true).build();
+            let built = beside(world).bootstrap(preexisting).grace(true).build();
             let mut reaper = match built {
                 Ok(reaper) => reaper,
                 Err(error) => {

@@ -17,7 +17,7 @@ use skreap_testbed::{Cgroup, Client, Family, OpenSpec, SpawnOptions};
 
 use crate::case::{Case, case};
 use crate::holder::{LockHolder, descriptor_of};
-use crate::older::{reap, small};
+use crate::preexisting::{reap, small};
 use crate::owners::need_mptcp;
 use crate::sockets::*;
 use crate::unconnected::sender;
@@ -36,7 +36,7 @@ pub fn cases() -> Vec<Case> {
         case!(audit_counts_the_kernels_own_sockets_apart).index_only(),
         case!(audit_reports_a_full_index_as_incomplete).index_only().with(small),
         case!(audit_finds_missed_sockets).index_only(),
-        case!(audit_forgives_older_sockets).index_only(),
+        case!(audit_forgives_preexisting_sockets).index_only(),
         case!(audit_finds_wrong_keys).index_only(),
         case!(audit_finds_stale_nodes).index_only(),
         case!(events_tell_of_stale_nodes).index_only(),
@@ -61,7 +61,7 @@ fn expect_clean(audit: &Audit, sockets: u64, backends: u64, nodes: u64) -> Resul
         (audit.sockets, audit.backends, audit.nodes) == (sockets, backends, nodes),
         "not {sockets} sockets, {backends} backends, {nodes} nodes: {audit:?}"
     );
-    ensure!(audit.undecided == 0 && audit.older == 0 && audit.incomplete == 0, "{audit:?}");
+    ensure!(audit.undecided == 0 && audit.preexisting == 0 && audit.incomplete == 0, "{audit:?}");
     Ok(())
 }
 
@@ -360,23 +360,23 @@ fn audit_finds_missed_sockets(world: &mut World) -> Result<()> {
     expect_clean(&beside.auditor.run()?, 15, 5, 15)
 }
 
-fn audit_forgives_older_sockets(world: &mut World) -> Result<()> {
+fn audit_forgives_preexisting_sockets(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), tcp(1), tcp(2)])?;
     let mut client = world.client("client")?;
-    let older = connect_many(&mut client, Default::default(), udp(1), 4)?;
+    let before = connect_many(&mut client, Default::default(), udp(1), 4)?;
     connect_many(&mut client, Default::default(), tcp(1), 3)?;
     let mut beside = Beside::new(world)?;
-    ensure!(beside.auditor.forgive_older()? == 7);
+    ensure!(beside.auditor.forgive_preexisting()? == 7);
     connect_many(&mut client, Default::default(), tcp(2), 2)?;
     let audit = beside.auditor.run()?;
-    ensure!(audit.agrees && audit.older == 7 && audit.sockets == 9 && audit.nodes == 2, "{audit:?}");
+    ensure!(audit.agrees && audit.preexisting == 7 && audit.sockets == 9 && audit.nodes == 2, "{audit:?}");
     // A new peer is a new connect: nothing is forgiven for that.
     beside.detach();
-    client.connect(older.first, udp(2).socket_addr())?;
+    client.connect(before.first, udp(2).socket_addr())?;
     beside.attach(world)?;
     let audit = beside.auditor.run()?;
-    expect_found(&audit, Kind::Missed, &older.cookies[..1])?;
-    ensure!(audit.older == 6, "{audit:?}");
+    expect_found(&audit, Kind::Missed, &before.cookies[..1])?;
+    ensure!(audit.preexisting == 6, "{audit:?}");
     Ok(())
 }
 
@@ -387,7 +387,7 @@ fn audit_finds_wrong_keys(world: &mut World) -> Result<()> {
     let mut client = world.client("client")?;
     connect(&mut client, udp(2))?;
     let mut beside = Beside::new(world)?;
-    ensure!(beside.auditor.forgive_older()? == 1);
+    ensure!(beside.auditor.forgive_preexisting()? == 1);
     let directory = skreap::cgroup::open(world.cgroup().path())?;
     let balancer = LoadBalancer::attach(&[(vip, backend)], directory.as_fd())?;
     let wrong = connect(&mut client, vip)?;
@@ -401,7 +401,7 @@ fn audit_finds_wrong_keys(world: &mut World) -> Result<()> {
     // A connect to its peer puts it right, and drops what that thread had recorded before.
     client.connect(wrong.handle, backend.socket_addr())?;
     let audit = beside.auditor.run()?;
-    ensure!(audit.agrees && audit.older == 1 && audit.nodes == 2, "{audit:?}");
+    ensure!(audit.agrees && audit.preexisting == 1 && audit.nodes == 2, "{audit:?}");
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use skreap_testbed::{Client, Selection};
 
 use crate::case::{Case, case};
 use crate::full::expect_scanned;
-use crate::older::{expect_empty, reap};
+use crate::preexisting::{expect_empty, reap};
 use crate::sockets::*;
 use crate::unconnected::sender;
 use crate::world::{World, WorldOptions};

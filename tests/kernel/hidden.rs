@@ -13,7 +13,7 @@ use skreap_testbed::{Client, Netns};
 
 use crate::case::{Case, case};
 use crate::full::expect_scanned;
-use crate::older::{expect_empty, reap, second};
+use crate::preexisting::{expect_empty, reap, second};
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
 
@@ -26,7 +26,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         case!(netns_that_lives_by_a_descriptor).only(EngineName::Netlink),
         case!(netns_that_lives_by_a_socket_in_flight).only(EngineName::Netlink),
-        case!(older_sockets_in_a_netns_that_nothing_shows).only(EngineName::Netlink).with(two),
+        case!(preexisting_sockets_in_a_netns_that_nothing_shows).only(EngineName::Netlink).with(two),
         case!(full_index_and_a_netns_that_nothing_shows).index_only().with(full),
     ]
 }
@@ -121,7 +121,7 @@ pub fn handles_reach_sockets(world: &World, client: &mut Client) -> Result<bool>
     Ok(reached)
 }
 
-fn older_sockets_in_a_netns_that_nothing_shows(world: &mut World) -> Result<()> {
+fn preexisting_sockets_in_a_netns_that_nothing_shows(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), tcp(1)])?;
     let mut client = world.client("client")?;
     let reached = handles_reach_sockets(world, &mut client)?;

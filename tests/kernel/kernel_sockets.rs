@@ -8,7 +8,7 @@ use skreap::core::{Action, Backend, FinishReason, Incomplete, Report};
 use skreap_testbed::{Client, Family, OpenSpec, Selection};
 
 use crate::case::{Case, case};
-use crate::older::{reap, second, small};
+use crate::preexisting::{reap, second, small};
 use crate::owners::{need_mptcp, shown};
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
@@ -24,7 +24,7 @@ pub fn cases() -> Vec<Case> {
         case!(subflows_of_other_cgroups_survive),
         case!(subflows_are_listed_by_a_dry_run),
         case!(subflows_count_as_victims_beforehand).with(limited),
-        case!(subflows_older_than_the_hooks_are_destroyed).index_only(),
+        case!(preexisting_subflows_are_destroyed).index_only(),
         case!(reconcile_says_that_it_does_not_know_them).index_only(),
         case!(backends_without_kernel_sockets_are_not_looked_at),
     ]
@@ -177,8 +177,8 @@ fn subflows_count_as_victims_beforehand(world: &mut World) -> Result<()> {
     expect_aborted(&mut client, &sockets)
 }
 
-/// The search for older sockets leaves the note that the hook would have left.
-fn subflows_older_than_the_hooks_are_destroyed(world: &mut World) -> Result<()> {
+/// The search for pre-existing sockets leaves the note that the hook would have left.
+fn preexisting_subflows_are_destroyed(world: &mut World) -> Result<()> {
     need_mptcp()?;
     world.serve(&[tcp(1), tcp(2)])?;
     let mut client = world.client("client")?;

@@ -20,7 +20,7 @@ use crate::holder::{LockHolder, descriptor_of, wait_until_asleep_in};
 use crate::portless::between_hook_and_connect;
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
-use crate::{older, takeover};
+use crate::{preexisting, takeover};
 
 pub fn cases() -> Vec<Case> {
     let two_netns = WorldOptions { netns: 2, missed_releases: 2, ..WorldOptions::default() };
@@ -34,7 +34,7 @@ pub fn cases() -> Vec<Case> {
         case!(closed_sockets_and_dead_netns_are_not_held).only(EngineName::Kfunc),
         case!(churn_with_six_workers_and_two_reapers).only(EngineName::Kfunc).with(two_netns),
         case!(rekeyed_sockets_are_finished_by_their_id).only(EngineName::Kfunc),
-        case!(older_sockets_are_held).only(EngineName::Kfunc),
+        case!(preexisting_sockets_have_references).only(EngineName::Kfunc),
         case!(references_outlive_the_process).only(EngineName::Kfunc),
         case!(module_stays_while_in_use).only(EngineName::Kfunc),
     ]
@@ -262,15 +262,15 @@ fn rekeyed_sockets_are_finished_by_their_id(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// The iterators that look for older sockets take references too.
-fn older_sockets_are_held(world: &mut World) -> Result<()> {
+/// The iterators that look for pre-existing sockets take references too.
+fn preexisting_sockets_have_references(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp6(1), tcp(1)])?;
     let mut client = world.client("client")?;
     let mut expected = Vec::new();
     for (backend, count) in [(udp(1), 5), (udp6(1), 6), (tcp(1), 7)] {
         expected.push((backend, connect_many(&mut client, Default::default(), backend, count)?.cookies));
     }
-    let second = older::second(world, older::small())?;
+    let second = preexisting::second(world, preexisting::small())?;
     ensure!(second.counters()?.inserts == 18 && second.counters()?.not_held == 0, "{:?}", second.counters()?);
     let mut walker = second.index().walker()?;
     for (backend, mut cookies) in expected {
@@ -285,7 +285,7 @@ fn older_sockets_are_held(world: &mut World) -> Result<()> {
     }
     drop(client);
     world.wait_for_nodes(0)?;
-    older::expect_empty(second.index())
+    preexisting::expect_empty(second.index())
 }
 
 /// Pinned references are those of the next process, with what the hooks have recorded while there was none.
@@ -312,7 +312,7 @@ fn references_outlive_the_process(world: &mut World) -> Result<()> {
     ensure!(expect_answers(&mut client)? == 3);
     drop(client);
     world.wait_for_nodes(0)?;
-    older::expect_empty(second.index())
+    preexisting::expect_empty(second.index())
 }
 
 /// The kernel's own counts are back where they were: of sockets, and of network namespaces.

@@ -37,8 +37,8 @@ mod link;
 mod many;
 mod netns;
 mod netns_let_go;
-mod older;
-mod older_held;
+mod preexisting;
+mod preexisting_held;
 mod order;
 mod owners;
 mod peer;
@@ -115,8 +115,8 @@ fn main() -> ExitCode {
         churn::cases(),
         dump_churn::cases(),
         client_view::cases(),
-        older::cases(),
-        older_held::cases(),
+        preexisting::cases(),
+        preexisting_held::cases(),
         scan_held::cases(),
         takeover::cases(),
         kfunc::cases(),

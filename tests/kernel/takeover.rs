@@ -15,7 +15,7 @@ use skreap::core::EngineName;
 use skreap_testbed::{Bpffs, Client};
 
 use crate::case::{Case, case};
-use crate::older::{cookies, expect_empty, reap};
+use crate::preexisting::{cookies, expect_empty, reap};
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
 

@@ -383,7 +383,7 @@ impl<'a> Driver<'a> {
 
     fn anew(&mut self) -> Result<Option<()>> {
         if self.unnamed || self.world.kind().unconnected == Unconnected::Destroy {
-            // But on Linux 6.18 nobody finds a netns that only a socket in flight is in. And whom an older socket has sent
+            // But on Linux 6.18 nobody finds a netns that only a socket in flight is in. And whom a pre-existing socket has sent
             // to is not known to anyone.
             return Ok(None);
         }
@@ -402,7 +402,7 @@ impl<'a> Driver<'a> {
     fn begun_anew(&mut self) -> Result<Option<()>> {
         self.tally.restarts += 1;
         self.truth.forget_senders();
-        // The search for older sockets notes them too.
+        // The search for pre-existing sockets notes them too.
         self.world.noted = self.has_connected_multipath();
         self.releases = seen_releases(self.world)? - self.closed();
         self.check_index()?;

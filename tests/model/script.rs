@@ -278,7 +278,7 @@ pub enum Op {
     Living(Vec<Named>),
     /// The reaper goes and another takes over its pins.
     Restart,
-    /// The reaper and its pins go, and another looks for the sockets that are older than its hooks.
+    /// The reaper and its pins go, and another looks for the pre-existing sockets.
     Anew,
     /// The kernel module is loaded while the reaper is at work.
     Insmod,

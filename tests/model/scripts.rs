@@ -8,7 +8,7 @@ pub const KEPT: &[(&str, &str)] = &[
     ("unconnected", include_str!("scripts/unconnected")),
     ("invisible", include_str!("scripts/invisible")),
     ("take-over", include_str!("scripts/take-over")),
-    ("older", include_str!("scripts/older")),
+    ("preexisting", include_str!("scripts/preexisting")),
     ("held", include_str!("scripts/held")),
     ("mptcp", include_str!("scripts/mptcp")),
     ("links", include_str!("scripts/links")),

@@ -75,7 +75,7 @@ fn print(audit: &Audit) -> io::Result<()> {
     }
     for (n, what) in [
         (audit.accepted, "TCP # accepted by a listener, not counted as clients"),
-        (audit.older, "# older than the hooks"),
+        (audit.preexisting, "# pre-existing"),
         (audit.kernel, "# of the kernel's own"),
         (audit.undecided, "# whose membership in the index is undecided"),
     ] {

@@ -184,9 +184,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     let mut reaper = builder.build()?;
     // What was searched for has to be in the index; what was not is nobody's mistake.
-    let forgive_older = !reaper.index().is_bootstrapped().context("cannot read the index")?;
+    let forgive_preexisting = !reaper.index().is_bootstrapped().context("cannot read the index")?;
     reaper
-        .start_audits(args.audit_interval.map(Duration::from_secs), forgive_older)
+        .start_audits(args.audit_interval.map(Duration::from_secs), forgive_preexisting)
         .context("cannot start the self-check")?;
     let server = match &args.metrics {
         Some(address) => Some(

@@ -192,14 +192,14 @@ fn print_audit(out: &mut impl Write, s: &Status) -> io::Result<()> {
             out,
             "audit",
             format!(
-                "{} {ago} ago (missed {}, stale {}, wrong key {}; no room {}, older {}, undecided {}); \
+                "{} {ago} ago (missed {}, stale {}, wrong key {}; no room {}, pre-existing {}, undecided {}); \
                  {}",
                 counted(audit.differences(), "difference"),
                 audit.missed,
                 audit.stale,
                 audit.wrong_key,
                 audit.incomplete,
-                audit.older,
+                audit.preexisting,
                 audit.undecided,
                 counted(audit.runs, "run")
             ),

@@ -317,9 +317,9 @@ pub struct AuditStatus {
     /// Sockets that the index had no room for, and says so: no difference.
     #[serde(default)]
     pub incomplete: u64,
-    /// Sockets older than the hooks that are, rightly, not in the index: not compared.
+    /// Pre-existing sockets that are, rightly, not in the index: not compared.
     #[serde(default)]
-    pub older: u64,
+    pub preexisting: u64,
     /// The kernel's own sockets: not compared.
     #[serde(default)]
     pub kernel: u64,

@@ -167,8 +167,8 @@ impl Reaper {
     }
 
     /// Starts a thread that audits when it is asked to ([`audits`](Self::audits)), and by itself `interval`
-    /// after the last audit. Connected sockets that are not in the index now are taken to be older than the hooks:
-    /// they are forgiven, if `forgive_older`. What audits find is in the status. The same thread heals the index
+    /// after the last audit. Connected sockets that are not in the index now are taken to be pre-existing ones:
+    /// they are forgiven, if `forgive_preexisting`. What audits find is in the status. The same thread heals the index
     /// when it is incomplete ([`Healer`], [`Builder::heal_after`]).
     ///
     /// # Errors
@@ -176,7 +176,7 @@ impl Reaper {
     pub fn start_audits(
         &mut self,
         interval: Option<Duration>,
-        forgive_older: bool,
+        forgive_preexisting: bool,
     ) -> Result<(), EngineError> {
         let service = audit::Service::start(
             self.auditor()?,
@@ -184,7 +184,7 @@ impl Reaper {
             self.heal_after,
             self.monitor.clone(),
             interval,
-            forgive_older,
+            forgive_preexisting,
         )
         .map_err(|source| EngineError::Io { what: "cannot start the audit thread".to_owned(), source })?;
         self.audits = Some(service);

@@ -1,4 +1,4 @@
-//! Sockets that are older than the hooks: looked for once, and put into the index.
+//! Pre-existing sockets: looked for once, and put into the index.
 //!
 //! ```text
 //!  files of all processes ─► index        no socket's lock is waited for
@@ -217,7 +217,7 @@ impl Search<'_> {
         let other = |e: skreap_bpf::Error| std::io::Error::other(e.to_string());
         let (iterator, seer) = (self.bootstrap.iterator(protocol).map_err(other)?, self.bootstrap.seer());
         // An iterator covers the netns of the thread that makes it.
-        let alone = Alone::start("skreap-older", vec![netns, iterator], move |mut kept| {
+        let alone = Alone::start("skreap-boot", vec![netns, iterator], move |mut kept| {
             let (Some(iterator), Some(netns)) = (kept.pop(), kept.pop()) else {
                 return Err(std::io::ErrorKind::NotFound.into());
             };

@@ -1,4 +1,4 @@
-//! What keeps the index right while the world changes: the search for older sockets, the order of the hooks, healing,
+//! What keeps the index right while the world changes: the search for pre-existing sockets, the order of the hooks, healing,
 //! audits.
 
 pub mod audit;

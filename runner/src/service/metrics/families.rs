@@ -143,7 +143,7 @@ fn events(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
         )?;
         let not_compared = [
             ("no-room", audit.incomplete),
-            ("older", audit.older),
+            ("pre-existing", audit.preexisting),
             ("undecided", audit.undecided),
             ("kernel", audit.kernel),
         ];

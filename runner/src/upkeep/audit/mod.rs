@@ -53,7 +53,7 @@ type Suspect = (Kind, u64, Option<Backend>);
 pub struct Auditor {
     walker: Walker,
     scan: Scan,
-    older: HashSet<(u64, Backend)>,
+    preexisting: HashSet<(u64, Backend)>,
     owners: OwnerFinder,
 }
 
@@ -66,7 +66,7 @@ struct Look {
     removed: Vec<Victim>,
     census: Census,
     nodes: u64,
-    older: u64,
+    preexisting: u64,
     /// Clients of the census that turned out to be the kernel's own.
     kernel: u64,
     /// Every netns was reached.
@@ -89,23 +89,23 @@ impl Auditor {
     /// [`EngineError`] if the cgroup cannot be opened, or the thread that visits namespaces cannot
     /// be created.
     pub fn new(walker: Walker, cgroup: &Path) -> Result<Self, EngineError> {
-        Ok(Self { walker, scan: Scan::new(cgroup)?, older: HashSet::new(), owners: OwnerFinder::default() })
+        Ok(Self { walker, scan: Scan::new(cgroup)?, preexisting: HashSet::new(), owners: OwnerFinder::default() })
     }
 
     /// Stores the connected sockets that are not in the index now, and ignores them in later
-    /// audits. Call it once after the hooks were attached, if sockets older than the hooks are not
+    /// audits. Call it once after the hooks were attached, if pre-existing sockets are not
     /// to be indexed.
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub fn forgive_older(&mut self) -> Result<u64, EngineError> {
+    pub fn forgive_preexisting(&mut self) -> Result<u64, EngineError> {
         let look = self.look(None)?;
         let missed = look.suspects.into_keys().filter_map(|(kind, cookie, backend)| match kind {
             Kind::Missed => Some((cookie, backend?)),
             _ => None,
         });
-        self.older.extend(missed);
-        Ok(self.older.len() as u64)
+        self.preexisting.extend(missed);
+        Ok(self.preexisting.len() as u64)
     }
 
     /// Audits the index now. Takes as long as a look at every socket, and a quarter of a second
@@ -124,7 +124,7 @@ impl Auditor {
             backends: first.census.clients.len() as u64,
             nodes: first.nodes,
             accepted: first.census.accepted,
-            older: first.older,
+            preexisting: first.preexisting,
             kernel: first.kernel + first.census.kernel,
             undecided: first.census.undecided,
             looks: 1,
@@ -255,8 +255,8 @@ impl Auditor {
             let counts = self.walker.walk(&target, &mut victims)?;
             let found: HashSet<u64> = victims.iter().map(Victim::cookie).collect();
             for socket in sockets.iter().filter(|socket| !found.contains(&socket.cookie())) {
-                if self.older.contains(&(socket.cookie(), backend)) {
-                    look.older += 1;
+                if self.preexisting.contains(&(socket.cookie(), backend)) {
+                    look.preexisting += 1;
                 } else if asked(socket.cookie()) {
                     absent.push((backend, *socket, counts.incomplete_full || counts.incomplete_everything));
                 }

@@ -91,8 +91,8 @@ pub struct Audit {
     pub nodes: u64,
     /// TCP sockets that a listener has accepted; they are not clients.
     pub accepted: u64,
-    /// Sockets older than the hooks that are, rightly, not in the index.
-    pub older: u64,
+    /// Pre-existing sockets that are, rightly, not in the index.
+    pub preexisting: u64,
     /// Sockets that the kernel has opened for itself, subflows of MPTCP among them: none belongs in
     /// the index.
     #[serde(default)]

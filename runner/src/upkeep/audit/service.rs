@@ -59,7 +59,7 @@ pub struct Service {
 impl Service {
     /// Starts the thread. Its results are written to the log and to `monitor`. `interval`: the time
     /// from the end of one audit to the next periodic one. `heal_after`: delay before an index with
-    /// incomplete bits is healed. `forgive_older`: begin with [`Auditor::forgive_older`].
+    /// incomplete bits is healed. `forgive_preexisting`: begin with [`Auditor::forgive_preexisting`].
     ///
     /// # Errors
     /// The errno of making the thread.
@@ -69,7 +69,7 @@ impl Service {
         heal_after: Duration,
         monitor: Monitor,
         interval: Option<Duration>,
-        forgive_older: bool,
+        forgive_preexisting: bool,
     ) -> io::Result<Self> {
         let (interval, heal_after) =
             (interval.map(|interval| interval.min(FOREVER)), heal_after.min(FOREVER));
@@ -77,7 +77,7 @@ impl Service {
         let worker = Worker { auditor, healer, heal_first: heal_after, heal_after, monitor };
         let thread = thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || worker.run(&asked, interval, forgive_older))?;
+            .spawn(move || worker.run(&asked, interval, forgive_preexisting))?;
         Ok(Self { asker: Asker(ask), thread: Some(thread) })
     }
 
@@ -112,13 +112,13 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, asked: &Receiver<Ask>, interval: Option<Duration>, forgive_older: bool) {
-        if forgive_older {
-            match self.auditor.forgive_older() {
-                Ok(older) => {
-                    tracing::info!(older, "connected sockets older than the hooks; they are not indexed")
+    fn run(mut self, asked: &Receiver<Ask>, interval: Option<Duration>, forgive_preexisting: bool) {
+        if forgive_preexisting {
+            match self.auditor.forgive_preexisting() {
+                Ok(preexisting) => {
+                    tracing::info!(preexisting, "connected pre-existing sockets; they are not indexed")
                 }
-                Err(e) => tracing::error!("cannot search for older sockets, an audit will miss them: {e}"),
+                Err(e) => tracing::error!("cannot search for pre-existing sockets, an audit will miss them: {e}"),
             }
         }
         let mut next = interval.map(|interval| Instant::now() + interval);
@@ -186,13 +186,13 @@ impl Worker {
             e.to_string()
         })?;
         log(&audit);
-        let Audit { missed, stale, wrong_key, incomplete, older, kernel, undecided, .. } = audit;
+        let Audit { missed, stale, wrong_key, incomplete, preexisting, kernel, undecided, .. } = audit;
         self.monitor.audited(AuditStatus {
             missed,
             stale,
             wrong_key,
             incomplete,
-            older,
+            preexisting,
             kernel,
             undecided,
             ..AuditStatus::default()

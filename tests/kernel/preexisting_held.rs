@@ -1,4 +1,4 @@
-//! Older sockets, and others, whose owners hold their locks while they are looked for.
+//! Pre-existing sockets, and others, whose owners hold their locks while they are looked for.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use skreap_testbed::Client;
 
 use crate::case::{Case, case};
 use crate::holder::{LockHolder, descriptor_of};
-use crate::older::{cookies, expect_empty, reap, second, small};
+use crate::preexisting::{cookies, expect_empty, reap, second, small};
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
 

@@ -1,4 +1,4 @@
-//! Sockets that are older than the hooks. Each test has a second index beside the world's: that one has seen
+//! Pre-existing sockets. Each test has a second index beside the world's: that one has seen
 //! everything from the start, so it knows what the second one has to find.
 
 use std::collections::BTreeSet;
@@ -29,10 +29,10 @@ use crate::world::{World, WorldOptions};
 pub fn cases() -> Vec<Case> {
     let spaces = |netns| WorldOptions { netns, ..WorldOptions::default() };
     vec![
-        case!(older_sockets_of_every_kind).only(EngineName::Netlink).with(spaces(2)),
-        case!(older_sockets_of_many_netns).only(EngineName::Netlink).with(spaces(20)),
+        case!(preexisting_sockets_of_every_kind).only(EngineName::Netlink).with(spaces(2)),
+        case!(preexisting_sockets_of_many_netns).only(EngineName::Netlink).with(spaces(20)),
         case!(the_servers_side_is_left_out).only(EngineName::Netlink),
-        case!(more_older_sockets_than_fit).only(EngineName::Netlink),
+        case!(more_preexisting_sockets_than_fit).only(EngineName::Netlink),
         case!(closed_while_they_are_looked_for_udp).only(EngineName::Netlink),
         case!(closed_while_they_are_looked_for_tcp).only(EngineName::Netlink),
         case!(released_before_it_is_in_the_index).only(EngineName::Netlink),
@@ -65,7 +65,7 @@ fn search_beside_a_pending_connect(world: &mut World) -> Result<()> {
     expect_exactly(&world.reap(udp(1))?, &mut [&mut client], &[socket.cookie])
 }
 
-/// A second reaper on the cgroup of the world, that looks for older sockets.
+/// A second reaper on the cgroup of the world, that looks for pre-existing sockets.
 pub fn second(world: &World, config: Config) -> Result<Reaper> {
     let reaper = Reaper::builder()
         .cgroup(world.cgroup().path())
@@ -101,7 +101,7 @@ pub fn expect_empty(index: &Index) -> Result<()> {
     Ok(())
 }
 
-fn older_sockets_of_every_kind(world: &mut World) -> Result<()> {
+fn preexisting_sockets_of_every_kind(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp6(1), tcp(1), tcp6(1)])?;
     let mut client = world.client("client")?;
     let mut victims = Vec::new();
@@ -151,7 +151,7 @@ fn older_sockets_of_every_kind(world: &mut World) -> Result<()> {
     expect_empty(second.index())
 }
 
-fn older_sockets_of_many_netns(world: &mut World) -> Result<()> {
+fn preexisting_sockets_of_many_netns(world: &mut World) -> Result<()> {
     world.serve(&[tcp(1), udp6(1)])?;
     let mut client = world.client("client")?;
     for netns in 0..20 {
@@ -221,7 +221,7 @@ fn expect_answers_of(client: &mut skreap_testbed::Client, backends: &[Backend]) 
 }
 
 /// What finds no room is counted, and its backend known to be incomplete.
-fn more_older_sockets_than_fit(world: &mut World) -> Result<()> {
+fn more_preexisting_sockets_than_fit(world: &mut World) -> Result<()> {
     world.serve(&[udp(1)])?;
     let mut client = world.client("client")?;
     connect_many(&mut client, Default::default(), udp(1), 120)?;
