@@ -34,7 +34,7 @@ pub struct Outcome {
     /// Reasons why sockets of the backend may have been missed; empty if there are none.
     pub incomplete: BTreeSet<Incomplete>,
     /// Results of other engines; one entry for each engine and reason.
-    pub finished: Vec<Finished>,
+    pub fallbacks: Vec<FallbackRun>,
     /// Repeated walks because a `connect()` was pending.
     pub pending_walks: u64,
     /// Sockets that still had no peer, or another one, when the wait for their connect ended.
@@ -59,7 +59,7 @@ impl Outcome {
             failed: Failures::default(),
             failed_portless: Failures::default(),
             incomplete: BTreeSet::new(),
-            finished: Vec::new(),
+            fallbacks: Vec::new(),
             pending_walks: 0,
             pending: 0,
             walk_ns: 0,
@@ -89,15 +89,15 @@ impl Outcome {
     }
 
     /// Adds the result of another engine, and keeps one entry for each engine and reason.
-    pub fn add_finished(&mut self, more: Finished) {
-        let same = |f: &&mut Finished| f.engine == more.engine && f.because == more.because;
-        match self.finished.iter_mut().find(same) {
+    pub fn add_fallback(&mut self, more: FallbackRun) {
+        let same = |f: &&mut FallbackRun| f.engine == more.engine && f.because == more.because;
+        match self.fallbacks.iter_mut().find(same) {
             Some(f) => {
                 f.victims = f.victims.saturating_add(more.victims);
                 f.destroyed = f.destroyed.saturating_add(more.destroyed);
                 f.ns = f.ns.saturating_add(more.ns);
             }
-            None => self.finished.push(more),
+            None => self.fallbacks.push(more),
         }
     }
 
@@ -151,7 +151,7 @@ impl Outcome {
         self.failed.merge(other.failed);
         self.failed_portless.merge(other.failed_portless);
         self.incomplete.extend(other.incomplete);
-        other.finished.into_iter().for_each(|f| self.add_finished(f));
+        other.fallbacks.into_iter().for_each(|f| self.add_fallback(f));
         if let Some(listed) = other.victims_listed {
             self.victims_listed.get_or_insert_default().extend(listed);
         }
@@ -360,16 +360,16 @@ mod tests {
 
     #[test]
     fn sums_stay_balanced() {
-        let finished = |victims, destroyed| Finished {
+        let fallback = |victims, destroyed| FallbackRun {
             engine: EngineName::Iter,
-            because: FinishReason::IndexFull,
+            because: FallbackReason::IndexFull,
             victims,
             destroyed,
             ns: 5,
         };
         let mut all = outcome();
         let mut other = outcome();
-        other.add_finished(finished(3, 2));
+        other.add_fallback(fallback(3, 2));
         all.add_backend(other.clone());
         assert_eq!(all.balanced(false), Ok(()));
         assert_eq!((all.visited, all.victims, all.destroyed, all.failed.total()), (46, 32, 24, 6));
@@ -380,7 +380,7 @@ mod tests {
         all.add_victims(other);
         assert_eq!(all.balanced(false), Ok(()));
         assert_eq!((all.visited, all.victims, all.skipped.total(), all.skipped.gone), (62, 48, 17, 3));
-        assert_eq!(all.finished, [finished(6, 4)].map(|f| Finished { ns: 10, ..f }));
+        assert_eq!(all.fallbacks, [fallback(6, 4)].map(|f| FallbackRun { ns: 10, ..f }));
         assert!(!all.is_clean() && Outcome::new(EngineName::Iter).is_clean());
     }
 

@@ -49,7 +49,7 @@ pub struct Report {
     pub failed: Failures,
     /// What other engines had to do for completeness, as part of the above. Left out when nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub finished: Vec<Finished>,
+    pub fallbacks: Vec<FallbackRun>,
     /// Walks that were made again because a `connect()` was pending. Left out when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pending_walks: u64,
@@ -137,7 +137,7 @@ impl Report {
             destroyed: outcome.destroyed,
             skipped: outcome.skipped,
             failed: outcome.failed,
-            finished: outcome.finished,
+            fallbacks: outcome.fallbacks,
             pending_walks: outcome.pending_walks,
             pending: outcome.pending,
             guard: None,
@@ -155,7 +155,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::FinishReason;
+    use crate::FallbackReason;
     use crate::strategies::{self, a_socket};
 
     const PHASES: Phases =
@@ -214,9 +214,9 @@ mod tests {
     #[test]
     fn what_is_seldom_there_is_named() {
         let mut outcome = Outcome { pending_walks: 2, pending: 1, ..Outcome::new(EngineName::Netlink) };
-        outcome.add_finished(Finished {
+        outcome.add_fallback(FallbackRun {
             engine: EngineName::Iter,
-            because: FinishReason::IndexFull,
+            because: FallbackReason::IndexFull,
             victims: 4,
             destroyed: 3,
             ns: 9,
@@ -228,9 +228,9 @@ mod tests {
         report.by_backend =
             vec![BackendReport { backend, visited: 4, victims: 3, destroyed: 2, failed: 1, complete: true }];
         let json = serde_json::to_value(&report).unwrap();
-        let finished =
+        let fallback =
             serde_json::json!([{"engine":"iter","because":"index-full","victims":4,"destroyed":3,"ns":9}]);
-        assert_eq!(json["finished"], finished);
+        assert_eq!(json["fallbacks"], fallback);
         assert_eq!((&json["pending_walks"], &json["pending"]), (&2.into(), &1.into()));
         assert_eq!(json["guard"], serde_json::json!({"max_victims":5,"refused":false,"paced_ns":0}));
         assert_eq!(json["merged"], serde_json::json!({"udp://10.0.0.1:53":"e0"}));

@@ -74,9 +74,9 @@ fn the_cgroup_is_removed() -> Result<()> {
     let ended = process::run(&["reap", UDP, "--socket", &socket, "--json"])?;
     let report = ended.json()?.pop().unwrap_or_default();
     ensure!(ended.code == Some(0) && report["complete"] == true, "{report}");
-    ensure!(report["finished"].as_array().is_some_and(|scans| scans.len() == 1), "{report}");
+    ensure!(report["fallbacks"].as_array().is_some_and(|scans| scans.len() == 1), "{report}");
     ensure!(
-        report["finished"][0]["because"] == "hook-order" && report["finished"][0]["destroyed"] == 0,
+        report["fallbacks"][0]["because"] == "hook-order" && report["fallbacks"][0]["destroyed"] == 0,
         "{report}"
     );
     ensure!(report["destroyed"] == 6 && report["failed"]["total"] == 0, "{report}");
@@ -94,7 +94,7 @@ fn the_cgroup_is_removed() -> Result<()> {
     let ended = serve.ended()?;
     ensure!(ended.code == Some(0) && !ended.err.contains("panicked"), "{ended:?}");
     // Once for each of the four hooks that have an order.
-    ensure!(ended.err.matches("a scan finishes each event: No such file").count() == 4, "{ended:?}");
+    ensure!(ended.err.matches("each event has a fallback scan: No such file").count() == 4, "{ended:?}");
     Ok(())
 }
 

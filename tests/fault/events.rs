@@ -34,7 +34,7 @@ fn event_tcp(world: &mut World) -> Result<()> {
     event(world, tcp(1), 3)
 }
 
-/// A scan finishes what the index has no room for.
+/// A fallback scan finds what the index has no room for.
 fn event_with_a_full_index(world: &mut World) -> Result<()> {
     event(world, udp(1), 8)
 }

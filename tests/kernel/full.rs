@@ -1,7 +1,7 @@
-//! An index that is full: counted, reported, finished by a scan, and nothing else goes wrong.
+//! An index that is full: counted, reported, completed by a fallback scan, and nothing else goes wrong.
 
 use anyhow::{Result, ensure};
-use skreap::core::{EngineName, FinishReason, Incomplete, Report, Unconnected};
+use skreap::core::{EngineName, FallbackReason, Incomplete, Report, Unconnected};
 
 use crate::case::{Case, case};
 use crate::sockets::*;
@@ -40,7 +40,7 @@ fn full_index_says_which_backends_are_incomplete(world: &mut World) -> Result<()
     // The other one was affected only if both fall on one of 65,536 bits.
     let report = world.reap(udp(1))?;
     expect_exactly(&report, &mut [&mut client], &all_known.cookies)?;
-    ensure!(report.finished.is_empty(), "{report:?}");
+    ensure!(report.fallbacks.is_empty(), "{report:?}");
 
     client.close_all()?;
     let counters = world.counters()?;
@@ -50,16 +50,16 @@ fn full_index_says_which_backends_are_incomplete(world: &mut World) -> Result<()
     expect_scanned(&world.reap(udp(2))?, 0)
 }
 
-/// Says that a scan had to finish the event, and that it destroyed that many.
+/// Says that the event had a fallback scan, and that it destroyed that many.
 pub fn expect_scanned(report: &Report, destroyed: u64) -> Result<()> {
-    let [finished] = report.finished[..] else {
-        anyhow::bail!("not finished by one scan: {report:?}");
+    let [fallback] = report.fallbacks[..] else {
+        anyhow::bail!("no fallback to one scan: {report:?}");
     };
     ensure!(
-        finished.engine == EngineName::DiagFilter
-            && finished.because == FinishReason::IndexFull
-            && finished.victims == destroyed
-            && finished.destroyed == destroyed
+        fallback.engine == EngineName::DiagFilter
+            && fallback.because == FallbackReason::IndexFull
+            && fallback.victims == destroyed
+            && fallback.destroyed == destroyed
             && report.complete,
         "{report:?}"
     );
@@ -89,7 +89,7 @@ fn full_index_misses_nobody(world: &mut World) -> Result<()> {
     let [first, second] = &mut clients;
     for (backend, cookies) in backends.into_iter().zip(&cookies) {
         let report = world.reap(backend)?;
-        let scanned = report.finished.first().map_or(0, |finished| finished.destroyed);
+        let scanned = report.fallbacks.first().map_or(0, |fallback| fallback.destroyed);
         expect_scanned(&report, scanned)?;
         rest -= scanned;
         expect_exactly(&report, &mut [first, second, &mut outsider], cookies)?;
@@ -108,7 +108,7 @@ fn full_index_and_a_dry_run(world: &mut World) -> Result<()> {
     for _ in 0..2 {
         let report = world.dry_run(udp(1))?;
         ensure!(report.complete && report.victims == 50 && report.visited == 50, "{report:?}");
-        ensure!(report.finished.len() == 1 && report.finished[0].victims == 34, "{report:?}");
+        ensure!(report.fallbacks.len() == 1 && report.fallbacks[0].victims == 34, "{report:?}");
         let mut listed: Vec<u64> = report.sockets.iter().flatten().map(|socket| socket.cookie).collect();
         listed.sort_unstable();
         ensure!(listed == cookies, "{listed:?}");
@@ -126,7 +126,7 @@ fn full_index_and_unconnected_senders(world: &mut World) -> Result<()> {
     let connected = connect(&mut client, udp(1))?;
     let report = world.reap(udp(1))?;
     ensure!(report.incomplete_because == [Incomplete::WildcardUnconnected].into(), "{report:?}");
-    ensure!(report.destroyed == 17 && report.finished[0].destroyed == 1, "{report:?}");
+    ensure!(report.destroyed == 17 && report.fallbacks[0].destroyed == 1, "{report:?}");
     ensure!(client.state(lost.handle)?.errno == 0);
     ensure!(client.state(connected.handle)?.destroyed());
     ensure!(client.destroyed(recorded.selection())?.len() == 16);
@@ -143,7 +143,7 @@ fn full_index_and_a_reconcile(world: &mut World) -> Result<()> {
     let unknown = connect(&mut client, udp(3))?;
     let report = world.tell(living(vec![udp(2)]), false)?;
     ensure!(report.incomplete_because == [Incomplete::IndexFull].into(), "{report:?}");
-    ensure!(report.destroyed == 11 && report.finished[0].destroyed == 3, "{report:?}");
+    ensure!(report.destroyed == 11 && report.fallbacks[0].destroyed == 3, "{report:?}");
     ensure!(client.destroyed(gone.selection())?.len() + client.destroyed(more.selection())?.len() == 11);
     ensure!(client.state(unknown.handle)?.errno == 0);
     ensure!(expect_answers(&mut client)? == 9);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use skreap::bpf::{Config, IncompleteBits, IncompleteWriter};
 use skreap::choice::Choice;
-use skreap::core::{Backend, EngineName, FinishReason, Incomplete, Report, Unconnected};
+use skreap::core::{Backend, EngineName, FallbackReason, Incomplete, Report, Unconnected};
 use skreap::{Healed, Reaper};
 use skreap_testbed::bpf::detach_connect4;
 use skreap_testbed::{Client, Selection};
@@ -63,7 +63,7 @@ fn healed_when_there_is_room(world: &mut World) -> Result<()> {
     }
     // Room alone does not help those that had none.
     let report = world.dry_run(udp(2))?;
-    ensure!(report.finished.len() == 1 && report.finished[0].victims == 5, "{report:?}");
+    ensure!(report.fallbacks.len() == 1 && report.fallbacks[0].victims == 5, "{report:?}");
 
     let healed = heal(world)?;
     ensure!(healed.before.backends == 2 && !healed.after.any() && healed.found.whole(), "{healed:?}");
@@ -73,7 +73,7 @@ fn healed_when_there_is_room(world: &mut World) -> Result<()> {
 
     for (backend, lost) in [(udp(2), &lost_udp), (tcp(1), &lost_tcp)] {
         let report = world.reap(backend)?;
-        ensure!(report.finished.is_empty(), "{report:?}");
+        ensure!(report.fallbacks.is_empty(), "{report:?}");
         expect_exactly(&report, &mut [&mut client], &lost.cookies)?;
     }
     let report = world.tell(living(vec![udp(1)]), false)?;
@@ -96,7 +96,7 @@ fn not_healed_without_room(world: &mut World) -> Result<()> {
     // One of the two has no sockets any more.
     ensure!(healed.after == IncompleteBits { backends: 1, everything: false, sent: 0 }, "{healed:?}");
     ensure!((healed.found.udp.indexed, healed.found.udp.dropped) == (0, 5), "{healed:?}");
-    ensure!(world.dry_run(udp(3))?.finished.is_empty());
+    ensure!(world.dry_run(udp(3))?.fallbacks.is_empty());
     let report = world.reap(udp(2))?;
     expect_scanned(&report, 5)?;
     expect_exactly(&report, &mut [&mut client], &lost.cookies)
@@ -122,7 +122,7 @@ fn lost_while_it_heals(world: &mut World) -> Result<()> {
     writer.clear()?;
     // udp(3) is incomplete again, and still: the bit of the current generation.
     ensure!(incomplete(world)? == IncompleteBits { backends: 1, everything: false, sent: 0 }, "{:?}", incomplete(world)?);
-    ensure!(world.dry_run(udp(2))?.finished.is_empty());
+    ensure!(world.dry_run(udp(2))?.fallbacks.is_empty());
     let report = world.reap(udp(3))?;
     expect_scanned(&report, 1)?;
     expect_exactly(&report, &mut [&mut client], &[after.cookie])?;
@@ -149,7 +149,7 @@ fn senders_are_not_healed(world: &mut World) -> Result<()> {
     ensure!(healed.found.udp.indexed == 1, "{healed:?}");
     let report = world.reap(udp(2))?;
     ensure!(report.incomplete_because == [Incomplete::WildcardUnconnected].into(), "{report:?}");
-    ensure!(report.destroyed == 1 && report.finished.is_empty(), "{report:?}");
+    ensure!(report.destroyed == 1 && report.fallbacks.is_empty(), "{report:?}");
     ensure!(client.state(connected.handle)?.destroyed() && client.state(lost.handle)?.errno == 0);
     let report = world.tell(living(vec![udp(1), udp(2)]), true)?;
     ensure!(report.incomplete_because == [Incomplete::WildcardUnconnected].into(), "{report:?}");
@@ -181,7 +181,7 @@ fn heals_by_itself(world: &mut World) -> Result<()> {
     }
     ensure!(second.counters()?.live() == 16);
     let report = reap(&mut second, udp(2));
-    ensure!(report.finished.is_empty(), "{report:?}");
+    ensure!(report.fallbacks.is_empty(), "{report:?}");
     expect_exactly(&report, &mut [&mut client], &lost.cookies)?;
     drop(client);
     world.wait_for_nodes(0)?;
@@ -239,15 +239,15 @@ fn connected_to(client: &mut Client, backend: Backend) -> Result<Vec<u64>> {
     connected.map(|state| Ok(client.cookie(state.socket)?)).collect()
 }
 
-fn expect_finished(report: &Report, because: FinishReason, destroyed: u64) -> Result<()> {
-    let [finished] = report.finished[..] else {
-        anyhow::bail!("not finished by one scan: {report:?}");
+fn expect_fallback(report: &Report, because: FallbackReason, destroyed: u64) -> Result<()> {
+    let [fallback] = report.fallbacks[..] else {
+        anyhow::bail!("no fallback to one scan: {report:?}");
     };
-    ensure!(finished.because == because && finished.destroyed == destroyed && report.complete, "{report:?}");
+    ensure!(fallback.because == because && fallback.destroyed == destroyed && report.complete, "{report:?}");
     Ok(())
 }
 
-/// Every event is finished by a scan until the index is known to be whole again.
+/// Every event has a fallback scan until the index is known to be whole again.
 fn everything_is_unsure(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp(2), tcp(1)])?;
     let mut client = world.client("client")?;
@@ -255,7 +255,7 @@ fn everything_is_unsure(world: &mut World) -> Result<()> {
     for backend in [udp(1), tcp(1)] {
         let opened = connect_many(&mut client, Default::default(), backend, 3)?;
         let report = world.reap(backend)?;
-        expect_finished(&report, FinishReason::IndexUnsure, 0)?;
+        expect_fallback(&report, FallbackReason::IndexUnsure, 0)?;
         expect_exactly(&report, &mut [&mut client], &opened.cookies)?;
     }
     let report = world.tell(living(vec![udp(2)]), true)?;
@@ -265,14 +265,14 @@ fn everything_is_unsure(world: &mut World) -> Result<()> {
     ensure!(healed.before.everything && !healed.after.any(), "{healed:?}");
     let opened = connect_many(&mut client, Default::default(), udp(1), 3)?;
     let report = world.reap(udp(1))?;
-    ensure!(report.finished.is_empty(), "{report:?}");
+    ensure!(report.fallbacks.is_empty(), "{report:?}");
     expect_exactly(&report, &mut [&mut client], &opened.cookies)
 }
 
 /// Somebody takes a hook away: what connects from then on is found by a scan, and that is said.
 fn hook_that_was_detached(world: &mut World) -> Result<()> {
     let (sockets, report) = detach_and_reap(world)?;
-    expect_finished(&report, FinishReason::HookOrder, 4)?;
+    expect_fallback(&report, FallbackReason::HookOrder, 4)?;
     ensure!(report.destroyed == 7 && sockets == 7, "{report:?}");
     // What was lost may belong to anybody, also when the order can be read again.
     ensure!(incomplete(world)?.everything);
@@ -290,7 +290,7 @@ fn hook_that_was_detached(world: &mut World) -> Result<()> {
 /// A scan needs no hooks.
 fn hook_that_was_detached_and_a_scan(world: &mut World) -> Result<()> {
     let (sockets, report) = detach_and_reap(world)?;
-    ensure!(report.finished.is_empty() && report.destroyed == 7 && sockets == 7, "{report:?}");
+    ensure!(report.fallbacks.is_empty() && report.destroyed == 7 && sockets == 7, "{report:?}");
     Ok(())
 }
 

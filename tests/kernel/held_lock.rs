@@ -327,9 +327,9 @@ fn named_by_cookie_beside_a_held_lock(world: &mut World) -> Result<()> {
     ensure!(start.elapsed() >= BOUND, "given up too early: {:?}", start.elapsed());
     let held = report.failed.total();
     expect_held(&report, GROUP as u64 - held, held)?;
-    let [finished] = report.finished[..] else { bail!("not finished by an iterator: {report:?}") };
-    ensure!(finished.because == FinishReason::NoExactId, "{report:?}");
-    ensure!((finished.victims, finished.destroyed) == (held, 0) && held > 0, "{report:?}");
+    let [fallback] = report.fallbacks[..] else { bail!("no fallback to an iterator: {report:?}") };
+    ensure!(fallback.because == FallbackReason::NoExactId, "{report:?}");
+    ensure!((fallback.victims, fallback.destroyed) == (held, 0) && held > 0, "{report:?}");
     let now = status(world)?;
     ensure!(now.held == HeldStatus { waiting: held, given_up: 1, ..HeldStatus::default() }, "{:?}", now.held);
 

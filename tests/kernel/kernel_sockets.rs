@@ -4,7 +4,7 @@
 //! connected to is noted, and an event on it looks for them.
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::core::{Action, Backend, FinishReason, Incomplete, Report};
+use skreap::core::{Action, Backend, FallbackReason, Incomplete, Report};
 use skreap_testbed::{Client, Family, OpenSpec, Selection};
 
 use crate::case::{Case, case};
@@ -36,7 +36,7 @@ fn mptcp(backend: Backend) -> OpenSpec {
 
 /// Victims and destroyed of the look for the kernel's own sockets; none if there was no look.
 fn looked(report: &Report) -> Option<(u64, u64)> {
-    let mut looks = report.finished.iter().filter(|f| f.because == FinishReason::KernelSockets);
+    let mut looks = report.fallbacks.iter().filter(|f| f.because == FallbackReason::KernelSockets);
     looks.next().map(|look| (look.victims, look.destroyed))
 }
 
@@ -220,7 +220,7 @@ fn backends_without_kernel_sockets_are_not_looked_at(world: &mut World) -> Resul
         let socket = connect(&mut client, backend)?;
         let report = world.reap(backend)?;
         expect_complete(&report, 1)?;
-        ensure!(looked(&report).is_none() && report.finished.is_empty(), "{report:?}");
+        ensure!(looked(&report).is_none() && report.fallbacks.is_empty(), "{report:?}");
         ensure!(client.destroyed(Selection::List(vec![socket.handle]))? == [socket.cookie]);
     }
     expect_echo(&mut client, &sockets)

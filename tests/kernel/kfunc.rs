@@ -253,7 +253,7 @@ fn rekeyed_sockets_are_finished_by_their_id(world: &mut World) -> Result<()> {
     ensure!(died == held, "{died:?}, not {held:?}");
 
     let report = world.reap(udp(1))?;
-    ensure!(report.victims == 6 && report.finished.is_empty(), "{report:?}");
+    ensure!(report.victims == 6 && report.fallbacks.is_empty(), "{report:?}");
     expect_exactly(&report, &mut [&mut client], &rekeyed)?;
     let report = world.reap(tcp(1))?;
     ensure!(report.victims == 5, "{report:?}");

@@ -257,7 +257,7 @@ fn rekey_in_a_full_index(world: &mut World) -> Result<()> {
     let (counts, found) = world.walk(udp(1))?;
     ensure!(counts.incomplete_full && found.len() == spare as usize, "{counts:?}");
     if world.reaper().engine() == EngineName::Netlink {
-        // A scan finishes what the index does not know.
+        // A fallback scan finds what the index does not know.
         expect_destroyed(&world.reap(udp(1))?, &mut [&mut client], &opened.cookies)?;
     }
     Ok(())

@@ -88,7 +88,7 @@ fn connected_socket_without_a_port_is_told_of(world: &mut World) -> Result<()> {
     let socket = portless(world, &mut client)?;
     let report = world.reap(udp(2))?;
     ensure!(report.victims == 1 && report.destroyed == 0 && report.skipped.gone == 0, "{report:?}");
-    ensure!(report.complete && report.finished.is_empty(), "{report:?}");
+    ensure!(report.complete && report.fallbacks.is_empty(), "{report:?}");
     ensure!(report.failed.total() == 1 && report.failed.by_errno()["ENOENT"] == 1, "{report:?}");
     let failed: Vec<u64> = report.failed.sockets().iter().map(|failure| failure.socket.cookie).collect();
     ensure!(failed == [socket.cookie], "{report:?}");

@@ -117,7 +117,7 @@ fn no_process_has_it_open_and_another_lock_is_held(world: &mut World) -> Result<
     ensure!(second.index().is_bootstrapped()? == all && second.index().incomplete()?.everything != all);
     let report = reap(&mut second, udp(1));
     ensure!((report.victims, report.destroyed, report.complete) == (4, 4, true), "{report:?}");
-    ensure!(report.finished.is_empty() == all, "{report:?}");
+    ensure!(report.fallbacks.is_empty() == all, "{report:?}");
     for (_, holder) in holders {
         holder.release()?;
     }

@@ -21,7 +21,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         case!(iterators_are_given_up_udp).only(EngineName::Iter).with(two),
         case!(iterators_are_given_up_tcp).only(EngineName::Iter).with(two),
-        case!(finished_by_a_scan_beside_held_locks).only(EngineName::Netlink).with(small),
+        case!(fallback_scan_beside_held_locks).only(EngineName::Netlink).with(small),
     ]
 }
 
@@ -69,8 +69,8 @@ fn iterators_are_given_up(world: &mut World, backend: Backend) -> Result<()> {
     Ok(())
 }
 
-/// The index is full, and a dump finishes the event: it waits for nobody.
-fn finished_by_a_scan_beside_held_locks(world: &mut World) -> Result<()> {
+/// The index is full, and a dump is the fallback: it waits for nobody.
+fn fallback_scan_beside_held_locks(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp(2), tcp(1), tcp(2)])?;
     let mut client = world.client("client")?;
     let mut outsider = world.outsider("outsider")?;
@@ -87,8 +87,8 @@ fn finished_by_a_scan_beside_held_locks(world: &mut World) -> Result<()> {
         let report = world.reap(backend)?;
         ensure!(start.elapsed() < BOUND, "the event has waited for {:?}", start.elapsed());
         expect_exactly(&report, &mut [&mut client], &opened.cookies)?;
-        ensure!(report.finished.len() == 1, "{report:?}");
-        ensure!(report.finished[0].engine == EngineName::DiagFilter, "{report:?}");
+        ensure!(report.fallbacks.len() == 1, "{report:?}");
+        ensure!(report.fallbacks[0].engine == EngineName::DiagFilter, "{report:?}");
     }
     for holder in holders {
         holder.release()?;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use skreap::core::{Backend, EngineName, FinishReason, Skipped, Unconnected};
+use skreap::core::{Backend, EngineName, FallbackReason, Skipped, Unconnected};
 use skreap_testbed::{Client, Op, OpenSpec, Reply};
 
 use crate::case::{Case, case};
@@ -208,12 +208,12 @@ fn unconnected_reuseport_group_is_destroyed(world: &mut World) -> Result<()> {
     let report = world.reap(udp(1))?;
     // An iterator has to finish.
     if report.engine != EngineName::Kfunc {
-        let [finished] = report.finished[..] else {
-            anyhow::bail!("not finished by an iterator: {report:?}");
+        let [fallback] = report.fallbacks[..] else {
+            anyhow::bail!("no fallback to an iterator: {report:?}");
         };
-        ensure!(finished.because == FinishReason::NoExactId && finished.engine == EngineName::Iter);
+        ensure!(fallback.because == FallbackReason::NoExactId && fallback.engine == EngineName::Iter);
         ensure!(
-            finished.victims == finished.destroyed && (1..=16).contains(&finished.destroyed),
+            fallback.victims == fallback.destroyed && (1..=16).contains(&fallback.destroyed),
             "{report:?}"
         );
     }

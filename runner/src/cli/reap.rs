@@ -8,7 +8,7 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Deserialize as _;
 use serde_json::Value;
-use skreap::core::{Action, Backend, Event, FinishReason, Report, Request, SocketTuple};
+use skreap::core::{Action, Backend, Event, FallbackReason, Report, Request, SocketTuple};
 
 use super::once::{self, OnceArgs};
 use super::text::{counted, grouped};
@@ -93,7 +93,7 @@ pub(super) fn print(out: &mut impl Write, subject: &str, report: &Report) -> io:
     if let Some(sockets) = report.sockets.as_ref().filter(|sockets| !sockets.is_empty()) {
         writeln!(out, "{}", table(sockets).trim_fmt())?;
     }
-    print_finished(out, report)?;
+    print_fallbacks(out, report)?;
     print_skipped(out, report)?;
     for failure in report.failed.sockets() {
         writeln!(out, "  FAILED {failure}")?;
@@ -131,14 +131,14 @@ fn print_result(out: &mut impl Write, subject: &str, report: &Report) -> io::Res
 }
 
 /// What another engine had to do, and what nobody can do yet.
-fn print_finished(out: &mut impl Write, report: &Report) -> io::Result<()> {
-    for f in &report.finished {
+fn print_fallbacks(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    for f in &report.fallbacks {
         let why = match f.because {
-            FinishReason::IndexFull => "the index had no room for them",
-            FinishReason::IndexUnsure => "the index may lack sockets of any backend",
-            FinishReason::HookOrder => "they may be recorded under a virtual address",
-            FinishReason::NoExactId => "they have no exact id",
-            FinishReason::KernelSockets => "the kernel has opened them, for MPTCP sockets of programs",
+            FallbackReason::IndexFull => "the index had no room for them",
+            FallbackReason::IndexUnsure => "the index may lack sockets of any backend",
+            FallbackReason::HookOrder => "they may be recorded under a virtual address",
+            FallbackReason::NoExactId => "they have no exact id",
+            FallbackReason::KernelSockets => "the kernel has opened them, for MPTCP sockets of programs",
             _ => "the first engine could not",
         };
         writeln!(out, "  {} of these by engine {}: {why}", f.victims, f.engine)?;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use skreap_bpf::Victim;
-use skreap_core::{EngineName, FinishReason, Finished, Incomplete, Outcome};
+use skreap_core::{EngineName, FallbackReason, FallbackRun, Incomplete, Outcome};
 
 use super::named::tuple;
 use super::pool::{Fate, Naming, Pool};
@@ -134,9 +134,9 @@ impl Destroyer {
                 outcome.add_failure(tuple(victim), u.errno);
             }
         }
-        outcome.add_finished(Finished {
+        outcome.add_fallback(FallbackRun {
             engine: EngineName::Iter,
-            because: FinishReason::NoExactId,
+            because: FallbackReason::NoExactId,
             victims: victims.len() as u64,
             destroyed: outcome.destroyed - before,
             ns: nanos(start.elapsed()),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use skreap_bpf::{Index, Owner, Victim, Walker};
-use skreap_core::{EngineName, FinishReason, Finished, Incomplete, Outcome, Target, Unconnected};
+use skreap_core::{EngineName, FallbackReason, FallbackRun, Incomplete, Outcome, Target, Unconnected};
 
 use super::destroy::Destroyer;
 use super::diag::Scan;
@@ -96,9 +96,9 @@ impl KernelSockets {
             outcome.add_kernel(found.kernel);
         }
         outcome.incomplete.extend(found.missed);
-        outcome.add_finished(Finished {
+        outcome.add_fallback(FallbackRun {
             engine: EngineName::DiagFilter,
-            because: FinishReason::KernelSockets,
+            because: FallbackReason::KernelSockets,
             victims: more.victims,
             destroyed: more.destroyed,
             ns: nanos(start.elapsed()),

@@ -182,7 +182,7 @@ pub fn start_and_say(
     Ok((engine, why))
 }
 
-/// The best full scan that works here: it finishes events on which the index is incomplete.
+/// The best full scan that works here: the fallback for events on which the index is incomplete.
 ///
 /// # Errors
 /// The missing feature, as text.

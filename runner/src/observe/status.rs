@@ -71,7 +71,7 @@ pub struct IndexStatus {
     pub map_bytes: u64,
     /// Bits of backends some membership of which could not be recorded.
     pub incomplete_backends: u64,
-    /// Sockets of any backend may be missing: a scan finishes every event.
+    /// Sockets of any backend may be missing: every event has a fallback scan.
     #[serde(default)]
     pub incomplete_everything: bool,
     /// Everything that was counted.
@@ -229,7 +229,7 @@ fn destroyed(report: &Report) -> BTreeMap<(EngineName, &'static str), u64> {
     {
         by_protocol.insert(backend.protocol(), report.destroyed);
     }
-    let others: u64 = report.finished.iter().map(|finished| finished.destroyed).sum();
+    let others: u64 = report.fallbacks.iter().map(|fallback| fallback.destroyed).sum();
     let mut all = BTreeMap::new();
     let mut add = |engine, protocol, n: u64| {
         if n > 0 {
@@ -246,7 +246,7 @@ fn destroyed(report: &Report) -> BTreeMap<(EngineName, &'static str), u64> {
             _ => MIXED,
         };
         add(report.engine, protocol, report.destroyed.saturating_sub(others));
-        report.finished.iter().for_each(|finished| add(finished.engine, protocol, finished.destroyed));
+        report.fallbacks.iter().for_each(|fallback| add(fallback.engine, protocol, fallback.destroyed));
     }
     all
 }
@@ -417,9 +417,9 @@ mod tests {
         let (netlink, iter) = (EngineName::Netlink, EngineName::Iter);
         let mut one = report(false, |o| o.destroyed = 5);
         assert_eq!(engines(&one), [((netlink, "udp"), 5)]);
-        one.finished = vec![Finished {
+        one.fallbacks = vec![FallbackRun {
             engine: iter,
-            because: FinishReason::IndexFull,
+            because: FallbackReason::IndexFull,
             victims: 2,
             destroyed: 2,
             ns: 1,
@@ -432,7 +432,7 @@ mod tests {
         };
         one.by_backend = vec![part("udp://10.0.0.1:53", 1), part("tcp://10.0.0.1:53", 4)];
         assert_eq!(engines(&one), [((netlink, "mixed"), 3), ((iter, "mixed"), 2)]);
-        one.finished.clear();
+        one.fallbacks.clear();
         assert_eq!(engines(&one), [((netlink, "tcp"), 4), ((netlink, "udp"), 1)]);
     }
 

@@ -1,4 +1,4 @@
-//! Finishing an event with a full scan where the index is incomplete.
+//! The fallback: a full scan after the walk, where the index is incomplete.
 //!
 //! A membership that could not be recorded (the pool was full) makes its backend incomplete, or
 //! all backends if the backend is unknown. Sockets may also be recorded under a virtual address. So
@@ -7,18 +7,18 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use skreap_core::{FinishReason, Finished, Incomplete, Outcome, Target};
+use skreap_core::{FallbackReason, FallbackRun, Incomplete, Outcome, Target};
 
 use crate::engine::{Chosen, Engine, nanos};
 
 /// The reasons that a scan can repair, the most important first.
-const REASONS: [(Incomplete, FinishReason); 3] = [
-    (Incomplete::IndexFull, FinishReason::IndexFull),
-    (Incomplete::HookOrder, FinishReason::HookOrder),
-    (Incomplete::IndexUnsure, FinishReason::IndexUnsure),
+const REASONS: [(Incomplete, FallbackReason); 3] = [
+    (Incomplete::IndexFull, FallbackReason::IndexFull),
+    (Incomplete::HookOrder, FallbackReason::HookOrder),
+    (Incomplete::IndexUnsure, FallbackReason::IndexUnsure),
 ];
 
-/// The scan that finishes.
+/// The fallback scan.
 pub(crate) struct Fallback {
     engine: Box<dyn Engine>,
 }
@@ -30,7 +30,7 @@ impl Fallback {
 
     /// Scans for the rest of the target's sockets, if the index may lack some. If the scan fails,
     /// the outcome stays incomplete.
-    pub(crate) fn finish(&mut self, target: &Target, chosen: &mut Chosen, outcome: &mut Outcome) {
+    pub(crate) fn run(&mut self, target: &Target, chosen: &mut Chosen, outcome: &mut Outcome) {
         let Some((_, because)) = REASONS.into_iter().find(|(why, _)| outcome.incomplete.contains(why)) else {
             return;
         };
@@ -38,7 +38,7 @@ impl Fallback {
         let mut scan = match self.engine.run(target, chosen) {
             Ok(scan) => scan,
             Err(e) => {
-                tracing::warn!(backend = %target.backend, "the scan that finishes the event failed: {e}");
+                tracing::warn!(backend = %target.backend, "the fallback scan failed: {e}");
                 return;
             }
         };
@@ -57,7 +57,7 @@ impl Fallback {
             // gone, or in no hash table.
             outcome.forget_failures_of_scan();
         }
-        outcome.add_finished(Finished {
+        outcome.add_fallback(FallbackRun {
             engine: scan.engine,
             because,
             victims: scan.victims,

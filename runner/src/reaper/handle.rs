@@ -277,7 +277,7 @@ impl Reaper {
             outcome.incomplete.insert(Incomplete::HookOrder);
         }
         if let Some(fallback) = &mut self.fallback {
-            fallback.finish(target, chosen, &mut outcome);
+            fallback.run(target, chosen, &mut outcome);
         }
         self.kernel_sockets.finish(&mut self.walker, target, chosen, self.order_unknown, &mut outcome);
         // Engines that destroy in one step cannot pause in the middle of it: the next target waits

@@ -117,7 +117,7 @@ impl OrderKeeper {
         }
     }
 
-    /// A detached hook is not attached again. Without a connect hook a scan finishes each event;
+    /// A detached hook is not attached again. Without a connect hook each event has a fallback scan;
     /// without the release hook all events are right, and the index fills up.
     fn count_detached(&mut self, hooks: &Hooks) {
         let detached: Vec<&str> = hooks.detached().collect();
@@ -203,7 +203,7 @@ impl OrderKeeper {
                 Err(e) => {
                     blind = true;
                     if !replace(told, true) {
-                        tracing::error!(%hook, "cannot read the order of the programs, a scan finishes each event: {e}");
+                        tracing::error!(%hook, "cannot read the order of the programs, each event has a fallback scan: {e}");
                     }
                 }
             }

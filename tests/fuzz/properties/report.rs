@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use arbitrary::{Result, Unstructured};
 use skreap::core::{
-    Action, Attribution, Backend, BackendReport, EngineName, Event, FinishReason, Finished, Incomplete,
+    Action, Attribution, Backend, BackendReport, EngineName, Event, FallbackReason, FallbackRun, Incomplete,
     MAX_FAILURES_LISTED, Outcome, Phases, Protocol, Report, Skipped, SocketTuple, state_name,
 };
 
@@ -34,7 +34,7 @@ fn conserved(u: &mut Unstructured<'_>) -> Result<()> {
             before.skipped.total() + skipped,
         ];
         let complete = before.is_complete() && more.is_complete();
-        let finished: u64 = before.finished.iter().chain(&more.finished).map(|f| f.destroyed).sum();
+        let fallbacks: u64 = before.fallbacks.iter().chain(&more.fallbacks).map(|f| f.destroyed).sum();
         match (pass, backends.last_mut()) {
             (true, Some(last)) => {
                 last.add_victims(more.clone());
@@ -48,7 +48,7 @@ fn conserved(u: &mut Unstructured<'_>) -> Result<()> {
         let now = [sum.visited, sum.victims, sum.destroyed, sum.failed.total(), sum.skipped.total()];
         assert_eq!(now, expected);
         assert_eq!(sum.is_complete(), complete, "nothing makes up for what was missed");
-        assert_eq!(sum.finished.iter().map(|f| f.destroyed).sum::<u64>(), finished);
+        assert_eq!(sum.fallbacks.iter().map(|f| f.destroyed).sum::<u64>(), fallbacks);
         assert_eq!(sum.balanced(dry_run), Ok(()), "from {before:?}");
         divided_without_rest(&sum, &backends);
         reads_as_written(&sum, dry_run);
@@ -106,9 +106,9 @@ fn outcome(u: &mut Unstructured<'_>, dry_run: bool) -> Result<Outcome> {
     outcome.visited = outcome.victims + outcome.skipped.total() - gone;
     for _ in 0..u.int_in_range(0..=2)? {
         outcome.incomplete.insert(*u.choose(&Incomplete::ALL)?);
-        outcome.add_finished(Finished {
+        outcome.add_fallback(FallbackRun {
             engine: *u.choose(&EngineName::ALL)?,
-            because: *u.choose(&[FinishReason::IndexFull, FinishReason::NoExactId])?,
+            because: *u.choose(&[FallbackReason::IndexFull, FallbackReason::NoExactId])?,
             victims: n(u)?,
             destroyed: n(u)?,
             ns: n(u)?,
