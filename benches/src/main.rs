@@ -10,7 +10,7 @@ mod hooks;
 mod machine;
 mod measure;
 mod memory;
-mod order;
+mod schedule;
 mod progress;
 mod ratio;
 mod report;

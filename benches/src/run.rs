@@ -11,7 +11,7 @@ use crate::grid::WorldSpec;
 use crate::histogram;
 use crate::machine::Machine;
 use crate::measure::{self, Kind, Measure, Sample};
-use crate::order::{self, Pace};
+use crate::attach_order::{self, Pace};
 use crate::progress::Progress;
 use crate::ratio::duration;
 use crate::results::{Case, Raw, Results};
@@ -110,13 +110,13 @@ impl Bench<'_> {
     /// How many samples [`measure`](Self::measure) takes.
     fn samples(&self, rounds: usize) -> usize {
         let paces = self.paces();
-        (0..=rounds).map(|round| order::of_round(&paces, round, repeats(round)).len()).sum()
+        (0..=rounds).map(|round| schedule::of_round(&paces, round, repeats(round)).len()).sum()
     }
 
     fn measure(&mut self, rounds: usize, progress: &Progress, stop: &Stop) -> Result<()> {
         let paces = self.paces();
         for round in 0..=rounds {
-            for index in order::of_round(&paces, round, repeats(round)) {
+            for index in schedule::of_round(&paces, round, repeats(round)) {
                 stop.check()?;
                 self.sample(index, round > 0, progress)?;
                 progress.step();

@@ -14,7 +14,7 @@ use crate::bpffs;
 use crate::error::io_error;
 use crate::fault::{self, Point};
 use crate::incompatible::{Incompatible, Obstacle};
-use crate::order::{Conflict, Hook};
+use crate::attach_order::{Conflict, Hook};
 use crate::{Error, Index};
 
 /// The programs that keep the index up to date. `skreap_sock_release` comes first: no socket may be

@@ -36,7 +36,7 @@ mod mapping;
 mod incomplete;
 pub mod module;
 mod netns;
-pub mod order;
+pub mod attach_order;
 mod owner;
 pub mod pin;
 #[doc(hidden)]

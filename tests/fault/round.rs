@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use skreap::bpf::Config;
 use skreap::bpf::fault::{Armed, Point};
-use skreap::bpf::order::{Hook, Order};
+use skreap::bpf::attach_order::{Hook, Order};
 use skreap::choice::Choice;
 use skreap::core::{Action, Backend, Event, Report, errno_name};
 use skreap::{Builder, Reaper};

@@ -153,7 +153,7 @@ fn hooks_made_the_last_again(world: &mut World) -> Result<()> {
     let mut clients = [world.client("client")?];
     let opened = under_churn_in_one(&mut clients[0], || {
         for _ in 0..50 {
-            for hook in skreap::bpf::order::Hook::ALL {
+            for hook in skreap::bpf::attach_order::Hook::ALL {
                 hooks.become_last(&index, hook, cgroup_fd)?;
             }
         }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use skreap::core::EngineName;
 use skreap::engine::{Chosen, Engine};
 
-use crate::order::Pace;
+use crate::attach_order::Pace;
 use crate::ratio::{COLD, FLOOR};
 use crate::results::Scope;
 use crate::world::World;

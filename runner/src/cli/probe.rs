@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use super::{Failure, print_json};
-use skreap::bpf::order::Program;
+use skreap::bpf::attach_order::Program;
 use skreap::probe;
 
 #[derive(Debug, clap::Args)]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use skreap_bpf::hooks::Hooks;
-use skreap_bpf::order::{Hook, Order};
+use skreap_bpf::attach_order::{Hook, Order};
 use skreap_bpf::{Config, Index};
 
 use super::select;

@@ -14,7 +14,7 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use skreap_bpf::hooks::{self, Hooks};
-use skreap_bpf::order::{Hook, HookRevision, Order, Program};
+use skreap_bpf::attach_order::{Hook, HookRevision, Order, Program};
 use skreap_bpf::{Index, Rekeyed, Rekeyer, Relation};
 
 use crate::observe::observer::Observer;
