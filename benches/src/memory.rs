@@ -55,8 +55,8 @@ pub fn run(json: bool) -> Result<()> {
 }
 
 fn measure(sockets: u32) -> Result<Row> {
-    let load = |hold| {
-        Index::load(&Config { max_sockets: sockets, hold, ..Config::default() })
+    let load = |refs| {
+        Index::load(&Config { max_sockets: sockets, refs, ..Config::default() })
             .with_context(|| format!("load an index for {sockets} sockets"))
     };
     let index = load(false)?;

@@ -181,7 +181,7 @@ struct skreap_counters {
 	__u64 ignored_protocol; /* not recorded: neither TCP nor UDP */
 	__u64 wildcard;		 /* sockets that became wildcards: too many peers to list */
 	__u64 stale;		 /* nodes without their socket, found by walks */
-	__u64 not_held;		 /* sockets the module gave no reference to */
+	__u64 without_ref;	 /* sockets the module gave no reference to */
 	__u64 last_stale;	 /* cookie of the socket whose nodes were the last stale ones */
 };
 
@@ -241,7 +241,7 @@ struct skreap_cfg {
 	__u32 max_memberships;
 	__u32 max_sockets;
 	__u32 bootstrapped; /* 1: pre-existing sockets have been looked for */
-	__u32 held;	    /* 1: a reference to each recorded socket is held */
+	__u32 refs;	    /* 1: a reference to each recorded socket is held */
 	__u32 padding;
 };
 _Static_assert(sizeof(struct skreap_cfg) == 48, "no hidden padding");

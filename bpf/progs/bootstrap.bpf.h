@@ -5,7 +5,7 @@
  * Two ways lead to them.  The iterator over the files of all processes has no socket's lock, so no owner can hold it
  * up.  It holds a reference to the file: the socket's release is yet to come, and finds the node.  The iterators over
  * the sockets of a netns also show those that no process has open (on their way over a unix socket, registered with
- * io_uring), and what they show is trusted, so that a reference can be taken of it (held.bpf.h); but they wait for the
+ * io_uring), and what they show is trusted, so that a reference can be taken of it (sockref.bpf.h); but they wait for the
  * lock of each socket.
  *
  * The race with close: an iterator over sockets may show one whose cgroup/sock_release has run, or runs now, on another
@@ -85,8 +85,8 @@ static __always_inline int bootstrap_record(struct shard *s, struct membership *
 	result = record_first(s, m);
 	if (result == RECORD_NO_NODE)
 		result = record_further(m);
-	if (holding() && result == RECORD_NEW) {
-		__sync_fetch_and_add(&counters.not_held, 1);
+	if (refs_enabled() && result == RECORD_NEW) {
+		__sync_fetch_and_add(&counters.without_ref, 1);
 		/* The node of a wildcard socket is there before the others go: a walk always finds one of them. */
 		if (m->tag & NODE_WILDCARD)
 			record_forget(m, DROP_LISTED);

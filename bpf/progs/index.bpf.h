@@ -40,8 +40,8 @@
 #define NODE_CURSOR 0x04000000u
 #define NODE_MULTI 0x08000000u /* its socket has, or had, other nodes as well */
 #define NODE_REKEYED 0x10000000u /* recorded by a re-key, see rekey.bpf.h */
-#define NODE_HELD 0x20000000u /* has a token, see held.bpf.h */
-#define NODE_DEAD NODE_HELD   /* nothing else: unlinked, becomes free with its token */
+#define NODE_HAS_REF 0x20000000u /* has a token, see sockref.bpf.h */
+#define NODE_DEAD NODE_HAS_REF   /* nothing else: unlinked, becomes free with its token */
 #define NODE_WATCHED 0x40000000u /* see pending.bpf.h */
 #define NODE_EXPIRED 0x80000000u
 #define NODE_SOCKET (NODE_CONNECT | NODE_SENDMSG | NODE_WILDCARD | NODE_REKEYED)

@@ -143,7 +143,7 @@ static __noinline __u32 record_drop(struct shard *s, __u32 *record, struct membe
 			*record = next;
 			barrier();
 		}
-		if (holding() && n->tag & NODE_HELD) {
+		if (refs_enabled() && n->tag & NODE_HAS_REF) {
 			dead = i;
 			break;
 		}
@@ -160,7 +160,7 @@ static __noinline __u32 record_drop(struct shard *s, __u32 *record, struct membe
 		surplus |= node_drop(s, shard, i, n);
 	}
 	n = node_at(dead);
-	if (holding() && n) {
+	if (refs_enabled() && n) {
 		node_unlink(s, shard, n);
 		n->tag = NODE_DEAD;
 		m->dead = dead;
@@ -203,9 +203,9 @@ __noinline __u32 record_forget(struct membership *m, int what)
 	bpf_for(step, 0, CHUNK + 1) {
 		m->dead = 0;
 		dropped += record_drop_some(m, what);
-		if (!holding() || !m->dead)
+		if (!refs_enabled() || !m->dead)
 			break;
-		held_settle(m->dead);
+		sockref_reap(m->dead);
 	}
 	return dropped;
 }
@@ -282,11 +282,11 @@ not_found:
 	if (own)
 		m->tag |= NODE_MULTI;
 	if (m->tag & NODE_WILDCARD || own - obsolete >= cfg_max_memberships) {
-		m->tag = NODE_WILDCARD | connects | (m->tag & (NODE_HELD | NODE_CONNECT));
+		m->tag = NODE_WILDCARD | connects | (m->tag & (NODE_HAS_REF | NODE_CONNECT));
 		what = DROP_ALL;
 	}
-	/* Nodes with a token are not dropped under this lock, see record_hold(). */
-	if (!holding() && (obsolete || what == DROP_ALL))
+	/* Nodes with a token are not dropped under this lock, see ref_acquire(). */
+	if (!refs_enabled() && (obsolete || what == DROP_ALL))
 		*surplus = record_drop(s, record, m, what);
 	return RECORD_NEW;
 }
@@ -398,7 +398,7 @@ static __always_inline bool sock_may_be_indexed(const struct sock *sk, __u64 key
  * Takes the token for a membership that is about to be recorded; NULL: the node does without.  Makes room first,
  * as record_search() does where nodes have none.  No lock held.
  */
-static __always_inline struct skreap_sock *record_hold(struct membership *m, void *trusted)
+static __always_inline struct skreap_sock *ref_acquire(struct membership *m, void *trusted)
 {
 	__u32 *record = record_at(m->cookie);
 	struct skreap_sock *sock;
@@ -407,14 +407,14 @@ static __always_inline struct skreap_sock *record_hold(struct membership *m, voi
 		record_forget(m, DROP_OBSOLETE);
 	sock = skreap_sock_acquire_v1((struct sock_common *)trusted);
 	if (sock)
-		m->tag |= NODE_HELD;
+		m->tag |= NODE_HAS_REF;
 	else
-		__sync_fetch_and_add(&counters.not_held, 1);
+		__sync_fetch_and_add(&counters.without_ref, 1);
 	return sock;
 }
 
 /* Puts the token to the new node, if there is one.  No lock held. */
-static __always_inline void record_held(struct membership *m, struct skreap_sock *sock, bool is_new)
+static __always_inline void ref_store(struct membership *m, struct skreap_sock *sock, bool is_new)
 {
 	if (!is_new) {
 		if (sock)
@@ -422,7 +422,7 @@ static __always_inline void record_held(struct membership *m, struct skreap_sock
 		return;
 	}
 	if (sock)
-		held_put(m->node, sock);
+		sockref_put(m->node, sock);
 	/* The node of a wildcard socket is there before the others go: a walk always finds one of them. */
 	if (m->tag & NODE_WILDCARD)
 		record_forget(m, DROP_LISTED);
@@ -434,18 +434,18 @@ static __always_inline void record_held(struct membership *m, struct skreap_sock
  */
 static __always_inline int record_membership(struct shard *s, struct membership *m, void *trusted)
 {
-	struct skreap_sock *held = NULL;
+	struct skreap_sock *ref = NULL;
 	int result;
 
 	m->node = 0;
 	m->dead = 0;
-	if (holding())
-		held = record_hold(m, trusted);
+	if (refs_enabled())
+		ref = ref_acquire(m, trusted);
 	result = record_first(s, m);
 	if (result == RECORD_NO_NODE)
 		result = record_further(m);
-	if (holding())
-		record_held(m, held, result == RECORD_NEW);
+	if (refs_enabled())
+		ref_store(m, ref, result == RECORD_NEW);
 	return result;
 }
 
@@ -520,17 +520,17 @@ static __always_inline void count_release_without_node(void)
 }
 
 /* The common case, a socket with one node: its token is taken first, so that one lock does for the rest. */
-static __always_inline bool release_held_single(struct shard *s, __u32 *record, __u64 cookie)
+static __always_inline bool release_single_ref(struct shard *s, __u32 *record, __u64 cookie)
 {
 	__u32 i = *(volatile __u32 *)record, surplus = 0;
 	struct node *n = node_at(i);
 	struct skreap_sock *sock;
 	bool done = false;
-	struct held *h;
+	struct sockref *h;
 
-	if (!n || n->cookie != cookie || (n->tag & (NODE_HELD | NODE_MULTI)) != NODE_HELD)
+	if (!n || n->cookie != cookie || (n->tag & (NODE_HAS_REF | NODE_MULTI)) != NODE_HAS_REF)
 		return false;
-	h = held_at(i);
+	h = sockref_at(i);
 	if (!h)
 		return false;
 	sock = bpf_kptr_xchg(&h->sock, NULL);
@@ -549,12 +549,12 @@ static __always_inline bool release_held_single(struct shard *s, __u32 *record, 
 	if (done)
 		skreap_sock_release_v1(sock);
 	else
-		held_put(i, sock);
+		sockref_put(i, sock);
 	return done;
 }
 
 /* record_release() where nodes have tokens */
-__noinline int release_held(__u64 cookie)
+__noinline int release_with_refs(__u64 cookie)
 {
 	struct membership m = {.cookie = cookie};
 	struct shard *s = shard_at(shard_of(cookie));
@@ -562,7 +562,7 @@ __noinline int release_held(__u64 cookie)
 
 	if (!s || !record)
 		return 0;
-	if (release_held_single(s, record, cookie))
+	if (release_single_ref(s, record, cookie))
 		return 0;
 	if (!record_forget(&m, DROP_ALL)) {
 		count_release_without_node();
@@ -597,8 +597,8 @@ static __always_inline void record_release(const struct sock *sk)
 		count_release_without_node();
 		return;
 	}
-	if (holding()) {
-		release_held(m.cookie);
+	if (refs_enabled()) {
+		release_with_refs(m.cookie);
 		return;
 	}
 	bpf_spin_lock(&s->lock);

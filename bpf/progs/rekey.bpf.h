@@ -86,7 +86,7 @@ __noinline int rekey_apply(struct membership *m)
 	} else {
 		if (found.count >= cfg_max_memberships) {
 			/* Nodes with a token are removed after the unlock. */
-			if (!holding())
+			if (!refs_enabled())
 				surplus = record_drop(s, record, m, DROP_ALL);
 			m->tag = NODE_WILDCARD | (found.tags & NODE_CONNECT);
 		}
@@ -160,7 +160,7 @@ static __always_inline int rekey(struct skreap_rekey *ctx)
 		result = rekey_apply(&m);
 	}
 	if (result == SKREAP_REKEY_ADDED && m.tag & NODE_WILDCARD) {
-		if (holding())
+		if (refs_enabled())
 			record_forget(&m, DROP_LISTED);
 		__sync_fetch_and_add(&counters.wildcard, 1);
 	}

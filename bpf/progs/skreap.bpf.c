@@ -19,7 +19,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #include "socket.bpf.h"
 #include "index.bpf.h"
 #include "loop.bpf.h"
-#include "held.bpf.h"
+#include "sockref.bpf.h"
 #include "kernel_notes.bpf.h"
 #include "incomplete.bpf.h"
 #include "record.bpf.h"

@@ -240,8 +240,8 @@ static __always_inline bool destroy(struct walk_slot *w, __u32 i, __u64 cookie, 
 	if (rel == SKREAP_CONNECTED)
 		peer = *target;
 	w->tried++;
-	if (can_destroy() && tag & NODE_HELD)
-		err = held_destroy(i, cookie, &peer);
+	if (can_destroy() && tag & NODE_HAS_REF)
+		err = sockref_destroy(i, cookie, &peer);
 	*result = -err;
 	if (err == -ESTALE) {
 		w->n.moved_on++;
@@ -257,7 +257,7 @@ static __always_inline bool destroy(struct walk_slot *w, __u32 i, __u64 cookie, 
 }
 
 /*
- * Moves the cursor past one node, and handles its socket as requested.  Global: see held_settle().
+ * Moves the cursor past one node, and handles its socket as requested.  Global: see sockref_reap().
  */
 __noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
 {

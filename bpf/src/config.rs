@@ -27,12 +27,12 @@ pub struct Config {
     /// Hold a reference to each recorded socket (8 more bytes for each of `max_sockets`). A walk
     /// cannot destroy without one. Takes effect only with the kernel module; see
     /// [`Index::can_destroy`](crate::Index::can_destroy).
-    pub hold: bool,
+    pub refs: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_sockets: 262_144, buckets: 16_384, max_memberships: 63, hold: false }
+        Self { max_sockets: 262_144, buckets: 16_384, max_memberships: 63, refs: false }
     }
 }
 

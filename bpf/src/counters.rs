@@ -38,7 +38,7 @@ pub struct Counters {
     pub stale: u64,
     /// Sockets recorded without a reference although the index holds references; 0 without the
     /// kernel module.
-    pub not_held: u64,
+    pub without_ref: u64,
     /// Cookie of the socket of the last stale node; 0: there was none.
     pub last_stale: u64,
 }

@@ -72,7 +72,7 @@ pub enum Error {
         "the pins in {} are in use by another process: stop it first, or name another directory with --pin",
         .0.display()
     )]
-    PinsHeld(PathBuf),
+    PinsLocked(PathBuf),
     /// A pin cannot be created, opened, replaced or removed.
     #[error("pin {}: {source}{}", .path.display(), next_step(.source))]
     Pin {

@@ -45,7 +45,7 @@ impl Index {
     /// this kernel or these privileges cannot; [`Error::Load`] with the verifier's words for
     /// anything else.
     pub fn load(config: &Config) -> Result<Self, Error> {
-        if !config.hold {
+        if !config.refs {
             return Self::load_with(config, Err(ModuleError::NotUsed));
         }
         if let Err(why) = module::look() {
@@ -82,9 +82,9 @@ impl Index {
         let pinned = pinned_cfg(maps)?;
         // With or without references, as the maps were created: the module may have been loaded or
         // unloaded since.
-        let held = pinned.held != 0;
-        let destroys = if held { Ok(()) } else { Err(ModuleError::NotUsed) };
-        let (mut open, shape) = prepare(config, Some(pinned.seed), held)?;
+        let refs = pinned.refs != 0;
+        let destroys = if refs { Ok(()) } else { Err(ModuleError::NotUsed) };
+        let (mut open, shape) = prepare(config, Some(pinned.seed), refs)?;
         shape.same_as(&pinned)?;
         reuse_maps(&mut open, maps)?;
         fault::at(Point::PinReload).map_err(|e| Incompatible::Load(e.to_string()))?;
@@ -197,7 +197,7 @@ impl Index {
         c.ignored_protocol = globals.counters.ignored_protocol;
         c.wildcard = globals.counters.wildcard;
         c.stale = globals.counters.stale;
-        c.not_held = globals.counters.not_held;
+        c.without_ref = globals.counters.without_ref;
         c.last_stale = globals.counters.last_stale;
         for i in 0..self.shape.layout.shards {
             let shard: types::shard = self.read_element("shards", i)?;

@@ -7,7 +7,7 @@
 //!               ├─► Walker::walk_all        every node, for listings
 //!               ├─► Walker::destroy         one bucket: the victims are destroyed (kernel module)
 //!               └─► Index::counters         what was inserted, removed, dropped
-//!  Pins::hold ─► Pins::load ─► Hooks::attach_pinned ─► Pins::publish
+//!  Pins::lock ─► Pins::load ─► Hooks::attach_pinned ─► Pins::publish
 //!                                            the same, outliving the process
 //! ```
 //!

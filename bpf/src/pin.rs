@@ -56,9 +56,9 @@ impl Pins {
     /// has not completed are removed.
     ///
     /// # Errors
-    /// [`Error::PinsHeld`] if another process has locked it; [`Error::Unsupported`] if it is not on
+    /// [`Error::PinsLocked`] if another process has locked it; [`Error::Unsupported`] if it is not on
     /// a bpf filesystem; [`Error::Pin`] with the errno for anything else.
-    pub fn hold(directory: &Path) -> Result<Self, Error> {
+    pub fn lock(directory: &Path) -> Result<Self, Error> {
         let error = |source| pin_error(directory, source);
         let directory = &std::path::absolute(directory).map_err(error)?;
         loop {
@@ -79,7 +79,7 @@ impl Pins {
             };
             match lock.try_lock() {
                 Ok(()) => {}
-                Err(fs::TryLockError::WouldBlock) => return Err(Error::PinsHeld(directory.to_owned())),
+                Err(fs::TryLockError::WouldBlock) => return Err(Error::PinsLocked(directory.to_owned())),
                 Err(fs::TryLockError::Error(e)) => return Err(error(e)),
             }
             // An unload between our open and our lock has removed this directory: then we have
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn a_directory_elsewhere_is_refused_and_stays() {
         let directory = std::env::temp_dir();
-        assert!(matches!(Pins::hold(&directory), Err(Error::Unsupported { .. })));
+        assert!(matches!(Pins::lock(&directory), Err(Error::Unsupported { .. })));
         assert!(directory.exists());
     }
 }

@@ -85,7 +85,7 @@ fn second_start(world: &mut World, first: Option<fn(&World, &Path) -> Builder>, 
         }
         drop(third);
         opened.close(&mut clients)?;
-        ensure!(Pins::hold(&directory)?.remove()?, "there were no pins");
+        ensure!(Pins::lock(&directory)?.remove()?, "there were no pins");
         ensure!(!directory.exists(), "the directory is left");
         held.expect(world)
     })
@@ -117,13 +117,13 @@ fn pins_are_removed(world: &mut World) -> Result<()> {
         let directory = bpffs.path("pins");
         drop(pinned(world, &directory).build()?);
         let armed = fault.map(Fault::arm);
-        let removed = Pins::hold(&directory).and_then(Pins::remove);
+        let removed = Pins::lock(&directory).and_then(Pins::remove);
         let happened = fault.zip(armed).is_some_and(|(fault, armed)| fault.disarm(armed));
         match removed {
             Ok(removed) => ensure!(removed && !directory.exists(), "they are still there"),
             Err(error) => {
                 ensure!(happened, "{error}");
-                Pins::hold(&directory)?.remove()?;
+                Pins::lock(&directory)?.remove()?;
                 ensure!(!directory.exists(), "they are still there after {error}");
             }
         }

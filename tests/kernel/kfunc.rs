@@ -31,7 +31,7 @@ pub fn cases() -> Vec<Case> {
         case!(walk_lists_whom_it_destroyed).only(EngineName::Kfunc),
         case!(two_walks_destroy_one_backend).only(EngineName::Kfunc),
         case!(every_recorded_socket_is_held).only(EngineName::Kfunc),
-        case!(closed_sockets_and_dead_netns_are_not_held).only(EngineName::Kfunc),
+        case!(closed_sockets_and_dead_netns_have_no_references).only(EngineName::Kfunc),
         case!(churn_with_six_workers_and_two_reapers).only(EngineName::Kfunc).with(two_netns),
         case!(rekeyed_sockets_are_finished_by_their_id).only(EngineName::Kfunc),
         case!(preexisting_sockets_have_references).only(EngineName::Kfunc),
@@ -208,7 +208,7 @@ fn every_recorded_socket_is_held(world: &mut World) -> Result<()> {
     crate::unconnected::send_to_all(&mut client, wildcard, &many)?;
     client.connect(wildcard.handle, udp(1).socket_addr())?;
     expected.push(wildcard.cookie);
-    ensure!(world.counters()?.wildcard == 1 && world.counters()?.not_held == 0, "{:?}", world.counters()?);
+    ensure!(world.counters()?.wildcard == 1 && world.counters()?.without_ref == 0, "{:?}", world.counters()?);
 
     let mut left = Vec::new();
     let counts = world.reaper().index().walker()?.destroy(&target(udp(1)), 0, true, &mut left)?;
@@ -271,7 +271,7 @@ fn preexisting_sockets_have_references(world: &mut World) -> Result<()> {
         expected.push((backend, connect_many(&mut client, Default::default(), backend, count)?.cookies));
     }
     let second = preexisting::second(world, preexisting::small())?;
-    ensure!(second.counters()?.inserts == 18 && second.counters()?.not_held == 0, "{:?}", second.counters()?);
+    ensure!(second.counters()?.inserts == 18 && second.counters()?.without_ref == 0, "{:?}", second.counters()?);
     let mut walker = second.index().walker()?;
     for (backend, mut cookies) in expected {
         let mut listed = Vec::new();
@@ -303,7 +303,7 @@ fn references_outlive_the_process(world: &mut World) -> Result<()> {
     cookies.extend(connect_many(&mut client, Default::default(), udp(1), 7)?.cookies);
     let mut listed = Vec::new();
     let counts = second.index().walker()?.destroy(&target(udp(1)), 0, true, &mut listed)?;
-    ensure!(counts.destroyed == 18 && second.counters()?.not_held == 0, "{counts:?} {listed:?}");
+    ensure!(counts.destroyed == 18 && second.counters()?.without_ref == 0, "{counts:?} {listed:?}");
     cookies.sort_unstable();
     ensure!(cookies_of(&listed) == cookies && listed.iter().all(|left| left.errno == 0), "{listed:?}");
     let mut died = client.destroyed(Selection::All)?;
@@ -316,7 +316,7 @@ fn references_outlive_the_process(world: &mut World) -> Result<()> {
 }
 
 /// The kernel's own counts are back where they were: of sockets, and of network namespaces.
-fn closed_sockets_and_dead_netns_are_not_held(world: &mut World) -> Result<()> {
+fn closed_sockets_and_dead_netns_have_no_references(world: &mut World) -> Result<()> {
     let slabs = Slabs::now()?;
     for round in 0..3 {
         let netns = world.fresh_netns(&format!("dying{round}"), udp(1).addr())?;
@@ -366,7 +366,7 @@ fn churn_with_six_workers_and_two_reapers(world: &mut World) -> Result<()> {
     })?;
     let (destroyed, opened) = (destroyed.into_inner(), opened.into_inner());
     ensure!(destroyed > 100 && opened > 1000, "{destroyed} of {opened} sockets destroyed: no churn");
-    ensure!(world.counters()?.not_held == 0, "{:?}", world.counters()?);
+    ensure!(world.counters()?.without_ref == 0, "{:?}", world.counters()?);
     drop(clients);
     // A release that the kernel kept from us leaves a node, and a reference, to the next walk.
     world.wait_for_nodes(0).or_else(|_| world.listing().map(drop))?;

@@ -143,7 +143,7 @@ fn hooks_made_the_last_again(world: &mut World) -> Result<()> {
     world.serve(&[udp(1)])?;
     let bpffs = Bpffs::create()?;
     let directory = bpffs.path("pins");
-    let pins = skreap::bpf::pin::Pins::hold(&directory)?;
+    let pins = skreap::bpf::pin::Pins::lock(&directory)?;
     let cgroup = world.cgroup().open()?;
     let config = Config { max_sockets: 4096, buckets: 1024, ..Config::default() };
     let (index, origin) = pins.load(&config, cgroup.as_fd())?;

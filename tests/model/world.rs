@@ -215,7 +215,7 @@ impl World {
     fn unload(&mut self) -> Result<()> {
         self.reaper = None;
         (self.unsure, self.noted) = (false, false);
-        ensure!(Pins::hold(&self.bpffs.path("pins"))?.remove()?, "there were no pins");
+        ensure!(Pins::lock(&self.bpffs.path("pins"))?.remove()?, "there were no pins");
         Ok(())
     }
 

@@ -57,7 +57,7 @@ impl Indexes {
         let plain = Index::load(&Config::default()).context("load the index")?;
         let held = match module::look() {
             Ok(_) => {
-                let config = Config { hold: true, ..Config::default() };
+                let config = Config { refs: true, ..Config::default() };
                 Some(Index::load(&config).context("load the index that holds references")?)
             }
             Err(_) => None,

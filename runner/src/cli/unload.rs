@@ -16,9 +16,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let directory = args.pin.display();
-    // Checked first, because Pins::hold() creates the directory.
+    // Checked first, because Pins::lock() creates the directory.
     let removed =
-        args.pin.exists() && Pins::hold(&args.pin).and_then(Pins::remove).map_err(skreap::Error::from)?;
+        args.pin.exists() && Pins::lock(&args.pin).and_then(Pins::remove).map_err(skreap::Error::from)?;
     let mut out = io::stdout().lock();
     if removed {
         writeln!(out, "{directory}: hooks detached, index freed")?;

@@ -117,7 +117,7 @@ pub(crate) fn lock_taking_kfunc() -> Result<String, Missing> {
 /// True if the walk has destroyed the socket.
 fn destroy_in_walk() -> Result<(bool, WalkCounts), Missing> {
     let failed = |e: &dyn std::fmt::Display| Missing { detail: format!("trial destroy in a walk: {e}") };
-    let config = Config { max_sockets: TRIAL_SOCKETS, buckets: 1024, hold: true, ..Config::default() };
+    let config = Config { max_sockets: TRIAL_SOCKETS, buckets: 1024, refs: true, ..Config::default() };
     let index = Index::load(&config).map_err(|e| failed(&e))?;
     index.can_destroy().map_err(|e| Missing { detail: e.to_string() })?;
     let cgroup = cgroup::own().and_then(|path| cgroup::open(&path)).map_err(|e| failed(&e))?;

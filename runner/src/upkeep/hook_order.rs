@@ -165,7 +165,7 @@ impl OrderKeeper {
             {
                 tried = true;
                 let done = {
-                    // As Pins::hold(): the directory may be reached through /proc/PID/fd of another
+                    // As Pins::lock(): the directory may be reached through /proc/PID/fd of another
                     // process.
                     let _raised = privileges::raise();
                     hooks.become_last(observer.index(), hook, self.cgroup.as_fd())

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
 /*
  * References to the recorded sockets, for a walk that destroys them itself.  Only with the kernel
- * module, see docs/kfunc.md.  Without it `holding()` is a constant false, and none of this is in
+ * module, see docs/kfunc.md.  Without it `refs_enabled()` is a constant false, and none of this is in
  * the loaded programs.
  *
  * Global data cannot hold a reference, so the reference of node i is in element i of a map beside
  * the pool.  Only bpf_kptr_xchg() exchanges it, and no lock may be held for that call.  The
  * reference is also the *token* of its node:
  *
- * - A node with NODE_HELD has exactly one token: in the map, or held by one program.
+ * - A node with NODE_HAS_REF has exactly one token: in the map, or held by one program.
  * - Only the holder of the token frees the node.  A program that unlinks the node without holding
  *   the token marks it NODE_DEAD (under the shard's lock) and then settles it.
  * - A program that returns a token also settles the node: if it is dead and the token still in the
@@ -19,10 +19,10 @@
  * socket is ever found at a reused node.  An empty map element means that another program holds the
  * token.
  */
-#ifndef SKREAP_HELD_BPF_H
-#define SKREAP_HELD_BPF_H
+#ifndef SKREAP_SOCKREF_BPF_H
+#define SKREAP_SOCKREF_BPF_H
 
-struct held {
+struct sockref {
 	struct skreap_sock __kptr *sock;
 };
 
@@ -31,27 +31,27 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct held);
-} held SEC(".maps");
+	__type(value, struct sockref);
+} refs SEC(".maps");
 
 /*
  * True if nodes have references.  The verifier knows the value, and removes the code that it
  * excludes.
  */
-static __always_inline bool holding(void)
+static __always_inline bool refs_enabled(void)
 {
-	return cfg_held && bpf_ksym_exists(skreap_sock_acquire_v1) && bpf_ksym_exists(skreap_sock_release_v1);
+	return cfg_refs && bpf_ksym_exists(skreap_sock_acquire_v1) && bpf_ksym_exists(skreap_sock_release_v1);
 }
 
 /* A walk can destroy sockets. */
 static __always_inline bool can_destroy(void)
 {
-	return holding() && bpf_ksym_exists(skreap_sock_try_destroy_v1);
+	return refs_enabled() && bpf_ksym_exists(skreap_sock_try_destroy_v1);
 }
 
-static __always_inline struct held *held_at(__u32 i)
+static __always_inline struct sockref *sockref_at(__u32 i)
 {
-	return bpf_map_lookup_elem(&held, &i);
+	return bpf_map_lookup_elem(&refs, &i);
 }
 
 static __always_inline bool node_is_dead(const struct node *n)
@@ -82,9 +82,9 @@ static __always_inline void node_bury(__u32 i, struct node *n)
  * This and other functions are global (not static) so that the verifier checks them once, and not
  * once for each path that leads to them.
  */
-__noinline int held_settle(__u32 i)
+__noinline int sockref_reap(__u32 i)
 {
-	struct held *h = held_at(i);
+	struct sockref *h = sockref_at(i);
 	struct node *n = node_at(i);
 	struct skreap_sock *sock;
 	__u32 attempt;
@@ -110,9 +110,9 @@ __noinline int held_settle(__u32 i)
 }
 
 /* Puts a token (back) to its node.  No lock held. */
-static __always_inline void held_put(__u32 i, struct skreap_sock *sock)
+static __always_inline void sockref_put(__u32 i, struct skreap_sock *sock)
 {
-	struct held *h = held_at(i);
+	struct sockref *h = sockref_at(i);
 	struct node *n = node_at(i);
 
 	if (!h || !n) {
@@ -124,7 +124,7 @@ static __always_inline void held_put(__u32 i, struct skreap_sock *sock)
 	if (sock)
 		skreap_sock_release_v1(sock);
 	if (node_is_dead(n))
-		held_settle(i);
+		sockref_reap(i);
 }
 
 /* True if the node is still that of this socket. */
@@ -143,9 +143,9 @@ static __always_inline bool node_belongs(struct shard *s, struct node *n, __u64 
  * EBUSY if the lock of the socket is taken, or another program holds the reference: no walk waits
  * for either.  Further errors: those of that function, and ENODATA if the node has no reference.
  */
-__noinline int held_destroy(__u32 i, __u64 cookie, const struct peer *peer)
+__noinline int sockref_destroy(__u32 i, __u64 cookie, const struct peer *peer)
 {
-	struct held *h = held_at(i);
+	struct sockref *h = sockref_at(i);
 	struct node *n = node_at(i);
 	struct shard *s = shard_at(shard_of(cookie));
 	struct skreap_sock *sock;
@@ -159,7 +159,7 @@ __noinline int held_destroy(__u32 i, __u64 cookie, const struct peer *peer)
 	/* The socket may have been closed, and the node be another's by now. */
 	if (sock_cookie(sock_of(sock)) == cookie)
 		err = skreap_sock_try_destroy_v1(sock, (const struct skreap_peer *)peer);
-	held_put(i, sock);
+	sockref_put(i, sock);
 	return err;
 }
 
