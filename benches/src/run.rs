@@ -11,10 +11,10 @@ use crate::grid::WorldSpec;
 use crate::histogram;
 use crate::machine::Machine;
 use crate::measure::{self, Kind, Measure, Sample};
-use crate::attach_order::{self, Pace};
 use crate::progress::Progress;
 use crate::ratio::duration;
 use crate::results::{Case, Raw, Results};
+use crate::schedule::{self, Pace};
 use crate::stats::Percentiles;
 use crate::stop::{Stop, Stopped};
 use crate::world::{World, check_memory, index_size};
@@ -22,7 +22,7 @@ use crate::world::{World, check_memory, index_size};
 /// How often a fast measure runs in each round.
 const REPEATS: usize = 5;
 /// Between opening the victims and the run: lets the kernel free sockets that were closed before.
-const SETTLE: Duration = Duration::from_millis(2);
+const QUIET_DELAY: Duration = Duration::from_millis(2);
 /// A case is given up after so many runs that did not destroy exactly the victims.
 const MAX_REJECTED: usize = 3;
 
@@ -134,7 +134,7 @@ impl Bench<'_> {
         self.world.raise_victims(self.victims)?;
         let raised = Instant::now();
         column.measure.prepare(self.world).with_context(|| format!("prepare {name}"))?;
-        thread::sleep(SETTLE);
+        thread::sleep(QUIET_DELAY);
         let ready = Instant::now();
         let sample = column.measure.run(self.world).with_context(|| format!("run {name}"))?;
         let ran = Instant::now();

@@ -33,7 +33,7 @@ struct membership {
 	__u32 tag;
 	__u32 found; /* not 0: no connect() of now, but what one has come to; it makes no node obsolete */
 	__u32 node; /* out: the new one */
-	__u32 dead; /* out: a node that was unlinked, and that the caller has to settle */
+	__u32 dead; /* out: a node that was unlinked, and that the caller has to reap */
 };
 
 enum { RECORD_KNOWN, RECORD_NEW, RECORD_NO_NODE, RECORD_TOO_LONG };
@@ -71,7 +71,7 @@ static __always_inline __u32 *record_at(__u64 cookie)
 }
 
 /* What of a node's tag tells who recorded it, and how */
-static __always_inline __u32 claim(__u32 tag)
+static __always_inline __u32 owner_bits(__u32 tag)
 {
 	return tag & (NODE_TID | NODE_CONNECT | NODE_SENDMSG | NODE_WILDCARD);
 }
@@ -101,7 +101,7 @@ static __always_inline bool node_goes(const struct node *n, const struct members
 		return true;
 	if (what == DROP_LISTED)
 		return !(n->tag & NODE_WILDCARD);
-	return !m->found && claim(n->tag) == claim(m->tag) && n->key != m->key && n->key != m->live_key;
+	return !m->found && owner_bits(n->tag) == owner_bits(m->tag) && n->key != m->key && n->key != m->live_key;
 }
 
 /*
@@ -233,7 +233,7 @@ static __always_inline bool record_known(const struct membership *m)
 	if (n->key != m->key || m->tag & NODE_WILDCARD)
 		return false;
 	if (m->tag & NODE_CONNECT)
-		return (claim(tag) | (tag & (NODE_WATCHED | NODE_EXPIRED))) == claim(m->tag);
+		return (owner_bits(tag) | (tag & (NODE_WATCHED | NODE_EXPIRED))) == owner_bits(m->tag);
 	return tag & NODE_SENDMSG;
 }
 

@@ -10,8 +10,8 @@
  *
  * - A node with NODE_HAS_REF has exactly one token: in the map, or held by one program.
  * - Only the holder of the token frees the node.  A program that unlinks the node without holding
- *   the token marks it NODE_DEAD (under the shard's lock) and then settles it.
- * - A program that returns a token also settles the node: if it is dead and the token still in the
+ *   the token marks it NODE_DEAD (under the shard's lock) and then reaps it.
+ * - A program that returns a token also reaps the node: if it is dead and the token still in the
  *   map, it takes the token again, drops the reference, and frees the node.
  *
  * The unlinker sets NODE_DEAD before its exchange; the returner tests NODE_DEAD after its exchange.

@@ -52,11 +52,12 @@ impl Seen {
         let cookie = bytes.first_chunk().copied().map(u64::from_ne_bytes);
         let protocol = word(offset_of!(types::skreap_bootstrap_socket, protocol));
         let protocol = protocol.and_then(|n| u8::try_from(n).ok()).and_then(Protocol::from_number);
-        let what = match word(offset_of!(types::skreap_bootstrap_socket, what)).map(types::skreap_bootstrap_what) {
-            Some(types::skreap_bootstrap_what::SKREAP_BOOTSTRAP_ACCEPTED) => What::Accepted,
-            Some(types::skreap_bootstrap_what::SKREAP_BOOTSTRAP_DROPPED) => What::Dropped,
-            _ => What::Client,
-        };
+        let what =
+            match word(offset_of!(types::skreap_bootstrap_socket, what)).map(types::skreap_bootstrap_what) {
+                Some(types::skreap_bootstrap_what::SKREAP_BOOTSTRAP_ACCEPTED) => What::Accepted,
+                Some(types::skreap_bootstrap_what::SKREAP_BOOTSTRAP_DROPPED) => What::Dropped,
+                _ => What::Client,
+            };
         if let (Some(cookie), Some(protocol)) = (cookie, protocol) {
             let seen = self.0.entry(cookie).or_insert((protocol, what));
             seen.1 = seen.1.max(what);

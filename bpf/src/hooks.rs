@@ -10,11 +10,11 @@ use std::ptr::NonNull;
 use libbpf_rs::query::LinkTypeInfo;
 use libbpf_rs::{AsRawLibbpf as _, Link, Object, Program};
 
+use crate::attach_order::{Conflict, Hook};
 use crate::bpffs;
 use crate::error::io_error;
 use crate::fault::{self, Point};
 use crate::incompatible::{Incompatible, Obstacle};
-use crate::attach_order::{Conflict, Hook};
 use crate::{Error, Index};
 
 /// The programs that keep the index up to date. `skreap_sock_release` comes first: no socket may be

@@ -68,7 +68,8 @@ impl IncompleteWriter {
     }
 
     fn run(&self, what: skreap_incomplete_action) -> Result<(), Error> {
-        let mut ctx = skreap_incomplete_update { version: self.version, what, ..skreap_incomplete_update::default() };
+        let mut ctx =
+            skreap_incomplete_update { version: self.version, what, ..skreap_incomplete_update::default() };
         run(self.program.as_fd(), as_bytes(&mut ctx)).map_err(Error::Incomplete)
     }
 }
@@ -76,5 +77,10 @@ impl IncompleteWriter {
 fn as_bytes(ctx: &mut skreap_incomplete_update) -> &mut [u8] {
     // SAFETY: the struct is plain integers without padding (asserted in abi.h), so its bytes may be
     // read. The program writes a number to `error` only, and any value is valid for that integer.
-    unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(ctx).cast::<u8>(), size_of::<skreap_incomplete_update>()) }
+    unsafe {
+        std::slice::from_raw_parts_mut(
+            std::ptr::from_mut(ctx).cast::<u8>(),
+            size_of::<skreap_incomplete_update>(),
+        )
+    }
 }

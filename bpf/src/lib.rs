@@ -16,6 +16,7 @@
 //! skeleton.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod attach_order;
 mod bootstrap;
 mod bpffs;
 mod config;
@@ -29,14 +30,13 @@ pub mod fault;
 pub mod fuzz;
 pub mod hooks;
 mod incompatible;
+mod incomplete;
 mod index;
 mod iterator;
 mod log;
 mod mapping;
-mod incomplete;
 pub mod module;
 mod netns;
-pub mod attach_order;
 mod owner;
 pub mod pin;
 #[doc(hidden)]

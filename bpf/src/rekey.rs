@@ -22,7 +22,7 @@ pub enum Rekeyed {
     /// Is recorded under its live peer now.
     Added {
         /// It had only one other membership, so that one is explained: it led to the live peer.
-        settled: bool,
+        only: bool,
     },
     /// There is no free node. Its live peer is incomplete.
     NoNode,
@@ -50,7 +50,7 @@ impl Rekeyer {
         fault::at(Point::Rekey).map_err(Error::Rekey)?;
         run(self.program.as_fd(), as_bytes(&mut ctx)).map_err(Error::Rekey)?;
         Ok(match ctx.result {
-            skreap_rekeyed::SKREAP_REKEY_ADDED => Rekeyed::Added { settled: ctx.nodes == 1 },
+            skreap_rekeyed::SKREAP_REKEY_ADDED => Rekeyed::Added { only: ctx.nodes == 1 },
             skreap_rekeyed::SKREAP_REKEY_KNOWN => Rekeyed::Known,
             skreap_rekeyed::SKREAP_REKEY_NO_PEER => Rekeyed::NoPeer,
             skreap_rekeyed::SKREAP_REKEY_ONLY_SENT => Rekeyed::OnlySent,

@@ -158,8 +158,15 @@ mod tests {
     use crate::FallbackReason;
     use crate::strategies::{self, a_socket};
 
-    const PHASES: Phases =
-        Phases { queue_ns: 1, order_ns: 4, pending_ns: 5, walk_ns: 2, destroy_ns: 3, other_ns: 6, total_ns: 21 };
+    const PHASES: Phases = Phases {
+        queue_ns: 1,
+        order_ns: 4,
+        pending_ns: 5,
+        walk_ns: 2,
+        destroy_ns: 3,
+        other_ns: 6,
+        total_ns: 21,
+    };
 
     fn event(dry_run: bool) -> Event {
         let backend = "udp://10.0.0.1:53".parse().unwrap();

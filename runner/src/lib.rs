@@ -74,5 +74,5 @@ pub use skreap_bpf as bpf;
 pub use skreap_core as core;
 pub use sys::{cgroup, netns, privileges, sock_diag};
 pub use upkeep::bootstrap::{self, Bootstrapped};
-pub use upkeep::heal::{Healed, Healer, SETTLE};
+pub use upkeep::heal::{CONNECT_DELAY, Healed, Healer};
 pub use upkeep::{audit, hook_order as order};

@@ -52,7 +52,8 @@ fn preexisting_and_full() -> Result<()> {
         );
         let ended = run(&["audit", "--socket", &path])?;
         ensure!(
-            ended.out.contains("\n2 incomplete: ") && ended.out.contains("\nnot compared: 3 sockets pre-existing"),
+            ended.out.contains("\n2 incomplete: ")
+                && ended.out.contains("\nnot compared: 3 sockets pre-existing"),
             "{ended:?}"
         );
         Ok(())

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use skreap::bpf::Config;
-use skreap::bpf::fault::{Armed, Point};
 use skreap::bpf::attach_order::{Hook, Order};
+use skreap::bpf::fault::{Armed, Point};
 use skreap::choice::Choice;
 use skreap::core::{Action, Backend, Event, Report, errno_name};
 use skreap::{Builder, Reaper};

@@ -13,7 +13,10 @@ pub fn cases() -> Vec<Case> {
     let two_netns = WorldOptions { netns: 2, ..WorldOptions::default() };
     vec![
         case!(start_and_first_event).with(two_netns),
-        case!(start_with_preexisting_sockets).only(EngineName::Netlink).and(EngineName::Kfunc).with(two_netns),
+        case!(start_with_preexisting_sockets)
+            .only(EngineName::Netlink)
+            .and(EngineName::Kfunc)
+            .with(two_netns),
     ]
 }
 

@@ -17,8 +17,8 @@ use skreap_testbed::{Cgroup, Client, Family, OpenSpec, SpawnOptions};
 
 use crate::case::{Case, case};
 use crate::holder::{LockHolder, descriptor_of};
-use crate::preexisting::{reap, small};
 use crate::owners::need_mptcp;
+use crate::preexisting::{reap, small};
 use crate::sockets::*;
 use crate::unconnected::sender;
 use crate::world::{World, WorldOptions};

@@ -39,7 +39,7 @@ pub fn cases() -> Vec<Case> {
 
 /// Heals without the time that a connect may be pending: here none is.
 fn heal(world: &World) -> Result<Healed> {
-    Ok(world.reaper().healer()?.settle(Duration::ZERO).run()?)
+    Ok(world.reaper().healer()?.connect_delay(Duration::ZERO).run()?)
 }
 
 fn incomplete(world: &World) -> Result<IncompleteBits> {
@@ -57,7 +57,11 @@ fn healed_when_there_is_room(world: &mut World) -> Result<()> {
     let place = world.place(1)?;
     let lost_udp = connect_many(&mut client, place.clone(), udp(2), 5)?;
     let lost_tcp = connect_many(&mut client, place, tcp(1), 3)?;
-    ensure!(incomplete(world)? == IncompleteBits { backends: 2, everything: false, sent: 0 }, "{:?}", incomplete(world)?);
+    ensure!(
+        incomplete(world)? == IncompleteBits { backends: 2, everything: false, sent: 0 },
+        "{:?}",
+        incomplete(world)?
+    );
     for handle in first.first..first.first + 12 {
         client.close(handle)?;
     }
@@ -121,7 +125,11 @@ fn lost_while_it_heals(world: &mut World) -> Result<()> {
     ensure!(incomplete(world)?.backends == 2);
     writer.clear()?;
     // udp(3) is incomplete again, and still: the bit of the current generation.
-    ensure!(incomplete(world)? == IncompleteBits { backends: 1, everything: false, sent: 0 }, "{:?}", incomplete(world)?);
+    ensure!(
+        incomplete(world)? == IncompleteBits { backends: 1, everything: false, sent: 0 },
+        "{:?}",
+        incomplete(world)?
+    );
     ensure!(world.dry_run(udp(2))?.fallbacks.is_empty());
     let report = world.reap(udp(3))?;
     expect_scanned(&report, 1)?;
@@ -192,11 +200,11 @@ fn heals_by_itself(world: &mut World) -> Result<()> {
 /// end is reaped, and nothing said to be complete is not.
 fn heals_under_churn(world: &mut World) -> Result<()> {
     const ROUNDS: u32 = 20;
-    const SETTLE: Duration = Duration::from_millis(20);
+    const CONNECT_DELAY: Duration = Duration::from_millis(20);
     let backends = [udp(1), tcp(1), udp(2)];
     world.serve(&backends)?;
     let mut clients = [world.client("first")?, world.client("second")?];
-    let mut healer = world.reaper().healer()?.settle(SETTLE);
+    let mut healer = world.reaper().healer()?.connect_delay(CONNECT_DELAY);
     let (mut healed, mut left) = (0, 0);
     thread::scope(|scope| -> Result<()> {
         let churn = clients.each_mut().map(|client| {
@@ -207,7 +215,7 @@ fn heals_under_churn(world: &mut World) -> Result<()> {
                     for backend in backends {
                         connect_many(client, Default::default(), backend, count)?;
                     }
-                    thread::sleep(SETTLE);
+                    thread::sleep(CONNECT_DELAY);
                     if round + 1 < ROUNDS {
                         client.close_all()?;
                     }

@@ -67,7 +67,7 @@ fn begin(world: &mut World, backend: Backend) -> Underway {
 }
 
 fn finish(world: &mut World, mut underway: Underway) -> Report {
-    while !world.reaper().settle(&mut underway) {
+    while !world.reaper().poll(&mut underway) {
         thread::sleep(Duration::from_millis(1));
     }
     world.reaper_mut().finish(underway)

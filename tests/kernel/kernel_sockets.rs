@@ -8,8 +8,8 @@ use skreap::core::{Action, Backend, FallbackReason, Incomplete, Report};
 use skreap_testbed::{Client, Family, OpenSpec, Selection};
 
 use crate::case::{Case, case};
-use crate::preexisting::{reap, second, small};
 use crate::owners::{need_mptcp, shown};
+use crate::preexisting::{reap, second, small};
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
 

@@ -271,7 +271,11 @@ fn preexisting_sockets_have_references(world: &mut World) -> Result<()> {
         expected.push((backend, connect_many(&mut client, Default::default(), backend, count)?.cookies));
     }
     let second = preexisting::second(world, preexisting::small())?;
-    ensure!(second.counters()?.inserts == 18 && second.counters()?.without_ref == 0, "{:?}", second.counters()?);
+    ensure!(
+        second.counters()?.inserts == 18 && second.counters()?.without_ref == 0,
+        "{:?}",
+        second.counters()?
+    );
     let mut walker = second.index().walker()?;
     for (backend, mut cookies) in expected {
         let mut listed = Vec::new();

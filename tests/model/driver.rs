@@ -334,7 +334,7 @@ impl<'a> Driver<'a> {
         let process = self.world.client(client)?;
         let mut errno = errno(process.connect(handle, addr))?;
         if errno == libc::EINPROGRESS {
-            let state = settled(self.world, client, handle, |state| state != SYN_SENT)?;
+            let state = wait_state(self.world, client, handle, |state| state != SYN_SENT)?;
             errno = if state.tcp_state == Some(CLOSE) { libc::ECONNREFUSED } else { 0 };
         }
         self.truth.connected(cookie, leads, errno);
@@ -372,7 +372,7 @@ impl<'a> Driver<'a> {
             self.slots.entry(slot).and_modify(|slot| slot.shut = true);
             // A backend that answers closes its end too. The script's own listener does not.
             if self.truth.peer(cookie).is_some_and(|peer| peer != Place::Own.addr()) {
-                settled(self.world, client, handle, |state| state == CLOSE)?;
+                wait_state(self.world, client, handle, |state| state == CLOSE)?;
                 self.truth.ended(cookie);
             }
         }
@@ -494,13 +494,18 @@ pub fn seen_releases(world: &mut World) -> Result<i64> {
 }
 
 /// The state of a TCP socket, once it is as wanted.
-fn settled(world: &mut World, client: u8, handle: u32, wanted: impl Fn(u8) -> bool) -> Result<SocketState> {
+fn wait_state(
+    world: &mut World,
+    client: u8,
+    handle: u32,
+    wanted: impl Fn(u8) -> bool,
+) -> Result<SocketState> {
     let mut last = None;
     wait_for("a TCP state", || {
         let state = world.client(client)?.state(handle)?;
-        let is_settled = state.tcp_state.is_some_and(&wanted);
+        let reached = state.tcp_state.is_some_and(&wanted);
         last = Some(state);
-        Ok(is_settled)
+        Ok(reached)
     })?;
     last.context("no state")
 }

@@ -31,7 +31,7 @@ use member::Member;
 use variant::{Indexes, Variant};
 
 /// After a detach: lets the kernel free programs and maps before the next one is timed.
-const SETTLE: Duration = Duration::from_millis(5);
+const QUIET_DELAY: Duration = Duration::from_millis(5);
 /// The part of a batch that runs untimed before each timed one.
 const WARM_UP: u32 = 10;
 
@@ -161,7 +161,7 @@ impl Bench {
         let hooks = self.indexes.attach(variant, self.cgroup.as_fd())?;
         let elapsed = load::batch(case, site, threads, case.operations() / WARM_UP, case.operations())?;
         drop(hooks);
-        thread::sleep(SETTLE);
+        thread::sleep(QUIET_DELAY);
         Ok(elapsed.as_nanos() as f64 / f64::from(case.operations() * threads))
     }
 

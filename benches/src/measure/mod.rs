@@ -11,9 +11,9 @@ use anyhow::{Context as _, Result};
 use skreap::core::EngineName;
 use skreap::engine::{Chosen, Engine};
 
-use crate::attach_order::Pace;
 use crate::ratio::{COLD, FLOOR};
 use crate::results::Scope;
+use crate::schedule::Pace;
 use crate::world::World;
 
 use floor::Floor;

@@ -43,24 +43,24 @@ impl Destroyer {
         if dry_run {
             outcome.victims_listed = Some(victims.iter().map(tuple).collect());
         } else if !victims.is_empty() {
-            let unsettled = self.destroy(victims, outcome);
-            self.settle(victims, outcome, unsettled, again);
+            let unresolved = self.destroy(victims, outcome);
+            self.retry_unresolved(victims, outcome, unresolved, again);
         }
     }
 
     /// Destroys the victims; returns those that the kernel could not find, or whose answer was lost.
-    fn destroy(&mut self, victims: &mut [Victim], outcome: &mut Outcome) -> Vec<Unsettled> {
+    fn destroy(&mut self, victims: &mut [Victim], outcome: &mut Outcome) -> Vec<Unresolved> {
         // One message per netns: sockets of one netns side by side.
         victims.sort_unstable_by_key(Victim::netns);
-        let mut unsettled = Vec::new();
+        let mut unresolved = Vec::new();
         for part in victims.chunks(self.pace.batch()) {
             self.pace.before();
             for (victim, fate) in part.iter().zip(self.pool.destroy(part, Naming::Ids)) {
-                unsettled.extend(count(outcome, victim, fate));
+                unresolved.extend(count(outcome, victim, fate));
             }
             self.pace.after(part.len() as u64);
         }
-        unsettled
+        unresolved
     }
 
     /// "Not found" has two meanings: the owner has closed the socket, or another socket with the
@@ -69,25 +69,25 @@ impl Destroyer {
     ///
     /// So has "nothing leads to the netns": nothing that we know to look for does, or its last process is ending, which
     /// closes the sockets after it has left the netns. The pool has waited for that.
-    fn settle(
+    fn retry_unresolved(
         &mut self,
         victims: &mut Vec<Victim>,
         outcome: &mut Outcome,
-        mut unsettled: Vec<Unsettled>,
+        mut unresolved: Vec<Unresolved>,
         mut again: impl FnMut(&mut Vec<Victim>) -> Result<(), EngineError>,
     ) {
-        while !unsettled.is_empty() {
+        while !unresolved.is_empty() {
             victims.clear();
             if let Err(e) = again(victims) {
-                tracing::warn!("cannot retry {} sockets: {e}", unsettled.len());
+                tracing::warn!("cannot retry {} sockets: {e}", unresolved.len());
                 outcome.incomplete.insert(Incomplete::EngineFailed);
-                unsettled.iter().for_each(|u| u.fail(outcome));
+                unresolved.iter().for_each(|u| u.fail(outcome));
                 return;
             }
-            let asked: HashSet<u64> = unsettled.iter().map(|u| u.victim.cookie()).collect();
+            let asked: HashSet<u64> = unresolved.iter().map(|u| u.victim.cookie()).collect();
             victims.retain(|v| asked.contains(&v.cookie()));
             let there: HashSet<u64> = victims.iter().map(Victim::cookie).collect();
-            for u in unsettled.iter().filter(|u| !there.contains(&u.victim.cookie())) {
+            for u in unresolved.iter().filter(|u| !there.contains(&u.victim.cookie())) {
                 if u.errno == libc::ENOBUFS {
                     // Destroyed by the request whose response was lost. (Or closed in this very
                     // moment: the kernel does not say which.)
@@ -96,23 +96,23 @@ impl Destroyer {
                     outcome.skipped.gone += 1;
                 }
             }
-            unsettled = self.destroy(victims, outcome);
-            if unsettled.len() < there.len() {
+            unresolved = self.destroy(victims, outcome);
+            if unresolved.len() < there.len() {
                 continue;
             }
             let (unreached, not_found): (Vec<_>, Vec<_>) =
-                unsettled.into_iter().partition(Unsettled::is_unreached);
+                unresolved.into_iter().partition(Unresolved::is_unreached);
             // Without a local port it is in no hash table: neither an id nor an iterator reaches
             // it.
             let (portless, unnamed): (Vec<_>, Vec<_>) =
                 not_found.into_iter().partition(|u| u.victim.sport() == 0);
             portless.iter().for_each(|u| u.fail(outcome));
-            self.settle_by_cookie(outcome, &unnamed);
+            self.destroy_by_cookie(outcome, &unnamed);
             if there.len() == asked.len() {
                 unreached.iter().for_each(|u| u.fail(outcome));
                 return;
             }
-            unsettled = unreached;
+            unresolved = unreached;
         }
     }
 }
@@ -121,13 +121,13 @@ impl Destroyer {
     /// The last resort for sockets that are there and that no id names: unconnected UDP sockets of one SO_REUSEPORT group
     /// differ in nothing that sock_diag compares before the cookie, so it finds one of them and says *not found* of all
     /// others.
-    fn settle_by_cookie(&self, outcome: &mut Outcome, unsettled: &[Unsettled]) {
-        if unsettled.is_empty() {
+    fn destroy_by_cookie(&self, outcome: &mut Outcome, unresolved: &[Unresolved]) {
+        if unresolved.is_empty() {
             return;
         }
         let start = Instant::now();
         let before = outcome.destroyed;
-        let mut victims: Vec<Victim> = unsettled.iter().map(|u| u.victim).collect();
+        let mut victims: Vec<Victim> = unresolved.iter().map(|u| u.victim).collect();
         victims.sort_unstable_by_key(Victim::netns);
         for (victim, fate) in victims.iter().zip(self.pool.destroy(&victims, Naming::Cookies)) {
             if let Some(u) = count(outcome, victim, fate) {
@@ -145,33 +145,33 @@ impl Destroyer {
 }
 
 /// Counts a victim; returns it if more has to be found out.
-fn count(outcome: &mut Outcome, victim: &Victim, fate: Fate) -> Option<Unsettled> {
+fn count(outcome: &mut Outcome, victim: &Victim, fate: Fate) -> Option<Unresolved> {
     match fate {
         Fate::Destroyed => outcome.destroyed += 1,
         // The netns is gone, and its sockets with it.
         Fate::Unreached(libc::ESTALE) => outcome.skipped.gone += 1,
         // Before 6.18: nothing leads to it, or not any more, as it is about to go.
-        Fate::Unreached(NOTHING_LEADS_THERE) => return Some(Unsettled::unreached(victim)),
+        Fate::Unreached(NOTHING_LEADS_THERE) => return Some(Unresolved::unreached(victim)),
         Fate::Unreached(errno) => {
             outcome.incomplete.insert(Incomplete::NetnsUnreachable);
             outcome.add_failure(tuple(victim), errno);
         }
-        Fate::Failed(libc::ENOENT) => return Some(Unsettled::not_found(victim)),
+        Fate::Failed(libc::ENOENT) => return Some(Unresolved::not_found(victim)),
         Fate::Failed(errno) => outcome.add_failure(tuple(victim), errno),
         // Whoever handles the event waits for it, and takes this back.
         Fate::Held => outcome.add_failure(tuple(victim), libc::ETIMEDOUT),
-        Fate::Unknown => return Some(Unsettled::unanswered(victim)),
+        Fate::Unknown => return Some(Unresolved::unanswered(victim)),
     }
     None
 }
 
 /// A victim of which the kernel has not said whether it is dead.
-struct Unsettled {
+struct Unresolved {
     victim: Victim,
     errno: i32,
 }
 
-impl Unsettled {
+impl Unresolved {
     fn not_found(victim: &Victim) -> Self {
         Self { victim: *victim, errno: libc::ENOENT }
     }

@@ -4,8 +4,8 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use serde::Serialize;
-use skreap_bpf::hooks::Hooks;
 use skreap_bpf::attach_order::{Hook, Order};
+use skreap_bpf::hooks::Hooks;
 use skreap_bpf::{Config, Index};
 
 use super::select;

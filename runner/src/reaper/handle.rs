@@ -42,14 +42,14 @@ impl Reaper {
     /// received before the first of them was handled: the work of an earlier one is not repeated.
     pub fn handle_in(&mut self, batch: &mut Batch, event: &Event, received: Instant) -> Report {
         let mut underway = self.begin(batch, event, received);
-        while !self.settle(&mut underway) {
+        while !self.poll(&mut underway) {
             self.pool.wait_until(self.due(&underway));
         }
         self.finish(underway)
     }
 
     /// Does what can be done about an event without waiting for the owners of sockets. For whoever has others to handle
-    /// while one is waited for: [`settle`](Self::settle) says when that is over, and [`finish`](Self::finish) makes the
+    /// while one is waited for: [`poll`](Self::poll) says when that is over, and [`finish`](Self::finish) makes the
     /// report, which is due.
     pub fn begin(&mut self, batch: &mut Batch, event: &Event, received: Instant) -> Underway {
         let queue_ns = nanos(received.elapsed());

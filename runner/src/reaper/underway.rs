@@ -11,7 +11,7 @@ use crate::engine::pool::{Awaited, End};
 use crate::engine::{nanos, tuple};
 
 /// An event about which everything is done but for sockets whose owners hold their locks. What is done with it is
-/// [`Reaper::settle`] and [`Reaper::finish`]; one that is dropped has no report.
+/// [`Reaper::poll`] and [`Reaper::finish`]; one that is dropped has no report.
 #[derive(Debug)]
 #[must_use = "an event that is dropped has no report"]
 pub struct Underway {
@@ -66,14 +66,14 @@ impl Underway {
 }
 
 impl Reaper {
-    /// When to [`settle`](Self::settle) this at the latest: a socket is not waited for any longer then.
+    /// When to [`poll`](Self::poll) this at the latest: a socket is not waited for any longer then.
     #[must_use]
     pub fn due(&self, underway: &Underway) -> Instant {
         let bound = self.pool.victim_timeout();
         underway.held.iter().map(|one| one.since + bound).min().unwrap_or_else(Instant::now)
     }
 
-    /// Something is to be read here when it may be that an event can be [settled](Self::settle) earlier.
+    /// Something is to be read here when it may be that an event can be [over](Self::poll) earlier.
     #[must_use]
     pub fn late(&self) -> Receiver<()> {
         self.pool.late()
@@ -81,7 +81,7 @@ impl Reaper {
 
     /// Takes note of what has come of the sockets that the event waits for; true if it waits for none any more, as all
     /// have come to something or were waited for long enough.
-    pub fn settle(&self, underway: &mut Underway) -> bool {
+    pub fn poll(&self, underway: &mut Underway) -> bool {
         if underway.held.is_empty() {
             return true;
         }

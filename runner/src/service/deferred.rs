@@ -54,7 +54,7 @@ impl Deferred {
         for Waiting { what, to } in std::mem::take(&mut self.0) {
             let answer = match what {
                 What::Event(mut underway, by) => {
-                    if !reaper.settle(&mut underway) && !ending {
+                    if !reaper.poll(&mut underway) && !ending {
                         kept.push(Waiting { what: What::Event(underway, by), to });
                         continue;
                     }

@@ -27,7 +27,7 @@ use crate::sys::netns::{self, Everywhere, NetnsId};
 
 /// A connect that passed the hook's place just before the hook was attached needs some microseconds until an
 /// iterator can see it.
-const SETTLE: Duration = Duration::from_millis(20);
+const CONNECT_DELAY: Duration = Duration::from_millis(20);
 /// Between two looks at what is missing: sockets come and go meanwhile.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Looks at what is missing after everything was done about it; what each has seen is missing.
@@ -86,7 +86,7 @@ pub fn run(index: &Index, cgroup: &Path) -> Result<Bootstrapped, EngineError> {
             tracing::warn!("cannot read the kernel's tables of sockets, so every netns is entered: {e}")
         })
         .ok();
-    thread::sleep(SETTLE);
+    thread::sleep(CONNECT_DELAY);
     let Everywhere { netns, whole } = netns::everywhere()
         .map_err(|source| EngineError::Io { what: "cannot list the netns in /proc".to_owned(), source })?;
     let done = Bootstrapped { netns: netns.len(), unlisted: !whole, ..Bootstrapped::default() };

@@ -7,7 +7,7 @@
 //!
 //! A bit may be cleared when every socket that it stands for is in the index, or no longer exists.
 //! A bit from before the flip was set by a hook that has ended by the end of the grace period. The
-//! socket of that hook gets its peer some microseconds later, for which [`SETTLE`] waits, so the
+//! socket of that hook gets its peer some microseconds later, for which [`CONNECT_DELAY`] waits, so the
 //! search finds it. If there is still no room for it, the search sets the bit again, in the
 //! current generation. If a netns is out of reach, nothing is cleared.
 
@@ -25,7 +25,7 @@ use crate::upkeep::bootstrap::{self, Bootstrapped};
 
 /// Bound for the time of a `connect()` between its hook and its effect. It is a few microseconds of
 /// one system call; a UDP connect may also have to wait for the lock of its socket.
-pub const SETTLE: Duration = Duration::from_secs(2);
+pub const CONNECT_DELAY: Duration = Duration::from_secs(2);
 
 /// Heals an index, from any thread.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct Healer {
     index: Arc<Index>,
     writer: IncompleteWriter,
     cgroup: PathBuf,
-    settle: Duration,
+    connect_delay: Duration,
     /// Shared by all healers of the index: two at once would clear bits that only one of them has
     /// healed.
     one_at_a_time: Arc<Mutex<()>>,
@@ -58,13 +58,19 @@ impl Healer {
         cgroup: &Path,
         one_at_a_time: Arc<Mutex<()>>,
     ) -> Result<Self, skreap_bpf::Error> {
-        Ok(Self { writer: index.incomplete_writer()?, index, cgroup: cgroup.to_owned(), settle: SETTLE, one_at_a_time })
+        Ok(Self {
+            writer: index.incomplete_writer()?,
+            index,
+            cgroup: cgroup.to_owned(),
+            connect_delay: CONNECT_DELAY,
+            one_at_a_time,
+        })
     }
 
-    /// Replaces [`SETTLE`].
+    /// Replaces [`CONNECT_DELAY`].
     #[must_use]
-    pub fn settle(self, settle: Duration) -> Self {
-        Self { settle, ..self }
+    pub fn connect_delay(self, connect_delay: Duration) -> Self {
+        Self { connect_delay, ..self }
     }
 
     /// The bits that are set.
@@ -88,7 +94,7 @@ impl Healer {
         self.writer.flip()?;
         // A hook that has begun before the flip is through after it.
         rcu::grace_period_or_pause();
-        thread::sleep(self.settle);
+        thread::sleep(self.connect_delay);
         let found = bootstrap::run(&self.index, &self.cgroup)?;
         if found.whole() {
             self.writer.clear()?;

@@ -13,8 +13,8 @@ use std::mem::replace;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use skreap_bpf::hooks::{self, Hooks};
 use skreap_bpf::attach_order::{Hook, HookRevision, Order, Program};
+use skreap_bpf::hooks::{self, Hooks};
 use skreap_bpf::{Index, Rekeyed, Rekeyer, Relation};
 
 use crate::observe::observer::Observer;
@@ -29,7 +29,7 @@ const MOVES: usize = 8;
 const WINDOW: Duration = Duration::from_secs(60);
 /// Period in which sockets whose connect may have been pending are checked again before every
 /// event. The way from the hook to the peer is a few microseconds of one system call.
-const SETTLE: Duration = Duration::from_secs(2);
+const SUSPECT_WINDOW: Duration = Duration::from_secs(2);
 
 /// Keeps the hooks last, and the index right when they were not.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl OrderKeeper {
             self.put_right(hooks, observer)
         } else if self.unseen || self.status.behind > 0 {
             self.look_over(observer)
-        } else if !self.suspects.is_empty() && self.suspected.elapsed() < SETTLE {
+        } else if !self.suspects.is_empty() && self.suspected.elapsed() < SUSPECT_WINDOW {
             self.look_again()
         } else {
             Ok(())
@@ -109,7 +109,7 @@ impl OrderKeeper {
         } else if self.unseen {
             report(self.look_over(observer));
         } else if !self.suspects.is_empty() {
-            let over = self.suspected.elapsed() >= SETTLE;
+            let over = self.suspected.elapsed() >= SUSPECT_WINDOW;
             report(self.look_again());
             if over {
                 self.suspects = Vec::new();
@@ -186,7 +186,9 @@ impl OrderKeeper {
                 Ok(order) if order.ours.is_none() => {
                     blind = true;
                     // No hook has recorded the sockets that have connected since then.
-                    if let Err(e) = observer.index().incomplete_writer().and_then(|writer| writer.everything()) {
+                    if let Err(e) =
+                        observer.index().incomplete_writer().and_then(|writer| writer.everything())
+                    {
                         tracing::error!("events may be incomplete without a report of it: {e}");
                     }
                     if !replace(told, true) {
@@ -249,9 +251,9 @@ impl OrderKeeper {
         let before = self.status.rekeyed;
         for cookie in cookies {
             match self.rekeyer.rekey(cookie)? {
-                Rekeyed::Added { settled } => {
+                Rekeyed::Added { only } => {
                     self.status.rekeyed += 1;
-                    if !settled {
+                    if !only {
                         self.suspects.push(cookie);
                     }
                 }
@@ -267,7 +269,7 @@ impl OrderKeeper {
         tracing::info!(
             visited,
             rekeyed,
-            unsettled = self.suspects.len(),
+            suspects = self.suspects.len(),
             only_sent = sent,
             "looked over the index"
         );

@@ -16,7 +16,7 @@ use crate::world::World;
 /// Clients that wait for the same socket.
 pub const WAITERS: usize = 3;
 /// Nothing shows from outside that a thread sleeps in the kernel; what is expected does not depend on it.
-const SETTLE: Duration = Duration::from_millis(50);
+const ERROR_DELAY: Duration = Duration::from_millis(50);
 
 pub struct Scene<'a> {
     pub world: &'a mut World,
@@ -131,7 +131,7 @@ impl<'a> Scene<'a> {
     ) -> Result<Vec<String>> {
         thread::scope(|scope| {
             let threads: Vec<_> = (0..waiters).map(|_| scope.spawn(|| wait(socket))).collect();
-            thread::sleep(SETTLE);
+            thread::sleep(ERROR_DELAY);
             let reaped = self.reap(gone, 1);
             let woken = threads.into_iter().map(|thread| thread.join().unwrap_or_default()).collect();
             reaped.map(|()| woken)

@@ -101,7 +101,7 @@ impl Shared {
         progress.note(fates);
         drop(progress);
         for (victim, fate) in job.victims.get(batch).unwrap_or_default().iter().zip(fates) {
-            state.settle(job, victim, *fate);
+            state.resolve(job, victim, *fate);
         }
         drop(state);
         // Full: whoever reads has not read yet.
@@ -149,7 +149,7 @@ impl State {
             .collect()
     }
 
-    fn settle(&mut self, by: &Arc<Job>, victim: &Victim, fate: Fate) {
+    fn resolve(&mut self, by: &Arc<Job>, victim: &Victim, fate: Fate) {
         let cookie = victim.cookie();
         if !self.held.get(&cookie).is_some_and(|held| Arc::ptr_eq(&held.by, by)) {
             return;

@@ -193,7 +193,7 @@ impl Worker {
     fn by_cookie(&self, job: &Arc<Job>, way: Way) -> io::Result<()> {
         if let Err(errno) = self.passes(job, way) {
             let done = job.progress().fates.iter().take_while(|fate| fate.is_some()).count();
-            self.settle(job, done..job.victims.len(), &vec![errno; job.victims.len() - done]);
+            self.resolve(job, done..job.victims.len(), &vec![errno; job.victims.len() - done]);
         }
         netns::enter(&self.home)
     }
@@ -231,7 +231,7 @@ impl Worker {
         Ok(())
     }
 
-    fn settle(&self, job: &Arc<Job>, range: Range<usize>, fates: &[Fate]) {
+    fn resolve(&self, job: &Arc<Job>, range: Range<usize>, fates: &[Fate]) {
         job.begin(range);
         if !job.end(fates) {
             self.shared.came_late(job, fates);

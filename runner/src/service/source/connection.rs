@@ -105,13 +105,13 @@ impl Reader {
                 // a time is in memory.
                 let question = !matches!(&request, Request::Event(event) if !event.dry_run);
                 if question {
-                    self.unanswered.settle();
+                    self.unanswered.drain();
                 }
                 self.unanswered.take();
                 let (requester, reply) = (self.requester, self.reply.clone());
                 let sent = self.inbox.send(Job { request, requester, received, reply });
                 if question && sent {
-                    self.unanswered.settle();
+                    self.unanswered.drain();
                 }
                 sent
             }

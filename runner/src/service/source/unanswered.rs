@@ -29,7 +29,7 @@ impl Unanswered {
     }
 
     /// Waits until all accepted requests are answered.
-    pub(super) fn settle(&self) {
+    pub(super) fn drain(&self) {
         self.wait(&mut self.state.lock(), 0);
     }
 

@@ -21,7 +21,7 @@ struct Dying {
     references: u32,
     since: Instant,
     /// A grace period has also passed.
-    settled: bool,
+    grace_passed: bool,
 }
 
 impl Dying {
@@ -29,7 +29,7 @@ impl Dying {
     fn look(&mut self, references: &HashMap<u64, u32>) -> bool {
         match references.get(&self.id.cookie) {
             Some(&left) if left < self.references => {
-                (self.references, self.since, self.settled) = (left, Instant::now(), false);
+                (self.references, self.since, self.grace_passed) = (left, Instant::now(), false);
                 true
             }
             left => left.is_some(),
@@ -41,7 +41,7 @@ impl Dying {
 /// that still exist, or whose state is unknown: no path leads to them, and something holds them.
 pub(crate) fn wait_for_dying(ids: Vec<NetnsId>) -> Vec<NetnsId> {
     let begin = Instant::now();
-    let dying = |id| Dying { id, references: u32::MAX, since: begin, settled: false };
+    let dying = |id| Dying { id, references: u32::MAX, since: begin, grace_passed: false };
     let mut dying: Vec<Dying> = ids.into_iter().map(dying).collect();
     while !dying.is_empty() {
         let Some(list) = all::kernel_list() else {
@@ -49,12 +49,12 @@ pub(crate) fn wait_for_dying(ids: Vec<NetnsId>) -> Vec<NetnsId> {
         };
         let references = list.iter().map(|netns| (netns.cookie, netns.references)).collect();
         dying.retain_mut(|one| one.look(&references));
-        if begin.elapsed() >= MAX || dying.iter().all(|one| one.settled) {
+        if begin.elapsed() >= MAX || dying.iter().all(|one| one.grace_passed) {
             break;
         }
         if dying.iter().all(|one| one.since.elapsed() >= STEADY) {
             rcu::grace_period_or_pause();
-            dying.iter_mut().for_each(|one| one.settled = true);
+            dying.iter_mut().for_each(|one| one.grace_passed = true);
         } else {
             thread::sleep(STEP);
         }

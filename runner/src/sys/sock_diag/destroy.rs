@@ -36,16 +36,16 @@ impl DiagSocket {
     /// completed victim.
     pub fn destroy(&mut self, victims: &[Victim], verdicts: &mut Vec<Verdict>) -> io::Result<()> {
         self.send(victims, verdicts)?;
-        self.settle(verdicts)
+        self.collect_verdicts(verdicts)
     }
 
     /// As [`destroy`](Self::destroy), but does not look for failures of the last batch: until
-    /// [`settle`](Self::settle) does, all its verdicts are `Destroyed`.
+    /// [`collect_verdicts`](Self::collect_verdicts) does, all its verdicts are `Destroyed`.
     fn send(&mut self, victims: &[Victim], verdicts: &mut Vec<Verdict>) -> io::Result<()> {
-        self.unsettled = 0..0;
+        self.uncollected = 0..0;
         for batch in victims.chunks(BATCH) {
-            if !self.unsettled.is_empty() {
-                self.settle(verdicts)?;
+            if !self.uncollected.is_empty() {
+                self.collect_verdicts(verdicts)?;
             }
             self.request.clear();
             for (i, victim) in batch.iter().enumerate() {
@@ -56,7 +56,7 @@ impl DiagSocket {
             retry(|| fault::at(Point::DestroySend).and_then(|()| self.socket.send(&self.request, 0)))?;
             let first = verdicts.len();
             verdicts.resize(first + batch.len(), Verdict::Destroyed);
-            self.unsettled = first..verdicts.len();
+            self.uncollected = first..verdicts.len();
         }
         Ok(())
     }
@@ -66,8 +66,8 @@ impl DiagSocket {
     ///
     /// # Errors
     /// The errno of reading; the results of the batch are unknown then.
-    fn settle(&mut self, verdicts: &mut [Verdict]) -> io::Result<()> {
-        let verdicts = verdicts.get_mut(std::mem::take(&mut self.unsettled)).unwrap_or_default();
+    fn collect_verdicts(&mut self, verdicts: &mut [Verdict]) -> io::Result<()> {
+        let verdicts = verdicts.get_mut(std::mem::take(&mut self.uncollected)).unwrap_or_default();
         loop {
             self.answer.clear();
             match retry(|| {

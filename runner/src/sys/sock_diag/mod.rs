@@ -39,7 +39,7 @@ pub struct DiagSocket {
     request: Vec<u8>,
     answer: Vec<u8>,
     /// Verdicts of the last batch, while its failures have not been read.
-    unsettled: Range<usize>,
+    uncollected: Range<usize>,
 }
 
 impl DiagSocket {
@@ -57,7 +57,7 @@ impl DiagSocket {
             socket,
             request: Vec::with_capacity(BATCH * REQUEST_BYTES),
             answer: Vec::with_capacity(4096),
-            unsettled: 0..0,
+            uncollected: 0..0,
         })
     }
 }

@@ -89,7 +89,12 @@ impl Auditor {
     /// [`EngineError`] if the cgroup cannot be opened, or the thread that visits namespaces cannot
     /// be created.
     pub fn new(walker: Walker, cgroup: &Path) -> Result<Self, EngineError> {
-        Ok(Self { walker, scan: Scan::new(cgroup)?, preexisting: HashSet::new(), owners: OwnerFinder::default() })
+        Ok(Self {
+            walker,
+            scan: Scan::new(cgroup)?,
+            preexisting: HashSet::new(),
+            owners: OwnerFinder::default(),
+        })
     }
 
     /// Stores the connected sockets that are not in the index now, and ignores them in later

@@ -118,7 +118,9 @@ impl Worker {
                 Ok(preexisting) => {
                     tracing::info!(preexisting, "connected pre-existing sockets; they are not indexed")
                 }
-                Err(e) => tracing::error!("cannot search for pre-existing sockets, an audit will miss them: {e}"),
+                Err(e) => {
+                    tracing::error!("cannot search for pre-existing sockets, an audit will miss them: {e}")
+                }
             }
         }
         let mut next = interval.map(|interval| Instant::now() + interval);

@@ -49,7 +49,7 @@ impl Opened {
     }
 
     /// Waits until the handshakes are over, and takes those that succeeded.
-    fn settle(&mut self, many: &OpenMany, begun: &mut Vec<OwnedFd>, deadline: Instant) {
+    fn end_handshakes(&mut self, many: &OpenMany, begun: &mut Vec<OwnedFd>, deadline: Instant) {
         let about = || format!("connect a {} socket to {}", many.protocol, many.connect);
         while !begun.is_empty() {
             let mut entries: Vec<_> =
@@ -117,10 +117,10 @@ pub(super) fn open(many: &OpenMany) -> Opened {
             )),
         }
         if begun.len() >= HANDSHAKES {
-            opened.settle(many, &mut begun, deadline);
+            opened.end_handshakes(many, &mut begun, deadline);
         }
     }
-    opened.settle(many, &mut begun, deadline);
+    opened.end_handshakes(many, &mut begun, deadline);
     opened
 }
 
