@@ -67,4 +67,4 @@ pub use sockopt::socket_option;
 pub use tables::{Question, TableSocket, Tables};
 pub use version::libbpf_version;
 pub use victim::{Relation, Victim};
-pub use walk::{Left, PendingCheck, WalkCounts, Walker};
+pub use walk::{PendingCheck, Undestroyed, WalkCounts, Walker};

@@ -64,7 +64,7 @@ pub enum PendingCheck {
 
 /// A victim of [`Walker::destroy`].
 #[derive(Clone, Copy, Debug)]
-pub struct Left {
+pub struct Undestroyed {
     /// The socket, as it was before.
     pub victim: Victim,
     /// Positive errno, 0 if it was destroyed. `ENODATA`: the index has no reference to it; `EBUSY`:
@@ -177,7 +177,7 @@ impl Walker {
         target: &Target,
         states: u32,
         list: bool,
-        left: &mut Vec<Left>,
+        left: &mut Vec<Undestroyed>,
     ) -> Result<WalkCounts, Error> {
         let mut ctx = context(target);
         ctx.states = states;
@@ -186,7 +186,7 @@ impl Walker {
             ctx.flags |= flag(skreap_walk_flags::SKREAP_WALK_LIST);
         }
         self.pass(&mut ctx, &mut |batch, results| {
-            left.extend(batch.iter().zip(results).map(|(&victim, &errno)| Left { victim, errno }));
+            left.extend(batch.iter().zip(results).map(|(&victim, &errno)| Undestroyed { victim, errno }));
         })
     }
 

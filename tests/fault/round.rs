@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use skreap::bpf::Config;
 use skreap::bpf::attach_order::{Hook, Order};
 use skreap::bpf::fault::{Armed, Point};
-use skreap::choice::Choice;
+use skreap::choice::EngineChoice;
 use skreap::core::{Action, Backend, Event, Report, errno_name};
 use skreap::{Builder, Reaper};
 use skreap_testbed::{Client, Selection};
@@ -239,7 +239,7 @@ pub fn beside(world: &World) -> Builder {
     Reaper::builder()
         .cgroup(world.cgroup().path())
         .config(Config { max_sockets: 1024, buckets: 64, ..Config::default() })
-        .engine(Choice::Named(world.reaper().engine()))
+        .engine(EngineChoice::Named(world.reaper().engine()))
         .pending_wait(Duration::from_millis(1))
 }
 

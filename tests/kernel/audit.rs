@@ -10,7 +10,7 @@ use skreap::Reaper;
 use skreap::audit::{Audit, Auditor, Difference, Kind};
 use skreap::bpf::hooks::Hooks;
 use skreap::bpf::{Config, Index, Question, Tables};
-use skreap::choice::Choice;
+use skreap::choice::EngineChoice;
 use skreap::core::{Backend, EngineName, Protocol};
 use skreap_testbed::bpf::{LoadBalancer, detach_sock_release};
 use skreap_testbed::{Cgroup, Client, Family, OpenSpec, SpawnOptions};
@@ -430,7 +430,7 @@ fn events_tell_of_stale_nodes(world: &mut World) -> Result<()> {
     let cgroup = world.cgroup().child("missed")?;
     let mut client = world.client("client")?;
     cgroup.add(client.pid())?;
-    let engine = Choice::Named(world.reaper().engine());
+    let engine = EngineChoice::Named(world.reaper().engine());
     let mut reaper = Reaper::builder().cgroup(cgroup.path()).config(small()).engine(engine).build()?;
     connect_many(&mut client, Default::default(), udp(1), 3)?;
     reaper.tidy();

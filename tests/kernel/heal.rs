@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use skreap::bpf::{Config, IncompleteBits, IncompleteWriter};
-use skreap::choice::Choice;
+use skreap::choice::EngineChoice;
 use skreap::core::{Backend, EngineName, FallbackReason, Incomplete, Report, Unconnected};
 use skreap::{Healed, Reaper};
 use skreap_testbed::bpf::detach_connect4;
@@ -170,7 +170,7 @@ fn heals_by_itself(world: &mut World) -> Result<()> {
     let mut second = Reaper::builder()
         .cgroup(world.cgroup().path())
         .config(Config { max_sockets: 16, buckets: 4, ..Config::default() })
-        .engine(Choice::Named(EngineName::Netlink))
+        .engine(EngineChoice::Named(EngineName::Netlink))
         .bootstrap(false)
         .heal_after(Duration::from_millis(10))
         .build()?;

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::bpf::{Left, Walker};
+use skreap::bpf::{Undestroyed, Walker};
 use skreap::core::{Backend, EngineName, Target, Unconnected};
 use skreap_testbed::bpf::LoadBalancer;
 use skreap_testbed::{Bpffs, Client, Selection};
@@ -161,7 +161,7 @@ fn two_walks_destroy_one_backend(world: &mut World) -> Result<()> {
             walkers
                 .map(|mut walker| {
                     scope.spawn(move || {
-                        let mut left: Vec<Left> = Vec::new();
+                        let mut left: Vec<Undestroyed> = Vec::new();
                         walker.destroy(&target(backend), 0, false, &mut left).map(|counts| (counts, left))
                     })
                 })
@@ -220,7 +220,7 @@ fn every_recorded_socket_is_held(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-fn cookies_of(left: &[Left]) -> Vec<u64> {
+fn cookies_of(left: &[Undestroyed]) -> Vec<u64> {
     let mut cookies: Vec<u64> = left.iter().map(|left| left.victim.cookie()).collect();
     cookies.sort_unstable();
     cookies

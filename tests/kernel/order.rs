@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use skreap::Reaper;
 use skreap::bpf::Config;
 use skreap::bpf::hooks::Hooks;
-use skreap::choice::Choice;
+use skreap::choice::EngineChoice;
 use skreap::core::{Action, Backend, EngineName, Event};
 use skreap::status::OrderStatus;
 use skreap_testbed::bpf::{LoadBalancer, Placing};
@@ -155,7 +155,7 @@ fn balancer_on_a_parent_cgroup(world: &mut World) -> Result<()> {
     let mut reaper = Reaper::builder()
         .cgroup(child.path())
         .config(Config { max_sockets: 1000, ..Config::default() })
-        .engine(Choice::Named(engine))
+        .engine(EngineChoice::Named(engine))
         .build()?;
     let options = SpawnOptions { label: "client", cgroup: Some(&child), netns: Some(world.netns(0)) };
     let mut client = Client::spawn(&options)?;

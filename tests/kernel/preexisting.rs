@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use skreap::Reaper;
 use skreap::bpf::hooks::Hooks;
 use skreap::bpf::{Bootstrap, BootstrapCounts, Config, Error, Index};
-use skreap::choice::Choice;
+use skreap::choice::EngineChoice;
 use skreap::core::{Action, Backend, EngineName, Event, Report};
 use skreap_testbed::bpf::Pause;
 use skreap_testbed::{Cgroup, OpenSpec};
@@ -70,7 +70,7 @@ pub fn second(world: &World, config: Config) -> Result<Reaper> {
     let reaper = Reaper::builder()
         .cgroup(world.cgroup().path())
         .config(config)
-        .engine(Choice::Named(world.reaper().engine()))
+        .engine(EngineChoice::Named(world.reaper().engine()))
         .build()?;
     Ok(reaper)
 }

@@ -10,7 +10,7 @@ use std::{ffi::CString, io};
 use anyhow::{Context as _, Result, ensure};
 use skreap::Reaper;
 use skreap::bpf::{ABI_VERSION, Config};
-use skreap::choice::Choice;
+use skreap::choice::EngineChoice;
 use skreap::core::EngineName;
 use skreap_testbed::{Bpffs, Client};
 
@@ -34,7 +34,7 @@ pub fn pinned(world: &World, directory: &Path, max_sockets: u32) -> Result<Reape
     let reaper = Reaper::builder()
         .cgroup(world.cgroup().path())
         .config(Config { max_sockets, buckets: 1024, ..Config::default() })
-        .engine(Choice::Named(world.reaper().engine()))
+        .engine(EngineChoice::Named(world.reaper().engine()))
         .pin(directory)
         .build()?;
     Ok(reaper)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use skreap::bpf::{Config, Counters, Victim, WalkCounts};
-use skreap::choice::Choice;
+use skreap::choice::EngineChoice;
 use skreap::core::{Action, Backend, EngineName, Event, Outcome, Report, Target, Unconnected};
 use skreap::listing::Listing;
 use skreap::{Batch, Reaper};
@@ -121,7 +121,7 @@ impl World {
         let reaper = Reaper::builder()
             .cgroup(inside.path())
             .config(config)
-            .engine(Choice::Named(engine))
+            .engine(EngineChoice::Named(engine))
             .unconnected(options.unconnected)
             .max_victims(options.max_victims)
             .pending_wait(options.pending_wait)

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use skreap::Reaper;
 use skreap::bpf::pin::Pins;
 use skreap::bpf::{Config, Counters};
-use skreap::choice::Choice;
+use skreap::choice::EngineChoice;
 use skreap::core::{EngineName, Protocol, Unconnected};
 use skreap_testbed::{self as testbed, Bpffs, Cgroup, Client, Echo, Mode, Netns, SpawnOptions};
 
@@ -192,7 +192,7 @@ impl World {
                 max_memberships: self.kind.max_memberships,
                 ..Config::default()
             })
-            .engine(if self.kind.module { Choice::Auto } else { Choice::Named(self.kind.engine) })
+            .engine(if self.kind.module { EngineChoice::Auto } else { EngineChoice::Named(self.kind.engine) })
             .unconnected(self.kind.unconnected)
             .pending_wait(Duration::from_millis(1))
             .victim_timeout(VICTIM_TIMEOUT)

@@ -21,7 +21,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use skreap::bpf::hooks::Hooks;
 use skreap::bpf::{Config, Index};
-use skreap::choice::{self, Choice};
+use skreap::choice::{self, EngineChoice};
 use skreap::core::{Backend, EngineName, Protocol, Target, Unconnected};
 use skreap::engine::{Chosen, EngineOptions};
 use skreap_testbed::{Cgroup, Client, Echo, Family, Mode, Netns, Op, OpenSpec, Reply, SpawnOptions};
@@ -177,7 +177,7 @@ fn greet(client: &mut Client, protocol: Protocol, addr: SocketAddr) -> Result<u3
 }
 
 fn reap(index: &Index, addr: SocketAddr) -> Result<()> {
-    let wanted = Choice::Named(EngineName::Netlink);
+    let wanted = EngineChoice::Named(EngineName::Netlink);
     let mut engine = choice::start(wanted, index, &EngineOptions::default())?;
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let backend = Backend::new(protocol, addr.ip(), addr.port())?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use skreap::bpf::{Config, Index};
-use skreap::choice::{self, Choice};
+use skreap::choice::{self, EngineChoice};
 use skreap::core::EngineName;
 use skreap::engine::{Engine, EngineOptions, Scope};
 use skreap::netns::NetnsId;
@@ -20,7 +20,7 @@ use crate::world::World;
 pub fn start(name: EngineName, world: &World, netns: &[NetnsId]) -> Result<Box<dyn Engine>> {
     let options =
         EngineOptions { scope: Scope::Known(netns.to_vec()), single_dump: true, ..EngineOptions::default() };
-    let wanted = Choice::Named(name);
+    let wanted = EngineChoice::Named(name);
     let engine = if is_scan(name) {
         // A scan holds a walker, for the searches that the list above spares it. An index has slots
         // for eight walkers, so each scan gets an index of its own: an empty one.

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::CompleteEnv;
-use skreap::choice::Choice;
+use skreap::choice::EngineChoice;
 use skreap::core::EngineName;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::SubscriberBuilder;
@@ -59,9 +59,9 @@ fn version_of(commit: &str) -> String {
 }
 
 /// Reads the name of an engine; shells complete it.
-fn engine() -> impl TypedValueParser<Value = Choice> {
+fn engine() -> impl TypedValueParser<Value = EngineChoice> {
     let names = std::iter::once("auto").chain(EngineName::ALL.map(EngineName::name));
-    PossibleValuesParser::new(names).try_map(|name| name.parse::<Choice>())
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<EngineChoice>())
 }
 
 #[derive(Debug, Parser)]

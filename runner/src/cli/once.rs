@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use skreap::choice::Choice;
+use skreap::choice::EngineChoice;
 use skreap::core::{Event, Report};
 use skreap::{Reaper, cgroup, privileges};
 
@@ -20,8 +20,8 @@ pub(super) struct OnceArgs {
     #[arg(long, value_name = "DIR", requires = "once")]
     cgroup: Option<PathBuf>,
     /// Engine that must be used
-    #[arg(long, value_name = "ENGINE", requires = "once", default_value_t = Choice::Auto, value_parser = engine())]
-    engine: Choice,
+    #[arg(long, value_name = "ENGINE", requires = "once", default_value_t = EngineChoice::Auto, value_parser = engine())]
+    engine: EngineChoice,
 }
 
 /// Handles one event with a reaper of its own, which is gone when this returns.

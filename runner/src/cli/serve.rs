@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use skreap::bpf::{BUCKETS, Config, MAX_SOCKETS};
 use skreap::cgroup;
-use skreap::choice::Choice;
+use skreap::choice::EngineChoice;
 use skreap::core::{ReconcileMax, Unconnected};
 use skreap::engine::StateMask;
 use skreap::metrics::{self, DEFAULT_ADDRESS};
@@ -69,8 +69,8 @@ pub(super) struct ReaperArgs {
     #[arg(long, value_name = "DIR", help_heading = INDEX)]
     cgroup: Option<PathBuf>,
     /// The best that works here, or the engine that must be used
-    #[arg(long, value_name = "ENGINE", default_value_t = Choice::Auto, value_parser = engine())]
-    engine: Choice,
+    #[arg(long, value_name = "ENGINE", default_value_t = EngineChoice::Auto, value_parser = engine())]
+    engine: EngineChoice,
     /// What is done with UDP sockets that only ever sent to the backend
     #[arg(long, value_name = "POLICY", default_value_t = Unconnected::Preserve, value_parser = policy())]
     unconnected: Unconnected,

@@ -8,11 +8,11 @@ use skreap_bpf::{Owner, Question, TableSocket, Tables, Victim, Walker};
 use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
 
 use super::destroy::Destroyer;
-use super::membership::{Membership, Place};
+use super::membership::{CgroupRelation, Membership};
 use super::named::tuple;
 use super::scope::Finder;
 use super::{Chosen, Engine, EngineError, EngineOptions, OwnerFinder, Scope, StateMask, membership, nanos};
-use crate::sys::netns::{Everywhere, NetnsId};
+use crate::sys::netns::{AllNetns, NetnsId};
 use crate::sys::sock_diag::{DiagSockets, Dump, DumpEnd, Filter, InetDiag};
 
 /// Looks at the tables after the dump. Each finds what the dump has missed, or confirms that it has missed nothing.
@@ -105,7 +105,7 @@ impl Engine for Diag {
             // Only the index has the destinations of an unconnected socket.
             outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
-        let Everywhere { mut netns, whole } = self.finder.find(target)?;
+        let AllNetns { mut netns, whole } = self.finder.find(target)?;
         if let Some(link) = chosen.link() {
             netns.retain(|id| id.cookie == link.netns);
         }
@@ -431,13 +431,13 @@ impl Scan {
                 };
                 let place = match (&mut self.membership, message.cgroup()) {
                     (Some(membership), Some(cgroup)) => membership.place(cgroup),
-                    (Some(_), None) => Place::Unknown(libc::ENOTSUP),
-                    (None, _) => Place::Inside,
+                    (Some(_), None) => CgroupRelation::Unknown(libc::ENOTSUP),
+                    (None, _) => CgroupRelation::Inside,
                 };
                 match place {
-                    Place::Inside => found.push(victim),
-                    Place::Outside => {}
-                    Place::Unknown(errno) => undecided.push((victim, errno)),
+                    CgroupRelation::Inside => found.push(victim),
+                    CgroupRelation::Outside => {}
+                    CgroupRelation::Unknown(errno) => undecided.push((victim, errno)),
                 }
             })?;
             if ended == DumpEnd::Interrupted {

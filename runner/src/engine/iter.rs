@@ -13,7 +13,7 @@ use super::named::tuple;
 use super::scope::Finder;
 use super::{Chosen, Engine, EngineError, EngineOptions, Link, Scope, StateMask, membership, nanos};
 use crate::sys::alone::Alone;
-use crate::sys::netns::{self, Everywhere, NetnsId};
+use crate::sys::netns::{self, AllNetns, NetnsId};
 
 /// Passes that may be given up in one scan. Each has cost the time that a victim is waited for, and the scan is not
 /// complete after one.
@@ -92,7 +92,7 @@ impl Engine for Iter {
             // Only the index has the destinations of an unconnected socket.
             outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
-        let Everywhere { netns, whole } = self.finder.find(target)?;
+        let AllNetns { netns, whole } = self.finder.find(target)?;
         let done = self.scanner.scan(target, self.states, &netns)?;
         if !whole {
             outcome.incomplete.insert(Incomplete::NetnsUnreachable);

@@ -16,7 +16,7 @@ use skreap_core::{EngineName, FallbackReason, FallbackRun, Incomplete, Outcome, 
 use super::destroy::Destroyer;
 use super::diag::Scan;
 use super::{Chosen, EngineError, EngineOptions, OwnerFinder, nanos};
-use crate::sys::netns::{self, Everywhere};
+use crate::sys::netns::{self, AllNetns};
 use crate::sys::sock_diag::DiagSockets;
 
 /// Looks for the kernel's own sockets after an engine has done its work.
@@ -128,7 +128,7 @@ impl KernelSockets {
     ) -> Result<(Found, u64), EngineError> {
         let (mut sockets, mut undecided) = (Vec::new(), Vec::new());
         let mut found = Found::default();
-        let Everywhere { netns, whole } = netns::everywhere().map_err(|source| EngineError::Io {
+        let AllNetns { netns, whole } = netns::everywhere().map_err(|source| EngineError::Io {
             what: "cannot list the netns in /proc".to_owned(),
             source,
         })?;
@@ -168,7 +168,7 @@ impl KernelSockets {
         let Self { scan, diag, destroyer, .. } = self;
         let first: HashSet<u64> = subflows.iter().map(Victim::cookie).collect();
         destroyer.finish(target.dry_run, &mut subflows, &mut outcome, |subflows| {
-            let Everywhere { netns, .. } = netns::everywhere()
+            let AllNetns { netns, .. } = netns::everywhere()
                 .map_err(|source| EngineError::Io { what: "cannot list the netns".to_owned(), source })?;
             scan.all(diag, &netns, &target.backend, subflows, &mut Vec::new());
             subflows.retain(|socket| first.contains(&socket.cookie()) && !known.contains(&socket.cookie()));

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use skreap_bpf::{Left, Victim, Walker};
+use skreap_bpf::{Undestroyed, Victim, Walker};
 use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected, errno_name};
 
 use super::destroy::Destroyer;
@@ -21,7 +21,7 @@ use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos};
 pub struct Kfunc {
     walker: Walker,
     destroyer: Destroyer,
-    left: Vec<Left>,
+    left: Vec<Undestroyed>,
     victims: Vec<Victim>,
     states: StateMask,
     /// There is a limit to how many may be destroyed per second.

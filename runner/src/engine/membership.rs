@@ -15,7 +15,7 @@ use crate::sys::privileges;
 const ROOT: u64 = 1;
 /// Where a cgroup is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum CgroupRelation {
     /// It is the one that is indexed, or below it.
     Inside,
     /// It is elsewhere.
@@ -41,7 +41,7 @@ pub(crate) struct Membership {
     id: u64,
     device: u64,
     // Ids are never reused and cgroups never move, so a result stays true.
-    known: HashMap<u64, Place>,
+    known: HashMap<u64, CgroupRelation>,
 }
 
 impl Membership {
@@ -58,20 +58,20 @@ impl Membership {
     }
 
     /// Where the cgroup with this id is.
-    pub(crate) fn place(&mut self, cgroup: u64) -> Place {
+    pub(crate) fn place(&mut self, cgroup: u64) -> CgroupRelation {
         if cgroup == self.id {
-            return Place::Inside;
+            return CgroupRelation::Inside;
         }
         if let Some(&place) = self.known.get(&cgroup) {
             return place;
         }
         let place = match self.is_below(cgroup) {
-            Ok(true) => Place::Inside,
-            Ok(false) => Place::Outside,
-            Err(e) => Place::Unknown(e.raw_os_error().unwrap_or(libc::EIO)),
+            Ok(true) => CgroupRelation::Inside,
+            Ok(false) => CgroupRelation::Outside,
+            Err(e) => CgroupRelation::Unknown(e.raw_os_error().unwrap_or(libc::EIO)),
         };
         // What else has gone wrong may go well the next time.
-        if !matches!(place, Place::Unknown(errno) if errno != libc::ESTALE) {
+        if !matches!(place, CgroupRelation::Unknown(errno) if errno != libc::ESTALE) {
             self.known.insert(cgroup, place);
         }
         place

@@ -42,7 +42,7 @@ pub use index_scan::IndexScan;
 pub use iter::Iter;
 pub(crate) use kernel_sockets::KernelSockets;
 pub use kfunc::Kfunc;
-pub(crate) use membership::{Membership, Place};
+pub(crate) use membership::{CgroupRelation, Membership};
 pub(crate) use named::{netns_id, tuple};
 pub use netlink::Netlink;
 pub use owners::OwnerFinder;

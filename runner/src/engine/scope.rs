@@ -7,7 +7,7 @@ use skreap_core::{Target, Unconnected};
 
 use super::EngineError;
 use super::named::netns_id;
-use crate::sys::netns::{self, Everywhere, NetnsId};
+use crate::sys::netns::{self, AllNetns, NetnsId};
 
 /// Which network namespaces a scan visits. Engines that walk the index need none: it covers all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,9 +76,9 @@ impl Finder {
     ///
     /// # Errors
     /// [`EngineError`] if `/proc` cannot be read or the index cannot be walked.
-    pub(super) fn find(&mut self, target: &Target) -> Result<Everywhere, EngineError> {
+    pub(super) fn find(&mut self, target: &Target) -> Result<AllNetns, EngineError> {
         if let Scope::Known(known) = &self.scope {
-            return Ok(Everywhere { netns: known.clone(), whole: true });
+            return Ok(AllNetns { netns: known.clone(), whole: true });
         }
         let listed = netns::everywhere().map_err(|source| EngineError::Io {
             what: "cannot list the netns in /proc".to_owned(),
@@ -97,6 +97,6 @@ impl Finder {
             // scanned.
             self.walker.walk_all(|victims| add(victims))?;
         }
-        Ok(Everywhere { netns: all.into_values().collect(), whole: false })
+        Ok(AllNetns { netns: all.into_values().collect(), whole: false })
     }
 }

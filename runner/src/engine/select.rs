@@ -21,7 +21,7 @@ pub enum Choice {
     Named(EngineName),
 }
 
-impl fmt::Display for Choice {
+impl fmt::Display for EngineChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.pad("auto"),
@@ -30,7 +30,7 @@ impl fmt::Display for Choice {
     }
 }
 
-impl FromStr for Choice {
+impl FromStr for EngineChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -58,11 +58,11 @@ pub enum Error {
 #[error("engine {wanted} cannot be used: {why}{}", .wanted.next_step())]
 #[non_exhaustive]
 pub struct Refused {
-    wanted: Choice,
+    wanted: EngineChoice,
     why: String,
 }
 
-impl Choice {
+impl EngineChoice {
     /// What to do if it cannot be had.
     fn next_step(self) -> &'static str {
         match self {
@@ -150,7 +150,7 @@ fn trial(engine: EngineName, index: &Index) -> Result<String, String> {
 /// # Errors
 /// [`Error::Refused`] if the engine that is wanted, or any, does not work here; [`Error::Engine`] if it should
 /// but could not be started.
-pub fn start(wanted: Choice, index: &Index, options: &EngineOptions) -> Result<Box<dyn Engine>, Error> {
+pub fn start(wanted: EngineChoice, index: &Index, options: &EngineOptions) -> Result<Box<dyn Engine>, Error> {
     start_and_say(wanted, index, options).map(|(engine, _)| engine)
 }
 
@@ -159,20 +159,20 @@ pub fn start(wanted: Choice, index: &Index, options: &EngineOptions) -> Result<B
 /// # Errors
 /// As [`start`].
 pub fn start_and_say(
-    wanted: Choice,
+    wanted: EngineChoice,
     index: &Index,
     options: &EngineOptions,
 ) -> Result<(Box<dyn Engine>, String), Error> {
     let refused = |why: String| Error::Refused(Refused { wanted, why });
     let (engine, why) = match wanted {
-        Choice::Auto => {
+        EngineChoice::Auto => {
             let decision = decide_on(index);
             match decision.engine {
                 Some(engine) => (engine, decision.why),
                 None => return Err(refused(decision.why)),
             }
         }
-        Choice::Named(engine) => {
+        EngineChoice::Named(engine) => {
             let seen = trial(engine, index).map_err(refused)?;
             (engine, format!("requested, and {seen}"))
         }
@@ -236,7 +236,7 @@ mod tests {
             "SOCK_DESTROY of a private socket works; not kfunc: this kernel loads no modules, and has no lock-taking \
              bpf_sock_destroy"
         );
-        let refused = Refused { wanted: Choice::Named(EngineName::Kfunc), why: no_modules };
+        let refused = Refused { wanted: EngineChoice::Named(EngineName::Kfunc), why: no_modules };
         assert_eq!(
             refused.to_string(),
             "engine kfunc cannot be used: this kernel loads no modules, and has no lock-taking bpf_sock_destroy; engine \

@@ -14,7 +14,7 @@ use crate::service::answers;
 use crate::service::deferred::Deferred;
 use crate::service::handle::Queue;
 use crate::service::source::{Inbox, Job, Reply, Running, Source, Stop};
-use crate::service::systemd::{Beat, Supervisor, Telling};
+use crate::service::systemd::{Heartbeat, NotifierThread, Supervisor};
 use crate::upkeep::audit::{Answer, Asker};
 
 /// Requests that may wait; a full queue blocks the sources, and nothing is dropped.
@@ -79,7 +79,7 @@ pub fn serve_queue(
     if answering.join().is_err() {
         tracing::error!("the thread that answers questions panicked");
     }
-    telling.map(Telling::end)
+    telling.map(NotifierThread::end)
 }
 
 /// Starts sources until one fails.
@@ -166,11 +166,11 @@ fn ask_audit(audits: Option<&Asker>, id: &str, job: &Job) -> Result<(), Refusal>
 /// Answers jobs until all senders are dropped: the loop of [`serve`], for a program with sources of
 /// its own.
 pub fn work(reaper: &mut Reaper, jobs: &Receiver<Job>) {
-    work_beating(reaper, jobs, &Beat::default(), || false);
+    work_beating(reaper, jobs, &Heartbeat::default(), || false);
 }
 
 /// `ending`: what waits for the owners of sockets waits no longer.
-fn work_beating(reaper: &mut Reaper, jobs: &Receiver<Job>, beat: &Beat, ending: impl Fn() -> bool) {
+fn work_beating(reaper: &mut Reaper, jobs: &Receiver<Job>, beat: &Heartbeat, ending: impl Fn() -> bool) {
     let mut tidied = Instant::now();
     let mut deferred = Deferred::default();
     let (late, none) = (reaper.late(), never());
@@ -197,7 +197,7 @@ fn work_beating(reaper: &mut Reaper, jobs: &Receiver<Job>, beat: &Beat, ending: 
 }
 
 /// A job, and whatever waits with it by now: that was received before the first walk begins, and may share it.
-fn work_off(reaper: &mut Reaper, jobs: &Receiver<Job>, job: Job, deferred: &mut Deferred, beat: &Beat) {
+fn work_off(reaper: &mut Reaper, jobs: &Receiver<Job>, job: Job, deferred: &mut Deferred, beat: &Heartbeat) {
     let waiting: Vec<Job> = std::iter::once(job).chain(jobs.try_iter().take(BATCH - 1)).collect();
     let mut batch = Batch::default();
     for job in waiting {

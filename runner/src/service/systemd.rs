@@ -1,6 +1,6 @@
 //! Notifications of the service manager: ready, alive, status, ending (`sd_notify`).
 //!
-//! The reaper's own thread shows by a [`Beat`] that it makes progress: after each event, while it
+//! The reaper's own thread shows by a [`Heartbeat`] that it makes progress: after each event, while it
 //! waits for the rate of destroys, and once in a while when idle. A second thread passes the beat
 //! on, and does nothing else. A reaper that is stuck in an event has no beat, so the watchdog of
 //! the service manager ends the service. Sending from the reaper's thread would be simpler, but
@@ -32,7 +32,7 @@ const PER_WATCHDOG: u32 = 4;
 
 /// Set by the reaper's thread, read by the notifying thread. Clones are the same beat.
 #[derive(Clone, Debug)]
-pub struct Beat(Arc<Inner>);
+pub struct Heartbeat(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -42,7 +42,7 @@ struct Inner {
     rest: Duration,
 }
 
-impl Beat {
+impl Heartbeat {
     /// A beat that is due at least so often.
     fn every(rest: Duration) -> Self {
         Self(Arc::new(Inner { start: Instant::now(), last: AtomicU64::new(0), rest }))
@@ -66,7 +66,7 @@ impl Beat {
     }
 }
 
-impl Default for Beat {
+impl Default for Heartbeat {
     /// A beat without a watchdog.
     fn default() -> Self {
         Self::every(REST)
@@ -76,7 +76,7 @@ impl Default for Beat {
 /// The service manager, if this process has one that wants notifications (`$NOTIFY_SOCKET`).
 #[derive(Debug)]
 pub struct Supervisor {
-    beat: Beat,
+    beat: Heartbeat,
     /// Time that the watchdog allows between two signs of life (`$WATCHDOG_USEC`).
     watchdog: Option<Duration>,
     told: bool,
@@ -100,7 +100,7 @@ impl Supervisor {
         let told = env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty());
         let watchdog = sd_notify::watchdog_enabled().filter(|time| told && !time.is_zero());
         let rest = watchdog.map_or(REST, |time| REST.min(time / PER_WATCHDOG));
-        Self { beat: Beat::every(rest), watchdog, told, ready: OnReady::default() }
+        Self { beat: Heartbeat::every(rest), watchdog, told, ready: OnReady::default() }
     }
 
     /// Calls this as well when the service is ready.
@@ -112,7 +112,7 @@ impl Supervisor {
 
     /// The beat for the reaper's thread.
     #[must_use]
-    pub fn beat(&self) -> &Beat {
+    pub fn beat(&self) -> &Heartbeat {
         &self.beat
     }
 
@@ -122,12 +122,12 @@ impl Supervisor {
     /// # Errors
     /// The errno of the first notification (an invalid path, for example), or of creating the
     /// thread.
-    pub fn ready(&self, monitor: &Monitor, stop: &Stop) -> io::Result<Telling> {
+    pub fn ready(&self, monitor: &Monitor, stop: &Stop) -> io::Result<NotifierThread> {
         if let OnReady(Some(ready)) = &self.ready {
             ready();
         }
         if !self.told {
-            return Ok(Telling(None));
+            return Ok(NotifierThread(None));
         }
         self.beat.beat();
         let line = monitor.status().map(|status| line(&status)).unwrap_or_default();
@@ -136,7 +136,7 @@ impl Supervisor {
             io::Error::new(e.kind(), format!("cannot tell the service manager at {}: {e}", socket.display()))
         })?;
         let (end, ended) = bounded(0);
-        let teller = Teller {
+        let teller = Notifier {
             beat: self.beat.clone(),
             watchdog: self.watchdog,
             monitor: monitor.clone(),
@@ -147,15 +147,15 @@ impl Supervisor {
         let stop = stop.clone();
         let thread =
             thread::Builder::new().name("supervisor".to_owned()).spawn(move || teller.run(&stop, &ended))?;
-        Ok(Telling(Some((end, thread))))
+        Ok(NotifierThread(Some((end, thread))))
     }
 }
 
 /// The notifying thread. Dropping this waits for its end; `stop` must have been given.
 #[derive(Debug)]
-pub struct Telling(Option<(Sender<()>, thread::JoinHandle<()>)>);
+pub struct NotifierThread(Option<(Sender<()>, thread::JoinHandle<()>)>);
 
-impl Telling {
+impl NotifierThread {
     /// Tells to the end. `stop` must have been given, or this waits for it.
     pub fn end(self) {
         let Some((end, thread)) = self.0 else { return };
@@ -166,8 +166,8 @@ impl Telling {
     }
 }
 
-struct Teller {
-    beat: Beat,
+struct Notifier {
+    beat: Heartbeat,
     watchdog: Option<Duration>,
     monitor: Monitor,
     /// The last line of the status.
@@ -177,7 +177,7 @@ struct Teller {
     silent: bool,
 }
 
-impl Teller {
+impl Notifier {
     fn run(mut self, stop: &Stop, ended: &Receiver<()>) {
         let period = self.watchdog.map_or(TELL, |time| TELL.min(time / PER_WATCHDOG));
         loop {
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_beat_ages_until_the_next() {
-        let beat = Beat::every(Duration::from_millis(3));
+        let beat = Heartbeat::every(Duration::from_millis(3));
         assert_eq!(beat.rest(), Duration::from_millis(3));
         thread::sleep(Duration::from_millis(5));
         assert!(beat.age() >= Duration::from_millis(5));

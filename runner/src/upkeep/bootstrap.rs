@@ -23,7 +23,7 @@ use skreap_core::Protocol;
 
 use crate::engine::{EngineError, membership, netns_id};
 use crate::sys::alone::Alone;
-use crate::sys::netns::{self, Everywhere, NetnsId};
+use crate::sys::netns::{self, AllNetns, NetnsId};
 
 /// A connect that passed the hook's place just before the hook was attached needs some microseconds until an
 /// iterator can see it.
@@ -87,7 +87,7 @@ pub fn run(index: &Index, cgroup: &Path) -> Result<Bootstrapped, EngineError> {
         })
         .ok();
     thread::sleep(CONNECT_DELAY);
-    let Everywhere { netns, whole } = netns::everywhere()
+    let AllNetns { netns, whole } = netns::everywhere()
         .map_err(|source| EngineError::Io { what: "cannot list the netns in /proc".to_owned(), source })?;
     let done = Bootstrapped { netns: netns.len(), unlisted: !whole, ..Bootstrapped::default() };
     let mut search = Search { index, bootstrap, tables, kernel: Vec::new(), done };

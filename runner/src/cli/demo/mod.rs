@@ -11,7 +11,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 use clap::value_parser;
-use skreap::choice::Choice;
+use skreap::choice::EngineChoice;
 use skreap::core::PhaseSummary;
 use skreap::source::Stop;
 
@@ -37,8 +37,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = value_parser!(u32).range(1..=256))]
     clients: u32,
     /// auto, or the engine that must be used
-    #[arg(long, value_name = "ENGINE", default_value_t = Choice::Auto)]
-    engine: Choice,
+    #[arg(long, value_name = "ENGINE", default_value_t = EngineChoice::Auto)]
+    engine: EngineChoice,
     /// Print one JSON object
     #[arg(long)]
     json: bool,

@@ -1,7 +1,7 @@
 //! What a demo is asked for, and how far it has come.
 
 use anyhow::bail;
-use skreap::choice::Choice;
+use skreap::choice::EngineChoice;
 use skreap::source::Stop;
 
 /// How large the demo is.
@@ -16,7 +16,7 @@ pub struct Options {
     /// How often server B is deleted, at least 1.
     pub rounds: u32,
     /// The engine.
-    pub engine: Choice,
+    pub engine: EngineChoice,
 }
 
 /// How far the demo has come, for people who wait.

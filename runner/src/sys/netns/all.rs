@@ -10,7 +10,7 @@ use super::{NetnsId, shown};
 
 /// Netns, and whether these are all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Everywhere {
+pub struct AllNetns {
     /// Each once.
     pub netns: Vec<NetnsId>,
     /// True if there are no others. False where the kernel's list cannot be read: then the list has
@@ -57,13 +57,13 @@ impl Reader {
 ///
 /// # Errors
 /// The errno of reading `/proc`, where the kernel's list cannot be read.
-pub fn everywhere() -> io::Result<Everywhere> {
+pub fn everywhere() -> io::Result<AllNetns> {
     match kernel_list() {
         Some(netns) => {
             let netns = netns.iter().map(|netns| NetnsId { cookie: netns.cookie, inum: netns.inum });
-            Ok(Everywhere { netns: netns.collect(), whole: true })
+            Ok(AllNetns { netns: netns.collect(), whole: true })
         }
-        None => Ok(Everywhere { netns: shown()?, whole: false }),
+        None => Ok(AllNetns { netns: shown()?, whole: false }),
     }
 }
 

@@ -20,7 +20,7 @@ use skreap_bpf::socket_option;
 
 use crate::sys::privileges;
 
-pub use all::{Everywhere, everywhere};
+pub use all::{AllNetns, everywhere};
 pub(crate) use dying::{count_unreached, wait_for_dying};
 
 /// Identity of a netns, as the walk reads it from a socket.

@@ -33,7 +33,7 @@ pub use report::{Audit, Difference, Kind, LISTED_MAX};
 pub use service::{Answer, Asker, Service};
 
 use crate::engine::{EngineError, OwnerFinder, nanos, netns_id, tuple};
-use crate::sys::netns::{self, Everywhere, NetnsId};
+use crate::sys::netns::{self, AllNetns, NetnsId};
 use scan::{Census, Scan};
 
 /// The pauses before the second pass and those that follow: increasing, so that a socket whose
@@ -188,7 +188,7 @@ impl Auditor {
         let recorded = self.recorded(&mut look)?;
         let suspected = |suspects: &BTreeMap<Suspect, Victim>| {
             let netns: BTreeSet<NetnsId> = suspects.values().map(netns_id).collect();
-            Everywhere { netns: netns.into_iter().collect(), whole: true }
+            AllNetns { netns: netns.into_iter().collect(), whole: true }
         };
         let netns = only.map_or_else(|| everywhere(&recorded), |suspects| Ok(suspected(suspects)))?;
         look.census = self.scan.take(&netns.netns, only.is_some())?;
@@ -289,10 +289,10 @@ impl Auditor {
 
 /// Every netns. Where the kernel's list cannot be read: those that are shown, and those that only
 /// the index knows.
-fn everywhere(recorded: &HashMap<u64, Recorded>) -> Result<Everywhere, EngineError> {
-    let Everywhere { netns, whole } = netns::everywhere()
+fn everywhere(recorded: &HashMap<u64, Recorded>) -> Result<AllNetns, EngineError> {
+    let AllNetns { netns, whole } = netns::everywhere()
         .map_err(|source| EngineError::Io { what: "cannot list the netns in /proc".to_owned(), source })?;
     let all: BTreeSet<NetnsId> =
         netns.into_iter().chain(recorded.values().map(|r| netns_id(&r.victim))).collect();
-    Ok(Everywhere { netns: all.into_iter().collect(), whole })
+    Ok(AllNetns { netns: all.into_iter().collect(), whole })
 }

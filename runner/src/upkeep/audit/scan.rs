@@ -11,7 +11,7 @@ use std::path::Path;
 use skreap_bpf::{Question, TableSocket, Tables, Victim};
 use skreap_core::{Backend, Protocol};
 
-use crate::engine::{EngineError, Membership, Place, membership, netns_id};
+use crate::engine::{CgroupRelation, EngineError, Membership, membership, netns_id};
 use crate::sys::netns::NetnsId;
 use crate::sys::sock_diag::{DiagSockets, Dump, InetDiag};
 
@@ -199,9 +199,9 @@ impl Scan {
                         return;
                     }
                     match place(membership.as_mut(), &message) {
-                        Place::Inside => {}
-                        Place::Outside => return,
-                        Place::Unknown(_) => {
+                        CgroupRelation::Inside => {}
+                        CgroupRelation::Outside => return,
+                        CgroupRelation::Unknown(_) => {
                             census.undecided += 1;
                             return;
                         }
@@ -267,10 +267,10 @@ fn is_unnamed_client(socket: &TableSocket) -> bool {
     socket.is_client() && socket.victim.cookie() == 0 && socket.victim.dport() != 0
 }
 
-fn place(membership: Option<&mut Membership>, message: &InetDiag<'_>) -> Place {
+fn place(membership: Option<&mut Membership>, message: &InetDiag<'_>) -> CgroupRelation {
     match (membership, message.cgroup()) {
         (Some(membership), Some(cgroup)) => membership.place(cgroup),
-        (Some(_), None) => Place::Unknown(libc::ENOTSUP),
-        (None, _) => Place::Inside,
+        (Some(_), None) => CgroupRelation::Unknown(libc::ENOTSUP),
+        (None, _) => CgroupRelation::Inside,
     }
 }
