@@ -337,9 +337,9 @@ __noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
 
 	rel = relation(w, target, &live, v, node_key, tag);
 	/* Without a peer it is a sender, and its destinations are unknown. */
-	if (all && tag & NODE_WIDE && !live.dport)
+	if (all && tag & NODE_WILDCARD && !live.dport)
 		w->n.incomplete |= SKREAP_INCOMPLETE_UNCONNECTED;
-	if (!all && tag & NODE_WIDE && rel != SKREAP_CONNECTED && !(w->n.flags & SKREAP_WALK_IN_FLIGHT)) {
+	if (!all && tag & NODE_WILDCARD && rel != SKREAP_CONNECTED && !(w->n.flags & SKREAP_WALK_PENDING)) {
 		/* recorded under every backend, so it says nothing about this one */
 		if (!live.dport)
 			w->n.incomplete |= SKREAP_INCOMPLETE_UNCONNECTED;

@@ -18,7 +18,7 @@ use crate::module::{self, ModuleError};
 use crate::shape::{CFG, Shape, pinned_cfg, prepare, reuse_maps};
 use crate::skel::types;
 use crate::walk::{Emit, Slots, Walker, run};
-use crate::{Config, Counters, Error, Marker, Marks, Rekeyer};
+use crate::{Config, Counters, Error, IncompleteBits, IncompleteWriter, Rekeyer};
 
 /// `CHUNK` of `index.bpf.h`.
 const CHUNK: u64 = 64;

@@ -30,7 +30,7 @@ pub(crate) struct Shape {
     pub(crate) abi: types::skreap_abi,
     seed: u64,
     /// References to sockets are held.
-    held: bool,
+    refs: bool,
 }
 
 impl Shape {
@@ -45,7 +45,7 @@ impl Shape {
             max_memberships: self.layout.max_memberships,
             max_sockets: self.layout.max_sockets,
             bootstrapped: 0,
-            held: self.held.into(),
+            refs: self.refs.into(),
             padding: 0,
         }
     }
@@ -80,7 +80,7 @@ pub(crate) fn pinned_cfg(maps: &Path) -> Result<types::skreap_cfg, Incompatible>
 }
 
 /// Opens the object and sets all sizes; the seed of a pinned index must stay the same.
-pub(crate) fn prepare(config: &Config, seed: Option<u64>, held: bool) -> Result<(OpenObject, Shape), Error> {
+pub(crate) fn prepare(config: &Config, seed: Option<u64>, refs: bool) -> Result<(OpenObject, Shape), Error> {
     log::install();
     if !Path::new(BTF).exists() {
         return Err(Error::Unsupported {
@@ -110,10 +110,10 @@ pub(crate) fn prepare(config: &Config, seed: Option<u64>, held: bool) -> Result<
     rodata.cfg_shards = layout.shards;
     rodata.cfg_shard_bits = layout.shards.trailing_zeros();
     rodata.cfg_max_memberships = layout.max_memberships;
-    rodata.cfg_held = held.into();
+    rodata.cfg_refs = refs.into();
     rodata.cfg_seed = seed;
-    resize(&mut open, &layout, held)?;
-    Ok((open, Shape { layout, abi, seed, held }))
+    resize(&mut open, &layout, refs)?;
+    Ok((open, Shape { layout, abi, seed, refs }))
 }
 
 /// Takes every map with state from the pins. A pin without a map here is from a version that knows
@@ -157,7 +157,7 @@ fn open_rodata(open: &mut OpenObject) -> Result<&mut types::rodata, Error> {
     Ok(unsafe { &mut *data.cast::<types::rodata>() })
 }
 
-fn resize(open: &mut OpenObject, layout: &Layout, hold: bool) -> Result<(), Error> {
+fn resize(open: &mut OpenObject, layout: &Layout, refs: bool) -> Result<(), Error> {
     let words = |n: u32| n.checked_mul(4);
     for mut map in open.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
@@ -172,7 +172,7 @@ fn resize(open: &mut OpenObject, layout: &Layout, hold: bool) -> Result<(), Erro
                 map.set_max_entries(layout.shards).map_err(|e| object_error(&name, io_error(e)))?;
                 continue;
             }
-            "held" if hold => {
+            "refs" if refs => {
                 map.set_max_entries(layout.nodes).map_err(|e| object_error(&name, io_error(e)))?;
                 continue;
             }

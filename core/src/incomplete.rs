@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Incomplete {
-    /// The index was full when a socket should have been added, and no scan has finished the event.
+    /// The index was full when a socket should have been added, and no fallback scan has completed the event.
     IndexFull,
     /// An unconnected socket sent to more peers than its record holds, or found no room in the
     /// index. A scan cannot find it either, since the kernel does not remember its destinations.
-    WideUnconnected,
+    WildcardUnconnected,
     /// A network namespace could not be entered or queried; its sockets were not checked.
     NetnsUnreachable,
     /// The kernel's tables of sockets could not be read, so a dump of them could not be confirmed;
@@ -23,11 +23,11 @@ pub enum Incomplete {
     Refused,
     /// The engine could not work at all; the report's `error` gives the reason.
     EngineFailed,
-    /// It is unknown whether the hooks see translated addresses, and no scan has finished the
+    /// It is unknown whether the hooks see translated addresses, and no fallback scan has completed the
     /// event; sockets may be recorded under a virtual address.
     HookOrder,
-    /// The index may lack sockets of any backend, and no scan has finished the event: the search
-    /// for sockets older than the hooks was incomplete, or a hook was detached for a while.
+    /// The index may lack sockets of any backend, and no fallback scan has completed the event: the search
+    /// for pre-existing sockets was incomplete, or a hook was detached for a while.
     IndexUnsure,
     /// The kernel's own sockets are connected to the backend, and were not destroyed or could not be
     /// looked for.
@@ -41,7 +41,7 @@ impl Incomplete {
     /// Every reason.
     pub const ALL: [Self; 10] = [
         Self::IndexFull,
-        Self::WideUnconnected,
+        Self::WildcardUnconnected,
         Self::NetnsUnreachable,
         Self::DumpInterrupted,
         Self::Refused,
@@ -56,7 +56,7 @@ impl Incomplete {
     pub const fn name(self) -> &'static str {
         match self {
             Self::IndexFull => "index-full",
-            Self::WideUnconnected => "wide-unconnected",
+            Self::WildcardUnconnected => "wildcard-unconnected",
             Self::NetnsUnreachable => "netns-unreachable",
             Self::DumpInterrupted => "dump-interrupted",
             Self::Refused => "refused",

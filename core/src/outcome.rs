@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::engine::EngineName;
 use crate::failures::Failures;
-use crate::finished::Finished;
+use crate::fallback::FallbackRun;
 use crate::incomplete::Incomplete;
 use crate::skipped::Skipped;
 use crate::socket::SocketTuple;
@@ -265,7 +265,7 @@ pub enum Imbalance {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::finished::FinishReason;
+    use crate::fallback::FallbackReason;
     use crate::strategies::a_socket;
 
     #[test]

@@ -8,7 +8,7 @@ use crate::backend::Backend;
 use crate::engine::EngineName;
 use crate::event::{Action, Event};
 use crate::failures::Failures;
-use crate::finished::Finished;
+use crate::fallback::FallbackRun;
 use crate::guard::Guarded;
 use crate::incomplete::Incomplete;
 use crate::outcome::Outcome;

@@ -9,7 +9,7 @@ pub struct Skipped {
     pub unconnected: u64,
     /// Connected to another peer now.
     pub moved_on: u64,
-    /// Recorded by `connect()` but without a peer now: the connect is in flight or failed, the
+    /// Recorded by `connect()` but without a peer now: the connect is pending or failed, the
     /// socket was disconnected (`AF_UNSPEC`), or it was destroyed before. Also a sender that was
     /// already a victim of the same event, for another of its backends.
     pub no_peer: u64,

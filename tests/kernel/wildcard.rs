@@ -16,13 +16,13 @@ pub fn cases() -> Vec<Case> {
     let four_destroy = WorldOptions { unconnected: Unconnected::Destroy, ..four };
     let destroy = WorldOptions { unconnected: Unconnected::Destroy, ..WorldOptions::default() };
     vec![
-        case!(four_peers_are_listed_the_fifth_makes_wide).index_only().with(four),
-        case!(connected_wide_socket_is_destroyed).index_only().with(four),
-        case!(connected_wide_socket_is_destroyed_with_destroy).index_only().with(four_destroy),
-        case!(unconnected_wide_socket_is_preserved_and_complete).index_only().with(four),
-        case!(unconnected_wide_socket_makes_destroy_incomplete).index_only().with(four_destroy),
-        case!(wide_sender_makes_a_reconcile_incomplete).index_only().with(four_destroy),
-        case!(wide_sender_is_no_matter_of_a_reconcile_that_preserves_it).index_only().with(four),
+        case!(four_peers_are_listed_the_fifth_makes_wildcard).index_only().with(four),
+        case!(connected_wildcard_socket_is_destroyed).index_only().with(four),
+        case!(connected_wildcard_socket_is_destroyed_with_destroy).index_only().with(four_destroy),
+        case!(unconnected_wildcard_socket_is_preserved_and_complete).index_only().with(four),
+        case!(unconnected_wildcard_socket_makes_destroy_incomplete).index_only().with(four_destroy),
+        case!(wildcard_sender_makes_a_reconcile_incomplete).index_only().with(four_destroy),
+        case!(wildcard_sender_is_no_matter_of_a_reconcile_that_preserves_it).index_only().with(four),
         case!(server_that_answers_200_clients).index_only(),
         case!(server_that_answers_200_clients_with_destroy).index_only().with(destroy),
     ]
@@ -111,8 +111,8 @@ fn unconnected_wildcard_socket_makes_destroy_incomplete(world: &mut World) -> Re
     expect_complete(&world.reap(udp(2))?, 0)
 }
 
-/// What the wide sender has sent to may be gone, and no other socket may be recorded under that.
-fn wide_sender_makes_a_reconcile_incomplete(world: &mut World) -> Result<()> {
+/// What the wildcard sender has sent to may be gone, and no other socket may be recorded under that.
+fn wildcard_sender_makes_a_reconcile_incomplete(world: &mut World) -> Result<()> {
     let backends = backends(world, 6)?;
     world.serve(&[udp(9)])?;
     let mut client = world.client("client")?;
@@ -123,12 +123,12 @@ fn wide_sender_makes_a_reconcile_incomplete(world: &mut World) -> Result<()> {
         let by_backend: Vec<(Backend, u64)> =
             report.by_backend.iter().map(|one| (one.backend, one.victims)).collect();
         ensure!(by_backend == [(udp(1), 1)] && report.destroyed == u64::from(!dry_run), "{report:?}");
-        ensure!(report.incomplete_because == BTreeSet::from([Incomplete::WideUnconnected]), "{report:?}");
+        ensure!(report.incomplete_because == BTreeSet::from([Incomplete::WildcardUnconnected]), "{report:?}");
     }
     // No backend is gone that the index knows of, and the doubt stays.
     let report = world.tell(living(vec![udp(9)]), false)?;
     ensure!(report.by_backend.is_empty() && report.victims == 0, "{report:?}");
-    ensure!(report.incomplete_because == BTreeSet::from([Incomplete::WideUnconnected]), "{report:?}");
+    ensure!(report.incomplete_because == BTreeSet::from([Incomplete::WildcardUnconnected]), "{report:?}");
     ensure!(client.state(victim.handle)?.destroyed() && client.state(socket.handle)?.errno == 0);
     // Connected, it is a client of that backend alone.
     client.connect(socket.handle, udp(9).socket_addr())?;
@@ -137,7 +137,7 @@ fn wide_sender_makes_a_reconcile_incomplete(world: &mut World) -> Result<()> {
     expect_complete(&world.tell(living(vec![udp(9)]), false)?, 0)
 }
 
-fn wide_sender_is_no_matter_of_a_reconcile_that_preserves_it(world: &mut World) -> Result<()> {
+fn wildcard_sender_is_no_matter_of_a_reconcile_that_preserves_it(world: &mut World) -> Result<()> {
     let backends = backends(world, 6)?;
     world.serve(&[udp(9)])?;
     let mut client = world.client("client")?;

@@ -15,8 +15,8 @@ use super::builder::Builder;
 use super::error::Error;
 use super::fallback::Fallback;
 use super::limits::Limits;
-use super::{Reaper, recheck};
-use crate::engine::select::{self, Choice};
+use super::{Reaper, pending};
+use crate::engine::select::{self, EngineChoice};
 use crate::engine::{Engine, EngineOptions, KernelSockets, Pace, Pool};
 use crate::observe::monitor::{Identity, Monitor};
 use crate::observe::observer::Observer;
@@ -26,7 +26,7 @@ use crate::upkeep::bootstrap::{self, Bootstrapped};
 use crate::upkeep::hook_order::OrderKeeper;
 
 impl Builder {
-    /// Loads the programs, attaches the hooks, starts the engine, and indexes the older sockets.
+    /// Loads the programs, attaches the hooks, starts the engine, and indexes the pre-existing sockets.
     ///
     /// # Errors
     /// [`Error`]; nothing stays attached but what was pinned before.
@@ -37,7 +37,7 @@ impl Builder {
         let walker = index.walker()?;
         if self.grace {
             // Better now than with the first event.
-            recheck::grace_period()?;
+            pending::grace_period()?;
         }
         let monitor = self.monitor(&index, &engines, &watched, pins.is_some())?;
         let unpublished = Unpublished(pins.as_ref());
@@ -78,7 +78,7 @@ impl Builder {
                 whole_machine: watched.not_seen.is_none(),
             },
             attribute: self.attribute,
-            recheck: self.recheck.0,
+            pending_wait: self.pending_wait.0,
             pool: engines.pool,
             heal_after: self.heal_after.0,
             leave_order: self.leave_order,
@@ -92,12 +92,12 @@ impl Builder {
     /// The index, new or taken over from the pins.
     fn load(&self, watched: &Watched) -> Result<(Option<Pins>, Arc<Index>, Origin), Error> {
         // What only one engine needs costs nothing with the others.
-        let hold = self.config.hold || self.engine.may_destroy_in_walk();
-        let config = Config { hold, ..self.config };
+        let refs = self.config.refs || self.engine.may_destroy_in_walk();
+        let config = Config { refs, ..self.config };
         // The directory of the pins may be reached through /proc/PID/fd of another process, and the types of
         // modules are asked for by their ids.
         let _raised = privileges::raise();
-        let pins = self.pin.as_deref().map(Pins::hold).transpose()?;
+        let pins = self.pin.as_deref().map(Pins::lock).transpose()?;
         let (index, origin) = match &pins {
             Some(pins) => pins.load(&config, watched.file.as_fd())?,
             None => (Index::load(&config)?, Origin::New),
@@ -199,14 +199,14 @@ fn tell_attached(index: &Index, watched: &Watched, engine: EngineName) {
     }
 }
 
-/// Indexes the sockets that are older than the hooks; what is still missing then marks everything.
+/// Indexes the pre-existing sockets; what is still missing then makes everything incomplete.
 fn index_older(index: &Index, cgroup: &Path) -> Result<(), Error> {
     let found = bootstrap::run(index, cgroup)?;
-    tell_older(&found);
+    tell_bootstrapped(&found);
     if found.whole() {
         index.set_bootstrapped()?;
     } else {
-        index.marker()?.everything()?;
+        index.incomplete_writer()?.everything()?;
     }
     Ok(())
 }
@@ -233,7 +233,7 @@ impl Drop for Unpublished<'_> {
 }
 
 /// Loaded programs do not get the functions of a module that is loaded later.
-fn late_module(engine: Choice, index: &Index, pinned: bool) -> Option<&'static str> {
+fn late_module(engine: EngineChoice, index: &Index, pinned: bool) -> Option<&'static str> {
     match index.can_destroy() {
         Ok(()) | Err(ModuleError::Refused(_)) => None,
         Err(_) if !engine.may_destroy_in_walk() => None,
@@ -242,14 +242,14 @@ fn late_module(engine: Choice, index: &Index, pinned: bool) -> Option<&'static s
     }
 }
 
-/// The engine for events that the first one cannot finish: a scan needs none.
+/// The engine for events on which the first one may miss sockets: a scan needs none.
 fn start_fallback(engine: EngineName, index: &Index, options: &EngineOptions) -> Option<Fallback> {
     if engine.scans() {
         return None;
     }
     match select::fallback(index, options) {
         Ok(scan) => {
-            tracing::info!(engine = %scan.name(), "this engine finishes events on which the index is incomplete");
+            tracing::info!(engine = %scan.name(), "this engine is the fallback for events on which the index is incomplete");
             Some(Fallback::new(scan))
         }
         Err(why) => {
@@ -259,22 +259,22 @@ fn start_fallback(engine: EngineName, index: &Index, options: &EngineOptions) ->
     }
 }
 
-fn tell_older(found: &Bootstrapped) {
+fn tell_bootstrapped(found: &Bootstrapped) {
     let Bootstrapped { tcp, udp, netns, unreachable, held_up, missing, took, .. } = found;
     tracing::info!(
         tcp = tcp.indexed,
         udp = udp.indexed,
         netns,
         took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-        "indexed the sockets that are older than the hooks"
+        "indexed the pre-existing sockets"
     );
-    tracing::debug!(?tcp, ?udp, "older sockets");
+    tracing::debug!(?tcp, ?udp, "pre-existing sockets");
     if !found.whole() {
         tracing::warn!(
             missing,
             unreachable,
             held_up,
-            "sockets older than the hooks could not all be indexed: events are finished by a full scan until they are"
+            "pre-existing sockets could not all be indexed: events have a fallback scan until they are"
         );
     }
     let dropped = tcp.dropped + udp.dropped;

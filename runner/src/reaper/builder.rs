@@ -7,29 +7,29 @@ use std::time::Duration;
 use skreap_bpf::Config;
 use skreap_core::{ReconcileMax, Unconnected};
 
-use crate::engine::select::Choice;
+use crate::engine::select::EngineChoice;
 use crate::engine::{PoolOptions, Scope, StateMask};
 
-/// How long an event waits for connects under way, if nothing is said.
-pub const RECHECK: Duration = Duration::from_millis(20);
+/// How long an event waits for pending connects, if nothing is said.
+pub const PENDING_WAIT: Duration = Duration::from_millis(20);
 
-/// Default delay between the first mark and the healing of the index.
+/// Default delay between the first incomplete backend and the healing of the index.
 pub const HEAL_AFTER: Duration = Duration::from_secs(60);
 
 /// Longer is no use, and must be short enough to be added to a time.
-const RECHECK_MAX: Duration = Duration::from_secs(3600);
+const PENDING_WAIT_MAX: Duration = Duration::from_secs(3600);
 
-/// How long an event waits for connects under way.
+/// How long an event waits for pending connects.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct RecheckBound(pub(super) Duration);
+pub(super) struct PendingWait(pub(super) Duration);
 
-impl Default for RecheckBound {
+impl Default for PendingWait {
     fn default() -> Self {
-        Self(RECHECK)
+        Self(PENDING_WAIT)
     }
 }
 
-/// How long marks wait for the first healing.
+/// How long incomplete backends wait for the first healing.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HealAfter(pub(super) Duration);
 
@@ -44,7 +44,7 @@ impl Default for HealAfter {
 pub struct Builder {
     pub(super) cgroup: Option<PathBuf>,
     pub(super) config: Config,
-    pub(super) engine: Choice,
+    pub(super) engine: EngineChoice,
     pub(super) unconnected: Unconnected,
     pub(super) states: StateMask,
     pub(super) scope: Scope,
@@ -55,7 +55,7 @@ pub struct Builder {
     pub(super) reconcile_max: ReconcileMax,
     pub(super) attribute: bool,
     pub(super) no_bootstrap: bool,
-    pub(super) recheck: RecheckBound,
+    pub(super) pending_wait: PendingWait,
     pub(super) pool: PoolOptions,
     pub(super) heal_after: HealAfter,
     pub(super) leave_order: bool,
@@ -80,7 +80,7 @@ impl Builder {
 
     /// The engine; `auto` by default.
     #[must_use]
-    pub fn engine(mut self, engine: Choice) -> Self {
+    pub fn engine(mut self, engine: EngineChoice) -> Self {
         self.engine = engine;
         self
     }
@@ -154,19 +154,19 @@ impl Builder {
         self
     }
 
-    /// Whether to search every netns once for sockets older than the hooks; on by default.
+    /// Whether to search every netns once for pre-existing sockets; on by default.
     #[must_use]
     pub fn bootstrap(mut self, bootstrap: bool) -> Self {
         self.no_bootstrap = !bootstrap;
         self
     }
 
-    /// Longest time that an event waits for sockets whose `connect()` to the backend is under way;
+    /// Longest time that an event waits for sockets whose `connect()` to the backend is pending;
     /// zero: not at all. 20 ms by default, an hour at most. It waits only while there are such
     /// sockets.
     #[must_use]
-    pub fn recheck(mut self, bound: Duration) -> Self {
-        self.recheck = RecheckBound(bound.min(RECHECK_MAX));
+    pub fn pending_wait(mut self, bound: Duration) -> Self {
+        self.pending_wait = PendingWait(bound.min(PENDING_WAIT_MAX));
         self
     }
 
@@ -176,7 +176,7 @@ impl Builder {
     /// without waiting for it.
     #[must_use]
     pub fn victim_timeout(mut self, bound: Duration) -> Self {
-        self.pool.victim_timeout = bound.min(RECHECK_MAX);
+        self.pool.victim_timeout = bound.min(PENDING_WAIT_MAX);
         self
     }
 

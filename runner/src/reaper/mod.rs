@@ -36,7 +36,7 @@ use crate::upkeep::hook_order::OrderKeeper;
 use fallback::Fallback;
 use limits::Limits;
 
-pub use builder::{Builder, HEAL_AFTER, RECHECK};
+pub use builder::{Builder, HEAL_AFTER, PENDING_WAIT};
 pub use error::Error;
 pub use underway::Underway;
 

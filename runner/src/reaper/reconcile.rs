@@ -64,7 +64,7 @@ pub(crate) fn gone(
     })?;
     // Its destinations are not known: they may be backends that no other socket is recorded under.
     if counts.incomplete_unconnected && unconnected == Unconnected::Destroy {
-        found.incomplete.insert(Incomplete::WideUnconnected);
+        found.incomplete.insert(Incomplete::WildcardUnconnected);
     }
     found.gone = gone.into_iter().collect();
     Ok(found)

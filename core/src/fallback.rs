@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::EngineName;
 
-/// Reason why a second engine had to finish an event.
+/// Reason why another engine had to help with an event, as a fallback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
-pub enum FinishReason {
+pub enum FallbackReason {
     /// The index does not hold every socket of the backend: a full scan finds the rest.
     IndexFull,
     /// The index may lack sockets of any backend: a full scan finds the rest.
@@ -25,11 +25,11 @@ pub enum FinishReason {
 
 /// The result of a second engine. Its numbers are part of the totals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Finished {
-    /// The engine that finished.
+pub struct FallbackRun {
+    /// The engine of the fallback.
     pub engine: EngineName,
     /// Why it had to.
-    pub because: FinishReason,
+    pub because: FallbackReason,
     /// Victims that it found or was given.
     pub victims: u64,
     /// Those that it destroyed.
