@@ -195,7 +195,7 @@ mod tests {
             r#""ifindex":0,"cookie":7,"netns":12,"netns_inum":4026531840,"state":"ESTABLISHED"},"#,
             r#""errno":1,"reason":"not permitted; run with CAP_NET_ADMIN in the socket's network namespace"}],"#,
             r#""left_out":0},"#,
-            r#""ns":{"queue":1,"order":4,"look":5,"walk":2,"destroy":3,"other":6,"total":21}}"#,
+            r#""ns":{"queue":1,"order":4,"pending":5,"walk":2,"destroy":3,"other":6,"total":21}}"#,
         );
         assert_eq!(serde_json::to_string(&report).unwrap(), json);
         assert_eq!(serde_json::from_str::<Report>(json).unwrap(), report);

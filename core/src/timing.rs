@@ -28,7 +28,7 @@ pub struct Phases {
     #[serde(rename = "order", default)]
     pub order_ns: u64,
     /// Looking for sockets whose `connect()` is pending, and waiting for them.
-    #[serde(rename = "look", default)]
+    #[serde(rename = "pending", default)]
     pub pending_ns: u64,
     /// Finding the victims, and counting them first if their number is limited.
     #[serde(rename = "walk")]

@@ -174,7 +174,7 @@ fn native_histograms_for_who_asks() -> Result<()> {
     ensure!(events.metric[0].counter.as_ref().is_some_and(|counter| counter.value == 1.0), "{events:?}");
     let duration = find("skreap_event_duration_seconds")?;
     let phases: Vec<&str> = duration.metric.iter().map(|m| m.label[0].value.as_str()).collect();
-    let expected = ["queue", "order", "look", "walk", "destroy", "other", "total"];
+    let expected = ["queue", "order", "pending", "walk", "destroy", "other", "total"];
     ensure!(phases == expected, "{duration:?}");
     for metric in &duration.metric {
         let histogram = metric.histogram.as_ref().context("no histogram")?;
