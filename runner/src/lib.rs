@@ -62,8 +62,8 @@ pub use observe::monitor::{self, Monitor};
 pub use observe::observer::Observer;
 pub use observe::{listing, status};
 pub use reaper::batch::Batch;
-pub use reaper::recheck::grace_period;
-pub use reaper::{Builder, Error, HEAL_AFTER, RECHECK, Reaper, Underway};
+pub use reaper::pending::grace_period;
+pub use reaper::{Builder, Error, HEAL_AFTER, PENDING_WAIT, Reaper, Underway};
 pub use service::handle::{Handle, HandleError, Pending, Queue};
 #[cfg(feature = "metrics")]
 pub use service::metrics;

@@ -9,7 +9,7 @@ use std::sync::Barrier;
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::choice::Choice;
+use skreap::choice::EngineChoice;
 use skreap::core::{Backend, EngineName, Event, Report};
 use skreap::source::{Access, Source, Stop};
 use skreap::supervisor::Supervisor;
@@ -17,7 +17,7 @@ use skreap::{Handle, HandleError, Queue, Reaper, ReaperThread, daemon};
 use skreap_testbed::{Client, Selection};
 
 use crate::case::{Case, case};
-use crate::older::{expect_empty, small};
+use crate::preexisting::{expect_empty, small};
 use crate::sockets::*;
 use crate::world::World;
 
@@ -47,7 +47,7 @@ fn connect(world: &mut World, client: &mut Client, backend: Backend, count: u32)
 
 /// A second reaper on the cgroup of the world.
 fn second(world: &World) -> Result<Reaper> {
-    let engine = Choice::Named(world.reaper().engine());
+    let engine = EngineChoice::Named(world.reaper().engine());
     Ok(Reaper::builder()
         .cgroup(world.cgroup().path())
         .config(small())

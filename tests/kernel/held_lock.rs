@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use skreap::core::HeldStatus;
-use skreap::core::{Backend, EngineName, Event, FinishReason, Report, Unconnected};
+use skreap::core::{Backend, EngineName, Event, FallbackReason, Report, Unconnected};
 use skreap::status::Status;
 use skreap::{Batch, Underway};
 use skreap_testbed::{Client, Holding, NetnsRef, OpenSpec, Selection};

@@ -13,7 +13,7 @@ use crate::sys::privileges;
 /// Which engine is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Choice {
+pub enum EngineChoice {
     /// The best that works here.
     #[default]
     Auto,

@@ -372,7 +372,7 @@ pub struct TopBackend {
 
 #[cfg(test)]
 mod tests {
-    use skreap_core::{BackendReport, Event, FinishReason, Finished, Outcome, Phases};
+    use skreap_core::{BackendReport, Event, FallbackReason, FallbackRun, Outcome, Phases};
 
     use super::*;
 

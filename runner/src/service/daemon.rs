@@ -109,7 +109,7 @@ fn start(
 pub(super) fn work_until(
     reaper: &mut Reaper,
     queue: &Queue,
-    beat: &Beat,
+    beat: &Heartbeat,
     ending: impl Fn() -> bool + Clone + Send + 'static,
 ) {
     let monitor = reaper.monitor().clone();

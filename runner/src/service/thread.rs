@@ -5,7 +5,7 @@ use std::thread;
 
 use super::daemon;
 use super::handle::{Handle, Queue};
-use super::systemd::Beat;
+use super::systemd::Heartbeat;
 use crate::observe::monitor::Monitor;
 use crate::reaper::Reaper;
 
@@ -44,7 +44,7 @@ impl ReaperThread {
         let (handle, monitor) = (queue.handle(), reaper.monitor().clone());
         let thread = thread::Builder::new().name("skreap-reaper".to_owned()).spawn(move || {
             let handle = queue.handle();
-            daemon::work_until(&mut reaper, &queue, &Beat::default(), move || handle.is_stopped());
+            daemon::work_until(&mut reaper, &queue, &Heartbeat::default(), move || handle.is_stopped());
             reaper
         })?;
         Ok(Self { handle, monitor, thread: Some(thread) })
