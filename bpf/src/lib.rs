@@ -16,6 +16,7 @@
 //! skeleton.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod address;
 mod bootstrap;
 mod bpffs;
 mod config;
@@ -36,11 +37,16 @@ mod mapping;
 mod marks;
 pub mod module;
 mod netns;
+#[doc(hidden)]
+pub mod object;
 pub mod order;
 mod owner;
 pub mod pin;
 #[doc(hidden)]
 pub mod plumbing;
+mod pod;
+#[doc(hidden)]
+pub mod prog;
 mod rekey;
 mod scan;
 mod shape;

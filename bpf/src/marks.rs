@@ -3,8 +3,8 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use crate::Error;
+use crate::prog::run;
 use crate::skel::types::{skreap_marks, skreap_marks_what};
-use crate::walk::run;
 
 /// How much of the index is marked as possibly incomplete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,12 +69,6 @@ impl Marker {
 
     fn run(&self, what: skreap_marks_what) -> Result<(), Error> {
         let mut ctx = skreap_marks { version: self.version, what, ..skreap_marks::default() };
-        run(self.program.as_fd(), as_bytes(&mut ctx)).map_err(Error::Mark)
+        run(self.program.as_fd(), &mut ctx).map_err(Error::Mark)
     }
-}
-
-fn as_bytes(ctx: &mut skreap_marks) -> &mut [u8] {
-    // SAFETY: the struct is plain integers without padding (asserted in abi.h), so its bytes may be
-    // read. The program writes a number to `error` only, and any value is valid for that integer.
-    unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(ctx).cast::<u8>(), size_of::<skreap_marks>()) }
 }
