@@ -4,14 +4,16 @@
 //! all others), then those of its parent, and so on up to the root. Our hooks record the address as
 //! the programs before them have left it, so a load balancer has to run before them.
 
-use std::ffi::CStr;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 use serde::{Serialize, Serializer};
 
 use crate::fault::{self, Point};
+use crate::prog::{self, Attached};
 
 /// Names of our own programs. Those of another instance do not translate addresses either.
 const OWN_PREFIX: &str = "skreap_";
@@ -219,12 +221,6 @@ enum Kind {
     Effective,
 }
 
-struct Answer {
-    count: usize,
-    attach_flags: u32,
-    revision: u64,
-}
-
 fn programs(cgroup: BorrowedFd<'_>, hook: Hook, kind: Kind) -> io::Result<Vec<u32>> {
     let mut ids = vec![0; MAX_PROGRAMS];
     loop {
@@ -242,50 +238,23 @@ fn programs(cgroup: BorrowedFd<'_>, hook: Hook, kind: Kind) -> io::Result<Vec<u3
     }
 }
 
-/// `BPF_PROG_QUERY`; without room for ids it only counts.
-fn query(cgroup: BorrowedFd<'_>, hook: Hook, kind: Kind, ids: &mut [u32]) -> io::Result<Answer> {
+/// Without room for ids it only counts.
+fn query(cgroup: BorrowedFd<'_>, hook: Hook, kind: Kind, ids: &mut [u32]) -> io::Result<Attached> {
     fault::at(Point::ProgQuery)?;
-    let mut opts = libbpf_sys::bpf_prog_query_opts {
-        sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as _,
-        query_flags: match kind {
-            Kind::Local => 0,
-            Kind::Effective => libbpf_sys::BPF_F_QUERY_EFFECTIVE,
-        },
-        ..libbpf_sys::bpf_prog_query_opts::default()
+    let flags = match kind {
+        Kind::Local => 0,
+        Kind::Effective => libbpf_sys::BPF_F_QUERY_EFFECTIVE,
     };
-    if !ids.is_empty() {
-        opts.prog_ids = ids.as_mut_ptr();
-        opts.__bindgen_anon_1.count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-    }
-    // SAFETY: opts states its size, and points to as many writable ids as it states, borrowed for
-    // the call.
-    let ret = unsafe { libbpf_sys::bpf_prog_query_opts(cgroup.as_raw_fd(), hook.attach_type(), &mut opts) };
-    if ret < 0 {
-        return Err(io::Error::from_raw_os_error(-ret));
-    }
-    // SAFETY: both members of the union are the same integer.
-    let count = unsafe { opts.__bindgen_anon_1.count } as usize;
-    Ok(Answer { count, attach_flags: opts.attach_flags, revision: opts.revision })
+    prog::query(cgroup, hook.attach_type(), flags, ids)
 }
 
 /// The name of a program; empty if it has none or is gone.
 fn name(id: u32) -> String {
-    // SAFETY: takes no pointers.
-    let fd = unsafe { libbpf_sys::bpf_prog_get_fd_by_id(id) };
-    if fd < 0 {
+    let Ok(info) = prog::by_id(id).and_then(|program| prog::info(&program)) else {
         return String::new();
-    }
-    // SAFETY: a fresh descriptor that nothing else owns.
-    let program = unsafe { OwnedFd::from_raw_fd(fd) };
-    let mut info = libbpf_sys::bpf_prog_info::default();
-    let mut length = size_of::<libbpf_sys::bpf_prog_info>() as u32;
-    // SAFETY: info is writable for the stated length, and zero: it asks for no arrays.
-    let ret = unsafe { libbpf_sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut length) };
-    if ret != 0 {
-        return String::new();
-    }
-    // SAFETY: the kernel ends the name with a zero within its 16 bytes.
-    unsafe { CStr::from_ptr(info.name.as_ptr()) }.to_string_lossy().into_owned()
+    };
+    let name = info.name.map(|c| c as u8);
+    String::from_utf8_lossy(name.split(|c| *c == 0).next().unwrap_or_default()).into_owned()
 }
 
 /// A foreign program that blocks our attachment: it is exclusive, or overridable, so that ours
@@ -308,14 +277,14 @@ impl Conflict {
         for above in 0.. {
             let mut ids = [0; MAX_PROGRAMS];
             let answer = query(level.as_fd(), hook, Kind::Local, &mut ids).ok()?;
-            if answer.attach_flags & libbpf_sys::BPF_F_ALLOW_MULTI != 0 {
+            if answer.flags & libbpf_sys::BPF_F_ALLOW_MULTI != 0 {
                 // Several programs may be attached here, so ours may be too. The parents were
                 // checked when these programs were attached.
                 return None;
             }
             if answer.count > 0 {
                 let program = Program { id: ids[0], name: name(ids[0]) };
-                return Some(match (answer.attach_flags & libbpf_sys::BPF_F_ALLOW_OVERRIDE, above) {
+                return Some(match (answer.flags & libbpf_sys::BPF_F_ALLOW_OVERRIDE, above) {
                     (0, _) => Self::Exclusive(program),
                     (_, 0) => Self::Overridable(program),
                     _ => Self::WouldStop(program),
@@ -350,15 +319,8 @@ impl fmt::Display for Conflict {
 }
 
 fn parent(cgroup: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    // SAFETY: the path ends with a zero; the descriptor is open.
-    let fd = unsafe {
-        libc::openat(cgroup.as_raw_fd(), c"..".as_ptr(), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC)
-    };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a fresh descriptor that nothing else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(openat(cgroup, "..", flags, Mode::empty())?)
 }
 
 #[cfg(test)]

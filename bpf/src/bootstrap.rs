@@ -1,18 +1,16 @@
 //! Pre-existing sockets.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
-use std::io;
-use std::mem::offset_of;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use libbpf_rs::{IterOpts, Link, MapCore as _, MapFlags, MapHandle};
+use libbpf_rs::{Link, MapHandle};
 use skreap_core::Protocol;
 
 use crate::error::io_error;
 use crate::fault::{self, Point};
 use crate::iterator::{self, Records};
+use crate::object::{self, failure};
 use crate::skel::types;
 use crate::{Error, Index};
 
@@ -47,19 +45,17 @@ struct Seen(HashMap<u64, (Protocol, What)>);
 
 impl Seen {
     fn add(&mut self, bytes: &[u8]) {
-        const { assert!(offset_of!(types::skreap_bootstrap_socket, cookie) == 0) };
-        let word = |at: usize| bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map(u32::from_ne_bytes);
-        let cookie = bytes.first_chunk().copied().map(u64::from_ne_bytes);
-        let protocol = word(offset_of!(types::skreap_bootstrap_socket, protocol));
-        let protocol = protocol.and_then(|n| u8::try_from(n).ok()).and_then(Protocol::from_number);
-        let what =
-            match word(offset_of!(types::skreap_bootstrap_socket, what)).map(types::skreap_bootstrap_what) {
-                Some(types::skreap_bootstrap_what::SKREAP_BOOTSTRAP_ACCEPTED) => What::Accepted,
-                Some(types::skreap_bootstrap_what::SKREAP_BOOTSTRAP_DROPPED) => What::Dropped,
-                _ => What::Client,
-            };
-        if let (Some(cookie), Some(protocol)) = (cookie, protocol) {
-            let seen = self.0.entry(cookie).or_insert((protocol, what));
+        let Some(socket) = object::prefix::<types::skreap_bootstrap_socket>(bytes) else {
+            return;
+        };
+        let what = match types::skreap_bootstrap_what(socket.what) {
+            types::skreap_bootstrap_what::SKREAP_BOOTSTRAP_ACCEPTED => What::Accepted,
+            types::skreap_bootstrap_what::SKREAP_BOOTSTRAP_DROPPED => What::Dropped,
+            _ => What::Client,
+        };
+        let protocol = u8::try_from(socket.protocol).ok().and_then(Protocol::from_number);
+        if let Some(protocol) = protocol {
+            let seen = self.0.entry(socket.cookie).or_insert((protocol, what));
             seen.1 = seen.1.max(what);
         }
     }
@@ -122,7 +118,7 @@ fn run_pass(link: BorrowedFd<'_>, seen: &Mutex<Seen>) -> Result<(), Error> {
     iterator::pass(link, points, &mut records, |bytes| {
         seen.lock().unwrap_or_else(PoisonError::into_inner).add(bytes)
     })
-    .map_err(|e| object_error("iterator over pre-existing sockets", e))
+    .map_err(failure("iterator over pre-existing sockets"))
 }
 
 impl Bootstrap {
@@ -132,17 +128,10 @@ impl Bootstrap {
     /// # Errors
     /// [`Error::Object`] with the kernel's errno.
     pub fn new(index: &Index, cgroup: Option<u64>) -> Result<Self, Error> {
-        let attach = |name: &str| {
-            fault::at(Point::BootstrapAttach).map_err(|e| object_error(name, e))?;
-            let program = index.object().progs_mut().find(|p| p.name() == OsStr::new(name));
-            program
-                .ok_or_else(|| object_error(name, io::ErrorKind::NotFound.into()))?
-                .attach_iter_with_opts(IterOpts::None)
-                .map_err(|e| object_error(name, io_error(e)))
-        };
-        let state = index.object().maps().find(|m| m.name() == OsStr::new(STATE));
-        let state = state.ok_or_else(|| object_error(STATE, io::ErrorKind::NotFound.into()))?;
-        let state = MapHandle::try_from(&state).map_err(|e| object_error(STATE, io_error(e)))?;
+        let attach = |name: &str| object::attach_iterator(index.object(), name, Point::BootstrapAttach);
+        let state = object::map(index.object(), STATE)
+            .and_then(|map| MapHandle::try_from(&map).map_err(io_error))
+            .map_err(failure(STATE))?;
         let bootstrap = Self {
             tcp: attach("skreap_bootstrap_tcp")?,
             udp: attach("skreap_bootstrap_udp")?,
@@ -180,7 +169,7 @@ impl Bootstrap {
     /// [`Error::Object`] if there can be no more descriptors.
     pub fn iterator(&self, protocol: Protocol) -> Result<OwnedFd, Error> {
         let link = self.link(protocol).as_fd();
-        link.try_clone_to_owned().map_err(|e| object_error("iterator over pre-existing sockets", e))
+        link.try_clone_to_owned().map_err(failure("iterator over pre-existing sockets"))
     }
 
     /// Makes passes of such descriptors.
@@ -201,7 +190,7 @@ impl Bootstrap {
     /// # Errors
     /// [`Error::Object`] if the map cannot be read.
     pub fn counts(&self) -> Result<(BootstrapCounts, BootstrapCounts), Error> {
-        fault::at(Point::BootstrapCounts).map_err(|e| object_error(STATE, e))?;
+        fault::at(Point::BootstrapCounts).map_err(failure(STATE))?;
         let state = self.read()?;
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         Ok((seen.counts(Protocol::Tcp, state.tcp), seen.counts(Protocol::Udp, state.udp)))
@@ -223,30 +212,11 @@ impl Bootstrap {
     }
 
     fn read(&self) -> Result<types::skreap_bootstrap, Error> {
-        let value = self.state.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY);
-        let value = value
-            .map_err(|e| object_error(STATE, io_error(e)))?
-            .filter(|v| v.len() >= size_of::<types::skreap_bootstrap>())
-            .ok_or_else(|| object_error(STATE, io::ErrorKind::UnexpectedEof.into()))?;
-        // SAFETY: the value is at least as long as the struct, which is made of integers.
-        Ok(unsafe { value.as_ptr().cast::<types::skreap_bootstrap>().read_unaligned() })
+        object::read(&self.state, 0).map_err(failure(STATE))
     }
 
     fn write(&self, state: types::skreap_bootstrap) -> Result<(), Error> {
-        // SAFETY: the struct is made of integers, its members fill its size (asserted in abi.h).
-        let bytes = unsafe {
-            std::slice::from_raw_parts(
-                std::ptr::from_ref(&state).cast::<u8>(),
-                size_of::<types::skreap_bootstrap>(),
-            )
-        };
-        fault::at(Point::BootstrapWrite).map_err(|e| object_error(STATE, e))?;
-        self.state
-            .update(&0_u32.to_ne_bytes(), bytes, MapFlags::ANY)
-            .map_err(|e| object_error(STATE, io_error(e)))
+        let written = fault::at(Point::BootstrapWrite).and_then(|()| object::write(&self.state, 0, &state));
+        written.map_err(failure(STATE))
     }
-}
-
-fn object_error(what: &str, source: io::Error) -> Error {
-    Error::Object { what: what.to_owned(), source }
 }

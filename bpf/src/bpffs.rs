@@ -10,12 +10,12 @@ use std::path::Path;
 
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle, OpenMapMut};
 
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
 use crate::Error;
 use crate::fault::{self, Point};
 use crate::incompatible::Incompatible;
-
-/// `BPF_FS_MAGIC` (linux/magic.h).
-const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
 /// Name of the pin of a map; `None` for a map without state of its own (constants, and data of the
 /// process). A bpf filesystem does not accept dots.
@@ -118,13 +118,10 @@ pub(crate) fn remove_tree(path: &Path) -> Result<bool, Error> {
 
 /// Swaps two directories in one step.
 pub(crate) fn exchange(a: &Path, b: &Path) -> Result<(), Error> {
-    let (from, to) = (c_string(a)?, c_string(b)?);
-    fault::at(Point::PinExchange).map_err(|e| pin_error(b, e))?;
-    // SAFETY: both paths end with a nul and outlive the call.
-    let ret = unsafe {
-        libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), libc::RENAME_EXCHANGE)
-    };
-    if ret == 0 { Ok(()) } else { Err(pin_error(b, io::Error::last_os_error())) }
+    let flags = RenameFlags::RENAME_EXCHANGE;
+    fault::at(Point::PinExchange)
+        .and_then(|()| Ok(renameat2(AT_FDCWD, a, AT_FDCWD, b, flags)?))
+        .map_err(|e| pin_error(b, e))
 }
 
 fn c_string(path: &Path) -> Result<CString, Error> {
@@ -132,14 +129,7 @@ fn c_string(path: &Path) -> Result<CString, Error> {
 }
 
 pub(crate) fn is_bpffs(path: &Path) -> bool {
-    let Ok(path) = c_string(path) else {
-        return false;
-    };
-    // SAFETY: statfs is made of integers, for which zero is a value.
-    let mut buffer: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the path ends with a nul, the buffer is a statfs; both outlive the call.
-    let ret = unsafe { libc::statfs(path.as_ptr(), &mut buffer) };
-    ret == 0 && buffer.f_type as u64 == BPF_FS_MAGIC
+    statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
 //! The cost of the hooks, from the kernel's own statistics.
 
-use std::io;
-
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Index, hooks, plumbing};
+use crate::object::{self, failure};
+use crate::{Error, Index, hooks, prog};
 
 /// Runs of one hook since its program was loaded. All 0 unless the kernel keeps run time statistics
 /// (`sysctl kernel.bpf_stats_enabled=1`, or `BPF_ENABLE_STATS`).
@@ -29,10 +28,8 @@ impl Index {
     }
 
     fn hook_cost(&self, name: &str) -> Result<HookCost, Error> {
-        let failed = |source| Error::Object { what: format!("program {name}"), source };
-        let program = self.object().progs().find(|p| p.name() == name);
-        let program = program.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-        let info = plumbing::info(&program).map_err(failed)?;
+        let info = object::program(self.object(), name).and_then(|program| prog::info(&program));
+        let info = info.map_err(failure(format!("program {name}")))?;
         let hook = name.strip_prefix("skreap_").unwrap_or(name).to_owned();
         Ok(HookCost { hook, runs: info.run_cnt, run_time_ns: info.run_time_ns })
     }

@@ -7,7 +7,7 @@ use crate::{ScanHit, Victim};
 /// A victim as the kernel wrote it.
 #[must_use]
 pub fn victim(bytes: &[u8; size_of::<Victim>()]) -> Victim {
-    Victim::from_bytes(bytes)
+    bytemuck::pod_read_unaligned(bytes)
 }
 
 /// Bytes of one record that an iterator writes: a victim, an `i32` and padding.

@@ -15,7 +15,7 @@ use crate::bpffs;
 use crate::error::io_error;
 use crate::fault::{self, Point};
 use crate::incompatible::{Incompatible, Obstacle};
-use crate::{Error, Index};
+use crate::{Error, Index, object};
 
 /// The programs that keep the index up to date. `skreap_sock_release` comes first: no socket may be
 /// recorded if its release would not be seen.
@@ -216,10 +216,7 @@ fn cgroup_id(cgroup: BorrowedFd<'_>) -> Result<u64, Error> {
 }
 
 fn find<'a>(object: &'a Object, name: &str) -> Result<Program<'a>, Error> {
-    object
-        .progs()
-        .find(|p| p.name() == name)
-        .ok_or_else(|| Error::Attach { hook: name.to_owned(), source: io::ErrorKind::NotFound.into() })
+    object::program(object, name).map_err(|source| Error::Attach { hook: name.to_owned(), source })
 }
 
 /// Attaches one program of the object, behind those that are there. `flags` are those of

@@ -3,8 +3,8 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use crate::Error;
+use crate::prog::run;
 use crate::skel::types::{skreap_incomplete_action, skreap_incomplete_update};
-use crate::walk::run;
 
 /// How much of the index may be incomplete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,17 +70,6 @@ impl IncompleteWriter {
     fn run(&self, what: skreap_incomplete_action) -> Result<(), Error> {
         let mut ctx =
             skreap_incomplete_update { version: self.version, what, ..skreap_incomplete_update::default() };
-        run(self.program.as_fd(), as_bytes(&mut ctx)).map_err(Error::Incomplete)
-    }
-}
-
-fn as_bytes(ctx: &mut skreap_incomplete_update) -> &mut [u8] {
-    // SAFETY: the struct is plain integers without padding (asserted in abi.h), so its bytes may be
-    // read. The program writes a number to `error` only, and any value is valid for that integer.
-    unsafe {
-        std::slice::from_raw_parts_mut(
-            std::ptr::from_mut(ctx).cast::<u8>(),
-            size_of::<skreap_incomplete_update>(),
-        )
+        run(self.program.as_fd(), &mut ctx).map_err(Error::Incomplete)
     }
 }

@@ -1,13 +1,13 @@
 //! Loading the programs and reading the counters of the index.
 
-use std::ffi::OsStr;
 use std::io;
 use std::mem::offset_of;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use libbpf_rs::{MapCore as _, MapFlags, Object};
+use bytemuck::AnyBitPattern;
+use libbpf_rs::{MapCore as _, Object, Program};
 
 use crate::bpffs;
 use crate::error::{io_error, load_error};
@@ -15,9 +15,11 @@ use crate::fault::{self, Point};
 use crate::incompatible::{Incompatible, Obstacle};
 use crate::mapping::Mapping;
 use crate::module::{self, ModuleError};
+use crate::object::{self, failure};
+use crate::prog::run;
 use crate::shape::{CFG, Shape, pinned_cfg, prepare, reuse_maps};
 use crate::skel::types;
-use crate::walk::{Emit, Slots, Walker, run};
+use crate::walk::{Emit, Slots, Walker};
 use crate::{Config, Counters, Error, IncompleteBits, IncompleteWriter, Rekeyer};
 
 /// `CHUNK` of `index.bpf.h`.
@@ -63,12 +65,11 @@ impl Index {
     /// `destroys`: whether with references to the sockets, or why without.
     fn load_with(config: &Config, destroys: Result<(), ModuleError>) -> Result<Self, Error> {
         let (open, shape) = prepare(config, None, destroys.is_ok())?;
-        fault::at(Point::Load).map_err(|source| Error::Load { source, log: None })?;
-        let index = Self::of(open.load().map_err(load_error)?, shape, destroys)?;
+        let index = Self::of(object::load(open, Point::Load)?, shape, destroys)?;
         let init = index.program("skreap_init")?;
         fault::at(Point::Init)
-            .and_then(|()| run(init, &mut []))
-            .map_err(|source| Error::Object { what: "program skreap_init".to_owned(), source })?;
+            .and_then(|()| run(init.as_fd(), &mut ()))
+            .map_err(failure("program skreap_init"))?;
         index.write_cfg(&index.shape.cfg())?;
         Ok(index)
     }
@@ -94,12 +95,12 @@ impl Index {
 
     fn of(object: Object, shape: Shape, destroys: Result<(), ModuleError>) -> Result<Self, Error> {
         let abi = shape.abi;
-        let counters = map_memory(&object, ".bss.counters", size_of::<types::bss_counters>())?;
-        let notes = map_memory(&object, ".bss.kernel", size_of::<types::skreap_kernel_notes>())?;
+        let counters = object::memory(&object, ".bss.counters", size_of::<types::bss_counters>())?;
+        let notes = object::memory(&object, ".bss.kernel", size_of::<types::skreap_kernel_notes>())?;
         let emitted = (abi.walk_slots * abi.emit_max) as usize;
         let emit = Arc::new(Emit {
-            victims: map_memory(&object, ".bss.emit", emitted * size_of::<types::skreap_victim>())?,
-            results: map_memory(&object, ".bss.results", emitted * size_of::<i32>())?,
+            victims: object::memory(&object, ".bss.emit", emitted * size_of::<types::skreap_victim>())?,
+            results: object::memory(&object, ".bss.results", emitted * size_of::<i32>())?,
         });
         let slots = Arc::new(Slots::new(abi.walk_slots));
         let mut index = Self { object, shape, counters, notes, emit, destroys, slots };
@@ -121,7 +122,7 @@ impl Index {
 
     /// Pins the walk program.
     pub(crate) fn pin_walk(&self, path: &Path) -> Result<(), Error> {
-        bpffs::pin(self.program("skreap_walk")?, path)
+        bpffs::pin(self.program("skreap_walk")?.as_fd(), path)
     }
 
     /// Whether walks of this index can destroy sockets ([`Walker::destroy`]).
@@ -135,16 +136,8 @@ impl Index {
     /// The functions of the module that the programs found when they were loaded.
     fn functions(&self) -> Result<Result<(), ModuleError>, Error> {
         let mut found = types::skreap_functions::default();
-        // SAFETY: the struct is integers without padding (asserted in abi.h), and any bytes are a
-        // value of it.
-        let bytes = unsafe {
-            std::slice::from_raw_parts_mut(
-                std::ptr::from_mut(&mut found).cast::<u8>(),
-                size_of::<types::skreap_functions>(),
-            )
-        };
-        run(self.program("skreap_functions")?, bytes)
-            .map_err(|source| Error::Object { what: "program skreap_functions".to_owned(), source })?;
+        run(self.program("skreap_functions")?.as_fd(), &mut found)
+            .map_err(failure("program skreap_functions"))?;
         let functions = [found.acquire, found.release, found.destroy].into_iter().zip(module::FUNCTIONS);
         Ok(match functions.into_iter().find(|(found, _)| *found == 0) {
             None => Ok(()),
@@ -154,9 +147,8 @@ impl Index {
 
     fn globals(&self) -> Result<types::bss_counters, Error> {
         let mut globals: Vec<types::bss_counters> = Vec::with_capacity(1);
-        // SAFETY: bss_counters is made of integers only.
-        unsafe { self.counters.copy_to(0, 1, &mut globals) }.map_err(|e| object_error(".bss.counters", e))?;
-        globals.pop().ok_or_else(|| object_error(".bss.counters", io::ErrorKind::UnexpectedEof.into()))
+        self.counters.copy_to(0, 1, &mut globals).map_err(failure(".bss.counters"))?;
+        globals.pop().ok_or_else(|| failure(".bss.counters")(io::ErrorKind::UnexpectedEof.into()))
     }
 
     /// A walker with a slot of its own. At most eight exist at once.
@@ -164,7 +156,7 @@ impl Index {
     /// # Errors
     /// [`Error::NoSlot`] if all slots are taken.
     pub fn walker(&self) -> Result<Walker, Error> {
-        let fd: OwnedFd = self.program("skreap_walk")?.try_clone_to_owned().map_err(Error::Walk)?;
+        let fd: OwnedFd = self.program("skreap_walk")?.as_fd().try_clone_to_owned().map_err(Error::Walk)?;
         Walker::new(fd, Arc::clone(&self.emit), Arc::clone(&self.slots), &self.shape.abi)
     }
 
@@ -173,7 +165,7 @@ impl Index {
     /// # Errors
     /// [`Error::Object`] if the program is missing.
     pub fn rekeyer(&self) -> Result<Rekeyer, Error> {
-        let fd = self.program("skreap_rekey")?.try_clone_to_owned().map_err(Error::Rekey)?;
+        let fd = self.program("skreap_rekey")?.as_fd().try_clone_to_owned().map_err(Error::Rekey)?;
         Ok(Rekeyer::new(fd, self.shape.abi.version))
     }
 
@@ -233,8 +225,7 @@ impl Index {
     pub fn kernel_sockets_seen(&self) -> Result<bool, Error> {
         let mut any: Vec<u32> = Vec::with_capacity(1);
         let at = offset_of!(types::skreap_kernel_notes, any) / size_of::<u32>();
-        // SAFETY: an integer.
-        unsafe { self.notes.copy_to(at, 1, &mut any) }.map_err(|e| object_error(".bss.kernel", e))?;
+        self.notes.copy_to(at, 1, &mut any).map_err(failure(".bss.kernel"))?;
         Ok(any.first().is_some_and(|any| *any != 0))
     }
 
@@ -243,7 +234,8 @@ impl Index {
     /// # Errors
     /// [`Error::Object`] if the program is missing.
     pub fn incomplete_writer(&self) -> Result<IncompleteWriter, Error> {
-        let fd = self.program("skreap_incomplete")?.try_clone_to_owned().map_err(Error::Incomplete)?;
+        let fd =
+            self.program("skreap_incomplete")?.as_fd().try_clone_to_owned().map_err(Error::Incomplete)?;
         Ok(IncompleteWriter::new(fd, self.shape.abi.version))
     }
 
@@ -260,7 +252,7 @@ impl Index {
     pub fn map_bytes(&self) -> Result<u64, Error> {
         let mut bytes = 0;
         for map in self.object.maps() {
-            let info = map.info().map_err(|e| object_error("map info", io_error(e)))?;
+            let info = map.info().map_err(io_error).map_err(failure("map info"))?;
             let value = u64::from(info.info.value_size).next_multiple_of(8);
             bytes += value * u64::from(info.info.max_entries);
         }
@@ -284,15 +276,9 @@ impl Index {
     }
 
     fn write_cfg(&self, cfg: &types::skreap_cfg) -> Result<(), Error> {
-        // SAFETY: the struct is made of integers, its members fill its size (asserted in abi.h).
-        let bytes = unsafe {
-            std::slice::from_raw_parts(std::ptr::from_ref(cfg).cast::<u8>(), size_of::<types::skreap_cfg>())
-        };
-        fault::at(Point::MapWrite).map_err(|e| object_error(CFG, e))?;
-        let map = self.object.maps().find(|m| m.name() == OsStr::new(CFG));
-        map.ok_or_else(|| object_error(CFG, io::ErrorKind::NotFound.into()))?
-            .update(&0_u32.to_ne_bytes(), bytes, MapFlags::ANY)
-            .map_err(|e| object_error(CFG, io_error(e)))
+        fault::at(Point::MapWrite)
+            .and_then(|()| object::write(&object::map(&self.object, CFG)?, 0, cfg))
+            .map_err(failure(CFG))
     }
 
     /// The loaded object.
@@ -302,36 +288,13 @@ impl Index {
         &self.object
     }
 
-    fn program(&self, name: &str) -> Result<BorrowedFd<'_>, Error> {
-        let program = self.object.progs().find(|p| p.name() == OsStr::new(name));
-        let program = program.ok_or_else(|| object_error(name, io::ErrorKind::NotFound.into()))?;
-        // SAFETY: the descriptor belongs to the object, which outlives the borrow of self.
-        Ok(unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&program.as_fd())) })
+    fn program(&self, name: &str) -> Result<Program<'_>, Error> {
+        object::program(&self.object, name).map_err(failure(name))
     }
 
-    fn read_element<T: Copy>(&self, map: &str, index: u32) -> Result<T, Error> {
-        fault::at(Point::MapRead).map_err(|e| object_error(map, e))?;
-        let found = self.object.maps().find(|m| m.name() == OsStr::new(map));
-        let found = found.ok_or_else(|| object_error(map, io::ErrorKind::NotFound.into()))?;
-        let value = found
-            .lookup(&index.to_ne_bytes(), MapFlags::ANY)
-            .map_err(|e| object_error(map, io_error(e)))?
-            .filter(|v| v.len() >= size_of::<T>())
-            .ok_or_else(|| object_error(map, io::ErrorKind::UnexpectedEof.into()))?;
-        // SAFETY: the value is at least as long as T, which is a struct of integers from the
-        // skeleton.
-        Ok(unsafe { value.as_ptr().cast::<T>().read_unaligned() })
+    fn read_element<T: AnyBitPattern>(&self, map: &str, index: u32) -> Result<T, Error> {
+        fault::at(Point::MapRead)
+            .and_then(|()| object::read(&object::map(&self.object, map)?, index))
+            .map_err(failure(map))
     }
-}
-
-fn object_error(what: &str, source: io::Error) -> Error {
-    Error::Object { what: what.to_owned(), source }
-}
-
-fn map_memory(object: &Object, name: &str, length: usize) -> Result<Mapping, Error> {
-    let map = object
-        .maps()
-        .find(|m| m.name() == OsStr::new(name))
-        .ok_or_else(|| object_error(name, io::ErrorKind::NotFound.into()))?;
-    Mapping::new(map.as_fd(), length).map_err(|e| object_error(name, e))
 }

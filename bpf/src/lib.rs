@@ -16,6 +16,7 @@
 //! skeleton.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod address;
 pub mod attach_order;
 mod bootstrap;
 mod bpffs;
@@ -37,10 +38,15 @@ mod log;
 mod mapping;
 pub mod module;
 mod netns;
+#[doc(hidden)]
+pub mod object;
 mod owner;
 pub mod pin;
 #[doc(hidden)]
 pub mod plumbing;
+mod pod;
+#[doc(hidden)]
+pub mod prog;
 mod rekey;
 mod scan;
 mod shape;

@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr::NonNull;
 
+use bytemuck::AnyBitPattern;
+
 use crate::fault::{self, Point};
 
 /// A read-only shared mapping of a `BPF_F_MMAPABLE` array map.
@@ -33,12 +35,8 @@ impl Mapping {
         Ok(Self { address, length })
     }
 
-    /// Appends `count` values of `T` that start at index `first` to `out`. `T` must be plain data:
-    /// any bits are a value of it.
-    ///
-    /// # Safety
-    /// `T` must be valid for every bit pattern.
-    pub(crate) unsafe fn copy_to<T: Copy>(
+    /// Appends `count` values of `T` that start at index `first` to `out`.
+    pub(crate) fn copy_to<T: AnyBitPattern>(
         &self,
         first: usize,
         count: usize,
@@ -52,7 +50,7 @@ impl Mapping {
         debug_assert!(end <= self.length);
         out.reserve(count);
         // SAFETY: the source range was checked against the mapping, the destination was reserved,
-        // and the caller vouches for T.
+        // and any bytes are a value of T.
         unsafe {
             std::ptr::copy_nonoverlapping(
                 self.address.as_ptr().cast::<T>().add(first),

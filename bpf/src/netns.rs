@@ -1,17 +1,17 @@
 //! Every network namespace there is, from the kernel's own list.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd as _;
 
-use libbpf_rs::{MapCore as _, Object, ObjectBuilder};
+use libbpf_rs::Object;
 
+use crate::Error;
 use crate::error::load_error;
 use crate::fault::{self, Point};
 use crate::mapping::Mapping;
+use crate::object::{self, failure};
+use crate::prog::run;
 use crate::skel::{NETNS_OBJECT, netns_types};
-use crate::walk::run;
-use crate::{Error, log};
 
 const PROGRAM: &str = "skreap_netns";
 const ENTRIES: &str = ".bss.entries";
@@ -44,14 +44,8 @@ impl NetnsList {
     /// # Errors
     /// As [`Index::load`](crate::Index::load).
     pub fn load() -> Result<Self, Error> {
-        log::install();
-        drop(log::take_warnings());
-        let open = ObjectBuilder::default().open_memory(NETNS_OBJECT).map_err(load_error)?;
-        let object = open.load().map_err(load_error)?;
-        let map = object.maps().find(|m| m.name() == OsStr::new(ENTRIES));
-        let map = map.ok_or_else(|| object_error(ENTRIES, io::ErrorKind::NotFound.into()))?;
-        let length = size_of::<netns_types::bss_entries>();
-        let entries = Mapping::new(map.as_fd(), length).map_err(|e| object_error(ENTRIES, e))?;
+        let object = object::open(NETNS_OBJECT)?.load().map_err(load_error)?;
+        let entries = object::memory(&object, ENTRIES, size_of::<netns_types::bss_entries>())?;
         Ok(Self { object, entries })
     }
 
@@ -70,7 +64,7 @@ impl NetnsList {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn read_in_parts(&mut self, mut parts: u32) -> Result<Vec<NetnsEntry>, Error> {
-        fault::at(Point::NetnsList).map_err(|e| object_error("list of all netns", e))?;
+        fault::at(Point::NetnsList).map_err(failure("list of all netns"))?;
         while (1..=PARTS_MAX).contains(&parts) {
             let mut all = Vec::new();
             let mut whole = true;
@@ -82,26 +76,17 @@ impl NetnsList {
             }
             parts *= 2;
         }
-        Err(object_error("list of all netns", io::ErrorKind::QuotaExceeded.into()))
+        Err(failure("list of all netns")(io::ErrorKind::QuotaExceeded.into()))
     }
 
     /// Those with `cookie % parts == part`; false if there are too many.
     fn read_part(&mut self, parts: u32, part: u32, all: &mut Vec<NetnsEntry>) -> Result<bool, Error> {
-        let error = |source| object_error("program skreap_netns", source);
-        let program = self.object.progs().find(|p| p.name() == OsStr::new(PROGRAM));
-        let program = program.ok_or_else(|| error(io::ErrorKind::NotFound.into()))?;
         let mut ctx = netns_types::netns_list { parts, part, ..netns_types::netns_list::default() };
-        // SAFETY: the struct is four integers of 32 bits, and any bytes are a value of it.
-        let bytes = unsafe {
-            std::slice::from_raw_parts_mut(
-                std::ptr::from_mut(&mut ctx).cast::<u8>(),
-                size_of::<netns_types::netns_list>(),
-            )
-        };
-        run(program.as_fd(), bytes).map_err(error)?;
         let mut entries: Vec<netns_types::netns_entry> = Vec::new();
-        // SAFETY: an entry is made of integers.
-        unsafe { self.entries.copy_to(0, ctx.listed as usize, &mut entries) }.map_err(error)?;
+        object::program(&self.object, PROGRAM)
+            .and_then(|program| run(program.as_fd(), &mut ctx))
+            .and_then(|()| self.entries.copy_to(0, ctx.listed as usize, &mut entries))
+            .map_err(failure(format!("program {PROGRAM}")))?;
         all.extend(entries.iter().map(|e| NetnsEntry {
             cookie: e.cookie,
             inum: e.inum,
@@ -109,8 +94,4 @@ impl NetnsList {
         }));
         Ok(ctx.whole != 0)
     }
-}
-
-fn object_error(what: &str, source: io::Error) -> Error {
-    Error::Object { what: what.to_owned(), source }
 }

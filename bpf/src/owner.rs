@@ -1,17 +1,15 @@
 //! Whose a socket is: a program's, or the kernel's own.
 
-use std::ffi::OsStr;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::AsFd as _;
 
-use libbpf_rs::{Object, ObjectBuilder};
+use libbpf_rs::Object;
 
-use crate::error::load_error;
 use crate::fault::{self, Point};
+use crate::object::{self, failure};
+use crate::prog::test_run;
 use crate::skel::{OWNER_OBJECT, owner_types};
-use crate::victim::peer_words;
-use crate::{Error, Victim, log};
+use crate::{Error, Victim, address};
 
 const PROGRAM: &str = "skreap_owner";
 const ETH_HLEN: usize = 14;
@@ -42,11 +40,7 @@ impl Owners {
     /// # Errors
     /// As [`Index::load`](crate::Index::load).
     pub fn load() -> Result<Self, Error> {
-        log::install();
-        drop(log::take_warnings());
-        let open = ObjectBuilder::default().open_memory(OWNER_OBJECT).map_err(load_error)?;
-        fault::at(Point::OwnerLoad).map_err(|source| Error::Load { source, log: None })?;
-        Ok(Self { object: open.load().map_err(load_error)? })
+        Ok(Self { object: object::load(object::open(OWNER_OBJECT)?, Point::OwnerLoad)? })
     }
 
     /// Whose this connected socket is, which must be in the netns of the calling thread.
@@ -54,31 +48,17 @@ impl Owners {
     /// # Errors
     /// [`Error::Object`] with the kernel's errno; `ENODEV` if the interface that the socket is bound to is gone.
     pub fn of(&self, victim: &Victim) -> Result<Owner, Error> {
-        let error = |source| Error::Object { what: format!("program {PROGRAM}"), source };
-        let program = self.object.progs().find(|p| p.name() == OsStr::new(PROGRAM));
-        let program = program.ok_or_else(|| error(io::ErrorKind::NotFound.into()))?;
-        let packet = packet(victim);
         // struct __sk_buff (linux/bpf.h) up to its ifindex: a lookup finds what is bound to that interface.
         let mut skb = [0_u32; 11];
         skb[10] = victim.ifindex();
-        let mut opts = libbpf_sys::bpf_test_run_opts {
-            sz: size_of::<libbpf_sys::bpf_test_run_opts>() as u64,
-            data_in: packet.as_ptr().cast(),
-            data_size_in: packet.len() as u32,
-            ..libbpf_sys::bpf_test_run_opts::default()
-        };
-        if victim.ifindex() > 0 {
-            opts.ctx_in = skb.as_mut_ptr().cast();
-            opts.ctx_size_in = size_of_val(&skb) as u32;
-        }
-        fault::at(Point::OwnerRun).map_err(error)?;
-        // SAFETY: packet and context are as long as opts says and outlive the call; nothing is written back to them,
-        // as opts names no output.
-        let ret = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_fd().as_raw_fd(), &mut opts) };
-        if ret < 0 {
-            return Err(error(io::Error::from_raw_os_error(-ret)));
-        }
-        Ok(match owner_types::owner(opts.retval) {
+        let ctx: &mut [u32] = if victim.ifindex() > 0 { &mut skb } else { &mut [] };
+        let returned = object::program(&self.object, PROGRAM)
+            .and_then(|program| fault::at(Point::OwnerRun).map(|()| program))
+            .and_then(|program| {
+                test_run(program.as_fd(), &packet(victim), bytemuck::must_cast_slice_mut(ctx))
+            })
+            .map_err(failure(format!("program {PROGRAM}")))?;
+        Ok(match owner_types::owner(returned) {
             owner_types::owner::OWNER_PROGRAM => Owner::Program,
             owner_types::owner::OWNER_KERNEL => Owner::Kernel,
             owner_types::owner::OWNER_SUBFLOW => Owner::Subflow,
@@ -93,9 +73,9 @@ fn packet(victim: &Victim) -> [u8; ETH_HLEN + REQUEST] {
     if daddr.is_ipv4() && saddr.is_unspecified() {
         saddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     }
-    let (family, daddr) = peer_words(daddr);
+    let (family, daddr) = address::words(daddr);
     let request = owner_types::owner_request {
-        saddr: peer_words(saddr).1,
+        saddr: address::words(saddr).1,
         daddr,
         sport: victim.sport().to_be(),
         dport: victim.dport().to_be(),
@@ -105,8 +85,6 @@ fn packet(victim: &Victim) -> [u8; ETH_HLEN + REQUEST] {
         ..owner_types::owner_request::default()
     };
     let mut packet = [0; ETH_HLEN + REQUEST];
-    // SAFETY: the struct is integers without hidden padding (asserted in owner.bpf.c), so all its bytes may be read.
-    let bytes = unsafe { std::slice::from_raw_parts(std::ptr::from_ref(&request).cast::<u8>(), REQUEST) };
-    packet[ETH_HLEN..].copy_from_slice(bytes);
+    packet[ETH_HLEN..].copy_from_slice(bytemuck::bytes_of(&request));
     packet
 }

@@ -4,8 +4,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use crate::Error;
 use crate::fault::{self, Point};
+use crate::prog::run;
 use crate::skel::types::{skreap_rekey, skreap_rekeyed};
-use crate::walk::run;
 
 /// Result for one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Rekeyer {
     pub fn rekey(&self, cookie: u64) -> Result<Rekeyed, Error> {
         let mut ctx = skreap_rekey { version: self.version, cookie, ..skreap_rekey::default() };
         fault::at(Point::Rekey).map_err(Error::Rekey)?;
-        run(self.program.as_fd(), as_bytes(&mut ctx)).map_err(Error::Rekey)?;
+        run(self.program.as_fd(), &mut ctx).map_err(Error::Rekey)?;
         Ok(match ctx.result {
             skreap_rekeyed::SKREAP_REKEY_ADDED => Rekeyed::Added { only: ctx.nodes == 1 },
             skreap_rekeyed::SKREAP_REKEY_KNOWN => Rekeyed::Known,
@@ -58,10 +58,4 @@ impl Rekeyer {
             _ => Rekeyed::Gone,
         })
     }
-}
-
-fn as_bytes(ctx: &mut skreap_rekey) -> &mut [u8] {
-    // SAFETY: the struct is plain integers without padding (asserted in abi.h), so its bytes may be
-    // read and any bytes may be written.
-    unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(ctx).cast::<u8>(), size_of::<skreap_rekey>()) }
 }

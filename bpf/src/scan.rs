@@ -1,19 +1,19 @@
 //! The full scan: `bpf_sock_destroy` from socket iterators.
 
-use std::ffi::OsStr;
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use libbpf_rs::{IterOpts, Link, MapCore as _, MapFlags, Object, ObjectBuilder};
+use libbpf_rs::{Link, MapCore as _, Object};
 use skreap_core::{Protocol, Target};
 
-use crate::error::{io_error, load_error};
 use crate::fault::{self, Point};
 use crate::iterator::{self, Records};
+use crate::object::{self, failure};
 use crate::skel::{SCAN_OBJECT, scan_types};
-use crate::victim::peer_words;
-use crate::{Error, Relation, Victim, log};
+use crate::{Error, Relation, Victim, address};
+
+const STATE: &str = ".bss of the scan";
 
 /// Sums over the passes of one scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,8 +52,8 @@ pub struct ScanHit {
 #[derive(Debug)]
 pub struct Scan {
     // Fields are dropped in this order.
-    tcp: Option<Link>,
-    udp: Option<Link>,
+    tcp: Link,
+    udp: Link,
     object: Object,
 }
 
@@ -81,7 +81,7 @@ impl ScanPass {
 fn run_pass(link: BorrowedFd<'_>, hits: &mut Vec<ScanHit>) -> Result<(), Error> {
     let points = [Point::ScanOpen, Point::ScanRead];
     iterator::pass(link, points, &mut Records::new(HIT_BYTES), |bytes| hits.extend(read_hit(bytes)))
-        .map_err(|e| object_error("iterator over sockets", e))
+        .map_err(failure("iterator over sockets"))
 }
 
 impl Scan {
@@ -92,9 +92,7 @@ impl Scan {
     /// [`Error::Unsupported`] before Linux 6.5, which brought `bpf_sock_destroy`; otherwise as
     /// [`Index::load`](crate::Index::load).
     pub fn load(cgroup: Option<u64>) -> Result<Self, Error> {
-        log::install();
-        drop(log::take_warnings());
-        let mut open = ObjectBuilder::default().open_memory(SCAN_OBJECT).map_err(load_error)?;
+        let mut open = object::open(SCAN_OBJECT)?;
         let rodata = open.maps_mut().find(|m| m.name().to_string_lossy().ends_with(".rodata"));
         rodata
             .and_then(|mut map| {
@@ -103,22 +101,11 @@ impl Scan {
                 map.initial_value_mut()?.get_mut(at..at + id.len())?.copy_from_slice(&id);
                 Some(())
             })
-            .ok_or_else(|| object_error(".rodata of the scan", io::ErrorKind::NotFound.into()))?;
-        fault::at(Point::ScanLoad).map_err(|source| Error::Load { source, log: None })?;
-        let object = open.load().map_err(load_error)?;
-        let mut scan = Self { tcp: None, udp: None, object };
-        scan.tcp = Some(scan.attach("skreap_scan_tcp")?);
-        scan.udp = Some(scan.attach("skreap_scan_udp")?);
-        Ok(scan)
-    }
-
-    fn attach(&self, name: &str) -> Result<Link, Error> {
-        fault::at(Point::ScanAttach).map_err(|e| object_error(name, e))?;
-        let program = self.object.progs_mut().find(|p| p.name() == OsStr::new(name));
-        program
-            .ok_or_else(|| object_error(name, io::ErrorKind::NotFound.into()))?
-            .attach_iter_with_opts(IterOpts::None)
-            .map_err(|e| object_error(name, io_error(e)))
+            .ok_or_else(|| failure(".rodata of the scan")(io::ErrorKind::NotFound.into()))?;
+        let object = object::load(open, Point::ScanLoad)?;
+        let attach = |name| object::attach_iterator(&object, name, Point::ScanAttach);
+        let (tcp, udp) = (attach("skreap_scan_tcp")?, attach("skreap_scan_udp")?);
+        Ok(Self { tcp, udp, object })
     }
 
     /// Starts a scan: what the passes from now on look for. `states` has bit `1 << TCP_*` for each TCP state
@@ -127,7 +114,7 @@ impl Scan {
     /// # Errors
     /// [`Error::Object`] if the map cannot be written.
     pub fn begin(&mut self, target: &Target, states: u32) -> Result<(), Error> {
-        let (family, daddr) = peer_words(target.backend.addr());
+        let (family, daddr) = address::words(target.backend.addr());
         self.request(scan_types::scan_request {
             peer: scan_types::peer {
                 daddr,
@@ -147,7 +134,7 @@ impl Scan {
     /// # Errors
     /// [`Error::Object`] with the kernel's errno; the pass then ended early.
     pub fn pass(&mut self, protocol: Protocol, hits: &mut Vec<ScanHit>) -> Result<(), Error> {
-        run_pass(self.link(protocol)?.as_fd(), hits)
+        run_pass(self.link(protocol).as_fd(), hits)
     }
 
     /// A descriptor of the iterator over the sockets of this protocol, for a [`ScanPass`].
@@ -155,16 +142,15 @@ impl Scan {
     /// # Errors
     /// [`Error::Object`] if there can be no more descriptors.
     pub fn iterator(&self, protocol: Protocol) -> Result<OwnedFd, Error> {
-        let link = self.link(protocol)?;
-        link.as_fd().try_clone_to_owned().map_err(|e| object_error("iterator over sockets", e))
+        let link = self.link(protocol).as_fd();
+        link.try_clone_to_owned().map_err(failure("iterator over sockets"))
     }
 
-    fn link(&self, protocol: Protocol) -> Result<&Link, Error> {
-        let link = match protocol {
-            Protocol::Tcp => self.tcp.as_ref(),
-            Protocol::Udp => self.udp.as_ref(),
-        };
-        link.ok_or_else(|| object_error("iterator over sockets", io::ErrorKind::NotFound.into()))
+    fn link(&self, protocol: Protocol) -> &Link {
+        match protocol {
+            Protocol::Tcp => &self.tcp,
+            Protocol::Udp => &self.udp,
+        }
     }
 
     /// Sockets that the passes have shown until now: grows while a pass on another thread gets on.
@@ -172,7 +158,7 @@ impl Scan {
     /// # Errors
     /// [`Error::Object`] if the map cannot be read.
     pub fn scanned(&self) -> Result<u64, Error> {
-        Ok(self.read().map_err(|e| object_error(".bss of the scan", e))?.n.scanned)
+        Ok(self.read().map_err(failure(STATE))?.n.scanned)
     }
 
     /// Passes that are still under way on other threads destroy nothing more.
@@ -190,7 +176,7 @@ impl Scan {
     /// [`Error::Object`] if the map cannot be read.
     pub fn counts(&self) -> Result<ScanCounts, Error> {
         let read = fault::at(Point::ScanCounts).and_then(|()| self.read());
-        let n = read.map_err(|e| object_error(".bss of the scan", e))?.n;
+        let n = read.map_err(failure(STATE))?.n;
         Ok(ScanCounts {
             scanned: n.scanned,
             matched: n.matched,
@@ -211,7 +197,7 @@ impl Scan {
     pub fn destroy_udp(&mut self, victim: &Victim) -> Result<u64, Error> {
         let mut peer = scan_types::peer::default();
         if victim.relation() == Relation::Connected {
-            let (family, daddr) = peer_words(victim.daddr().to_canonical());
+            let (family, daddr) = address::words(victim.daddr().to_canonical());
             let protocol = Protocol::Udp.number();
             peer = scan_types::peer { daddr, dport: victim.dport().to_be(), family, protocol };
         }
@@ -226,19 +212,14 @@ impl Scan {
             None if counts.unsupported > 0 => libc::EOPNOTSUPP,
             None => return Ok(counts.matched),
         };
-        Err(object_error("iterator over UDP sockets", io::Error::from_raw_os_error(errno)))
+        Err(failure("iterator over UDP sockets")(io::Error::from_raw_os_error(errno)))
     }
 
     fn request(&mut self, request: scan_types::scan_request) -> Result<(), Error> {
         let scan = scan_types::scan { request, ..scan_types::scan::default() };
-        // SAFETY: scan is made of integers with explicit padding only.
-        let bytes = unsafe {
-            std::slice::from_raw_parts(std::ptr::from_ref(&scan).cast::<u8>(), size_of::<scan_types::scan>())
-        };
         fault::at(Point::ScanWrite)
-            .and_then(|()| self.state())
-            .and_then(|map| map.update(&0_u32.to_ne_bytes(), bytes, MapFlags::ANY).map_err(io_error))
-            .map_err(|e| object_error(".bss of the scan", e))
+            .and_then(|()| object::write(&self.state()?, 0, &scan))
+            .map_err(failure(STATE))
     }
 
     fn state(&self) -> io::Result<libbpf_rs::Map<'_>> {
@@ -247,11 +228,7 @@ impl Scan {
     }
 
     fn read(&self) -> io::Result<scan_types::scan> {
-        let value = self.state()?.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).map_err(io_error)?;
-        let value = value.filter(|v| v.len() >= size_of::<scan_types::scan>());
-        let value = value.ok_or(io::ErrorKind::UnexpectedEof)?;
-        // SAFETY: the value is at least as long as the struct, which is made of integers.
-        Ok(unsafe { value.as_ptr().cast::<scan_types::scan>().read_unaligned() })
+        object::read(&self.state()?, 0)
     }
 }
 
@@ -259,14 +236,6 @@ impl Scan {
 pub(crate) const HIT_BYTES: usize = size_of::<scan_types::scan_hit>();
 
 pub(crate) fn read_hit(bytes: &[u8]) -> Option<ScanHit> {
-    const VICTIM: usize = offset_of!(scan_types::scan_hit, victim);
-    const ERROR: usize = offset_of!(scan_types::scan_hit, error);
-    const { assert!(size_of::<scan_types::skreap_victim>() == size_of::<Victim>()) };
-    let victim = bytes.get(VICTIM..)?.first_chunk()?;
-    let error = bytes.get(ERROR..)?.first_chunk().copied().map_or(0, i32::from_ne_bytes);
-    Some(ScanHit { victim: Victim::from_bytes(victim), errno: error.saturating_abs() })
-}
-
-fn object_error(what: &str, source: io::Error) -> Error {
-    Error::Object { what: what.to_owned(), source }
+    let hit: scan_types::scan_hit = object::prefix(bytes)?;
+    Some(ScanHit { victim: Victim::from_twin(hit.victim), errno: hit.error.saturating_abs() })
 }

@@ -3,14 +3,15 @@
 use std::io;
 use std::path::Path;
 
-use libbpf_rs::{AsRawLibbpf as _, ObjectBuilder, OpenObject};
+use libbpf_rs::{AsRawLibbpf as _, OpenObject};
 
 use crate::bpffs;
 use crate::config::Layout;
-use crate::error::{io_error, load_error};
+use crate::error::io_error;
 use crate::incompatible::{Incompatible, Obstacle};
+use crate::object::{self, failure};
 use crate::skel::{OBJECT, types};
-use crate::{Config, Error, log};
+use crate::{Config, Error};
 
 /// `SKREAP_ABI_VERSION` of this library: a program in another language passes it to the pinned walk
 /// program.
@@ -72,25 +73,21 @@ impl Shape {
 pub(crate) fn pinned_cfg(maps: &Path) -> Result<types::skreap_cfg, Incompatible> {
     let value = bpffs::read_first(maps, CFG)?;
     let found = value.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
-    if found != LAYOUT_VERSION || value.len() < size_of::<types::skreap_cfg>() {
-        return Err(Incompatible::Layout { found, expected: LAYOUT_VERSION });
+    match object::prefix(&value) {
+        Some(cfg) if found == LAYOUT_VERSION => Ok(cfg),
+        _ => Err(Incompatible::Layout { found, expected: LAYOUT_VERSION }),
     }
-    // SAFETY: the value is at least as long as the struct, which is made of integers.
-    Ok(unsafe { value.as_ptr().cast::<types::skreap_cfg>().read_unaligned() })
 }
 
 /// Opens the object and sets all sizes; the seed of a pinned index must stay the same.
 pub(crate) fn prepare(config: &Config, seed: Option<u64>, refs: bool) -> Result<(OpenObject, Shape), Error> {
-    log::install();
     if !Path::new(BTF).exists() {
         return Err(Error::Unsupported {
             missing: format!("BTF ({BTF})"),
             remedy: "use a kernel built with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
         });
     }
-    // Warnings of an earlier attempt are not about this one.
-    drop(log::take_warnings());
-    let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(load_error)?;
+    let mut open = object::open(OBJECT)?;
     let rodata = open_rodata(&mut open)?;
     let abi = rodata.abi;
     for (found, expected) in [(abi.version, ABI_VERSION), (abi.layout, LAYOUT_VERSION)] {
@@ -132,15 +129,11 @@ pub(crate) fn reuse_maps(open: &mut OpenObject, maps: &Path) -> Result<(), Obsta
     }
 }
 
-fn object_error(what: &str, source: io::Error) -> Error {
-    Error::Object { what: what.to_owned(), source }
-}
-
 fn open_rodata(open: &mut OpenObject) -> Result<&mut types::rodata, Error> {
     let map = open
         .maps_mut()
         .find(|m| m.name().to_string_lossy().ends_with(".rodata"))
-        .ok_or_else(|| object_error(".rodata", io::ErrorKind::NotFound.into()))?;
+        .ok_or_else(|| failure(".rodata")(io::ErrorKind::NotFound.into()))?;
     let bytes = map.as_libbpf_object();
     let mut length = 0;
     // SAFETY: the map belongs to the open object; libbpf returns its initial value, or null.
@@ -149,7 +142,7 @@ fn open_rodata(open: &mut OpenObject) -> Result<&mut types::rodata, Error> {
     // page.
     let length = length.next_multiple_of(align_of::<types::rodata>() as u64);
     if data.is_null() || length < size_of::<types::rodata>() as u64 {
-        return Err(object_error(".rodata", io::ErrorKind::UnexpectedEof.into()));
+        return Err(failure(".rodata")(io::ErrorKind::UnexpectedEof.into()));
     }
     // SAFETY: libbpf maps the initial value page-aligned; it is as long as the generated struct
     // (checked), consists of integers, and lives until the object is loaded; the object is borrowed
@@ -169,11 +162,11 @@ fn resize(open: &mut OpenObject, layout: &Layout, refs: bool) -> Result<(), Erro
                 u32::try_from(size_of::<types::bss_counters>().next_multiple_of(COUNTER_PAGE)).ok()
             }
             "shards" => {
-                map.set_max_entries(layout.shards).map_err(|e| object_error(&name, io_error(e)))?;
+                map.set_max_entries(layout.shards).map_err(io_error).map_err(failure(&name))?;
                 continue;
             }
             "refs" if refs => {
-                map.set_max_entries(layout.nodes).map_err(|e| object_error(&name, io_error(e)))?;
+                map.set_max_entries(layout.nodes).map_err(io_error).map_err(failure(&name))?;
                 continue;
             }
             _ => continue,
@@ -183,7 +176,7 @@ fn resize(open: &mut OpenObject, layout: &Layout, refs: bool) -> Result<(), Erro
             value: layout.max_sockets,
             range: "as many as fit in a map of 4 GiB",
         })?;
-        map.set_value_size(bytes).map_err(|e| object_error(&name, io_error(e)))?;
+        map.set_value_size(bytes).map_err(io_error).map_err(failure(&name))?;
     }
     Ok(())
 }
@@ -193,7 +186,7 @@ fn random_seed() -> Result<u64, Error> {
     // SAFETY: the buffer is as long as stated.
     let n = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
     if n != 8 {
-        return Err(object_error("seed (getrandom)", io::Error::last_os_error()));
+        return Err(failure("seed (getrandom)")(io::Error::last_os_error()));
     }
     // Odd, because it is a factor too.
     Ok(u64::from_ne_bytes(seed) | 1)

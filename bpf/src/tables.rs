@@ -1,20 +1,18 @@
 //! The kernel's tables of TCP and UDP sockets, read without any lock.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd as _;
 
-use libbpf_rs::{MapCore as _, Object, ObjectBuilder};
+use libbpf_rs::Object;
 use skreap_core::{Backend, Protocol};
 
-use crate::error::load_error;
 use crate::fault::{self, Point};
 use crate::mapping::Mapping;
+use crate::object::{self, failure};
+use crate::prog::run;
 use crate::skel::{TABLES_OBJECT, tables_types as types};
-use crate::victim::peer_words;
-use crate::walk::run;
-use crate::{Error, Victim, log};
+use crate::{Error, Victim, address};
 
 const FIND: &str = "skreap_tables_find";
 const READ: &str = "skreap_tables_read";
@@ -98,13 +96,9 @@ impl Tables {
     /// # Errors
     /// As [`Index::load`](crate::Index::load).
     pub fn load(cgroup: Option<u64>) -> Result<Self, Error> {
-        log::install();
-        drop(log::take_warnings());
-        let open = ObjectBuilder::default().open_memory(TABLES_OBJECT).map_err(load_error)?;
-        fault::at(Point::TablesLoad).map_err(|source| Error::Load { source, log: None })?;
-        let object = open.load().map_err(load_error)?;
-        let sockets = map_memory(&object, ".bss.sockets", size_of::<types::bss_sockets>())?;
-        let tables = map_memory(&object, ".bss.tables", size_of::<types::bss_tables>())?;
+        let object = object::load(object::open(TABLES_OBJECT)?, Point::TablesLoad)?;
+        let sockets = object::memory(&object, ".bss.sockets", size_of::<types::bss_sockets>())?;
+        let tables = object::memory(&object, ".bss.tables", size_of::<types::bss_tables>())?;
         Ok(Self { object, sockets, tables, cgroup: cgroup.unwrap_or(0) })
     }
 
@@ -115,7 +109,7 @@ impl Tables {
     /// [`Error::Object`] with the kernel's errno: `EOPNOTSUPP` if this kernel keeps its sockets in another way, `EBUSY`
     /// if a part of a table changed so fast that it could not be read.
     pub fn read(&mut self, protocol: Protocol, question: &Question) -> Result<Vec<TableSocket>, Error> {
-        let error = |source| object_error("tables of sockets", source);
+        let error = |source| failure("tables of sockets")(source);
         let mut found = Vec::new();
         for netns in self.ways(protocol).map_err(error)? {
             match self.read_table(netns, protocol, question, &mut found) {
@@ -138,8 +132,7 @@ impl Tables {
                 self.run(FIND, &mut request)?;
                 whole &= request.done != 0;
                 let mut listed: Vec<types::tables_netns> = Vec::new();
-                // SAFETY: the struct is made of integers.
-                unsafe { self.tables.copy_to(0, request.listed as usize, &mut listed) }?;
+                self.tables.copy_to(0, request.listed as usize, &mut listed)?;
                 // Of the netns that share a table the last one is taken, which is the oldest that lives.
                 tables.extend(listed.iter().map(|netns| match protocol {
                     Protocol::Tcp => (netns.tcp, netns.netns),
@@ -211,7 +204,7 @@ impl Tables {
         let peer = match question.backend {
             None => peer,
             Some(backend) => {
-                let (family, daddr) = peer_words(backend.addr());
+                let (family, daddr) = address::words(backend.addr());
                 types::peer { daddr, dport: backend.port().to_be(), family, ..peer }
             }
         };
@@ -238,37 +231,17 @@ impl Tables {
             return Err(io::Error::from_raw_os_error(libc::EBUSY));
         }
         let mut listed: Vec<types::tables_socket> = Vec::new();
-        // SAFETY: the struct is made of integers.
-        unsafe { self.sockets.copy_to(0, request.listed as usize, &mut listed) }?;
+        self.sockets.copy_to(0, request.listed as usize, &mut listed)?;
         found.extend(
             listed
                 .iter()
-                .map(|socket| TableSocket { victim: Victim::from_raw(&socket.victim), flags: socket.flags }),
+                .map(|socket| TableSocket { victim: Victim::from_twin(socket.victim), flags: socket.flags }),
         );
         Ok(())
     }
 
     fn run(&self, name: &str, request: &mut types::tables_request) -> io::Result<()> {
         fault::at(Point::TablesRead)?;
-        let program = self.object.progs().find(|p| p.name() == OsStr::new(name));
-        let program = program.ok_or(io::ErrorKind::NotFound)?;
-        // SAFETY: the struct is made of integers without hidden padding, and any bytes are a value of it.
-        let bytes = unsafe {
-            std::slice::from_raw_parts_mut(
-                std::ptr::from_mut(request).cast::<u8>(),
-                size_of::<types::tables_request>(),
-            )
-        };
-        run(program.as_fd(), bytes)
+        run(object::program(&self.object, name)?.as_fd(), request)
     }
-}
-
-fn map_memory(object: &Object, name: &str, length: usize) -> Result<Mapping, Error> {
-    let map = object.maps().find(|m| m.name() == OsStr::new(name));
-    let map = map.ok_or_else(|| object_error(name, io::ErrorKind::NotFound.into()))?;
-    Mapping::new(map.as_fd(), length).map_err(|e| object_error(name, e))
-}
-
-fn object_error(what: &str, source: io::Error) -> Error {
-    Error::Object { what: what.to_owned(), source }
 }

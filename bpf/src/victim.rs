@@ -1,12 +1,13 @@
 //! A socket as the walk read it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
+use bytemuck::Pod;
 use skreap_core::{Backend, Protocol};
 
 use crate::skel::types::{skreap_relation, skreap_victim};
-use crate::socket_option;
+use crate::{address, object, socket_option};
 
 /// Relation of an emitted socket to the backend it is recorded under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,18 +30,9 @@ pub enum Relation {
 pub struct Victim(pub(crate) skreap_victim);
 
 impl Victim {
-    /// The record as the kernel wrote it: any bytes are one.
-    pub(crate) fn from_bytes(bytes: &[u8; size_of::<skreap_victim>()]) -> Self {
-        // SAFETY: as many bytes as the struct has, which is made of integers without padding
-        // (abi.h).
-        Self(unsafe { bytes.as_ptr().cast::<skreap_victim>().read_unaligned() })
-    }
-
     /// The record as another object of ours has it: the same struct of `abi.h`, generated once more.
-    pub(crate) fn from_raw<T: Copy>(raw: &T) -> Self {
-        const { assert!(size_of::<T>() == size_of::<skreap_victim>()) };
-        // SAFETY: as many bytes as the struct has, which is made of integers; the callers pass its twin.
-        Self(unsafe { std::ptr::from_ref(raw).cast::<skreap_victim>().read_unaligned() })
+    pub(crate) fn from_twin<T: Pod>(twin: T) -> Self {
+        Self(bytemuck::must_cast(twin))
     }
 
     /// Names a connected IPv4 UDP socket of this process, without a walk.
@@ -62,8 +54,8 @@ impl Victim {
         };
         raw.id.sport = local.port().to_be();
         raw.id.dport = peer.port().to_be();
-        raw.id.saddr[0] = u32::from_ne_bytes(local.ip().octets());
-        raw.id.daddr[0] = u32::from_ne_bytes(peer.ip().octets());
+        raw.id.saddr = address::words(IpAddr::V4(*local.ip())).1;
+        raw.id.daddr = address::words(IpAddr::V4(*peer.ip())).1;
         raw.id.cookie = [cookie as u32, (cookie >> 32) as u32];
         Ok(Self(raw))
     }
@@ -114,27 +106,15 @@ impl Victim {
         // idiag_family, idiag_state, idiag_timer, idiag_retrans, then struct inet_diag_sockid at
         // offset 4
         let (&[family, state, ..], id) = message.split_first_chunk::<4>()?;
-        let (id, _) = id.split_first_chunk::<48>()?;
-        let (sport, dport) = ([id[0], id[1]], [id[2], id[3]]);
-        let mut words = id[4..].chunks_exact(4).map(|w| u32::from_ne_bytes([w[0], w[1], w[2], w[3]]));
-        let mut four = || [0; 4].map(|_: u32| words.next().unwrap_or(0));
-        let (saddr, daddr, [ifindex, low, high, _]) = (four(), four(), four());
-        let mut raw = skreap_victim {
+        Some(Self(skreap_victim {
+            id: object::prefix(id)?,
             netns,
             netns_inum,
             family,
             protocol: protocol.number(),
             state,
             relation: skreap_relation::SKREAP_CONNECTED.0 as u8,
-            ..skreap_victim::default()
-        };
-        raw.id.sport = u16::from_ne_bytes(sport);
-        raw.id.dport = u16::from_ne_bytes(dport);
-        raw.id.saddr = saddr;
-        raw.id.daddr = daddr;
-        raw.id.ifindex = ifindex;
-        raw.id.cookie = [low, high];
-        Some(Self(raw))
+        }))
     }
 
     /// Socket cookie (`SO_COOKIE`).
@@ -158,7 +138,7 @@ impl Victim {
     /// Local address; unspecified if the socket is not bound.
     #[must_use]
     pub fn saddr(&self) -> IpAddr {
-        self.address(&self.0.id.saddr)
+        address::from_words(self.0.family, self.0.id.saddr)
     }
 
     /// Local port, host order.
@@ -170,7 +150,7 @@ impl Victim {
     /// Peer address.
     #[must_use]
     pub fn daddr(&self) -> IpAddr {
-        self.address(&self.0.id.daddr)
+        address::from_words(self.0.family, self.0.id.daddr)
     }
 
     /// Peer port, host order.
@@ -194,56 +174,14 @@ impl Victim {
     /// The bytes of `struct inet_diag_sockid` that name exactly this socket.
     #[must_use]
     pub fn sockid(&self) -> [u8; 48] {
-        let id = &self.0.id;
-        let mut bytes = [0; 48];
-        let mut at = 0;
-        let mut put = |b: &[u8]| {
-            bytes[at..at + b.len()].copy_from_slice(b);
-            at += b.len();
-        };
-        put(&id.sport.to_ne_bytes());
-        put(&id.dport.to_ne_bytes());
-        for word in id.saddr.iter().chain(&id.daddr) {
-            put(&word.to_ne_bytes());
-        }
-        put(&id.ifindex.to_ne_bytes());
-        put(&id.cookie[0].to_ne_bytes());
-        put(&id.cookie[1].to_ne_bytes());
-        bytes
-    }
-
-    fn address(&self, words: &[u32; 4]) -> IpAddr {
-        if i32::from(self.0.family) == libc::AF_INET6 {
-            let mut octets = [0; 16];
-            for (chunk, word) in octets.chunks_exact_mut(4).zip(words) {
-                chunk.copy_from_slice(&word.to_ne_bytes());
-            }
-            IpAddr::V6(Ipv6Addr::from(octets))
-        } else {
-            IpAddr::V4(Ipv4Addr::from(u32::from_be(words[0])))
-        }
-    }
-}
-
-/// Family and address in the form of `abi.h`: network order, IPv4 in the first word.
-pub(crate) fn peer_words(addr: IpAddr) -> (u8, [u32; 4]) {
-    let mut words = [0; 4];
-    match addr {
-        IpAddr::V4(a) => {
-            words[0] = u32::from_ne_bytes(a.octets());
-            (libc::AF_INET as u8, words)
-        }
-        IpAddr::V6(a) => {
-            for (word, octets) in words.iter_mut().zip(a.octets().chunks_exact(4)) {
-                *word = u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]);
-            }
-            (libc::AF_INET6 as u8, words)
-        }
+        bytemuck::must_cast(self.0.id)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn victim() -> Victim {

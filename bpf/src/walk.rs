@@ -1,8 +1,6 @@
 //! Running the walk program.
 
-use std::io;
-use std::net::IpAddr;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,8 +8,9 @@ use skreap_core::{Target, Unconnected};
 
 use crate::fault::{self, Point};
 use crate::mapping::Mapping;
+use crate::prog::run;
 use crate::skel::types::{skreap_abi, skreap_incomplete, skreap_walk, skreap_walk_flags};
-use crate::{Error, Victim};
+use crate::{Error, Victim, address};
 
 /// Sums over all calls of one walk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -245,7 +244,7 @@ impl Walker {
         ctx.version = self.version;
         ctx.slot = self.slot;
         loop {
-            let called = fault::at(Point::Walk).and_then(|()| run(self.program.as_fd(), as_bytes(ctx)));
+            let called = fault::at(Point::Walk).and_then(|()| run(self.program.as_fd(), ctx));
             if let Err(error) = called {
                 let destroys = ctx.flags & flag(skreap_walk_flags::SKREAP_WALK_DESTROY) != 0;
                 if !destroys || counts.calls == 0 {
@@ -275,12 +274,9 @@ impl Walker {
                 self.results.clear();
                 let first = (u32::from(self.slot) * self.emit_max) as usize;
                 let emitted = ctx.emitted as usize;
-                // SAFETY: Victim is a struct of integers.
-                unsafe { self.emit.victims.copy_to(first, emitted, &mut self.batch) }.map_err(Error::Walk)?;
+                self.emit.victims.copy_to(first, emitted, &mut self.batch).map_err(Error::Walk)?;
                 if ctx.flags & flag(skreap_walk_flags::SKREAP_WALK_DESTROY) != 0 {
-                    // SAFETY: integers.
-                    unsafe { self.emit.results.copy_to(first, emitted, &mut self.results) }
-                        .map_err(Error::Walk)?;
+                    self.emit.results.copy_to(first, emitted, &mut self.results).map_err(Error::Walk)?;
                 }
                 each(&self.batch, &self.results);
             }
@@ -300,23 +296,14 @@ impl Drop for Walker {
 
 /// The context of a walk of the target's bucket.
 fn context(target: &Target) -> skreap_walk {
+    let (family, daddr) = address::words(target.backend.addr());
     let mut ctx = skreap_walk {
+        daddr,
         dport: target.backend.port().to_be(),
+        family,
         protocol: target.backend.protocol().number(),
         ..skreap_walk::default()
     };
-    match target.backend.addr() {
-        IpAddr::V4(a) => {
-            ctx.family = libc::AF_INET as u8;
-            ctx.daddr[0] = u32::from_ne_bytes(a.octets());
-        }
-        IpAddr::V6(a) => {
-            ctx.family = libc::AF_INET6 as u8;
-            for (word, octets) in ctx.daddr.iter_mut().zip(a.octets().chunks_exact(4)) {
-                *word = u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]);
-            }
-        }
-    }
     if target.unconnected == Unconnected::Destroy {
         ctx.flags |= flag(skreap_walk_flags::SKREAP_WALK_UNCONNECTED);
     }
@@ -326,33 +313,4 @@ fn context(target: &Target) -> skreap_walk {
 fn flag(flag: skreap_walk_flags) -> u16 {
     // The enum's values are single low bits (abi.h).
     flag.0 as u16
-}
-
-fn as_bytes(ctx: &mut skreap_walk) -> &mut [u8] {
-    // SAFETY: the struct is plain integers without padding (asserted in abi.h), so its bytes may be
-    // read and any bytes may be written.
-    unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(ctx).cast::<u8>(), size_of::<skreap_walk>()) }
-}
-
-/// `BPF_PROG_TEST_RUN` of a SYSCALL program: the context is written back in place. A negative
-/// return of the program is the errno.
-pub(crate) fn run(program: BorrowedFd<'_>, ctx: &mut [u8]) -> io::Result<()> {
-    let mut opts = libbpf_sys::bpf_test_run_opts {
-        sz: size_of::<libbpf_sys::bpf_test_run_opts>() as u64,
-        ..libbpf_sys::bpf_test_run_opts::default()
-    };
-    if !ctx.is_empty() {
-        opts.ctx_in = ctx.as_mut_ptr().cast();
-        opts.ctx_size_in = ctx.len() as u32;
-    }
-    // SAFETY: opts points to a context of the stated size, exclusively borrowed for the call; the
-    // kernel writes it back to the same place.
-    let ret = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut opts) };
-    if ret < 0 {
-        return Err(io::Error::from_raw_os_error(-ret));
-    }
-    match opts.retval.cast_signed() {
-        errno @ ..0 => Err(io::Error::from_raw_os_error(-errno)),
-        _ => Ok(()),
-    }
 }

@@ -164,50 +164,21 @@ impl OrderKeeper {
                 && seen.foreign_after().next().is_some()
             {
                 tried = true;
-                let done = {
-                    // As Pins::lock(): the directory may be reached through /proc/PID/fd of another
-                    // process.
-                    let _raised = privileges::raise();
-                    hooks.become_last(observer.index(), hook, self.cgroup.as_fd())
-                };
-                match done {
-                    Ok(()) => {
-                        moved = true;
-                        tracing::warn!(%hook, after = %listed(seen.foreign_after()),
-                            "a program was attached after ours: ours was moved behind it");
-                        at = HookRevision::take(self.cgroup.as_fd(), hook, true);
-                        order = read(hooks, &self.cgroup, hook);
-                    }
-                    Err(e) => tracing::warn!(%hook, "cannot move behind the last program: {e}"),
+                if become_last(hooks, observer.index(), &self.cgroup, seen) {
+                    moved = true;
+                    at = HookRevision::take(self.cgroup.as_fd(), hook, true);
+                    order = read(hooks, &self.cgroup, hook);
                 }
             }
             *revision = at.ok();
-            match order {
-                Ok(order) if order.ours.is_none() => {
-                    blind = true;
-                    // No hook has recorded the sockets that have connected since then.
-                    if let Err(e) =
-                        observer.index().incomplete_writer().and_then(|writer| writer.everything())
-                    {
-                        tracing::error!("events may be incomplete without a report of it: {e}");
-                    }
-                    if !replace(told, true) {
-                        tracing::error!(%hook, "our program was detached: sockets are no longer recorded; restart the service");
-                    }
-                }
-                Ok(order) => {
-                    *told = false;
-                    let after = order.foreign_after().count();
-                    waiting |= after > 0;
-                    behind += u64::from(after > 0 || order.foreign_above().next().is_some());
+            match place(hook, order, told, observer.index()) {
+                Some(order) => {
+                    let after = order.foreign_after().next().is_some();
+                    waiting |= after;
+                    behind += u64::from(after || order.foreign_above().next().is_some());
                     tell(&order, may_move);
                 }
-                Err(e) => {
-                    blind = true;
-                    if !replace(told, true) {
-                        tracing::error!(%hook, "cannot read the order of the programs, each event has a fallback scan: {e}");
-                    }
-                }
+                None => blind = true,
             }
         }
         if tried {
@@ -301,6 +272,49 @@ fn read(hooks: &Hooks, cgroup: &File, hook: Hook) -> io::Result<Order> {
     // The names of programs are asked for by their ids.
     let _raised = privileges::raise();
     Order::read(cgroup.as_fd(), hook, hooks.program_id(hook)?)
+}
+
+/// Moves our program behind the foreign ones of its cgroup, and logs it. Returns whether it was moved.
+fn become_last(hooks: &mut Hooks, index: &Index, cgroup: &File, seen: &Order) -> bool {
+    let hook = seen.hook;
+    let done = {
+        // As Pins::lock(): the directory may be reached through /proc/PID/fd of another process.
+        let _raised = privileges::raise();
+        hooks.become_last(index, hook, cgroup.as_fd())
+    };
+    match &done {
+        Ok(()) => tracing::warn!(%hook, after = %listed(seen.foreign_after()),
+            "a program was attached after ours: ours was moved behind it"),
+        Err(e) => tracing::warn!(%hook, "cannot move behind the last program: {e}"),
+    }
+    done.is_ok()
+}
+
+/// The order of a hook in which our program is. `None` where it is not, or where that is not known; the log has it
+/// once, as `told` says.
+fn place(hook: Hook, order: io::Result<Order>, told: &mut bool, index: &Index) -> Option<Order> {
+    match order {
+        Ok(order) if order.ours.is_none() => {
+            // No hook has recorded the sockets that have connected since then.
+            if let Err(e) = index.incomplete_writer().and_then(|marker| marker.everything()) {
+                tracing::error!("events may be incomplete without a report of it: {e}");
+            }
+            if !replace(told, true) {
+                tracing::error!(%hook, "our program was detached: sockets are no longer recorded; restart the service");
+            }
+            None
+        }
+        Ok(order) => {
+            *told = false;
+            Some(order)
+        }
+        Err(e) => {
+            if !replace(told, true) {
+                tracing::error!(%hook, "cannot read the order of the programs, each event has a fallback scan: {e}");
+            }
+            None
+        }
+    }
 }
 
 /// Logs the programs that run after ours, if there are any.

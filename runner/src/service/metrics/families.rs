@@ -10,12 +10,12 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Unit;
 
-use skreap_core::errno_name;
+use skreap_core::{HeldStatus, errno_name};
 
 use super::durations::Durations;
 use crate::observe::listing::Listing;
 use crate::observe::monitor::Monitor;
-use crate::observe::status::Status;
+use crate::observe::status::{AuditStatus, Status, Totals};
 
 /// Name and value of each label of one time series.
 type Labels = Vec<(&'static str, String)>;
@@ -91,6 +91,13 @@ fn events(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
             .map(move |(result, n)| (vec![("type", kind.clone()), ("result", result.name().to_owned())], *n))
     });
     to.counter("events", "Events answered, by type and result", by_result)?;
+    sockets(to, t, &s.held)?;
+    let incomplete = t.incomplete.iter().map(|(why, n)| (vec![("reason", why.name().to_owned())], *n));
+    to.counter("events_incomplete", "Events that may have missed sockets, by reason", incomplete)?;
+    s.audit.as_ref().map_or(Ok(()), |audit| audits(to, audit))
+}
+
+fn sockets(to: &mut Encoder<'_>, t: &Totals, h: &HeldStatus) -> fmt::Result {
     let destroyed = t.destroyed.iter().flat_map(|(engine, protocols)| {
         protocols.iter().map(move |(protocol, n)| {
             (vec![("engine", engine.to_string()), ("protocol", protocol.clone())], *n)
@@ -117,13 +124,12 @@ fn events(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
         ),
     )?;
     let mut failed = t.failed.clone();
-    if s.held.taken_back > 0 {
+    if h.taken_back > 0 {
         // A counter never falls.
-        *failed.entry(errno_name(libc::ETIMEDOUT).into_owned()).or_default() += s.held.taken_back;
+        *failed.entry(errno_name(libc::ETIMEDOUT).into_owned()).or_default() += h.taken_back;
     }
     let failed = failed.into_iter().map(|(errno, n)| (vec![("errno", errno)], n));
     to.counter("sockets_failed", "Sockets that could not be destroyed, by errno", failed)?;
-    let h = &s.held;
     let help = "Failures that are still waited for, as the owners of the sockets hold their locks";
     to.gauge("sockets_held", help, h.waiting)?;
     to.counter(
@@ -131,29 +137,27 @@ fn events(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
         "Sockets that came to something after they were reported as failed, by what",
         by("result", [("destroyed", h.late_destroyed), ("gone", h.late_gone)]),
     )?;
-    to.gauge("destroyers_given_up", "Threads that wait for the lock of a socket", h.given_up)?;
-    let incomplete = t.incomplete.iter().map(|(why, n)| (vec![("reason", why.name().to_owned())], *n));
-    to.counter("events_incomplete", "Events that may have missed sockets, by reason", incomplete)?;
-    if let Some(audit) = &s.audit {
-        to.counter("audits", "Audits made", one(audit.runs))?;
-        to.gauges(
-            "audit_differences",
-            "Differences between the index and an independent scan in the last audit, by kind",
-            by("kind", [("missed", audit.missed), ("stale", audit.stale), ("wrong-key", audit.wrong_key)]),
-        )?;
-        let not_compared = [
-            ("no-room", audit.incomplete),
-            ("pre-existing", audit.preexisting),
-            ("undecided", audit.undecided),
-            ("kernel", audit.kernel),
-        ];
-        to.gauges(
-            "audit_not_compared",
-            "Connected sockets that the last audit did not expect in the index, by reason",
-            by("reason", not_compared),
-        )?;
-    }
-    Ok(())
+    to.gauge("destroyers_given_up", "Threads that wait for the lock of a socket", h.given_up)
+}
+
+fn audits(to: &mut Encoder<'_>, audit: &AuditStatus) -> fmt::Result {
+    to.counter("audits", "Audits made", one(audit.runs))?;
+    to.gauges(
+        "audit_differences",
+        "Differences between the index and an independent scan in the last audit, by kind",
+        by("kind", [("missed", audit.missed), ("stale", audit.stale), ("wrong-key", audit.wrong_key)]),
+    )?;
+    let not_compared = [
+        ("no-room", audit.incomplete),
+        ("pre-existing", audit.preexisting),
+        ("undecided", audit.undecided),
+        ("kernel", audit.kernel),
+    ];
+    to.gauges(
+        "audit_not_compared",
+        "Connected sockets that the last audit did not expect in the index, by reason",
+        by("reason", not_compared),
+    )
 }
 
 fn index(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
