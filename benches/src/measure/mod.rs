@@ -1,7 +1,10 @@
 //! The measures: the engines, and their lower bound.
 
 mod engines;
+mod event;
 mod floor;
+mod service;
+mod ss;
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,11 +15,23 @@ use skreap::core::EngineName;
 use skreap::engine::{Chosen, Engine};
 
 use crate::order::Pace;
-use crate::ratio::{COLD, FLOOR};
+use crate::ratio::{COLD, EVENT, EVENT_QUIET, FLOOR, SERVICE, SERVICE_QUIET, SS};
 use crate::results::Scope;
 use crate::world::World;
 
+use event::Whole;
 use floor::Floor;
+use service::Service;
+use ss::Ss;
+
+/// What was before the event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lull {
+    /// Other events, milliseconds ago.
+    None,
+    /// Nothing for the quiet time of the plan, as before nearly every event of a real service.
+    Quiet,
+}
 
 /// The choices on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,19 +40,39 @@ pub enum Kind {
     Engine(EngineName),
     /// Engine `netlink` for the first event after a pause, when it has no state.
     Cold,
+    /// `Reaper::handle`: all of an event, as an embedder has it.
+    Event(Lull),
+    /// `skreap serve`: from a client's write to the end of the answer.
+    Service(Lull),
+    /// `ss -K` in each netns, one process after the other.
+    Ss,
     /// One empty walk, and the same destroys by exact id.
     Floor,
 }
 
 impl Kind {
-    /// Everything, targeted first.
+    /// Everything that needs no pause, targeted first.
     pub fn all() -> Vec<Self> {
         let engines = EngineName::ALL.map(Self::Engine);
-        engines.into_iter().chain([Self::Cold, Self::Floor]).collect()
+        let whole = [Self::Event(Lull::None), Self::Service(Lull::None), Self::Ss];
+        engines.into_iter().chain([Self::Cold]).chain(whole).chain([Self::Floor]).collect()
+    }
+
+    /// What an event costs its receiver, after others and after a pause, and what bounds it.
+    pub fn events() -> Vec<Self> {
+        let lulls = [Lull::Quiet, Lull::None];
+        let events = lulls.map(Self::Event).into_iter().chain(lulls.map(Self::Service));
+        let engines = [EngineName::Kfunc, EngineName::Netlink].map(Self::Engine);
+        events.chain(engines).chain([Self::Ss, Self::Floor]).collect()
     }
 
     fn is_scan(self) -> bool {
         matches!(self, Self::Engine(name) if engines::is_scan(name))
+    }
+
+    fn pace(self) -> Pace {
+        let slow = self.is_scan() || matches!(self, Self::Ss | Self::Event(Lull::Quiet) | Self::Service(Lull::Quiet));
+        if slow { Pace::Slow } else { Pace::Fast }
     }
 }
 
@@ -46,6 +81,11 @@ impl fmt::Display for Kind {
         match self {
             Self::Engine(name) => name.fmt(f),
             Self::Cold => f.pad(COLD),
+            Self::Event(Lull::None) => f.pad(EVENT),
+            Self::Event(Lull::Quiet) => f.pad(EVENT_QUIET),
+            Self::Service(Lull::None) => f.pad(SERVICE),
+            Self::Service(Lull::Quiet) => f.pad(SERVICE_QUIET),
+            Self::Ss => f.pad(SS),
             Self::Floor => f.pad(FLOOR),
         }
     }
@@ -58,10 +98,17 @@ impl FromStr for Kind {
         match text {
             COLD => Ok(Self::Cold),
             FLOOR => Ok(Self::Floor),
+            EVENT => Ok(Self::Event(Lull::None)),
+            EVENT_QUIET => Ok(Self::Event(Lull::Quiet)),
+            SERVICE => Ok(Self::Service(Lull::None)),
+            SERVICE_QUIET => Ok(Self::Service(Lull::Quiet)),
+            SS => Ok(Self::Ss),
             _ => text
                 .parse()
                 .map(Self::Engine)
-                .map_err(|e: skreap::core::UnknownName| format!("{e}, {COLD}, {FLOOR}")),
+                .map_err(|e: skreap::core::UnknownName| {
+                    format!("{e}, {COLD}, {EVENT}, {EVENT_QUIET}, {SERVICE}, {SERVICE_QUIET}, {SS}, {FLOOR}")
+                }),
         }
     }
 }
@@ -83,6 +130,9 @@ enum State {
     Warm(Box<dyn Engine>),
     Cold(Option<Box<dyn Engine>>),
     Floor(Box<Floor>),
+    Event(Box<Whole>),
+    Service(Service),
+    Ss(Ss),
 }
 
 /// One column of the result.
@@ -90,6 +140,8 @@ pub struct Measure {
     name: String,
     scope: Scope,
     pace: Pace,
+    lull: Lull,
+    victims: u64,
     state: State,
 }
 
@@ -127,12 +179,19 @@ impl Measure {
                 State::Cold(None)
             }
             Kind::Floor => State::Floor(Box::new(Floor::new()?)),
+            Kind::Event(_) => State::Event(Box::new(Whole::new(world)?)),
+            Kind::Service(_) => State::Service(Service::new(world, &kind.to_string())?),
+            Kind::Ss => State::Ss(Ss::new(world)?),
         };
         let name = match &state {
             State::Warm(engine) => engine.name().to_string(),
-            State::Cold(_) | State::Floor(_) => kind.to_string(),
+            _ => kind.to_string(),
         };
-        Ok(Self { name, scope, pace: if kind.is_scan() { Pace::Slow } else { Pace::Fast }, state })
+        let lull = match kind {
+            Kind::Event(lull) | Kind::Service(lull) => lull,
+            _ => Lull::None,
+        };
+        Ok(Self { name, scope, pace: kind.pace(), lull, victims: victims.into(), state })
     }
 
     /// The engine's own name, or that of the measure.
@@ -150,13 +209,18 @@ impl Measure {
         self.pace
     }
 
+    /// What has to be before the event.
+    pub fn lull(&self) -> Lull {
+        self.lull
+    }
+
     /// Work before the clock starts.
     ///
     /// # Errors
     /// When it cannot be done.
     pub fn prepare(&mut self, world: &World) -> Result<()> {
         match &mut self.state {
-            State::Warm(_) => Ok(()),
+            State::Warm(_) | State::Event(_) | State::Service(_) | State::Ss(_) => Ok(()),
             State::Cold(engine) => {
                 *engine = Some(engines::start(EngineName::Netlink, world, &world.all_netns())?);
                 Ok(())
@@ -175,6 +239,9 @@ impl Measure {
             State::Warm(engine) => engine,
             State::Cold(engine) => engine.as_mut().context("run before prepare")?,
             State::Floor(floor) => return floor.run(),
+            State::Event(whole) => return whole.run(world),
+            State::Service(service) => return service.run(world),
+            State::Ss(ss) => return ss.run(world, self.victims),
         };
         let start = Instant::now();
         let outcome = engine.run(&target, &mut Chosen::default())?;
@@ -201,10 +268,14 @@ mod tests {
 
     #[test]
     fn names_agree() {
-        for kind in Kind::all() {
+        for kind in Kind::all().into_iter().chain(Kind::events()) {
             assert_eq!(kind.to_string().parse(), Ok(kind));
         }
-        assert_eq!(Kind::all().len(), 8);
-        assert!("auto".parse::<Kind>().unwrap_err().ends_with("index-scan, netlink-cold, floor"));
+        assert_eq!(Kind::all().len(), 11);
+        let refusal = "auto".parse::<Kind>().unwrap_err();
+        assert!(
+            refusal.ends_with("index-scan, netlink-cold, event, event-quiet, service, service-quiet, ss, floor"),
+            "{refusal}"
+        );
     }
 }
