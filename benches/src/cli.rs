@@ -86,7 +86,7 @@ struct RunArgs {
     /// Hash tables of the sockets: shared or per netns.
     #[arg(long, value_delimiter = ',', value_enum)]
     tables: Vec<Tables>,
-    /// Measures: kfunc, netlink, iter, diag, diag-filter, index-scan (engines), netlink-cold, event,
+    /// Measures: kfunc, netlink, iter, diag, diag-filter, index-scan (engines), event,
     /// event-quiet, service, service-quiet, ss, floor. Default: all but the quiet ones; with preset
     /// quiet those of whole events. Measures that cannot run here are left out, and the result gives
     /// the reason.
@@ -170,6 +170,7 @@ fn execute_run(args: RunArgs) -> Result<()> {
         return Ok(());
     }
     report::write(&args.out)?;
+    print!("{}", report::terminal(&args.out)?);
     println!("{}", args.out.join(report::MARKDOWN).display());
     println!("{}", args.out.join(report::HTML).display());
     done.map(drop)

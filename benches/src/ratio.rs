@@ -9,8 +9,6 @@ use crate::results::{Case, Scope};
 
 /// Names of measures that are not engines: the lower bound.
 pub const FLOOR: &str = "floor";
-/// Engine `netlink` without the diag sockets that it keeps between events.
-pub const COLD: &str = "netlink-cold";
 /// The whole event in the library, right after another one, and after a pause.
 pub const EVENT: &str = "event";
 /// See [`EVENT`].

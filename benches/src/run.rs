@@ -65,7 +65,8 @@ pub fn run(plan: &Plan, out: &Path, stop: &Stop) -> Result<Results> {
             for (kind, why) in refused {
                 results.refuse(&kind.to_string(), format!("{why:#}"));
             }
-            let mut bench = Bench { world: &mut world, spec, victims, quiet: plan.quiet, columns: columns(measures) };
+            let mut bench =
+                Bench { world: &mut world, spec, victims, quiet: plan.quiet, columns: columns(measures) };
             // Estimates the cases to come as if they were like this one: their engines are not
             // known before.
             progress.expect((cases * bench.samples(plan.rounds)) as u64);

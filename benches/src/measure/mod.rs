@@ -10,12 +10,12 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use skreap::core::EngineName;
 use skreap::engine::{Chosen, Engine};
 
 use crate::order::Pace;
-use crate::ratio::{COLD, EVENT, EVENT_QUIET, FLOOR, SERVICE, SERVICE_QUIET, SS};
+use crate::ratio::{EVENT, EVENT_QUIET, FLOOR, SERVICE, SERVICE_QUIET, SS};
 use crate::results::Scope;
 use crate::world::World;
 
@@ -38,8 +38,6 @@ pub enum Lull {
 pub enum Kind {
     /// An engine of the service, as it runs in the daemon: it keeps its state between events.
     Engine(EngineName),
-    /// Engine `netlink` for the first event after a pause, when it has no state.
-    Cold,
     /// `Reaper::handle`: all of an event, as an embedder has it.
     Event(Lull),
     /// `skreap serve`: from a client's write to the end of the answer.
@@ -55,7 +53,7 @@ impl Kind {
     pub fn all() -> Vec<Self> {
         let engines = EngineName::ALL.map(Self::Engine);
         let whole = [Self::Event(Lull::None), Self::Service(Lull::None), Self::Ss];
-        engines.into_iter().chain([Self::Cold]).chain(whole).chain([Self::Floor]).collect()
+        engines.into_iter().chain(whole).chain([Self::Floor]).collect()
     }
 
     /// What an event costs its receiver, after others and after a pause, and what bounds it.
@@ -71,7 +69,8 @@ impl Kind {
     }
 
     fn pace(self) -> Pace {
-        let slow = self.is_scan() || matches!(self, Self::Ss | Self::Event(Lull::Quiet) | Self::Service(Lull::Quiet));
+        let slow = self.is_scan()
+            || matches!(self, Self::Ss | Self::Event(Lull::Quiet) | Self::Service(Lull::Quiet));
         if slow { Pace::Slow } else { Pace::Fast }
     }
 }
@@ -80,7 +79,6 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Engine(name) => name.fmt(f),
-            Self::Cold => f.pad(COLD),
             Self::Event(Lull::None) => f.pad(EVENT),
             Self::Event(Lull::Quiet) => f.pad(EVENT_QUIET),
             Self::Service(Lull::None) => f.pad(SERVICE),
@@ -96,19 +94,15 @@ impl FromStr for Kind {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            COLD => Ok(Self::Cold),
             FLOOR => Ok(Self::Floor),
             EVENT => Ok(Self::Event(Lull::None)),
             EVENT_QUIET => Ok(Self::Event(Lull::Quiet)),
             SERVICE => Ok(Self::Service(Lull::None)),
             SERVICE_QUIET => Ok(Self::Service(Lull::Quiet)),
             SS => Ok(Self::Ss),
-            _ => text
-                .parse()
-                .map(Self::Engine)
-                .map_err(|e: skreap::core::UnknownName| {
-                    format!("{e}, {COLD}, {EVENT}, {EVENT_QUIET}, {SERVICE}, {SERVICE_QUIET}, {SS}, {FLOOR}")
-                }),
+            _ => text.parse().map(Self::Engine).map_err(|e: skreap::core::UnknownName| {
+                format!("{e}, {EVENT}, {EVENT_QUIET}, {SERVICE}, {SERVICE_QUIET}, {SS}, {FLOOR}")
+            }),
         }
     }
 }
@@ -127,8 +121,7 @@ pub struct Sample {
 }
 
 enum State {
-    Warm(Box<dyn Engine>),
-    Cold(Option<Box<dyn Engine>>),
+    Engine(Box<dyn Engine>),
     Floor(Box<Floor>),
     Event(Box<Whole>),
     Service(Service),
@@ -172,19 +165,14 @@ impl Measure {
             Scope::Known => world.victim_netns(victims),
         };
         let state = match kind {
-            Kind::Engine(name) => State::Warm(engines::start(name, world, &netns)?),
-            Kind::Cold => {
-                // Only to see whether it can be had.
-                drop(engines::start(EngineName::Netlink, world, &netns)?);
-                State::Cold(None)
-            }
+            Kind::Engine(name) => State::Engine(engines::start(name, world, &netns)?),
             Kind::Floor => State::Floor(Box::new(Floor::new()?)),
             Kind::Event(_) => State::Event(Box::new(Whole::new(world)?)),
             Kind::Service(_) => State::Service(Service::new(world, &kind.to_string())?),
             Kind::Ss => State::Ss(Ss::new(world)?),
         };
         let name = match &state {
-            State::Warm(engine) => engine.name().to_string(),
+            State::Engine(engine) => engine.name().to_string(),
             _ => kind.to_string(),
         };
         let lull = match kind {
@@ -220,11 +208,7 @@ impl Measure {
     /// When it cannot be done.
     pub fn prepare(&mut self, world: &World) -> Result<()> {
         match &mut self.state {
-            State::Warm(_) | State::Event(_) | State::Service(_) | State::Ss(_) => Ok(()),
-            State::Cold(engine) => {
-                *engine = Some(engines::start(EngineName::Netlink, world, &world.all_netns())?);
-                Ok(())
-            }
+            State::Engine(_) | State::Event(_) | State::Service(_) | State::Ss(_) => Ok(()),
             State::Floor(floor) => floor.prepare(world),
         }
     }
@@ -236,8 +220,7 @@ impl Measure {
     pub fn run(&mut self, world: &World) -> Result<Sample> {
         let target = world.target()?;
         let engine = match &mut self.state {
-            State::Warm(engine) => engine,
-            State::Cold(engine) => engine.as_mut().context("run before prepare")?,
+            State::Engine(engine) => engine,
             State::Floor(floor) => return floor.run(),
             State::Event(whole) => return whole.run(world),
             State::Service(service) => return service.run(world),
@@ -246,9 +229,6 @@ impl Measure {
         let start = Instant::now();
         let outcome = engine.run(&target, &mut Chosen::default())?;
         let total_ns = nanos(start.elapsed());
-        if let State::Cold(engine) = &mut self.state {
-            *engine = None;
-        }
         Ok(Sample {
             total_ns,
             walk_ns: outcome.walk_ns,
@@ -271,10 +251,10 @@ mod tests {
         for kind in Kind::all().into_iter().chain(Kind::events()) {
             assert_eq!(kind.to_string().parse(), Ok(kind));
         }
-        assert_eq!(Kind::all().len(), 11);
+        assert_eq!(Kind::all().len(), 10);
         let refusal = "auto".parse::<Kind>().unwrap_err();
         assert!(
-            refusal.ends_with("index-scan, netlink-cold, event, event-quiet, service, service-quiet, ss, floor"),
+            refusal.ends_with("index-scan, event, event-quiet, service, service-quiet, ss, floor"),
             "{refusal}"
         );
     }

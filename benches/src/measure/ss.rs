@@ -20,7 +20,8 @@ impl Ss {
     /// # Errors
     /// When there is no `ss`.
     pub fn new(world: &World) -> Result<Self> {
-        let version = Command::new("ss").arg("-V").output().context("run ss, of Debian's package iproute2")?;
+        let version =
+            Command::new("ss").arg("-V").output().context("run ss, of Debian's package iproute2")?;
         if !version.status.success() {
             bail!("ss -V failed");
         }

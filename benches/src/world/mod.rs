@@ -80,7 +80,17 @@ impl World {
         let hooks = Hooks::attach(&index, cgroup.open()?.as_fd()).context("attach the hooks")?;
         let bulk = Bulk::new(spec.proto, u32::try_from(nofile).unwrap_or(u32::MAX));
         let victims = Victims::new(spec.proto, &cgroup)?;
-        Ok(Self { victims, bulk, backends, _hooks: hooks, index, space, cgroup, proto: spec.proto, max_sockets })
+        Ok(Self {
+            victims,
+            bulk,
+            backends,
+            _hooks: hooks,
+            index,
+            space,
+            cgroup,
+            proto: spec.proto,
+            max_sockets,
+        })
     }
 
     /// Opens sockets to living backends until there are `count`.
