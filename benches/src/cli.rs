@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
@@ -85,13 +86,18 @@ struct RunArgs {
     /// Hash tables of the sockets: shared or per netns.
     #[arg(long, value_delimiter = ',', value_enum)]
     tables: Vec<Tables>,
-    /// Engines: kfunc, netlink, iter, diag, diag-filter, index-scan, and netlink-cold, floor.
-    /// Default: all. Engines that cannot run here are left out, and the result gives the reason.
+    /// Measures: kfunc, netlink, iter, diag, diag-filter, index-scan (engines), event,
+    /// event-quiet, service, service-quiet, ss, floor. Default: all but the quiet ones; with preset
+    /// quiet those of whole events. Measures that cannot run here are left out, and the result gives
+    /// the reason.
     #[arg(long, value_delimiter = ',')]
     engines: Vec<Kind>,
     /// Measured rounds: a full scan runs once in each, the others five times.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
+    /// How long nothing happens before each sample of event-quiet and service-quiet, milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(..=3_600_000))]
+    quiet_ms: u64,
     /// Directory for results.json, the histograms and the report.
     #[arg(long, default_value = "bench-out")]
     out: PathBuf,
@@ -152,8 +158,9 @@ fn execute_run(args: RunArgs) -> Result<()> {
     };
     let plan = Plan {
         worlds: args.preset.worlds(&axes),
-        kinds: if args.engines.is_empty() { Kind::all() } else { args.engines },
+        kinds: if args.engines.is_empty() { args.preset.kinds() } else { args.engines },
         rounds: args.rounds.map_or(args.preset.rounds(), |rounds| rounds as usize),
+        quiet: Duration::from_millis(args.quiet_ms),
     };
     let done = run::run(&plan, &args.out, &stop);
     if let Err(error) = &done
@@ -163,6 +170,7 @@ fn execute_run(args: RunArgs) -> Result<()> {
         return Ok(());
     }
     report::write(&args.out)?;
+    print!("{}", report::terminal(&args.out)?);
     println!("{}", args.out.join(report::MARKDOWN).display());
     println!("{}", args.out.join(report::HTML).display());
     done.map(drop)

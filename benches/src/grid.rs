@@ -6,6 +6,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use skreap::core::Protocol;
 
+use crate::measure::Kind;
+
 /// The hash tables that hold the sockets of a netns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -66,6 +68,8 @@ pub enum Preset {
     Rfc,
     /// 1,000,000 connected UDP sockets in 100 netns, and 1,000 for comparison.
     Million,
+    /// Whole events, also the first after 15 seconds of quiet: 10 victims in 10 netns of 100,000 UDP sockets.
+    Quiet,
 }
 
 /// Values to combine, each with each.
@@ -89,6 +93,15 @@ impl Preset {
         match self {
             Self::Quick | Self::Rfc | Self::Million => 5,
             Self::Standard => 10,
+            Self::Quiet => 20,
+        }
+    }
+
+    /// What is measured if the command line does not say.
+    pub fn kinds(self) -> Vec<Kind> {
+        match self {
+            Self::Quiet => Kind::events(),
+            _ => Kind::all(),
         }
     }
 
@@ -116,6 +129,7 @@ impl Preset {
                 vec![axes(&[Udp], &[100], &[100, 1_000, 10_000, 100_000, 1_000_000], &[1, 5], Shared)]
             }
             Self::Million => vec![axes(&[Udp], &[100], &[1_000, 1_000_000], &[10, 100, 1_000], Shared)],
+            Self::Quiet => vec![axes(&[Udp], &[10], &[100_000], &[10], Shared)],
         }
     }
 

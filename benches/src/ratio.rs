@@ -7,10 +7,18 @@ use skreap::core::Protocol;
 use crate::grid::Tables;
 use crate::results::{Case, Scope};
 
-/// Engine names that are not engines of the service: the lower bound.
+/// Names of measures that are not engines: the lower bound.
 pub const FLOOR: &str = "floor";
-/// Engine `netlink` without the diag sockets that it keeps between events.
-pub const COLD: &str = "netlink-cold";
+/// The whole event in the library, right after another one, and after a pause.
+pub const EVENT: &str = "event";
+/// See [`EVENT`].
+pub const EVENT_QUIET: &str = "event-quiet";
+/// The round trip over the unix socket of `skreap serve`, right after another one, and after a pause.
+pub const SERVICE: &str = "service";
+/// See [`SERVICE`].
+pub const SERVICE_QUIET: &str = "service-quiet";
+/// `ss -K` in each netns.
+pub const SS: &str = "ss";
 /// Engines that walk one bucket, the better first.
 pub const TARGETED: [&str; 2] = ["kfunc", "netlink"];
 /// Full scans of the kernel's sockets, without an index.

@@ -49,7 +49,7 @@ pub struct Raw {
 /// One engine in one world with one number of victims.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Case {
-    /// Own name of the engine, or `floor`, or `netlink-cold`.
+    /// Own name of the engine, or of the measure, such as `floor`.
     pub engine: String,
     /// Protocol of all sockets.
     pub proto: Protocol,

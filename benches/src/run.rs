@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::grid::WorldSpec;
 use crate::histogram;
 use crate::machine::Machine;
-use crate::measure::{self, Kind, Measure, Sample};
+use crate::measure::{self, Kind, Lull, Measure, Sample};
+use crate::order::{self, Pace};
 use crate::progress::Progress;
 use crate::ratio::duration;
 use crate::results::{Case, Raw, Results};
@@ -35,6 +36,8 @@ pub struct Plan {
     pub kinds: Vec<Kind>,
     /// Measured rounds; one more runs before them and does not count.
     pub rounds: usize,
+    /// How long nothing happens before an event that is the first after a pause.
+    pub quiet: Duration,
 }
 
 /// Runs the plan and writes `results.json` and the histograms into `out` after every case.
@@ -63,7 +66,8 @@ pub fn run(plan: &Plan, out: &Path, stop: &Stop) -> Result<Results> {
             for (kind, why) in refused {
                 results.refuse(&kind.to_string(), format!("{why:#}"));
             }
-            let mut bench = Bench { world: &mut world, spec, victims, columns: columns(measures) };
+            let mut bench =
+                Bench { world: &mut world, spec, victims, quiet: plan.quiet, columns: columns(measures) };
             // Estimates the cases to come as if they were like this one: their engines are not
             // known before.
             progress.expect((cases * bench.samples(plan.rounds)) as u64);
@@ -94,6 +98,7 @@ struct Bench<'a> {
     world: &'a mut World,
     spec: &'a WorldSpec,
     victims: u32,
+    quiet: Duration,
     columns: Vec<Column>,
 }
 
@@ -118,7 +123,7 @@ impl Bench<'_> {
         for round in 0..=rounds {
             for index in schedule::of_round(&paces, round, repeats(round)) {
                 stop.check()?;
-                self.sample(index, round > 0, progress)?;
+                self.sample(index, round > 0, progress, stop)?;
                 progress.step();
             }
         }
@@ -127,14 +132,17 @@ impl Bench<'_> {
 
     /// Opens the victims, lets one measure destroy them, and counts the sample if exactly they have
     /// died.
-    fn sample(&mut self, index: usize, counts: bool, progress: &Progress) -> Result<()> {
+    fn sample(&mut self, index: usize, counts: bool, progress: &Progress, stop: &Stop) -> Result<()> {
         let Some(column) = self.columns.get_mut(index) else { bail!("there is no measure {index}") };
         let name = column.measure.name().to_owned();
         let start = Instant::now();
         self.world.raise_victims(self.victims)?;
         let raised = Instant::now();
         column.measure.prepare(self.world).with_context(|| format!("prepare {name}"))?;
-        thread::sleep(QUIET_DELAY);
+        match column.measure.lull() {
+            Lull::None => thread::sleep(SETTLE),
+            Lull::Quiet => stop.sleep(self.quiet)?,
+        }
         let ready = Instant::now();
         let sample = column.measure.run(self.world).with_context(|| format!("run {name}"))?;
         let ran = Instant::now();

@@ -3,9 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// How soon a sleep notices a signal.
+const TURN: Duration = Duration::from_millis(100);
 
 /// Whether the user has asked to stop.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +49,22 @@ impl Stop {
     /// [`Stopped`] once a signal has come.
     pub fn check(&self) -> Result<()> {
         if self.0.load(Ordering::Relaxed) { Err(Stopped.into()) } else { Ok(()) }
+    }
+
+    /// Waits.
+    ///
+    /// # Errors
+    /// [`Stopped`] once a signal has come.
+    pub fn sleep(&self, duration: Duration) -> Result<()> {
+        let end = Instant::now() + duration;
+        loop {
+            self.check()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            thread::sleep(left.min(TURN));
+        }
     }
 }
 

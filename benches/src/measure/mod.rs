@@ -1,43 +1,78 @@
 //! The measures: the engines, and their lower bound.
 
 mod engines;
+mod event;
 mod floor;
+mod service;
+mod ss;
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use skreap::core::EngineName;
 use skreap::engine::{Chosen, Engine};
 
-use crate::ratio::{COLD, FLOOR};
+use crate::order::Pace;
+use crate::ratio::{EVENT, EVENT_QUIET, FLOOR, SERVICE, SERVICE_QUIET, SS};
 use crate::results::Scope;
 use crate::schedule::Pace;
 use crate::world::World;
 
+use event::Whole;
 use floor::Floor;
+use service::Service;
+use ss::Ss;
+
+/// What was before the event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lull {
+    /// Other events, milliseconds ago.
+    None,
+    /// Nothing for the quiet time of the plan, as before nearly every event of a real service.
+    Quiet,
+}
 
 /// The choices on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// An engine of the service, as it runs in the daemon: it keeps its state between events.
     Engine(EngineName),
-    /// Engine `netlink` for the first event after a pause, when it has no state.
-    Cold,
+    /// `Reaper::handle`: all of an event, as an embedder has it.
+    Event(Lull),
+    /// `skreap serve`: from a client's write to the end of the answer.
+    Service(Lull),
+    /// `ss -K` in each netns, one process after the other.
+    Ss,
     /// One empty walk, and the same destroys by exact id.
     Floor,
 }
 
 impl Kind {
-    /// Everything, targeted first.
+    /// Everything that needs no pause, targeted first.
     pub fn all() -> Vec<Self> {
         let engines = EngineName::ALL.map(Self::Engine);
-        engines.into_iter().chain([Self::Cold, Self::Floor]).collect()
+        let whole = [Self::Event(Lull::None), Self::Service(Lull::None), Self::Ss];
+        engines.into_iter().chain(whole).chain([Self::Floor]).collect()
+    }
+
+    /// What an event costs its receiver, after others and after a pause, and what bounds it.
+    pub fn events() -> Vec<Self> {
+        let lulls = [Lull::Quiet, Lull::None];
+        let events = lulls.map(Self::Event).into_iter().chain(lulls.map(Self::Service));
+        let engines = [EngineName::Kfunc, EngineName::Netlink].map(Self::Engine);
+        events.chain(engines).chain([Self::Ss, Self::Floor]).collect()
     }
 
     fn is_scan(self) -> bool {
         matches!(self, Self::Engine(name) if engines::is_scan(name))
+    }
+
+    fn pace(self) -> Pace {
+        let slow = self.is_scan()
+            || matches!(self, Self::Ss | Self::Event(Lull::Quiet) | Self::Service(Lull::Quiet));
+        if slow { Pace::Slow } else { Pace::Fast }
     }
 }
 
@@ -45,7 +80,11 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Engine(name) => name.fmt(f),
-            Self::Cold => f.pad(COLD),
+            Self::Event(Lull::None) => f.pad(EVENT),
+            Self::Event(Lull::Quiet) => f.pad(EVENT_QUIET),
+            Self::Service(Lull::None) => f.pad(SERVICE),
+            Self::Service(Lull::Quiet) => f.pad(SERVICE_QUIET),
+            Self::Ss => f.pad(SS),
             Self::Floor => f.pad(FLOOR),
         }
     }
@@ -56,12 +95,15 @@ impl FromStr for Kind {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            COLD => Ok(Self::Cold),
             FLOOR => Ok(Self::Floor),
-            _ => text
-                .parse()
-                .map(Self::Engine)
-                .map_err(|e: skreap::core::UnknownName| format!("{e}, {COLD}, {FLOOR}")),
+            EVENT => Ok(Self::Event(Lull::None)),
+            EVENT_QUIET => Ok(Self::Event(Lull::Quiet)),
+            SERVICE => Ok(Self::Service(Lull::None)),
+            SERVICE_QUIET => Ok(Self::Service(Lull::Quiet)),
+            SS => Ok(Self::Ss),
+            _ => text.parse().map(Self::Engine).map_err(|e: skreap::core::UnknownName| {
+                format!("{e}, {EVENT}, {EVENT_QUIET}, {SERVICE}, {SERVICE_QUIET}, {SS}, {FLOOR}")
+            }),
         }
     }
 }
@@ -80,9 +122,11 @@ pub struct Sample {
 }
 
 enum State {
-    Warm(Box<dyn Engine>),
-    Cold(Option<Box<dyn Engine>>),
+    Engine(Box<dyn Engine>),
     Floor(Box<Floor>),
+    Event(Box<Whole>),
+    Service(Service),
+    Ss(Ss),
 }
 
 /// One column of the result.
@@ -90,6 +134,8 @@ pub struct Measure {
     name: String,
     scope: Scope,
     pace: Pace,
+    lull: Lull,
+    victims: u64,
     state: State,
 }
 
@@ -120,19 +166,21 @@ impl Measure {
             Scope::Known => world.victim_netns(victims),
         };
         let state = match kind {
-            Kind::Engine(name) => State::Warm(engines::start(name, world, &netns)?),
-            Kind::Cold => {
-                // Only to see whether it can be had.
-                drop(engines::start(EngineName::Netlink, world, &netns)?);
-                State::Cold(None)
-            }
+            Kind::Engine(name) => State::Engine(engines::start(name, world, &netns)?),
             Kind::Floor => State::Floor(Box::new(Floor::new()?)),
+            Kind::Event(_) => State::Event(Box::new(Whole::new(world)?)),
+            Kind::Service(_) => State::Service(Service::new(world, &kind.to_string())?),
+            Kind::Ss => State::Ss(Ss::new(world)?),
         };
         let name = match &state {
-            State::Warm(engine) => engine.name().to_string(),
-            State::Cold(_) | State::Floor(_) => kind.to_string(),
+            State::Engine(engine) => engine.name().to_string(),
+            _ => kind.to_string(),
         };
-        Ok(Self { name, scope, pace: if kind.is_scan() { Pace::Slow } else { Pace::Fast }, state })
+        let lull = match kind {
+            Kind::Event(lull) | Kind::Service(lull) => lull,
+            _ => Lull::None,
+        };
+        Ok(Self { name, scope, pace: kind.pace(), lull, victims: victims.into(), state })
     }
 
     /// The engine's own name, or that of the measure.
@@ -150,17 +198,18 @@ impl Measure {
         self.pace
     }
 
+    /// What has to be before the event.
+    pub fn lull(&self) -> Lull {
+        self.lull
+    }
+
     /// Work before the clock starts.
     ///
     /// # Errors
     /// When it cannot be done.
     pub fn prepare(&mut self, world: &World) -> Result<()> {
         match &mut self.state {
-            State::Warm(_) => Ok(()),
-            State::Cold(engine) => {
-                *engine = Some(engines::start(EngineName::Netlink, world, &world.all_netns())?);
-                Ok(())
-            }
+            State::Engine(_) | State::Event(_) | State::Service(_) | State::Ss(_) => Ok(()),
             State::Floor(floor) => floor.prepare(world),
         }
     }
@@ -172,16 +221,15 @@ impl Measure {
     pub fn run(&mut self, world: &World) -> Result<Sample> {
         let target = world.target()?;
         let engine = match &mut self.state {
-            State::Warm(engine) => engine,
-            State::Cold(engine) => engine.as_mut().context("run before prepare")?,
+            State::Engine(engine) => engine,
             State::Floor(floor) => return floor.run(),
+            State::Event(whole) => return whole.run(world),
+            State::Service(service) => return service.run(world),
+            State::Ss(ss) => return ss.run(world, self.victims),
         };
         let start = Instant::now();
         let outcome = engine.run(&target, &mut Chosen::default())?;
         let total_ns = nanos(start.elapsed());
-        if let State::Cold(engine) = &mut self.state {
-            *engine = None;
-        }
         Ok(Sample {
             total_ns,
             walk_ns: outcome.walk_ns,
@@ -201,10 +249,14 @@ mod tests {
 
     #[test]
     fn names_agree() {
-        for kind in Kind::all() {
+        for kind in Kind::all().into_iter().chain(Kind::events()) {
             assert_eq!(kind.to_string().parse(), Ok(kind));
         }
-        assert_eq!(Kind::all().len(), 8);
-        assert!("auto".parse::<Kind>().unwrap_err().ends_with("index-scan, netlink-cold, floor"));
+        assert_eq!(Kind::all().len(), 10);
+        let refusal = "auto".parse::<Kind>().unwrap_err();
+        assert!(
+            refusal.ends_with("index-scan, event, event-quiet, service, service-quiet, ss, floor"),
+            "{refusal}"
+        );
     }
 }

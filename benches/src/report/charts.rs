@@ -23,7 +23,7 @@ fn colour(engine: &str) -> RGBColor {
     match engine {
         "netlink" => RGBColor(0, 114, 178),
         "kfunc" => RGBColor(0, 0, 0),
-        "netlink-cold" => RGBColor(86, 180, 233),
+        "event-quiet" | "netlink-cold" => RGBColor(86, 180, 233),
         "floor" => RGBColor(0, 158, 115),
         "iter" => RGBColor(213, 94, 0),
         "diag" => RGBColor(204, 121, 167),

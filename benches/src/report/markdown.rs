@@ -5,14 +5,22 @@ use crate::results::Results;
 use super::tables::{self, Table};
 
 /// Meaning of the words in the tables; the HTML page says the same.
-pub const LEGEND: [(&str, &str); 7] = [
+pub const LEGEND: [(&str, &str); 9] = [
     ("targeted", "the walk of one bucket of the index: the first of kfunc and netlink that ran"),
     (
         "iter, diag, diag-filter",
         "full scans of every netns of the world; (known netns): of only those that hold victims, which nobody but the index can know",
     ),
     ("index-scan", "a pass over every bucket of the index, all netns at once"),
-    ("netlink-cold", "engine netlink without the diag sockets that it keeps between events"),
+    (
+        "event, event-quiet",
+        "Reaper::handle, all of it, as an embedder has it: right after another event, and the first after a pause with the caches as they are",
+    ),
+    (
+        "service, service-quiet",
+        "the round trip over the unix socket of skreap serve, from the client's write to the end of the answer",
+    ),
+    ("ss", "ss -K with the backend as its filter, one process in each netns, one after the other"),
     (
         "floor",
         "one walk that finds nothing, and the same destroys by exact id with everything known beforehand",

@@ -6,6 +6,7 @@ mod markdown;
 mod scale;
 mod series;
 mod tables;
+mod terminal;
 
 use std::path::Path;
 
@@ -33,6 +34,14 @@ pub fn write(directory: &Path) -> Result<()> {
         write_whole(&directory.join(plot_file(&group)), charts::growth(&group)?.as_bytes())?;
     }
     Ok(())
+}
+
+/// The same tables in columns, for a terminal.
+///
+/// # Errors
+/// When there is no result.
+pub fn terminal(directory: &Path) -> Result<String> {
+    Ok(terminal::page(&Results::read(directory)?))
 }
 
 /// `latency-udp-100-netns-shared-tables-10-victims.svg`

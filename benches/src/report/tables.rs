@@ -80,7 +80,10 @@ pub fn times(cases: &[&Case]) -> Table {
         .map(|case| {
             let Percentiles { p50, p90, p99, max } = case.total_ns;
             let mut row = vec![case.label()];
-            row.extend([p50, p90, p99, max, case.walk_ns.p50, case.destroy_ns.p50].map(duration));
+            // A percentile that so few samples cannot have is their maximum, which has a column of its own.
+            let with = |samples, ns| if case.samples < samples { "-".to_owned() } else { duration(ns) };
+            row.extend([duration(p50), with(10, p90), with(100, p99), duration(max)]);
+            row.extend([case.walk_ns.p50, case.destroy_ns.p50].map(duration));
             row.push(if case.rejected == 0 {
                 case.samples.to_string()
             } else {
@@ -139,7 +142,7 @@ mod tests {
         assert_eq!(groups[0].0, "udp, 100 netns, 1,000 sockets, shared tables, 10 victims");
         assert_eq!(
             times(&groups[0].1).rows[0],
-            ["netlink", "30.0 us", "30.0 us", "30.0 us", "30.0 us", "7.50 us", "15.0 us", "3"]
+            ["netlink", "30.0 us", "-", "-", "30.0 us", "7.50 us", "15.0 us", "3"]
         );
     }
 }

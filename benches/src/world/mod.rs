@@ -17,6 +17,7 @@ mod victims;
 
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use skreap::bpf::hooks::Hooks;
@@ -54,6 +55,7 @@ pub struct World {
     space: Space,
     cgroup: Cgroup,
     proto: Protocol,
+    max_sockets: u32,
 }
 
 /// Result of checking every socket after a run.
@@ -78,7 +80,17 @@ impl World {
         let hooks = Hooks::attach(&index, cgroup.open()?.as_fd()).context("attach the hooks")?;
         let bulk = Bulk::new(spec.proto, u32::try_from(nofile).unwrap_or(u32::MAX));
         let victims = Victims::new(spec.proto, &cgroup)?;
-        Ok(Self { victims, bulk, backends, _hooks: hooks, index, space, cgroup, proto: spec.proto })
+        Ok(Self {
+            victims,
+            bulk,
+            backends,
+            _hooks: hooks,
+            index,
+            space,
+            cgroup,
+            proto: spec.proto,
+            max_sockets,
+        })
     }
 
     /// Opens sockets to living backends until there are `count`.
@@ -92,6 +104,21 @@ impl World {
     /// The index, which has seen every socket.
     pub fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// The cgroup of all clients.
+    pub fn cgroup(&self) -> &Path {
+        self.cgroup.path()
+    }
+
+    /// The size of the index.
+    pub fn max_sockets(&self) -> u32 {
+        self.max_sockets
+    }
+
+    /// The namespaces as `ip netns` names them.
+    pub fn netns_names(&self) -> Vec<String> {
+        self.space.netns().iter().map(|netns| netns.name().to_owned()).collect()
     }
 
     /// Size of a netns's own table of sockets; `None` with shared tables.

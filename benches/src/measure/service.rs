@@ -1,0 +1,105 @@
+//! The round trip of an event through `skreap serve`: from the client's write to the unix socket to the end of the line
+//! that answers it.
+
+use std::env;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use skreap::core::Report;
+
+use super::{Sample, event, nanos};
+use crate::world::World;
+
+/// How long the service may take to be ready, and to answer.
+const PATIENCE: Duration = Duration::from_mins(2);
+const POLL: Duration = Duration::from_millis(5);
+
+/// A service of its own, with an index of its own, and one client.
+pub struct Service {
+    client: BufReader<UnixStream>,
+    number: u64,
+    // Dropped last: the client is gone when the service ends.
+    _process: Process,
+}
+
+struct Process {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Nothing to do about a process that has ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+impl Service {
+    /// Starts `skreap serve`, the command beside this one, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When the command is missing or does not start.
+    pub fn new(world: &World, label: &str) -> Result<Self> {
+        let command = env::current_exe().context("find this program")?.with_file_name("skreap");
+        let socket = env::temp_dir().join(format!("skreap-bench-{}-{label}.sock", std::process::id()));
+        let child = Command::new(&command)
+            .arg("serve")
+            .arg("--cgroup")
+            .arg(world.cgroup())
+            .arg("--max-sockets")
+            .arg(world.max_sockets().to_string())
+            .arg("--source")
+            .arg(format!("unix:{}", socket.display()))
+            .env("RUST_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .with_context(|| format!("start {}; `cargo build --release` makes it", command.display()))?;
+        let mut process = Process { child, socket };
+        let stream = process.connect()?;
+        stream.set_read_timeout(Some(PATIENCE)).context("set a timeout")?;
+        Ok(Self { client: BufReader::new(stream), number: 0, _process: process })
+    }
+
+    /// One event on the backend that is gone.
+    ///
+    /// # Errors
+    /// When the event failed, or the service has ended.
+    pub fn run(&mut self, world: &World) -> Result<Sample> {
+        self.number += 1;
+        let mut line = serde_json::to_string(&event::deleted(self.number, world)?)?;
+        line.push('\n');
+        let mut answer = String::new();
+        let start = Instant::now();
+        self.client.get_mut().write_all(line.as_bytes()).context("send the event")?;
+        self.client.read_line(&mut answer).context("read the report")?;
+        let total_ns = nanos(start.elapsed());
+        let report: Report =
+            serde_json::from_str(&answer).with_context(|| format!("the service answers {answer:?}"))?;
+        event::sample(total_ns, &report)
+    }
+}
+
+impl Process {
+    fn connect(&mut self) -> Result<UnixStream> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match UnixStream::connect(&self.socket) {
+                Ok(stream) => return Ok(stream),
+                Err(error) if Instant::now() > end => return Err(error).context("connect to the service"),
+                Err(_) => {}
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the service has ended: {status}");
+            }
+            thread::sleep(POLL);
+        }
+    }
+}
