@@ -11,7 +11,6 @@ use crate::grid::WorldSpec;
 use crate::histogram;
 use crate::machine::Machine;
 use crate::measure::{self, Kind, Lull, Measure, Sample};
-use crate::order::{self, Pace};
 use crate::progress::Progress;
 use crate::ratio::duration;
 use crate::results::{Case, Raw, Results};
@@ -140,7 +139,7 @@ impl Bench<'_> {
         let raised = Instant::now();
         column.measure.prepare(self.world).with_context(|| format!("prepare {name}"))?;
         match column.measure.lull() {
-            Lull::None => thread::sleep(SETTLE),
+            Lull::None => thread::sleep(QUIET_DELAY),
             Lull::Quiet => stop.sleep(self.quiet)?,
         }
         let ready = Instant::now();

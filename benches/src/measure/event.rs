@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use skreap::bpf::Config;
 use skreap::core::{Action, Event, Report};
-use skreap::{Reaper, choice::Choice};
+use skreap::{Reaper, choice::EngineChoice};
 
 use super::{Sample, nanos};
 use crate::world::World;
@@ -26,7 +26,7 @@ impl Whole {
         let reaper = Reaper::builder()
             .cgroup(world.cgroup())
             .config(config)
-            .engine(Choice::Auto)
+            .engine(EngineChoice::Auto)
             .build()
             .context("start a reaper")?;
         Ok(Self { reaper, number: 0 })

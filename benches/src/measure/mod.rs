@@ -14,7 +14,6 @@ use anyhow::Result;
 use skreap::core::EngineName;
 use skreap::engine::{Chosen, Engine};
 
-use crate::order::Pace;
 use crate::ratio::{EVENT, EVENT_QUIET, FLOOR, SERVICE, SERVICE_QUIET, SS};
 use crate::results::Scope;
 use crate::schedule::Pace;
