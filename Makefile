@@ -11,7 +11,7 @@ SUDO  ?= $(if $(filter 0,$(shell id -u)),,sudo -E)
 BUILD  = target/release
 
 # Packages that the build needs beyond git, make and a Rust toolchain
-PACKAGES = clang-19 gcc libc6-dev libelf-dev make pkg-config zlib1g-dev
+PACKAGES = clang-19 gcc libc6-dev libelf-dev libprotobuf-dev make pkg-config protobuf-compiler zlib1g-dev
 
 .PHONY: all bench build deb deps deps-debug-kernel deps-vm demo kmod kmod-install kmod-source test test-deb test-debug-kernel test-matrix test-vm check-matrix checkpatch shellcheck support-matrix verifier-record fmt clippy unit kernel-tests docs fuzz clean help
 
@@ -37,7 +37,7 @@ build: deps
 demo: build
 	$(SUDO) $(BUILD)/skreap demo
 
-test: deps fmt clippy shellcheck check-matrix unit docs kernel-tests model test-deb test-vm
+test: deps fmt clippy shellcheck check-matrix unit docs watch-tests kernel-tests model test-deb test-vm
 
 fmt:
 	$(CARGO) fmt --all --check
@@ -67,6 +67,12 @@ kernel-tests:
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --test cli
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --test kernel
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --features fault --test fault
+
+# `skreap-watch` beside a real etcd; needs no privileges
+.PHONY: watch-tests
+watch-tests:
+	@$(MAKE) --no-print-directory deps PACKAGES='etcd-server openssl'
+	SKREAP_TESTS=required $(CARGO) test --locked --package skreap-watch --test watch
 
 # Behaviour of kernels, libraries and tools that a good engineer guesses wrong: a verdict for each script in findings/. Not
 # a part of `test`: the behaviour is not ours, and some scripts download packages from Debian's archive.

@@ -19,5 +19,8 @@ fn root() -> &'static Path {
 
 /// The crates of the product.
 fn product() -> Vec<Crate> {
-    ["core", "bpf", "runner"].iter().map(|name| Crate::read(&root().join(name).join("src"))).collect()
+    ["core", "bpf", "runner", "runner/watch"]
+        .iter()
+        .map(|name| Crate::read(&root().join(name).join("src")))
+        .collect()
 }
