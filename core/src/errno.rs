@@ -41,7 +41,7 @@ const ERRNOS: &[(u32, &str, &str)] = &[
     (104, "ECONNRESET", "the connection was reset"),
     (105, "ENOBUFS", "a socket buffer is full; try again"),
     (107, "ENOTCONN", "the socket is not connected any more"),
-    (110, "ETIMEDOUT", "its owner holds its lock; it is destroyed when the owner lets go"),
+    (110, "ETIMEDOUT", "its owner holds its lock; the kernel destroys it when the owner lets go"),
     (111, "ECONNREFUSED", "refused"),
     (114, "EALREADY", "already under way"),
     (115, "EINPROGRESS", "under way"),

@@ -127,8 +127,8 @@ pub(crate) fn by_name<T: Copy>(
     })
 }
 
-/// Quotes a part of the input for use in a message: control characters escaped, cut when long.
-pub(crate) fn excerpt(text: &str) -> String {
+/// Quotes a part of the input for use in a message: control characters escaped, cut after 64 characters.
+pub fn excerpt(text: &str) -> String {
     format!("{:?}", cut(text))
 }
 

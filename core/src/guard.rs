@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::plural::{counted, plural};
+
 /// The limit that refuses an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -82,8 +84,10 @@ impl Guarded {
             _ => ("one event may have", "raise --max-victims"),
         };
         Some(format!(
-            "refused: {victims} victims are more than the {most} that {whose}, and nothing was destroyed; if it is \
-             right, {step}"
+            "refused: {} {} more than the {most} that {whose}, and nothing was destroyed; if it is \
+             right, {step}",
+            counted(victims, "victim"),
+            plural(victims, "is", "are")
         ))
     }
 }

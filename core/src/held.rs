@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 /// Sockets whose destroy waited for a lock for longer than their event did, since the service started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldStatus {
-    /// Failures among those of the totals that are still waited for, so that they may yet be taken back.
+    /// Sockets that reports have listed as failed and that are still waited for, so that those failures may yet be taken
+    /// back. Each counts once, however many events have asked for it.
     pub waiting: u64,
     /// Sockets that were destroyed after an event had reported them as failed. They are no part of what the totals
     /// count as destroyed or failed.

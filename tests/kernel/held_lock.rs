@@ -232,7 +232,8 @@ fn room_that_nobody_makes(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// One thread waits for a socket, however many events ask for it; and when it is destroyed, no failure is left.
+/// One thread waits for a socket, and the status counts it once, however many events ask for it; and when it is destroyed,
+/// no failure is left.
 fn asked_for_again_while_it_is_held(world: &mut World) -> Result<()> {
     finds_without_locks(world)?;
     world.serve(&[udp(1)])?;
@@ -244,7 +245,7 @@ fn asked_for_again_while_it_is_held(world: &mut World) -> Result<()> {
     expect_held(&world.reap(udp(1))?, 0, 1)?;
     ensure!(start.elapsed() < AT_ONCE, "it was waited for anew: {:?}", start.elapsed());
     let now = status(world)?;
-    ensure!((now.held.waiting, now.held.given_up) == (2, 1), "{:?}", now.held);
+    ensure!((now.held.waiting, now.held.given_up) == (1, 1), "{:?}", now.held);
     ensure!(now.totals.all_failed() == 2, "{:?}", now.totals);
     holder.end_hold(held.handle)?;
     let now = wait_for_late(world)?;
@@ -275,7 +276,10 @@ fn all_destroyers_wait(world: &mut World) -> Result<()> {
     let waiting = HeldStatus { waiting: HELD as u64, given_up: 4, ..HeldStatus::default() };
     for i in 1..=2 {
         let start = Instant::now();
-        expect_held(&world.reap(tcp(1))?, 0, 3)?;
+        let report = world.reap(tcp(1))?;
+        ensure!((report.victims, report.destroyed, report.failed.total()) == (3, 0, 3), "{report:?}");
+        // The kernel was not asked, so this is not what is said of a socket whose lock is held.
+        ensure!(report.failed.by_errno().get("EAGAIN") == Some(&3), "{report:?}");
         ensure!(start.elapsed() < AT_ONCE, "waited for a destroyer for {:?}", start.elapsed());
         let now = status(world)?;
         ensure!(now.held == waiting && now.totals.all_failed() == HELD as u64 + 3 * i, "{now:?}");
@@ -285,12 +289,10 @@ fn all_destroyers_wait(world: &mut World) -> Result<()> {
         holder.end_hold(socket.handle)?;
     }
     let now = wait_for_late(world)?;
-    // The last destroyer was given up with three in its batch. Another may come to the two behind the held one first, and
-    // then the last one does not find them.
-    let HeldStatus { late_destroyed, late_gone, .. } = now.held;
-    ensure!(late_destroyed + late_gone == HELD as u64 && late_gone <= 2, "{:?}", now.held);
-    let expected = HeldStatus { late_destroyed, late_gone, taken_back: HELD as u64, ..HeldStatus::default() };
-    ensure!(now.held == expected && now.totals.all_failed() == 6, "{:?} {:?}", now.held, now.totals);
+    // Each of the destroyers has all sockets behind its first in its batch. Whichever comes first destroys one, and the
+    // others do not find it.
+    ensure!(now.held == late(HELD as u64), "{:?}", now.held);
+    ensure!(now.totals.all_failed() == 6, "{:?}", now.totals);
     ensure!(holder.destroyed(Selection::All)?.len() == HELD);
     expect_destroyed(&world.reap(tcp(1))?, &mut [&mut client], &free.cookies)?;
     expect_complete(&world.reap(udp(1))?, 0)

@@ -110,16 +110,22 @@ fn a_link_that_is_not_there(world: &mut World) -> Result<()> {
     let place = format!("/run/netns/{}", world.netns(0).name());
     let one = |zone: &str| Ok::<_, anyhow::Error>(Action::BackendDeleted { backend: backend(zone)? });
     let bare = Action::BackendDeleted { backend: "udp://[fe80::1]:53".parse()? };
+    let long = format!("/{}", "x".repeat(5000));
     for (action, netns, error) in [
         (bare, None, "udp://[fe80::1]:53 is link-local, and every link may have".to_owned()),
         (one("eth0")?, None, "udp://[fe80::1%eth0]:53 names a link, and every network".to_owned()),
-        (one("nosuch")?, Some(place.as_str()), format!("netns {place} has no interface nosuch; name one")),
-        (one("4711")?, Some(place.as_str()), format!("netns {place} has no interface 4711; name one")),
-        (one("lo")?, Some("/run/netns/no such"), "netns /run/netns/no such: No such file".to_owned()),
-        (one("lo")?, Some("/proc/self/comm"), "netns /proc/self/comm: this is no namespace;".to_owned()),
-        (one("lo")?, Some("/dev/zero"), "netns /dev/zero: this is no namespace;".to_owned()),
+        (one("nosuch")?, Some(place.as_str()), format!("netns {place:?} has no interface nosuch; name one")),
+        (one("4711")?, Some(place.as_str()), format!("netns {place:?} has no interface 4711; name one")),
+        (one("lo")?, Some("/run/netns/no such"), "netns \"/run/netns/no such\": No such file".to_owned()),
+        (one("lo")?, Some("/proc/self/comm"), "netns \"/proc/self/comm\": this is no namespace;".to_owned()),
+        (one("lo")?, Some("/dev/zero"), "netns \"/dev/zero\": this is no namespace;".to_owned()),
         // A namespace, but of another kind.
-        (one("lo")?, Some("/proc/self/ns/uts"), "netns /proc/self/ns/uts: Invalid argument".to_owned()),
+        (one("lo")?, Some("/proc/self/ns/uts"), "netns \"/proc/self/ns/uts\": Invalid argument".to_owned()),
+        (
+            one("lo")?,
+            Some(long.as_str()),
+            format!("netns {:?}: File name too long", format!("{}…", &long[..64])),
+        ),
     ] {
         let report = world.attempt_in(action, netns, false);
         let text = report.error.as_deref().context("no error")?;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use skreap_bpf::Victim;
-use skreap_core::{EngineName, FallbackReason, FallbackRun, Incomplete, Outcome};
+use skreap_core::{EngineName, FallbackReason, FallbackRun, Incomplete, Outcome, counted};
 
 use super::named::tuple;
 use super::pool::{Fate, Naming, Pool};
@@ -79,7 +79,7 @@ impl Destroyer {
         while !unresolved.is_empty() {
             victims.clear();
             if let Err(e) = again(victims) {
-                tracing::warn!("cannot retry {} sockets: {e}", unresolved.len());
+                tracing::warn!("cannot retry {}: {e}", counted(unresolved.len() as u64, "socket"));
                 outcome.incomplete.insert(Incomplete::EngineFailed);
                 unresolved.iter().for_each(|u| u.fail(outcome));
                 return;

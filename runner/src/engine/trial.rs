@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 
 use skreap_bpf::hooks::Hooks;
 use skreap_bpf::{Config, Index, Scan, WalkCounts};
-use skreap_core::{Target, Unconnected};
+use skreap_core::{Target, Unconnected, counted};
 
 use crate::sys::cgroup;
 use crate::sys::sock_diag::{DiagSocket, Verdict};
@@ -84,7 +84,7 @@ pub(crate) fn iterator_destroy() -> Result<String, Missing> {
     let victim = skreap_bpf::Victim::of_udp_socket(&socket).map_err(|e| Missing { detail: e.to_string() })?;
     match Scan::load(None).and_then(|mut scan| scan.destroy_udp(&victim)) {
         Ok(1) if was_destroyed(&socket) => Ok("iter/udp destroyed a private UDP socket".to_owned()),
-        Ok(n) => missing(format!("iter/udp found {n} private sockets, and the socket is still alive")),
+        Ok(n) => missing(format!("iter/udp found {}, and it is still alive", counted(n, "private socket"))),
         Err(e) => missing(e.to_string()),
     }
 }

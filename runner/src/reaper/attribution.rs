@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
-use skreap_core::{Attribution, SocketTuple};
+use skreap_core::{Attribution, SocketTuple, counted};
 
 use crate::sys::cgroup;
 use crate::sys::netns::{self, NetnsId};
@@ -44,7 +44,8 @@ pub(super) fn attribute(sockets: &mut [&mut SocketTuple]) {
         return;
     }
     let Ok(found) = answer.recv_timeout(PATIENCE * 2) else {
-        tracing::warn!("the owners of {} sockets were not found in time", sockets.len());
+        let sockets = counted(sockets.len() as u64, "socket");
+        tracing::warn!("the owners of {sockets} were not found in time");
         return;
     };
     for (socket, found) in sockets.iter_mut().zip(found) {

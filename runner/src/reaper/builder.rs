@@ -181,7 +181,7 @@ impl Builder {
     }
 
     /// Most threads that destroy, with those that wait for a socket whose owner holds its lock; 128 by default, one at
-    /// least. While all of them wait, other sockets are not destroyed: they are reported as failed with `ETIMEDOUT` at
+    /// least. While all of them wait, other sockets are not destroyed: they are reported as failed with `EAGAIN` at
     /// once.
     #[must_use]
     pub fn destroyers_max(mut self, most: NonZeroUsize) -> Self {

@@ -1,6 +1,6 @@
 //! How many sockets one event may destroy, and what is said of one that would destroy more.
 
-use skreap_core::{Action, Backend, Event, Guarded, Incomplete, Limit, ReconcileMax, SocketTuple};
+use skreap_core::{Action, Backend, Event, Guarded, Incomplete, Limit, ReconcileMax, SocketTuple, counted};
 
 use super::Reaper;
 use super::done::Done;
@@ -28,13 +28,9 @@ impl Count {
         hit.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
         let named: Vec<String> = hit.iter().take(NAMED).map(|(b, n)| format!("{b} ({n})")).collect();
         let more = if hit.len() > NAMED { ", …" } else { "" };
-        let (sockets, backends) = (count(self.total(), "socket"), count(hit.len() as u64, "backend"));
+        let (sockets, backends) = (counted(self.total(), "socket"), counted(hit.len() as u64, "backend"));
         format!("it would have destroyed {sockets} of {backends}: {}{more}", named.join(", "))
     }
-}
-
-fn count(n: u64, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// What the service allows one event.
@@ -138,7 +134,7 @@ impl Reaper {
             Some(would) => format!("{refusal}; {would}"),
             None => refusal,
         };
-        tracing::warn!(id = %event.id, found, "{refusal}");
+        tracing::warn!(id = ?event.id, found, "{refusal}");
         done.fail(Incomplete::Refused, refusal);
         false
     }

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
-use skreap_core::Zone;
+use skreap_core::{Zone, excerpt};
 
 use crate::engine::Link;
 use crate::sys::netns;
@@ -25,6 +25,7 @@ const NSFS_MAGIC: i64 = 0x6e73_6673;
 /// and the next step.
 pub(super) fn find(path: &str, zones: Vec<Zone>) -> Result<Vec<Link>, String> {
     let (reply, answer) = bounded(1);
+    let shown = excerpt(path);
     let owned = path.to_owned();
     // A thread of its own: setns() must never move a thread that others run on. It is left behind
     // if it hangs.
@@ -34,15 +35,16 @@ pub(super) fn find(path: &str, zones: Vec<Zone>) -> Result<Vec<Link>, String> {
             let _ = reply.send(look(&owned, &zones));
         })
         .map_err(|e| {
-            format!("cannot start the thread that looks into netns {path}: {e}; send the event again")
+            format!("cannot start the thread that looks into netns {shown}: {e}; send the event again")
         })?;
     answer.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-        Err(format!("netns {path}: not opened within {} s; name a file of nsfs", PATIENCE.as_secs()))
+        Err(format!("netns {shown}: not opened within {} s; name a file of nsfs", PATIENCE.as_secs()))
     })
 }
 
 fn look(path: &str, zones: &[Zone]) -> Result<Vec<Link>, String> {
-    let failed = |e: io::Error| format!("netns {path}: {e}; name the file of a living network namespace");
+    let shown = excerpt(path);
+    let failed = |e: io::Error| format!("netns {shown}: {e}; name the file of a living network namespace");
     let _raised = privileges::raise();
     netns::enter(&open(path).map_err(failed)?).map_err(failed)?;
     let socket = std::net::UdpSocket::bind((std::net::Ipv6Addr::UNSPECIFIED, 0))
@@ -51,7 +53,7 @@ fn look(path: &str, zones: &[Zone]) -> Result<Vec<Link>, String> {
     let netns = netns::cookie_of_socket(&socket.as_raw_fd()).map_err(failed)?;
     let link = |zone: &Zone| {
         let ifindex = index_of(zone).ok_or_else(|| {
-            format!("netns {path} has no interface {zone}; name one by its name or number there (ip link)")
+            format!("netns {shown} has no interface {zone}; name one by its name or number there (ip link)")
         })?;
         Ok(Link { netns, ifindex })
     };

@@ -42,7 +42,7 @@ impl Underway {
         match end {
             End::TimedOut => {
                 let socket = tuple(one);
-                tracing::warn!(id = %self.event.id, "not destroyed, as its owner holds its lock; still waited for: {socket}");
+                tracing::warn!(id = ?self.event.id, "not destroyed, as its owner holds its lock; still waited for: {socket}");
                 return;
             }
             End::Failed(errno) => {
@@ -95,8 +95,8 @@ impl Reaper {
         underway.held.is_empty()
     }
 
-    /// The report of an event. What it still waits for is reported as failed with `ETIMEDOUT`: nobody knows what comes of
-    /// it.
+    /// The report of an event. What it still waits for is reported as failed with `ETIMEDOUT`: the kernel
+    /// destroys it when its owner lets go.
     pub fn finish(&mut self, mut underway: Underway) -> Report {
         if !underway.held.is_empty() {
             for (victim, end) in self.pool.ends(&mut underway.held, |_| true) {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use skreap_bpf::Victim;
+use skreap_core::{counted, plural};
 
 use super::Pool;
 use super::job::{Fate, Job, Task};
@@ -236,12 +237,14 @@ impl<'a> Event<'a> {
 
     /// There are too many threads that wait for locks.
     fn fail(&mut self, range: Range<usize>) {
+        let n = range.len() as u64;
         tracing::warn!(
-            "{} sockets are not destroyed: too many threads wait for the locks of others already; see `waiting` in the status",
-            range.len()
+            "{} {} not destroyed: too many threads wait for the locks of others already; see `held` in the status",
+            counted(n, "socket"),
+            plural(n, "is", "are")
         );
         for known in &mut self.known[range] {
-            *known = Some(known.unwrap_or(Fate::Failed(libc::ETIMEDOUT)));
+            *known = Some(known.unwrap_or(Fate::Failed(libc::EAGAIN)));
         }
     }
 
@@ -256,10 +259,12 @@ impl<'a> Event<'a> {
             note(&mut self.known, part.at, &part.job.progress().fates);
         }
         for (at, known) in self.known.iter_mut().enumerate() {
-            let by = self.stuck.iter().rev().find_map(|part| Some((part, part.in_hand_since(at)?)));
-            *known = match (*known, by) {
-                (None | Some(Fate::Held), Some((part, since))) => {
-                    state.hold(&self.todo[at], &part.job, since);
+            let in_hand = |part: &Part| Some((Arc::clone(&part.job), part.in_hand_since(at)?));
+            let (by, since): (Vec<_>, Vec<_>) = self.stuck.iter().filter_map(in_hand).unzip();
+            // The last destroyer was given it last.
+            *known = match (*known, since.last()) {
+                (None | Some(Fate::Held), Some(since)) => {
+                    state.hold(&self.todo[at], by, *since);
                     Some(Fate::Held)
                 }
                 // Two were at it, and one of them is not done.

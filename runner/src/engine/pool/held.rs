@@ -38,8 +38,11 @@ pub(super) struct State {
 #[derive(Debug)]
 struct Held {
     victim: Victim,
-    /// What waits.
-    by: Arc<Job>,
+    /// Those that have it in hand. If the destroyer that looks for the held socket of a batch is stuck as well, several
+    /// have the rest of the batch, and whichever comes first destroys it.
+    by: Vec<Arc<Job>>,
+    /// What those have said that are done with it.
+    known: Option<Fate>,
     since: Instant,
     /// Events that wait for what comes of it.
     awaited: u32,
@@ -110,7 +113,7 @@ impl Shared {
 
     pub(crate) fn status(&self) -> HeldStatus {
         let state = self.state.lock();
-        let waiting = state.held.values().map(|held| held.reported).sum();
+        let waiting = state.held.values().filter(|held| held.reported > 0).count() as u64;
         HeldStatus { waiting, given_up: state.given_up as u64, ..state.status }
     }
 
@@ -121,9 +124,9 @@ impl Shared {
 }
 
 impl State {
-    /// Notes that the job waits for the lock of this socket; an event has met it.
-    pub(super) fn hold(&mut self, victim: &Victim, by: &Arc<Job>, since: Instant) {
-        let new = Held { victim: *victim, by: Arc::clone(by), since, awaited: 0, reported: 0 };
+    /// Notes that these jobs have this socket in hand and wait for locks; an event has met it.
+    pub(super) fn hold(&mut self, victim: &Victim, by: Vec<Arc<Job>>, since: Instant) {
+        let new = Held { victim: *victim, by, known: None, since, awaited: 0, reported: 0 };
         self.held.entry(victim.cookie()).or_insert(new);
         self.meet(victim.cookie());
     }
@@ -151,7 +154,17 @@ impl State {
 
     fn resolve(&mut self, by: &Arc<Job>, victim: &Victim, fate: Fate) {
         let cookie = victim.cookie();
-        if !self.held.get(&cookie).is_some_and(|held| Arc::ptr_eq(&held.by, by)) {
+        let Some(held) = self.held.get_mut(&cookie) else {
+            return;
+        };
+        let Some(i) = held.by.iter().position(|job| Arc::ptr_eq(job, by)) else {
+            return;
+        };
+        held.by.swap_remove(i);
+        let fate = held.known.map_or(fate, |known| known.or(fate));
+        held.known = Some(fate);
+        // One that does not find it may come after another that has destroyed it and has not said so yet.
+        if fate != Fate::Destroyed && !held.by.is_empty() {
             return;
         }
         let Some(held) = self.held.remove(&cookie) else {

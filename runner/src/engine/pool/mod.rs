@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use skreap_bpf::Victim;
+use skreap_core::{counted, plural};
 
 pub(crate) use event::Naming;
 pub(crate) use held::{Awaited, End};
@@ -39,7 +40,8 @@ const WORKERS_MAX: usize = 16;
 pub struct PoolOptions {
     /// How long an event waits for a socket whose owner holds its lock.
     pub victim_timeout: Duration,
-    /// Most destroyers at one time, with those that wait for a lock. If all of these wait, further victims fail at once.
+    /// Most destroyers at one time, with those that wait for a lock. If all of these wait, further victims fail at once, with
+    /// `EAGAIN`.
     pub destroyers_max: usize,
 }
 
@@ -198,10 +200,14 @@ impl Watch {
 impl Drop for Inner {
     fn drop(&mut self) {
         // Those that wait are not waited for.
-        let held = self.shared.len();
+        let held = self.shared.len() as u64;
         if held > 0 {
+            let why = plural(held, "its owner holds its lock", "their owners hold their locks");
+            let then = plural(held, "it when the owner", "each when its owner");
             tracing::warn!(
-                "the end comes before {held} sockets were destroyed: their owners hold their locks, and what comes of them is not known"
+                "the end comes before {} {} destroyed: {why}; the kernel destroys {then} lets go, and nobody logs that",
+                counted(held, "socket"),
+                plural(held, "was", "were"),
             );
         }
     }

@@ -9,7 +9,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use skreap_bpf::fault::{self, Point};
 use skreap_bpf::{Relation, Scan, Victim};
-use skreap_core::Protocol;
+use skreap_core::{Protocol, counted, plural};
 
 use super::held::Shared;
 use super::job::{Fate, Job, Task};
@@ -203,8 +203,9 @@ impl Worker {
             return Ok(());
         };
         let mut scan = Scan::load(None).map_err(|e| {
-            let n = job.victims.len();
-            tracing::warn!("{n} sockets have no exact id, and the iterators cannot be loaded: {e}");
+            let n = job.victims.len() as u64;
+            let (sockets, have) = (counted(n, "socket"), plural(n, "has", "have"));
+            tracing::warn!("{sockets} {have} no exact id, and the iterators cannot be loaded: {e}");
             Fate::Failed(libc::ENOENT)
         })?;
         netns::open_by(netns_id(first), way)

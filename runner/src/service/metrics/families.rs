@@ -130,7 +130,7 @@ fn sockets(to: &mut Encoder<'_>, t: &Totals, h: &HeldStatus) -> fmt::Result {
     }
     let failed = failed.into_iter().map(|(errno, n)| (vec![("errno", errno)], n));
     to.counter("sockets_failed", "Sockets that could not be destroyed, by errno", failed)?;
-    let help = "Failures that are still waited for, as the owners of the sockets hold their locks";
+    let help = "Sockets reported as failed that are still waited for, as their owners hold their locks";
     to.gauge("sockets_held", help, h.waiting)?;
     to.counter(
         "sockets_late",

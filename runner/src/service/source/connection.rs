@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use skreap_core::{Refusal, Request};
+use skreap_core::{Refusal, Request, counted, plural};
 
 use super::lines::{Line, Lines, MAX_LINE_BYTES};
 use super::output::Output;
@@ -148,6 +148,6 @@ fn write(mut output: impl Write, replies: &Receiver<Reply>, unanswered: &Unanswe
     }
     unanswered.close();
     if lost > 0 {
-        tracing::warn!("{lost} answers were not delivered");
+        tracing::warn!("{} {} not delivered", counted(lost, "answer"), plural(lost, "was", "were"));
     }
 }
