@@ -10,10 +10,13 @@ use skreap::core::Backend;
 use skreap::status::{Top, TopBackend};
 
 use super::super::text::short;
+use super::narrow::{columns_that_fit, cut};
 use super::style::{heading, numbers};
 
 /// Widths of the columns after the name.
 const COLUMNS: [u16; 4] = [9, 9, 8, 7];
+/// What a name should have before there is room for columns.
+const NAME: u16 = 20;
 
 /// What backends are sorted by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,16 +94,19 @@ impl List {
         let names: Vec<String> = rows.iter().map(|(b, _)| format!("  {}", b.backend)).collect();
         let title = self.title(rows.len(), all);
         let longest = names.iter().map(String::len).chain([title.len()]).max().unwrap_or_default();
+        let longest = u16::try_from(longest).unwrap_or(u16::MAX);
+        let fit = columns_that_fit(&COLUMNS, longest.min(NAME), width);
         // One column of space before each column.
-        let room = width.saturating_sub(COLUMNS.iter().map(|c| c + 1).sum());
-        let name = Constraint::Length(u16::try_from(longest).unwrap_or(u16::MAX).min(room).max(10));
-        let widths = std::iter::once(name).chain(COLUMNS.map(Constraint::Length));
-        let shown = names.into_iter().zip(rows).skip(self.scrolled).map(|(name, (b, rate))| {
+        let room = width.saturating_sub(COLUMNS.iter().take(fit).map(|c| c + 1).sum());
+        let name = longest.min(room);
+        let widths = std::iter::once(name).chain(COLUMNS.into_iter().take(fit)).map(Constraint::Length);
+        let shown = names.into_iter().zip(rows).skip(self.scrolled).map(|(text, (b, rate))| {
             let n = &b.sockets;
             let rate = rate.filter(|rate| *rate != 0.0).map(signed).unwrap_or_default();
-            numbers(name, [short(n.connected), rate, short(n.unconnected), short(n.netns)])
+            let columns = [short(n.connected), rate, short(n.unconnected), short(n.netns)];
+            numbers(cut(text, name), columns.into_iter().take(fit))
         });
-        let head = numbers(title, self.heads()).style(heading());
+        let head = numbers(cut(title, name), self.heads().into_iter().take(fit)).style(heading());
         Table::new(shown.collect::<Vec<_>>(), widths).header(head)
     }
 

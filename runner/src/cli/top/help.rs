@@ -2,9 +2,10 @@
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use ratatui::text::Line;
+use ratatui::text::Span;
 use ratatui::widgets::{Clear, Widget as _};
 
+use super::narrow::wrap;
 use super::style::heading;
 
 /// Every key, and what is shown.
@@ -36,11 +37,17 @@ const HELP: [(&str, &str); 22] = [
 /// The page that explains everything, as much of it as there is room for.
 pub(super) fn draw_help(area: Rect, buffer: &mut Buffer) {
     Clear.render(area, buffer);
-    for (row, (term, text)) in area.rows().zip(HELP) {
-        let line = match term {
-            "" if text.starts_with(char::is_uppercase) => Line::styled(format!(" {text}"), heading()),
-            _ => Line::raw(format!("   {term:<14}  {text}")),
-        };
+    let lines = HELP.into_iter().flat_map(|(term, text)| match term {
+        "" if text.starts_with(char::is_uppercase) => {
+            let words = text.split(' ').map(|word| Span::styled(word, heading())).collect();
+            wrap(Span::raw(" "), words, area.width)
+        }
+        _ => {
+            let words = text.split(' ').map(Span::raw).collect();
+            wrap(Span::raw(format!("   {term:<14}  ")), words, area.width)
+        }
+    });
+    for (row, line) in area.rows().zip(lines) {
         line.render(row, buffer);
     }
 }

@@ -4,6 +4,7 @@ mod backends;
 mod end;
 mod help;
 mod keys;
+mod narrow;
 mod style;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ pub(super) fn heading() -> Style {
 }
 
 /// A name, and numbers that end below each other.
-pub(super) fn numbers(name: String, numbers: [String; 4]) -> Row<'static> {
-    let cells = numbers.map(|n| Cell::from(Line::raw(n).right_aligned()));
+pub(super) fn numbers(name: String, numbers: impl IntoIterator<Item = String>) -> Row<'static> {
+    let cells = numbers.into_iter().map(|n| Cell::from(Line::raw(n).right_aligned()));
     Row::new(std::iter::once(Cell::from(name)).chain(cells))
 }

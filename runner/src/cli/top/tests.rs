@@ -29,6 +29,7 @@ fn top(sockets: u64, events: u64) -> Top {
                        "skipped": skreap::core::Skipped::default(), "failed": {"EPERM": 2}, "incomplete": {}},
             "latency": {"count": events, "queue": phase, "walk": phase, "destroy": phase, "total": phase},
             "waiting": 1, "clients": clients,
+            "sockets": {"connected": sockets + 5, "unconnected": 6, "no_peer": 2, "moved_on": 1},
             "hooks": [], "order": null, "audit": null,
             "recent": [{"age_ns": 61_000_000_000_u64, "id": "e", "type": "backend-deleted",
                         "backend": "tcp://[fd00:1111:2222::5]:8080", "backends": 1, "result": "failed",
@@ -59,6 +60,7 @@ fn all_of_it_fits_80_by_24() {
     for text in [
         " skreap 0.1.0   engine netlink   up 3 h 12 min   2 clients",
         "index   16,105 sockets to 2 backends, 16,105 of 1,048,576 nodes (1 %)",
+        "sockets 16,105 connected, 6 unconnected, 2 without a peer, 1 moved on",
         "events  11 (5.0/s), 1 waiting; 12,345 (0/s) sockets destroyed",
         "health  failed 2, incomplete 0, errors 0, dropped 0, stale 0",
         "latency p50 1.50 µs, p90 21.4 µs, p99 452 µs, max 2.74 ms (last 11 events)",
@@ -122,9 +124,45 @@ fn press(view: &mut View, keys: &str) -> Next {
 #[test]
 fn a_small_screen_is_for_backends() {
     let view = View::new(many(90));
-    assert_eq!(shown(&view, 80, 24).len(), 15);
-    assert_eq!(shown(&view, 200, 50).len(), 34);
+    assert_eq!(shown(&view, 80, 24).len(), 14);
+    assert_eq!(shown(&view, 200, 50).len(), 33);
     assert!(lines(&view, 200, 50).join("\n").contains("  destroy  "));
+}
+
+/// Nothing is cut off without a mark, and no column is half there.
+#[test]
+fn all_of_it_fits_40_columns() {
+    let mut view = View::new(top(16_000, 1));
+    view.update((view.at + Duration::from_secs(2), Ok(top(16_100, 11))));
+    assert_eq!(
+        lines(&view, 40, 24),
+        [
+            " skreap 0.1.0   engine netlink",
+            "index   16,105 sockets to 2 backends,",
+            "        16,105 of 1,048,576 nodes (1 %)",
+            "sockets 16,105 connected, 6 unconnected,",
+            "        2 without a peer, 1 moved on",
+            "events  11 (5.0/s), 1 waiting;",
+            "        12,345 (0/s) sockets destroyed",
+            "health  failed 2, incomplete 0,",
+            "        errors 0, dropped 0, stale 0",
+            "latency p50 1.50 µs, p90 21.4 µs,",
+            "        p99 452 µs, max 2.74 ms",
+            "        (last 11 events)",
+            "BACKEND               SOCKETS↓        /S",
+            "  udp://10.0.0.1:53      16.1k       +50",
+            "  tcp://[fd00:1111:…         5",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "LAST EVENTS   BACKEND         RESULT",
+            "  61 s ago    tcp://[fd00:11… failed",
+            "q ends, ? explains, / filters",
+        ]
+    );
 }
 
 #[test]
@@ -182,7 +220,7 @@ fn keys_filter() {
     assert_eq!(shown(&view, 80, 24)[0], 27);
     assert_eq!(press(&mut view, "\x1b"), Next::Stay);
     press(&mut view, "/9\x1b");
-    assert_eq!(shown(&view, 80, 24).len(), 15);
+    assert_eq!(shown(&view, 80, 24).len(), 14);
     assert_eq!(press(&mut view, "\x1b"), Next::End);
     assert_eq!(press(&mut view, "q"), Next::End);
 }
@@ -198,6 +236,9 @@ fn a_key_explains_all() {
     }
     // Nothing is cut off at the edge.
     assert_eq!(help[..23], lines(&view, 300, 24)[..23]);
+    let words =
+        |lines: Vec<String>| lines.join(" ").split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(lines(&view, 40, 60)), words(lines(&view, 300, 60)));
     // Whatever leaves it does nothing else.
     assert_eq!(press(&mut view, "q"), Next::Stay);
     assert_eq!(shown(&view, 80, 24), [3, 2, 1]);

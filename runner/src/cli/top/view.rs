@@ -13,12 +13,18 @@ use skreap::status::{EventResult, Recent, Top};
 use super::super::text::{age, counted, duration, grouped, plural, short};
 use super::backends::List;
 use super::help::draw_help;
+use super::narrow::{as_many_as_fit, columns_that_fit, cut, wrap};
 use super::style::{heading, numbers};
 
 /// Most events shown; the rest of the screen is for backends.
 const EVENTS_SHOWN: u16 = 8;
 /// From this height on there is room for more than the lists.
 const TALL: u16 = 40;
+
+/// The width of the table of phases.
+const LATENCY_TABLE: u16 = 74;
+/// What the name of a backend should have before there is room for more columns.
+const NAME: u16 = 14;
 
 /// What takes the keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,9 +100,13 @@ impl View {
         let (gap, latency, share) = if tall { (1, 5, 5) } else { (0, 1, 8) };
         let most = EVENTS_SHOWN.min(area.height / share).max(1);
         let events = (self.top.status.recent.len() as u16).clamp(1, most);
+        let lines = self.facts(area.width);
+        let latency_lines =
+            if tall && area.width >= LATENCY_TABLE { None } else { Some(self.latency_lines(area.width)) };
+        let latency = latency_lines.as_ref().map_or(latency, |lines| lines.len() as u16);
         let [head, facts, _, latency, _, backends, _, recent, foot] = Layout::vertical([
             Constraint::Length(1),
-            Constraint::Length(3),
+            Constraint::Length(lines.len() as u16),
             Constraint::Length(gap),
             Constraint::Length(latency),
             Constraint::Length(gap),
@@ -107,11 +117,10 @@ impl View {
         ])
         .areas(area);
         self.draw_head(head, buffer);
-        self.draw_facts(facts, buffer);
-        if tall {
-            self.draw_latency(latency, buffer);
-        } else {
-            self.latency_line().render(latency, buffer);
+        draw_lines(lines, facts, buffer);
+        match latency_lines {
+            Some(lines) => draw_lines(lines, latency, buffer),
+            None => self.draw_latency(latency, buffer),
         }
         let rows = self.list.rows(&self.top, self.before());
         let table = self.list.table(&rows, self.top.backends, backends.width);
@@ -124,41 +133,54 @@ impl View {
         let s = &self.top.status;
         let up = age(Duration::from_nanos(s.uptime_ns));
         let clients = counted(s.clients.connected, "client");
-        let line = format!(" skreap {}   engine {}   up {up}   {clients}", s.version, s.engine);
+        let parts =
+            [format!(" skreap {}", s.version), format!("engine {}", s.engine), format!("up {up}"), clients];
         buffer.set_style(area, Style::new().add_modifier(Modifier::REVERSED));
-        Line::raw(line).render(area, buffer);
+        Line::raw(as_many_as_fit(&parts, "   ", area.width)).render(area, buffer);
     }
 
-    fn draw_facts(&self, area: Rect, buffer: &mut Buffer) {
+    fn facts(&self, width: u16) -> Vec<Line<'static>> {
         let (s, t) = (&self.top.status, &self.top.status.totals);
         let c = &s.index.counters;
         let full = s.index.nodes * 100 / c.capacity.max(1);
-        let index = format!(
-            "{} to {}, {} of {} nodes ({full} %)",
-            counted(self.top.sockets, "socket"),
-            counted(self.top.backends, "backend"),
-            grouped(s.index.nodes),
-            grouped(c.capacity),
-        );
+        let index = [
+            format!("{} to {},", counted(self.top.sockets, "socket"), counted(self.top.backends, "backend")),
+            format!("{} of {} nodes ({full} %)", grouped(s.index.nodes), grouped(c.capacity)),
+        ];
+        let sockets = s.sockets.unwrap_or_default();
+        let sockets = [
+            format!("{} connected,", grouped(sockets.connected)),
+            format!("{} unconnected,", grouped(sockets.unconnected)),
+            format!("{} without a peer,", grouped(sockets.no_peer)),
+            format!("{} moved on", grouped(sockets.moved_on)),
+        ];
         let per_second =
             |rate: Option<f64>| rate.map_or(String::new(), |rate| format!(" ({}/s)", rated(rate)));
         let destroyed = t.all_destroyed();
-        let events = format!(
-            "{}{}, {} waiting; {}{} {} destroyed",
-            grouped(t.all_events()),
-            per_second(self.rate(|top| top.status.totals.all_events())),
-            grouped(s.waiting),
-            grouped(destroyed),
-            per_second(self.rate(|top| top.status.totals.all_destroyed())),
-            plural(destroyed, "socket", "sockets"),
-        );
-        let [first, second, third] = Layout::vertical([Constraint::Length(1); 3]).areas(area);
-        Line::from(vec![label("index"), Span::raw(index)]).render(first, buffer);
-        Line::from(vec![label("events"), Span::raw(events)]).render(second, buffer);
-        self.health_line().render(third, buffer);
+        let events = [
+            format!(
+                "{}{},",
+                grouped(t.all_events()),
+                per_second(self.rate(|top| top.status.totals.all_events()))
+            ),
+            format!("{} waiting;", grouped(s.waiting)),
+            format!(
+                "{}{} {} destroyed",
+                grouped(destroyed),
+                per_second(self.rate(|top| top.status.totals.all_destroyed())),
+                plural(destroyed, "socket", "sockets"),
+            ),
+        ];
+        let plain =
+            |name, parts: &[String]| wrap(label(name), parts.iter().cloned().map(Span::raw).collect(), width);
+        let mut lines = plain("index", &index);
+        lines.extend(plain("sockets", &sockets));
+        lines.extend(plain("events", &events));
+        lines.extend(wrap(label("health"), self.health(), width));
+        lines
     }
 
-    fn health_line(&self) -> Line<'static> {
+    fn health(&self) -> Vec<Span<'static>> {
         let (s, t) = (&self.top.status, &self.top.status.totals);
         let c = &s.index.counters;
         let mut alarms: Vec<(&str, u64)> = vec![
@@ -174,32 +196,30 @@ impl View {
         if s.order.is_some_and(|order| !order.last) {
             alarms.push(("hooks not last", 1));
         }
-        let mut health = vec![label("health")];
-        for (i, (name, n)) in alarms.into_iter().enumerate() {
-            let gap = if i == 0 { "" } else { ", " };
+        let last = alarms.len() - 1;
+        let span = |(i, (name, n)): (usize, (&str, u64))| {
             let style = if n > 0 { alarm() } else { Style::new() };
-            health.push(Span::raw(gap));
-            health.push(Span::styled(format!("{name} {}", grouped(n)), style));
-        }
-        Line::from(health)
+            let end = if i == last { "" } else { "," };
+            Span::styled(format!("{name} {}{end}", grouped(n)), style)
+        };
+        alarms.into_iter().enumerate().map(span).collect()
     }
 
-    /// The whole time of an event, where there is one line for it.
-    fn latency_line(&self) -> Line<'static> {
+    /// The whole time of an event, where there is no room for a table.
+    fn latency_lines(&self, width: u16) -> Vec<Line<'static>> {
         let l = &self.top.status.latency;
         let t = &l.total;
-        let text = match l.count {
-            0 => "no event yet".to_owned(),
-            n => format!(
-                "p50 {}, p90 {}, p99 {}, max {} ({})",
-                duration(t.p50_ns),
-                duration(t.p90_ns),
-                duration(t.p99_ns),
-                duration(t.max_ns),
-                last_events(n)
-            ),
+        let parts = match l.count {
+            0 => vec!["no event yet".to_owned()],
+            n => vec![
+                format!("p50 {},", duration(t.p50_ns)),
+                format!("p90 {},", duration(t.p90_ns)),
+                format!("p99 {},", duration(t.p99_ns)),
+                format!("max {}", duration(t.max_ns)),
+                format!("({})", last_events(n)),
+            ],
         };
-        Line::from(vec![label("latency"), Span::raw(text)])
+        wrap(label("latency"), parts.into_iter().map(Span::raw).collect(), width)
     }
 
     fn draw_latency(&self, area: Rect, buffer: &mut Buffer) {
@@ -232,13 +252,15 @@ impl View {
         let recent = &self.top.status.recent;
         let names: Vec<String> = recent.iter().map(subject).collect();
         let longest = names.iter().map(String::len).max().unwrap_or_default().max("BACKEND".len());
-        let room = area.width.saturating_sub(OTHERS.iter().map(|c| c + 1).sum());
-        let name = u16::try_from(longest).unwrap_or(u16::MAX).min(room).max(10);
+        let longest = u16::try_from(longest).unwrap_or(u16::MAX);
+        let fit = columns_that_fit(&OTHERS, longest.min(NAME), area.width).max(1);
+        let room = area.width.saturating_sub(OTHERS.iter().take(fit).map(|c| c + 1).sum());
+        let name = longest.min(room);
         let [ago, result, killed, took] = OTHERS;
-        let widths = [ago, name, result, killed, took].map(Constraint::Length);
-        let rows = recent.iter().zip(names).map(|(event, name)| event_row(event, name));
-        let head =
-            Row::new(["LAST EVENTS", "BACKEND", "RESULT", "KILLED", "TOOK"].map(Cell::from)).style(heading());
+        let widths = [ago, name, result, killed, took].map(Constraint::Length).into_iter().take(fit + 1);
+        let rows = recent.iter().zip(names).map(|(event, text)| event_row(event, cut(text, name), fit + 1));
+        let head = ["LAST EVENTS", "BACKEND", "RESULT", "KILLED", "TOOK"].map(Cell::from);
+        let head = Row::new(head.into_iter().take(fit + 1)).style(heading());
         let table = Table::new(rows.collect::<Vec<_>>(), widths).header(head);
         ratatui::widgets::Widget::render(table, area, buffer);
     }
@@ -248,8 +270,9 @@ impl View {
             (_, Mode::Filter) => Line::raw(format!("/{}_   Enter keeps, Esc drops", self.list.filter)),
             (Some(why), _) => Line::styled(format!("no answer, trying on: {why}"), alarm()),
             (None, _) => {
-                let took = duration(self.top.took_ns);
-                Line::raw(format!("q ends, ? explains, / filters, c r u n b sort; index read in {took}"))
+                let took = format!("index read in {}", duration(self.top.took_ns));
+                let keys = ["q ends", "? explains", "/ filters", "c r u n b sort"].map(str::to_owned);
+                Line::raw(as_many_as_fit(&[keys.as_slice(), &[took]].concat(), ", ", area.width))
             }
         };
         line.render(area, buffer);
@@ -277,7 +300,14 @@ fn subject(event: &Recent) -> String {
     }
 }
 
-fn event_row(event: &Recent, subject: String) -> Row<'static> {
+fn draw_lines(lines: Vec<Line<'static>>, area: Rect, buffer: &mut Buffer) {
+    for (row, line) in area.rows().zip(lines) {
+        line.render(row, buffer);
+    }
+}
+
+/// The first `columns` of it.
+fn event_row(event: &Recent, subject: String, columns: usize) -> Row<'static> {
     let ago = format!("  {} ago", brief_age(Duration::from_nanos(event.age_ns)));
     let color = match event.result {
         EventResult::Complete | EventResult::DryRun => Color::Reset,
@@ -285,7 +315,8 @@ fn event_row(event: &Recent, subject: String) -> Row<'static> {
     };
     let result = Cell::from(event.result.name()).style(Style::new().fg(color));
     let killed = format!("{} of {}", short(event.destroyed), short(event.victims));
-    Row::new([Cell::from(ago), subject.into(), result, killed.into(), duration(event.total_ns).into()])
+    let cells = [Cell::from(ago), subject.into(), result, killed.into(), duration(event.total_ns).into()];
+    Row::new(cells.into_iter().take(columns))
 }
 
 /// The largest unit alone.
