@@ -117,13 +117,13 @@ pub enum LinkError {
     /// A link-local address without its link.
     #[error(
         "{0} is link-local, and every link may have a host of that address; write the link, as in \
-         udp://[fe80::1%eth0]:53, and its network namespace, as in \"netns\":\"/run/netns/blue\""
+         udp://[fe80::1%eth0]:53, and its network namespace, as in \"netns\":\"/run/netns/blue\" (--netns blue)"
     )]
     NoZone(Backend),
     /// The name of a link without its netns.
     #[error(
         "{0} names a link, and every network namespace may have a link of that name; write the namespace as well, as \
-         in \"netns\":\"/run/netns/blue\""
+         in \"netns\":\"/run/netns/blue\" (--netns blue)"
     )]
     NoNetns(Backend),
     /// A netns, and a backend that is the same in each.

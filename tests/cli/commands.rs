@@ -194,7 +194,7 @@ fn index_lists_what_is_asked_for() -> Result<()> {
     let (sent_row, none_row) = ([sent, "0", "1", "1"], [none, "0", "0", "0"]);
     let left = "left out: 1 backend (--limit)";
     let lefts = "left out: 2 backends (--limit)";
-    let cases: [Asked<'_>; 9] = [
+    let cases: [Asked<'_>; 10] = [
         (&[], &[udp, tcp, sent_row], &[]),
         (&["--all"], &[udp, tcp, sent_row], &[]),
         (&["--connected"], &[udp, tcp], &[]),
@@ -203,7 +203,9 @@ fn index_lists_what_is_asked_for() -> Result<()> {
         (&["--connected", "--limit", "1"], &[udp], &[left]),
         (&["--backend", TCP], &[tcp], &[]),
         (&["--backend", none, "--backend", sent], &[sent_row, none_row], &[]),
-        (&["--backend", sent, "--backend", UDP, "--connected"], &[udp], &[]),
+        // What is asked for by name is shown, connected or not.
+        (&["--backend", sent, "--backend", UDP, "--connected"], &[udp, sent_row], &[]),
+        (&["--backend", none, "--connected"], &[none_row], &[]),
     ];
     for (args, expected, notes) in cases {
         let text = good(&[&["index", "--socket", &socket], args].concat())?;

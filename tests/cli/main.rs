@@ -20,6 +20,7 @@ mod logs;
 mod metrics;
 mod metrics_hooks;
 mod missing;
+mod netns_arg;
 mod once;
 mod order;
 mod pin;
@@ -91,6 +92,7 @@ fn main() -> ExitCode {
         top::tests(),
         terminal::tests(),
         once::tests(),
+        netns_arg::tests(),
         commands::tests(),
         events::tests(),
         requester::tests(),

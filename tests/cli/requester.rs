@@ -39,7 +39,11 @@ fn one_line_for_what_was_done() -> Result<()> {
         " INFO ",
         "event: refused id=refused",
         &me,
-        &format!("backends={UDP} victims=0 destroyed=0 failed=0 complete=false ms="),
+        &format!(
+            "backends={UDP} victims=0 destroyed=0 failed=0 complete=false found=6 ceiling=5 reason=\"refused: "
+        ),
+        "6 victims are more than the 5 that one event may have, and nothing was destroyed; if it is right, raise \
+         --max-victims\" ms=",
     ] {
         ensure!(refused.contains(text), "{refused:?} has no {text:?}");
     }

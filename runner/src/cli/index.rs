@@ -19,7 +19,7 @@ use super::{Failure, SocketArg, client, print_json};
 pub(super) struct Args {
     #[command(flatten)]
     socket: SocketArg,
-    /// Only this backend; it is listed also if it has no sockets. May be given more than once
+    /// Only this backend; it is listed also if it has no sockets, and with --connected. May be given more than once
     #[arg(long, value_name = "BACKEND", add = complete::backends())]
     backend: Vec<Backend>,
     /// Only backends that a socket is connected to
@@ -83,6 +83,9 @@ impl Chosen {
                 .partition::<Vec<_>, _>(|(_, entry)| entry.is_client() && !args.all);
             chosen.backends = backends;
             chosen.clients = clients.len();
+            if args.connected {
+                chosen.backends.retain(|(_, entry)| entry.connected > 0);
+            }
         } else {
             let named: BTreeMap<_, _> = args
                 .backend
@@ -90,9 +93,6 @@ impl Chosen {
                 .map(|backend| (*backend, listing.backends.get(backend).cloned().unwrap_or_default()))
                 .collect();
             chosen.backends = named.into_iter().collect();
-        }
-        if args.connected {
-            chosen.backends.retain(|(_, entry)| entry.connected > 0);
         }
         chosen.backends.sort_by_key(|(_, e)| std::cmp::Reverse(e.connected + e.unconnected));
         let limit = args.limit.unwrap_or(usize::MAX);

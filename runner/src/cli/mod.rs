@@ -7,6 +7,7 @@ mod complete;
 mod demo;
 mod generate;
 mod index;
+mod netns;
 mod once;
 mod probe;
 mod ready;
@@ -18,6 +19,7 @@ mod status;
 mod text;
 mod top;
 mod unload;
+mod worker;
 
 use std::env;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -126,6 +128,8 @@ enum Command {
 enum Failure {
     /// The command ran, but its request did not succeed; the output says so.
     Reported,
+    /// Another process of this command has said why, and ended with this code.
+    Said(u8),
     /// The arguments make no sense.
     Misused(anyhow::Error),
     /// The command failed.
@@ -168,6 +172,7 @@ pub fn main() -> ExitCode {
     let (code, error) = match result {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Reported) => return ExitCode::from(1),
+        Err(Failure::Said(code)) => return ExitCode::from(code),
         Err(Failure::Failed(e)) => (1, e),
         Err(Failure::Misused(e)) => (2, e),
         Err(Failure::Cannot(e)) => (3, e),

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use serde_json::Value;
 use skreap::choice::EngineChoice;
 use skreap::core::{Event, Report};
 use skreap::{Reaper, cgroup, privileges};
 
 use super::serve::raise_nofile_limit;
-use super::{Failure, engine};
+use super::{Failure, engine, print_json, worker};
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Without a service")]
@@ -22,10 +23,24 @@ pub(super) struct OnceArgs {
     /// Engine that must be used
     #[arg(long, value_name = "ENGINE", requires = "once", default_value_t = EngineChoice::Auto, value_parser = engine())]
     engine: EngineChoice,
+    /// This is the process that does the work
+    #[arg(long, hide = true, requires = "once")]
+    worker: bool,
+}
+
+/// Has one event handled without a service. Returns its report; `None` if this process is the one that does it, and has
+/// printed it.
+pub(super) fn run(args: &OnceArgs, event: &Event) -> Result<Option<Value>, Failure> {
+    if args.worker {
+        print_json(&handle(args, event)?)?;
+        return Ok(None);
+    }
+    let line = worker::line("--once")?;
+    Ok(Some(serde_json::from_str(&line).context("cannot read the report")?))
 }
 
 /// Handles one event with a reaper of its own, which is gone when this returns.
-pub(super) fn handle(args: &OnceArgs, event: &Event) -> Result<Report, Failure> {
+fn handle(args: &OnceArgs, event: &Event) -> Result<Report, Failure> {
     // Before there is any other thread: capabilities belong to threads.
     match privileges::lower(false) {
         Err(e @ privileges::Error::Missing(_)) => return Err(Failure::Cannot(e.into())),

@@ -1,5 +1,6 @@
 //! `skreap reap`
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 
@@ -12,7 +13,7 @@ use skreap::core::{Action, Backend, Event, FallbackReason, Report, Request, Sock
 
 use super::once::{self, OnceArgs};
 use super::text::{counted, grouped};
-use super::{Failure, SocketArg, client, complete, print_json};
+use super::{Failure, SocketArg, client, complete, netns, print_json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -22,8 +23,9 @@ pub(super) struct Args {
     /// List the victims and whose they are, and destroy nothing; exit code 1 if a limit would refuse the event
     #[arg(long)]
     dry_run: bool,
-    /// Network namespace that the link of a link-local backend (udp://[fe80::1%eth0]:53) is in, as /run/netns/blue
-    #[arg(long, value_name = "FILE")]
+    /// Network namespace that the link of a link-local backend (udp://[fe80::1%eth0]:53) is in: its name (ip netns), a
+    /// path, or the pid of a process in it
+    #[arg(long, value_name = "NETNS", value_parser = netns::path_of)]
     netns: Option<String>,
     #[command(flatten)]
     socket: SocketArg,
@@ -35,10 +37,12 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let (action, subject) = match args.backends[..] {
+    let backends = each_once(&args.backends);
+    let (action, subject) = match backends[..] {
         [backend] => (Action::BackendDeleted { backend }, backend.to_string()),
-        ref backends => {
-            (Action::BackendsDeleted { backends: backends.to_vec() }, format!("{} backends", backends.len()))
+        _ => {
+            let subject = counted(backends.len() as u64, "backend");
+            (Action::BackendsDeleted { backends }, subject)
         }
     };
     let netns = args.netns.clone();
@@ -46,11 +50,18 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     event.netns = netns;
     event.check_links().map_err(|e| Failure::Misused(e.into()))?;
     if args.once.once {
-        let report = once::handle(&args.once, &event)?;
-        let answer = serde_json::to_value(&report).context("cannot write the report")?;
-        return conclude(&answer, &subject, args.json);
+        return match once::run(&args.once, &event)? {
+            Some(report) => conclude(&report, &subject, args.json),
+            None => Ok(()),
+        };
     }
     tell(&args.socket, event, &subject, args.json)
+}
+
+/// The backends in their order, without those that were named before.
+pub(super) fn each_once(backends: &[Backend]) -> Vec<Backend> {
+    let mut seen = HashSet::new();
+    backends.iter().copied().filter(|backend| seen.insert(*backend)).collect()
 }
 
 /// Sends an event and prints its report.

@@ -43,7 +43,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
              the backends on a terminal to be asked"
         )));
     }
-    let backends = if from_stdin { read()? } else { args.backends.clone() };
+    let backends = reap::each_once(&if from_stdin { read()? } else { args.backends.clone() });
     if backends.is_empty() {
         // It would mean every socket in the index.
         return Err(Failure::Misused(anyhow!("no living backend is named; name at least one")));

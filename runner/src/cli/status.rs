@@ -106,8 +106,8 @@ fn print_events(out: &mut impl Write, s: &Status) -> io::Result<()> {
             out,
             "held",
             format!(
-                "{} of the failed still waited for, {} destroyed late, {} closed meanwhile, {} {}",
-                grouped(h.waiting),
+                "{} still waited for, {} destroyed late, {} closed meanwhile, {} {}",
+                counted(h.waiting, "failed socket"),
                 grouped(h.late_destroyed),
                 grouped(h.late_gone),
                 counted(h.given_up, "thread"),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub(super) use skreap::core::plural;
+
 /// A number with its thousands apart.
 pub(super) fn grouped(n: u64) -> String {
     let digits = n.to_string();
@@ -15,14 +17,9 @@ pub(super) fn grouped(n: u64) -> String {
     text
 }
 
-/// A number of things that take an s when they are several: `1 socket`, `1,234 sockets`.
+/// As [`skreap::core::counted`], with the thousands apart: `1 socket`, `1,234 sockets`.
 pub(super) fn counted(n: u64, thing: &str) -> String {
     format!("{} {thing}{}", grouped(n), plural(n, "", "s"))
-}
-
-/// The first for one thing, the second for any other number.
-pub(super) fn plural<'a>(n: u64, one: &'a str, several: &'a str) -> &'a str {
-    if n == 1 { one } else { several }
 }
 
 /// A number in at most five characters: `9,999`, `12.3k`, `4.56M`.

@@ -18,7 +18,7 @@ use skreap::source::Stop;
 use play::{Findings, MIN_SOCKETS};
 use step::{Options, Step};
 
-use super::text::{duration, grouped};
+use super::text::{counted, duration, grouped, plural};
 use super::{Failure, print_json, serve};
 
 #[derive(Debug, clap::Args)]
@@ -118,11 +118,14 @@ fn print(f: &Findings) -> io::Result<()> {
     writeln!(out, "kernel {}, engine {}\n", f.kernel, f.engine)?;
     writeln!(out, "{:>9}  network namespaces", f.netns)?;
     writeln!(out, "{:>9}  servers, in all of them: A, B and C, each udp and tcp, IPv4 and IPv6", f.servers)?;
-    writeln!(out, "{sockets:>9}  sockets of {} client processes, connected to the servers\n", f.clients)?;
+    let processes = plural(u64::from(f.clients), "process", "processes");
+    writeln!(out, "{sockets:>9}  sockets of {} client {processes}, connected to the servers\n", f.clients)?;
+    let backends = f.events / u64::from(f.rounds);
     writeln!(
         out,
-        "Server B stopped answering, and its {} backends were deleted, {}:\n",
-        f.events / u64::from(f.rounds),
+        "Server B stopped answering, and its {} {} deleted, {}:\n",
+        counted(backends, "backend"),
+        plural(backends, "was", "were"),
         times(f.rounds)
     )?;
     for (count, what) in [
@@ -154,15 +157,7 @@ fn print(f: &Findings) -> io::Result<()> {
 }
 
 fn print_times(out: &mut impl io::Write, f: &Findings) -> io::Result<()> {
-    writeln!(
-        out,
-        "{:<30}{:>11}{:>11}{:>11}{:>11}",
-        format!("{} events", grouped(f.events)),
-        "p50",
-        "p90",
-        "p99",
-        "max"
-    )?;
+    writeln!(out, "{:<30}{:>11}{:>11}{:>11}{:>11}", counted(f.events, "event"), "p50", "p90", "p99", "max")?;
     let rows: [(&str, &PhaseSummary); 6] = [
         ("  queue", &f.ns.queue),
         ("  walk", &f.ns.walk),

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, bail};
 
+use super::super::text::counted;
 use super::plan::{self, Group, SERVERS, SERVICES};
 use super::step::{Options, Step, go_on};
 use skreap::source::Stop;
@@ -118,7 +119,10 @@ impl World {
                 bail!("a client sent an unexpected response");
             };
             if let Some(error) = opened.first_error {
-                bail!("{} sockets could not be connected, the first: {error}", opened.failed);
+                bail!(
+                    "{} could not be connected, the first: {error}",
+                    counted(opened.failed.into(), "socket")
+                );
             }
             group.first = opened.first;
             group.cookies = opened.cookies;
