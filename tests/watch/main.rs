@@ -1,11 +1,13 @@
-//! `skreap-watch` from outside: a real etcd on one side, a socket that answers as `skreap serve` does on the other.
+//! `skreap-watch` from outside: a real etcd, or an API server made by hand, on one side; a socket that answers as `skreap serve` does on the other.
 //!
 //! Needs no privileges. What is missing is said, and the test ignored; with `SKREAP_TESTS=required` it fails.
 
 #![allow(clippy::unwrap_used, reason = "it fails the test")]
 
+mod api_server;
 mod etcd;
 mod etcd_server;
+mod kubernetes;
 mod process;
 mod service;
 
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
             None => run().map(|()| Completion::Completed).map_err(|e| Failed::from(format!("{e:?}"))),
         })
     };
-    let trials = etcd::tests().into_iter().map(|test| trial(test, etcd_server::lacks())).collect();
+    let etcd = etcd::tests().into_iter().map(|test| trial(test, etcd_server::lacks()));
+    let trials = etcd.chain(kubernetes::tests().into_iter().map(|test| trial(test, None))).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -12,6 +12,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod etcd;
+pub mod kubernetes;
 pub mod outbox;
 pub mod run;
 pub mod service;

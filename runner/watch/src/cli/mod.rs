@@ -2,6 +2,7 @@
 
 mod common;
 mod etcd;
+mod kubernetes;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -22,7 +23,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Watch keys of etcd, or register one
-    Etcd(etcd::Etcd),
+    Etcd(Box<etcd::Etcd>),
+    /// Watch EndpointSlices and Services of Kubernetes
+    Kubernetes(kubernetes::Kubernetes),
 }
 
 /// Runs the command of this process.
@@ -40,6 +43,7 @@ pub fn main() -> ExitCode {
     log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init();
     let run = match cli.command {
         Command::Etcd(etcd) => common::block_on(etcd.run()),
+        Command::Kubernetes(kubernetes) => common::block_on(kubernetes.run()),
     };
     match run {
         Ok(()) => ExitCode::SUCCESS,
