@@ -13,7 +13,7 @@ fn main() {
     println!("cargo::rerun-if-changed=include");
     println!("cargo::rerun-if-changed=progs");
 
-    for object in ["skreap", "scan", "owner", "netns", "tables"] {
+    for object in ["skreap", "scan", "owner", "netns", "tables", "openers"] {
         SkeletonBuilder::new()
             .source(format!("progs/{object}.bpf.c"))
             .obj(out.join(format!("{object}.bpf.o")))

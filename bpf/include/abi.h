@@ -143,6 +143,36 @@ struct skreap_rekey {
 };
 _Static_assert(sizeof(struct skreap_rekey) == 24, "no hidden padding");
 
+/* Context of the `skreap_sent` program, BPF_PROG_TEST_RUN as for `skreap_walk`. */
+struct skreap_sent {
+	__u32 version; /* in: SKREAP_ABI_VERSION */
+	__s32 error;   /* out: 0 or -errno: EPROTO version, EINVAL cookie */
+	__u64 cookie;  /* in: of the socket */
+	__u32 nodes;   /* out: memberships of the socket; 0: it is closed, or not in the index */
+	__u32 sent;    /* out: 1: it has sent to an address, or to too many peers to tell */
+};
+_Static_assert(sizeof(struct skreap_sent) == 24, "no hidden padding");
+
+/* Sockets that user space may connect at one time */
+#define SKREAP_CONNECTS_MAX 4096
+
+/* Connects of others, of one of these sockets: values of the map `own_connects`, by cookie */
+struct skreap_connects {
+	__u64 theirs;	 /* since user space has put the socket there */
+	__be32 daddr[4]; /* of the last one; IPv4 in [0] */
+	__be16 dport;
+	__u16 family;
+	__u32 padding;
+};
+_Static_assert(sizeof(struct skreap_connects) == 32, "no hidden padding");
+
+/* Context of the `skreap_connecting` program, BPF_PROG_TEST_RUN as for `skreap_walk`. */
+struct skreap_connecting {
+	__u32 sockets; /* in: in the map */
+	__u32 padding;
+};
+_Static_assert(sizeof(struct skreap_connecting) == 8, "no hidden padding");
+
 /*
  * Context of the `skreap_incomplete` program, BPF_PROG_TEST_RUN as for `skreap_walk`: changes the
  * bits that stand for the backends that may lack sockets in the index.

@@ -51,6 +51,8 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_LRU_HASH = 9,
 };
 
+#define BPF_F_NO_PREALLOC 1 /* of a map */
+
 #define BPF_ANY 0
 #define BPF_NOEXIST 1
 
@@ -186,8 +188,19 @@ struct nsproxy {
 	struct net *net_ns;
 };
 
+struct upid {
+	int nr;
+};
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[]; /* one for each PID namespace, [0] that of the machine */
+};
+
 struct task_struct {
 	struct nsproxy *nsproxy;
+	struct task_struct *group_leader;
+	struct pid *thread_pid;
 };
 
 typedef struct {
@@ -303,6 +316,8 @@ struct bpf_iter__udp {
 /* Context of iter/task_file (kernel/bpf/task_iter.c) */
 struct bpf_iter__task_file {
 	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	__u32 fd;
 	struct file *file;
 };
 

@@ -26,7 +26,9 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #include "pending.bpf.h"
 #include "walk.bpf.h"
 #include "rekey.bpf.h"
+#include "sent.bpf.h"
 #include "bootstrap.bpf.h"
+#include "connects.bpf.h"
 
 /* The hooks only take note: 1 lets the call go on. */
 #define ALLOW 1
@@ -95,12 +97,14 @@ static __always_inline int record6(struct bpf_sock_addr *ctx, __u32 tag)
 SEC("cgroup/connect4")
 int skreap_connect4(struct bpf_sock_addr *ctx)
 {
+	connects_note4(ctx);
 	return record4(ctx, NODE_CONNECT);
 }
 
 SEC("cgroup/connect6")
 int skreap_connect6(struct bpf_sock_addr *ctx)
 {
+	connects_note6(ctx);
 	return record6(ctx, NODE_CONNECT);
 }
 
@@ -154,6 +158,23 @@ int skreap_rekey(struct skreap_rekey *ctx)
 
 	ctx->error = err;
 	return err;
+}
+
+SEC("syscall")
+int skreap_sent(struct skreap_sent *ctx)
+{
+	int err = sent(ctx);
+
+	ctx->error = err;
+	return err;
+}
+
+SEC("syscall")
+int skreap_connecting(struct skreap_connecting *ctx)
+{
+	connecting.process = bpf_get_current_pid_tgid() >> 32;
+	connecting.sockets = ctx->sockets;
+	return 0;
 }
 
 SEC("syscall")

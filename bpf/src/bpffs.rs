@@ -22,6 +22,8 @@ use crate::incompatible::Incompatible;
 pub(crate) fn pin_name(map: &OsStr) -> Option<String> {
     let map = map.to_string_lossy();
     match map.rsplit_once('.') {
+        // A process' own, whatever is pinned.
+        None if map.starts_with("own_") => None,
         None => Some(map.into_owned()),
         Some((".bss", name)) => Some(name.to_owned()),
         Some(_) => None,
@@ -145,5 +147,6 @@ mod tests {
             (name("skreap_b.bss"), name("skreap_b.rodata"), name(".rodata"), name(".bss")),
             (None, None, None, None)
         );
+        assert_eq!(name("own_connects"), None);
     }
 }

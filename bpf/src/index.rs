@@ -20,7 +20,7 @@ use crate::prog::run;
 use crate::shape::{CFG, Shape, pinned_cfg, prepare, reuse_maps};
 use crate::skel::types;
 use crate::walk::{Emit, Slots, Walker};
-use crate::{Config, Counters, Error, IncompleteBits, IncompleteWriter, Rekeyer};
+use crate::{Config, Counters, Error, IncompleteBits, IncompleteWriter, Rekeyer, SentLooker};
 
 /// `CHUNK` of `index.bpf.h`.
 const CHUNK: u64 = 64;
@@ -167,6 +167,15 @@ impl Index {
     pub fn rekeyer(&self) -> Result<Rekeyer, Error> {
         let fd = self.program("skreap_rekey")?.as_fd().try_clone_to_owned().map_err(Error::Rekey)?;
         Ok(Rekeyer::new(fd, self.shape.abi.version))
+    }
+
+    /// Tells how sockets were recorded.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if the program is missing.
+    pub fn sent_looker(&self) -> Result<SentLooker, Error> {
+        let fd = self.program("skreap_sent")?.as_fd().try_clone_to_owned().map_err(failure("skreap_sent"))?;
+        Ok(SentLooker::new(fd, self.shape.abi.version))
     }
 
     /// Snapshot of the counters.

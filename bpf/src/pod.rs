@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::Victim;
-use crate::skel::{netns_types, owner_types, scan_types, tables_types, types};
+use crate::skel::{netns_types, openers_types, owner_types, scan_types, tables_types, types};
 
 macro_rules! plain_data {
     ($($type:ty),+ $(,)?) => {$(
@@ -22,16 +22,20 @@ plain_data!(
     types::shard,
     types::skreap_bootstrap,
     types::skreap_cfg,
+    types::skreap_connecting,
+    types::skreap_connects,
     types::skreap_functions,
     types::skreap_incomplete_update,
     types::skreap_incomplete_bits,
     types::skreap_bootstrap_socket,
     types::skreap_rekey,
+    types::skreap_sent,
     types::skreap_sockid,
     types::skreap_victim,
     types::skreap_walk,
     netns_types::netns_entry,
     netns_types::netns_list,
+    openers_types::opener,
     owner_types::owner_request,
     scan_types::scan,
     scan_types::scan_hit,

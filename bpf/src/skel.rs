@@ -38,7 +38,13 @@ mod tables {
     include!(concat!(env!("OUT_DIR"), "/tables.skel.rs"));
 }
 
+/// The processes that have sockets open.
+mod openers {
+    include!(concat!(env!("OUT_DIR"), "/openers.skel.rs"));
+}
+
 pub(crate) use netns::types as netns_types;
+pub(crate) use openers::types as openers_types;
 pub(crate) use owner::types as owner_types;
 pub(crate) use scan::types as scan_types;
 pub(crate) use skreap::types;
@@ -58,3 +64,6 @@ pub static NETNS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/netns
 
 /// The compiled programs that read the tables of sockets.
 pub static TABLES_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tables.bpf.o"));
+
+/// The compiled program that finds the processes that have sockets open.
+pub static OPENERS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/openers.bpf.o"));

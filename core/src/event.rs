@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use crate::action::{ActionError, VictimAction};
 use crate::backend::Backend;
 use crate::network::Network;
 
@@ -31,12 +32,23 @@ pub struct Event {
     /// `/run/netns/blue`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
+    /// What is done with the victims; `None`: what is usual.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub victim_action: Option<VictimAction>,
 }
 
 impl Event {
-    /// An event that is no dry run and names no netns.
+    /// An event that is no dry run, names no netns, and has done with its victims what is usual.
     pub fn new(id: impl Into<String>, action: Action) -> Self {
-        Self { id: id.into(), action, dry_run: false, netns: None }
+        Self { id: id.into(), action, dry_run: false, netns: None, victim_action: None }
+    }
+
+    /// Checks that the sockets of the deleted backends can be connected where the event wants them to be.
+    ///
+    /// # Errors
+    /// [`ActionError`] names the backend at fault.
+    pub fn check_action(&self) -> Result<(), ActionError> {
+        self.victim_action.as_ref().map_or(Ok(()), |action| action.check(self.action.gone()))
     }
 
     /// The backend is gone. The id is one that no other event of this process has, until [`with_id`](Self::with_id) says

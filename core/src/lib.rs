@@ -36,6 +36,7 @@
 
 #![forbid(unsafe_code)]
 
+mod action;
 mod backend;
 mod engine;
 mod errno;
@@ -52,6 +53,7 @@ mod outcome;
 mod plural;
 mod report;
 mod request;
+mod revived;
 mod skipped;
 mod socket;
 #[cfg(test)]
@@ -60,6 +62,10 @@ mod target;
 mod timing;
 mod zone;
 
+pub use action::{
+    ActionError, ActionName, Destinations, Instead, Move, REVIVE_AFTER_MAX_MS, REVIVE_AFTER_MS, Revive,
+    Spread, VictimAction,
+};
 pub use backend::{Backend, BackendError, Protocol};
 pub use engine::EngineName;
 pub use errno::{errno_name, errno_reason};
@@ -76,6 +82,7 @@ pub use outcome::{Imbalance, Outcome};
 pub use plural::{counted, plural};
 pub use report::{BackendReport, Report};
 pub use request::Request;
+pub use revived::{Connected, Revived, Reviving};
 pub use skipped::Skipped;
 pub use socket::{Attribution, SocketTuple, state_name};
 pub use target::{Target, Unconnected};

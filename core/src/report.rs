@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::action::ActionName;
 use crate::backend::Backend;
 use crate::engine::EngineName;
 use crate::event::{Action, Event};
@@ -12,6 +13,7 @@ use crate::fallback::FallbackRun;
 use crate::guard::Guarded;
 use crate::incomplete::Incomplete;
 use crate::outcome::Outcome;
+use crate::revived::Reviving;
 use crate::skipped::Skipped;
 use crate::socket::SocketTuple;
 use crate::timing::Phases;
@@ -28,6 +30,9 @@ pub struct Report {
     /// What happened: `type` and its own fields, such as `backend`.
     #[serde(flatten)]
     pub action: Action,
+    /// What was done with the victims, unless they were destroyed.
+    #[serde(rename = "action", default, skip_serializing_if = "Option::is_none")]
+    pub victim_action: Option<ActionName>,
     /// The engine that did it.
     pub engine: EngineName,
     /// Victims were chosen and listed, nothing was destroyed.
@@ -68,6 +73,9 @@ pub struct Report {
     /// A reconcile has those that are gone. Left out when there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by_backend: Vec<BackendReport>,
+    /// Destroyed sockets that will be looked at again. Left out when there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reviving: Option<Reviving>,
     /// Nanoseconds of each phase.
     pub ns: Phases,
     /// Why the engine could not do the work at all.
@@ -128,6 +136,7 @@ impl Report {
         Self {
             id: event.id.clone(),
             action: event.action.clone(),
+            victim_action: None,
             engine: outcome.engine,
             dry_run: event.dry_run,
             complete: outcome.is_complete(),
@@ -143,6 +152,7 @@ impl Report {
             guard: None,
             merged: BTreeMap::new(),
             by_backend: Vec::new(),
+            reviving: None,
             ns: phases,
             error: None,
             sockets: outcome.victims_listed,

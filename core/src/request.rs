@@ -1,5 +1,7 @@
 //! One line of input: an event, or a question about the service itself.
 
+mod action;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
@@ -39,17 +41,34 @@ const TYPES: &[Type] = &[
     Type {
         name: "backend-deleted",
         kind: Kind::BackendDeleted,
-        takes: &["id", "type", "backend", "dry_run", "netns"],
+        takes: &[
+            "id", "type", "backend", "dry_run", "netns", "action", "to", "spread", "after_ms", "tcp", "else",
+        ],
     },
     Type {
         name: "backends-deleted",
         kind: Kind::BackendsDeleted,
-        takes: &["id", "type", "backends", "dry_run", "netns"],
+        takes: &[
+            "id", "type", "backends", "dry_run", "netns", "action", "to", "spread", "after_ms", "tcp", "else",
+        ],
     },
     Type {
         name: "reconcile",
         kind: Kind::Reconcile,
-        takes: &["id", "type", "backends", "within", "max_victims", "dry_run"],
+        takes: &[
+            "id",
+            "type",
+            "backends",
+            "within",
+            "max_victims",
+            "dry_run",
+            "action",
+            "to",
+            "spread",
+            "after_ms",
+            "tcp",
+            "else",
+        ],
     },
     Type { name: "index", kind: Kind::Index, takes: &["id", "type"] },
     Type { name: "status", kind: Kind::Status, takes: &["id", "type"] },
@@ -224,8 +243,15 @@ impl<'a> Reader<'a> {
                 max_victims: self.number("max_victims")?,
             },
         };
-        let event = Event { id, action, dry_run: self.flag("dry_run")?, netns: self.path("netns")? };
+        let event = Event {
+            id,
+            action,
+            dry_run: self.flag("dry_run")?,
+            netns: self.path("netns")?,
+            victim_action: self.victim_action()?,
+        };
         event.check_links().map_err(|error| self.refuse(error.field(&event.action), error.to_string()))?;
+        event.check_action().map_err(|error| self.refuse("to", error.to_string()))?;
         Ok(Request::Event(event))
     }
 

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use crate::{
-    Action, Backend, EngineName, Event, Incomplete, Network, NetworkError, Outcome, Phases, Protocol, Report,
-    Request, Skipped, SocketTuple, check_id, state_name,
+    Action, Backend, Destinations, EngineName, Event, Incomplete, Instead, Move, Network, NetworkError,
+    Outcome, Phases, Protocol, REVIVE_AFTER_MAX_MS, Report, Request, Revive, Skipped, SocketTuple, Spread,
+    VictimAction, check_id, state_name,
 };
 
 pub(crate) fn a_socket(cookie: u64) -> SocketTuple {
@@ -60,6 +61,23 @@ fn network() -> impl Strategy<Value = Network> {
     })
 }
 
+fn victim_action() -> impl Strategy<Value = VictimAction> {
+    let instead = || prop::sample::select(&[Instead::Destroy, Instead::Spare][..]);
+    let spread = prop::sample::select(&[Spread::Even, Spread::Cookie][..]);
+    let to = (prop::collection::vec(backend(), 1..4), spread)
+        .prop_filter_map("not a destination", |(backends, spread)| Destinations::new(backends, spread).ok());
+    prop_oneof![
+        4 => Just(VictimAction::Destroy),
+        4 => Just(VictimAction::None),
+        1 => (to, 0..=REVIVE_AFTER_MAX_MS, instead(), instead(), any::<bool>()).prop_map(
+            |(to, after_ms, tcp, otherwise, revive)| match revive {
+                true => VictimAction::Revive(Revive { to, after_ms }),
+                false => VictimAction::Move(Move { to, tcp, otherwise }),
+            }
+        ),
+    ]
+}
+
 /// A link-local backend with its link.
 fn on_a_link() -> impl Strategy<Value = Backend> {
     (protocol(), any::<u64>(), 1..=u16::MAX, "[a-z0-9.-]{1,15}").prop_filter_map(
@@ -72,9 +90,14 @@ fn on_a_link() -> impl Strategy<Value = Backend> {
 }
 
 pub(crate) fn event() -> impl Strategy<Value = Event> {
-    let plain = (id(), action(), any::<bool>())
-        .prop_map(|(id, action, dry_run)| Event { dry_run, ..Event::new(id, action) })
-        .prop_filter("a link-local backend without its link", |event| event.check_links().is_ok());
+    let plain = (id(), action(), any::<bool>(), prop::option::of(victim_action()))
+        .prop_map(|(id, action, dry_run, victim_action)| Event {
+            dry_run,
+            victim_action,
+            ..Event::new(id, action)
+        })
+        .prop_filter("a link-local backend without its link", |event| event.check_links().is_ok())
+        .prop_filter("victims that have nowhere to go", |event| event.check_action().is_ok());
     let on_links = (id(), prop::collection::vec(on_a_link(), 1..4), "/[^\\pC]{0,40}").prop_map(
         |(id, backends, netns)| Event {
             netns: Some(netns),

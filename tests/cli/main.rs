@@ -28,6 +28,7 @@ mod privileges;
 mod process;
 mod pty;
 mod requester;
+mod revive;
 mod serve;
 mod serve_end;
 mod serve_stdin;
@@ -96,6 +97,7 @@ fn main() -> ExitCode {
         commands::tests(),
         events::tests(),
         requester::tests(),
+        revive::tests(),
         audit::tests(),
         embedding::tests(),
         privileges::tests(),

@@ -45,6 +45,7 @@ mod preexisting;
 mod preexisting_held;
 mod race;
 mod reach;
+mod revive;
 mod scan_held;
 mod selection;
 mod senders;
@@ -118,6 +119,7 @@ fn main() -> ExitCode {
         preexisting::cases(),
         preexisting_held::cases(),
         scan_held::cases(),
+        revive::cases(),
         takeover::cases(),
         kfunc::cases(),
         verifier::cases(),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use skreap::bpf::{Config, Counters, Victim, WalkCounts};
 use skreap::choice::EngineChoice;
-use skreap::core::{Action, Backend, EngineName, Event, Outcome, Report, Target, Unconnected};
+use skreap::core::{Action, Backend, EngineName, Event, Outcome, Report, Target, Unconnected, VictimAction};
 use skreap::listing::Listing;
 use skreap::{Batch, Reaper};
 use skreap_testbed::bpf::{Delay, LoadBalancer};
@@ -267,6 +267,19 @@ impl World {
         let mut event = self.event(action, dry_run);
         event.netns = netns.map(str::to_owned);
         self.reaper.handle(&event)
+    }
+
+    /// Has an event handled whose victims are not only destroyed; it must be possible.
+    #[allow(dead_code, reason = "shared with the fault tests, which do not")]
+    pub fn tell_to(&mut self, action: Action, victim_action: VictimAction) -> Result<Report> {
+        let mut event = self.event(action, false);
+        event.victim_action = Some(victim_action);
+        let report = self.reaper.handle(&event);
+        if let Some(error) = &report.error {
+            bail!("{}: {error}", event.action.name());
+        }
+        event.dry_run = report.dry_run;
+        self.check(&event, report)
     }
 
     /// Has events handled that were all received before the first.

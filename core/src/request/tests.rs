@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::VictimAction;
 use crate::strategies;
 
 fn refusal(line: &str) -> (Option<String>, Option<String>, String) {
@@ -28,6 +29,7 @@ fn reads_events() {
             action: Action::BackendDeleted { backend: "udp://10.0.0.1:53".parse().unwrap() },
             dry_run,
             netns: None,
+            victim_action: None,
         })
     };
     let line = r#"{"id":"e1","type":"backend-deleted","backend":"udp://10.0.0.1:53""#;
@@ -156,6 +158,7 @@ fn the_longest_list_fits_in_one_mebibyte() {
         action: Action::BackendsDeleted { backends: vec![longest; MAX_BACKENDS] },
         dry_run: true,
         netns: None,
+        victim_action: None,
     };
     assert!(serde_json::to_vec(&event).unwrap().len() <= 1 << 20);
 }
@@ -342,4 +345,61 @@ proptest! {
         let _ = Request::parse(&json, 1);
         let _ = Request::parse(&json[..at], 1);
     }
+}
+
+#[test]
+fn reads_what_is_done_with_the_victims() {
+    let line =
+        |rest: &str| format!(r#"{{"id":"e","type":"backend-deleted","backend":"udp://10.0.0.1:53"{rest}}}"#);
+    let read = |rest: &str| match Request::parse(line(rest).as_bytes(), 1) {
+        Ok(Request::Event(event)) => event.victim_action,
+        other => panic!("{rest}: {other:?}"),
+    };
+    assert_eq!(read(""), None);
+    assert_eq!(read(r#","action":"destroy""#), Some(VictimAction::Destroy));
+    assert_eq!(read(r#","action":"none""#), Some(VictimAction::None));
+    for (rest, wire) in [
+        (r#","action":"revive","to":"udp://10.0.0.2:53""#, r#"{"action":"revive","to":"udp://10.0.0.2:53"}"#),
+        (
+            r#","action":"revive","to":["udp://10.0.0.2:53"],"after_ms":0"#,
+            r#"{"action":"revive","to":"udp://10.0.0.2:53","after_ms":0}"#,
+        ),
+        (
+            r#","action":"move","to":"udp://10.0.0.2:53","spread":"cookie","tcp":"spare","else":"spare""#,
+            r#"{"action":"move","to":"udp://10.0.0.2:53","spread":"cookie","tcp":"spare","else":"spare"}"#,
+        ),
+    ] {
+        assert_eq!(serde_json::to_string(&read(rest)).unwrap(), wire);
+    }
+    for (rest, field, message) in [
+        (r#","action":"kill""#, "action", "\"kill\" is not an action; write one of: destroy, revive"),
+        (r#","action":7"#, "action", "\"action\" is a number; write a string"),
+        (r#","action":"revive""#, "to", "\"to\" is missing;"),
+        (r#","to":"udp://10.0.0.2:53""#, "to", "\"to\" needs \"action\" to be revive or move"),
+        (r#","action":"none","to":"udp://10.0.0.2:53""#, "to", "\"to\" needs \"action\""),
+        (r#","action":"move","to":"udp://10.0.0.2:53","after_ms":1"#, "after_ms", "\"after_ms\" needs"),
+        (r#","action":"revive","to":"udp://10.0.0.2:53","else":"spare""#, "else", "\"else\" needs"),
+        (r#","action":"revive","to":"udp://10.0.0.2:53","after_ms":3600001"#, "after_ms", "\"after_ms\" is"),
+        (r#","action":"revive","to":[]"#, "to", "\"to\" is empty;"),
+        (r#","action":"revive","to":7"#, "to", "\"to\" is a number;"),
+        (r#","action":"revive","to":["udp://10.0.0.2:53",7]"#, "to[1]", "it is a number;"),
+        (r#","action":"revive","to":"tcp://10.0.0.2:53""#, "to", "tcp://10.0.0.2:53 is no UDP backend"),
+        (r#","action":"revive","to":"udp://0.0.0.0:53""#, "to", ""),
+        (r#","action":"revive","to":"udp://224.0.0.1:53""#, "to", ""),
+        (
+            r#","action":"revive","to":"udp://10.0.0.1:53""#,
+            "to",
+            "udp://10.0.0.1:53 is deleted by this event",
+        ),
+        (r#","action":"revive","to":"udp://[fd00::2]:53""#, "to", "the sockets of udp://10.0.0.1:53 have no"),
+        (r#","action":"move","to":"udp://10.0.0.2:53","tcp":"keep""#, "tcp", "\"keep\" is not what is"),
+    ] {
+        refused(&line(rest), Some("e"), Some(field), message);
+    }
+    refused(
+        r#"{"id":"e","type":"backend-deleted","backend":"tcp://10.0.0.1:53","action":"revive","to":"udp://10.0.0.2:53"}"#,
+        Some("e"),
+        Some("to"),
+        "udp://10.0.0.2:53 is a UDP backend, and all deleted ones are TCP",
+    );
 }

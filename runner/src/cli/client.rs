@@ -47,6 +47,11 @@ impl Session {
         {
             return Err(e).context("cannot send the request");
         }
+        self.next()
+    }
+
+    /// Reads the next answer.
+    pub(super) fn next(&mut self) -> anyhow::Result<Value> {
         let mut answer = String::new();
         let read = self.answers.read_line(&mut answer).context("no answer")?;
         if read == 0 {

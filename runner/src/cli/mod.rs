@@ -1,5 +1,6 @@
 //! The command line: arguments, exit codes, and one file per command.
 
+mod action;
 mod audit;
 mod client;
 mod complete;

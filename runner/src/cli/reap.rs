@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Deserialize as _;
 use serde_json::Value;
-use skreap::core::{Action, Backend, Event, FallbackReason, Report, Request, SocketTuple};
+use skreap::core::{Action, Backend, Event, FallbackReason, Report, Request, Revived, SocketTuple};
 
+use super::action::ActionArgs;
 use super::once::{self, OnceArgs};
 use super::text::{counted, grouped};
 use super::{Failure, SocketArg, client, complete, netns, print_json};
@@ -33,6 +34,8 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    action: ActionArgs,
+    #[command(flatten)]
     once: OnceArgs,
 }
 
@@ -48,6 +51,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let netns = args.netns.clone();
     let mut event = Event::new(client::id("reap"), action).with_dry_run(args.dry_run);
     event.netns = netns;
+    event.victim_action = args.action.action()?;
+    event.check_action().map_err(|e| Failure::Misused(e.into()))?;
+    if args.once.once && event.victim_action.as_ref().is_some_and(|action| action.to().is_some()) {
+        let message = "--once ends before sockets are looked at again; use a service, or leave --action out";
+        return Err(Failure::Misused(anyhow!(message)));
+    }
     event.check_links().map_err(|e| Failure::Misused(e.into()))?;
     if args.once.once {
         return match once::run(&args.once, &event)? {
@@ -66,8 +75,18 @@ pub(super) fn each_once(backends: &[Backend]) -> Vec<Backend> {
 
 /// Sends an event and prints its report.
 pub(super) fn tell(socket: &SocketArg, event: Event, subject: &str, json: bool) -> Result<(), Failure> {
-    let answer = client::ask(&socket.path(), &Request::Event(event))?;
-    conclude(&answer, subject, json)
+    let mut session = client::Session::connect(&socket.path())?;
+    let answer = session.ask(&Request::Event(event))?;
+    let concluded = conclude(&answer, subject, json);
+    if answer.get("reviving").is_some() {
+        let later = session.next()?;
+        if json {
+            print_json(&later)?;
+        } else {
+            print_revived(&mut io::stdout().lock(), subject, &later)?;
+        }
+    }
+    concluded
 }
 
 /// Prints a report; what went wrong is a failure.
@@ -160,6 +179,30 @@ fn print_fallbacks(out: &mut impl Write, report: &Report) -> io::Result<()> {
             "  {} not connected yet, or never: a connect() of theirs has had no effect",
             report.pending
         )?;
+    }
+    Ok(())
+}
+
+/// What came of destroyed sockets some seconds later.
+fn print_revived(out: &mut impl Write, subject: &str, later: &Value) -> anyhow::Result<()> {
+    let revived = later.get("revived").context("not what came of destroyed sockets")?;
+    let revived = Revived::deserialize(revived).context("cannot read what came of destroyed sockets")?;
+    writeln!(out, "{subject}: {} of {} revived", revived.revived, counted(revived.sockets, "socket"))?;
+    for (n, what) in [
+        (revived.healed, "connected again by their owners"),
+        (revived.overtaken, "connected by their owners at the same moment"),
+        (revived.closed, "closed"),
+        (revived.changed, "used without a peer by their owners"),
+        (revived.unreachable, "open in no process"),
+        (revived.nowhere, "without a destination of their address family"),
+        (revived.lost, "not looked at, as the service ended"),
+    ] {
+        if n > 0 {
+            writeln!(out, "  {n} {what}")?;
+        }
+    }
+    for (errno, n) in &revived.failed {
+        writeln!(out, "  {n} failed: {errno}")?;
     }
     Ok(())
 }

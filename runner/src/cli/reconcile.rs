@@ -6,6 +6,7 @@ use anyhow::{Context as _, anyhow};
 use serde::Deserialize as _;
 use skreap::core::{Action, Backend, Event, Network, Report, Request};
 
+use super::action::ActionArgs;
 use super::text::counted;
 use super::{Failure, SocketArg, client, complete, reap};
 
@@ -27,6 +28,8 @@ pub(super) struct Args {
     /// Do not ask. Without it the victims are counted and shown first, and a terminal is needed
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    action: ActionArgs,
     #[command(flatten)]
     socket: SocketArg,
     /// Print the report as one JSON object
@@ -51,6 +54,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let subject = format!("not among {}", counted(backends.len() as u64, "living backend"));
     let action = Action::Reconcile { backends, within: args.within.clone(), max_victims: args.max_victims };
     let mut event = Event::new(client::id("reconcile"), action).with_dry_run(args.dry_run);
+    event.victim_action = args.action.action()?;
     event.check_links().map_err(|e| Failure::Misused(e.into()))?;
     if asks {
         let Some(shown) = confirmed(args, &event, &subject)? else {

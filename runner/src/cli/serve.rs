@@ -22,6 +22,7 @@ use skreap::source::{Source, Stop};
 use skreap::supervisor::Supervisor;
 use skreap::{Builder, Reaper, daemon};
 
+use super::action::ActionArgs;
 use super::ready::Ready;
 use super::socket::{AccessArgs, REQUESTS, SocketArg, SourceArg};
 use super::{Failure, PINS, engine};
@@ -49,6 +50,11 @@ pub(super) struct Args {
     /// for them once
     #[arg(long, help_heading = INDEX)]
     no_bootstrap: bool,
+    #[command(flatten, next_help_heading = REAPING)]
+    action: ActionArgs,
+    /// Never connect a socket of another process: events that have sockets revived are refused
+    #[arg(long, help_heading = REAPING)]
+    no_revive: bool,
     #[command(flatten)]
     reaper: ReaperArgs,
 }
@@ -178,7 +184,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if sources.is_empty() {
         sources.push(Source::Stdin);
     }
-    let mut builder = args.reaper.builder()?.bootstrap(!args.no_bootstrap);
+    let mut builder = args.reaper.builder()?.bootstrap(!args.no_bootstrap).revive(!args.no_revive);
+    if let Some(action) = args.action.action()? {
+        builder = builder.victim_action(action);
+    }
     if let Some(directory) = &args.pin {
         builder = builder.pin(directory);
     }

@@ -1,6 +1,6 @@
 //! The victims that an event has chosen already.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use skreap_bpf::{Relation, Victim};
 use skreap_core::{Protocol, Target, Unconnected};
@@ -19,6 +19,8 @@ use skreap_core::{Protocol, Target, Unconnected};
 pub struct Chosen {
     senders: HashSet<u64>,
     link: Option<Link>,
+    /// The connected UDP victims, if they are wanted.
+    remembered: Option<HashMap<u64, Victim>>,
 }
 
 /// One link of one network namespace.
@@ -59,6 +61,22 @@ impl Chosen {
         self.link = link;
     }
 
+    /// Remembers the connected UDP sockets among the victims from now on. An engine that destroys in the step in which
+    /// it finds has to list them first then.
+    pub(crate) fn remember(&mut self) {
+        self.remembered.get_or_insert_default();
+    }
+
+    /// True if victims have to be listed before they are destroyed.
+    pub(super) fn lists(&self) -> bool {
+        self.link.is_some() || self.remembered.is_some()
+    }
+
+    /// What was remembered.
+    pub(crate) fn take_remembered(&mut self) -> Vec<Victim> {
+        self.remembered.take().unwrap_or_default().into_values().collect()
+    }
+
     /// The link that victims have to be on.
     pub(super) fn link(&self) -> Option<Link> {
         self.link
@@ -77,6 +95,12 @@ impl Chosen {
         let found = victims.len();
         victims.retain(|victim| self.on_link(victim));
         let other_link = (found - victims.len()) as u64;
+        if let Some(remembered) = &mut self.remembered {
+            let connected = victims.iter().filter(|victim| {
+                victim.protocol() == Some(Protocol::Udp) && victim.relation() == Relation::Connected
+            });
+            remembered.extend(connected.map(|victim| (victim.cookie(), *victim)));
+        }
         if !Self::matters(target) {
             return Sifted { again: 0, other_link };
         }

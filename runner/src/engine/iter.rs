@@ -11,7 +11,7 @@ use skreap_core::{EngineName, Incomplete, Outcome, Protocol, Target, Unconnected
 use super::destroy::Destroyer;
 use super::named::tuple;
 use super::scope::Finder;
-use super::{Chosen, Engine, EngineError, EngineOptions, Link, Scope, StateMask, membership, nanos};
+use super::{Chosen, Engine, EngineError, EngineOptions, Scope, StateMask, membership, nanos};
 use crate::sys::alone::Alone;
 use crate::sys::netns::{self, AllNetns, NetnsId};
 
@@ -46,16 +46,22 @@ impl Iter {
 }
 
 impl Iter {
-    /// An iterator does not know links: lists the sockets of the one netns first, and destroys
-    /// those on the link by their id.
-    fn run_on(&mut self, link: Link, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
+    /// Lists the sockets first, and destroys them by their id: an iterator does not know links, and shows only what it
+    /// could not destroy.
+    fn run_listed(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
         let start = Instant::now();
         let mut outcome = Outcome::new(EngineName::Iter);
         if target.unconnected == Unconnected::Destroy {
             outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
-        let mut netns = self.finder.find(target)?.netns;
-        netns.retain(|id| id.cookie == link.netns);
+        let AllNetns { mut netns, whole } = self.finder.find(target)?;
+        match chosen.link() {
+            Some(link) => netns.retain(|id| id.cookie == link.netns),
+            None if !whole => {
+                outcome.incomplete.insert(Incomplete::NetnsUnreachable);
+            }
+            None => {}
+        }
         let (scanner, states) = (&mut self.scanner, self.states);
         let mut list = || scanner.scan(&Target { dry_run: true, ..*target }, states, &netns);
         let done = list()?;
@@ -83,8 +89,8 @@ impl Engine for Iter {
     }
 
     fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
-        if let Some(link) = chosen.link() {
-            return self.run_on(link, target, chosen);
+        if chosen.lists() {
+            return self.run_listed(target, chosen);
         }
         let start = Instant::now();
         let mut outcome = Outcome::new(EngineName::Iter);

@@ -100,7 +100,7 @@ impl Engine for Kfunc {
     }
 
     fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
-        if target.dry_run || self.paced || chosen.link().is_some() {
+        if target.dry_run || self.paced || chosen.lists() {
             return self.run_by_id(target, chosen);
         }
         let start = Instant::now();

@@ -13,6 +13,7 @@
 //! them reports in its outcome that it is incomplete.
 
 mod chosen;
+pub(crate) mod connect;
 pub(crate) mod destroy;
 mod diag;
 mod index_scan;

@@ -7,13 +7,14 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 #[cfg(feature = "metrics")]
 use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use skreap_bpf::module;
-use skreap_core::{EngineName, HeldStatus, Phases, Report, Summary, Timings, Unconnected, nanos};
+use skreap_core::{EngineName, HeldStatus, Phases, Report, Revived, Summary, Timings, Unconnected, nanos};
 
 use crate::observe::clients::Clients;
 use crate::observe::listing::Listing;
@@ -90,6 +91,7 @@ pub type Timed = Box<dyn Fn(&Phases) + Send>;
 #[derive(Default)]
 struct Callbacks {
     held: Option<Held>,
+    reviving: Option<Arc<AtomicU64>>,
     waiting: Option<QueueLength>,
     timed: Vec<Timed>,
 }
@@ -156,6 +158,16 @@ impl Monitor {
         }
     }
 
+    /// Destroyed sockets were looked at again.
+    pub(crate) fn revived(&self, revived: &Revived) {
+        self.0.seen.lock().totals.revived.add_all(revived);
+    }
+
+    /// Where the number of destroyed sockets is that will be looked at again.
+    pub(crate) fn watch_revivals(&self, waiting: Arc<AtomicU64>) {
+        self.0.callbacks.lock().reviving = Some(waiting);
+    }
+
     /// An audit was made; `runs` and `age_ns` are filled in here.
     pub fn audited(&self, found: AuditStatus) {
         let mut seen = self.0.seen.lock();
@@ -210,6 +222,7 @@ impl Monitor {
         let hooks = observer.hook_costs()?;
         let waiting = self.0.callbacks.lock().waiting.as_ref().map_or(0, |waiting| waiting()) as u64;
         let held = self.0.callbacks.lock().held.as_ref().map(|held| held()).unwrap_or_default();
+        let reviving = self.0.callbacks.lock().reviving.as_ref().map_or(0, |n| n.load(Ordering::Acquire));
         let seen = self.0.seen.lock();
         let phases: Vec<Phases> = seen.phases.iter().copied().collect();
         let mut status = Status {
@@ -227,6 +240,7 @@ impl Monitor {
             latency: Summary::default(),
             waiting,
             held,
+            reviving,
             clients: self.0.clients.counts(),
             hooks,
             order: seen.order,

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use skreap_bpf::{Counters, HookCost};
 use skreap_core::{
-    Backend, EngineName, HeldStatus, Incomplete, Protocol, Report, Skipped, Summary, Unconnected, errno_name,
+    Backend, EngineName, HeldStatus, Incomplete, Protocol, Report, Revived, Skipped, Summary, Unconnected,
+    errno_name,
 };
 
 use crate::observe::clients::ClientCounts;
@@ -43,6 +44,9 @@ pub struct Status {
     /// Sockets whose owners hold their locks.
     #[serde(default)]
     pub held: HeldStatus,
+    /// Destroyed sockets that will be looked at again.
+    #[serde(default)]
+    pub reviving: u64,
     /// Phases of the last events, at most [`crate::observe::monitor::LATENCY_EVENTS`] of them.
     pub latency: Summary,
     /// Events that wait for the reaper.
@@ -150,6 +154,9 @@ pub struct Totals {
     pub failed: BTreeMap<String, u64>,
     /// Events that may have missed sockets, by reason; an event may have several.
     pub incomplete: BTreeMap<Incomplete, u64>,
+    /// What came of destroyed sockets that were looked at again.
+    #[serde(default)]
+    pub revived: Revived,
 }
 
 impl Totals {

@@ -85,6 +85,9 @@ impl Builder {
             order_unknown: false,
             grace: self.grace,
             pace: engines.pace,
+            victim_action: self.victim_action,
+            no_revive: self.no_revive,
+            reviver: None,
             _pins: pins,
         })
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use skreap_bpf::Config;
-use skreap_core::{ReconcileMax, Unconnected};
+use skreap_core::{ReconcileMax, Unconnected, VictimAction};
 
 use crate::engine::select::EngineChoice;
 use crate::engine::{PoolOptions, Scope, StateMask};
@@ -57,6 +57,8 @@ pub struct Builder {
     pub(super) no_bootstrap: bool,
     pub(super) pending_wait: PendingWait,
     pub(super) pool: PoolOptions,
+    pub(super) victim_action: VictimAction,
+    pub(super) no_revive: bool,
     pub(super) heal_after: HealAfter,
     pub(super) leave_order: bool,
     pub(super) grace: bool,
@@ -203,6 +205,21 @@ impl Builder {
     #[must_use]
     pub fn leave_order(mut self, leave: bool) -> Self {
         self.leave_order = leave;
+        self
+    }
+
+    /// What is done with the victims of events that do not say; they are destroyed by default.
+    #[must_use]
+    pub fn victim_action(mut self, action: VictimAction) -> Self {
+        self.victim_action = action;
+        self
+    }
+
+    /// Whether events may have sockets revived or moved, which connects sockets of other processes. On by default; what
+    /// it needs is loaded with the first such event.
+    #[must_use]
+    pub fn revive(mut self, allow: bool) -> Self {
+        self.no_revive = !allow;
         self
     }
 

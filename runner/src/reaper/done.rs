@@ -2,12 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use skreap_core::{Backend, BackendReport, EngineName, Guarded, Incomplete, Outcome, SocketTuple};
+use skreap_core::{
+    Backend, BackendReport, EngineName, Guarded, Incomplete, Outcome, SocketTuple, VictimAction,
+};
+
+use crate::upkeep::revive::Revival;
 
 /// The result of an event so far.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) total: Outcome,
+    /// What is done with the victims.
+    pub(super) action: VictimAction,
+    /// Victims that will be looked at again.
+    pub(super) revival: Option<Revival>,
     pub(super) by_backend: Vec<BackendReport>,
     pub(super) merged: BTreeMap<Backend, String>,
     pub(super) guard: Guarded,
@@ -21,9 +29,11 @@ pub(super) struct Done {
 }
 
 impl Done {
-    pub(super) fn new(engine: EngineName) -> Self {
+    pub(super) fn new(engine: EngineName, action: VictimAction) -> Self {
         Self {
             total: Outcome::new(engine),
+            action,
+            revival: None,
             by_backend: Vec::new(),
             merged: BTreeMap::new(),
             guard: Guarded::default(),

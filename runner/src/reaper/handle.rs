@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use skreap_core::{
     Action, Backend, BackendReport, Event, Incomplete, Network, Outcome, Report, Target, Unconnected,
+    VictimAction,
 };
 
 use super::done::Done;
@@ -14,6 +15,7 @@ use crate::engine::{Chosen, EngineError, Link, Scope, nanos};
 use crate::reaper::batch::{Batch, distinct};
 use crate::reaper::pending::{self, FIRST_PAUSE, Found, grace_period};
 use crate::reaper::reconcile;
+use crate::upkeep::revive::Revival;
 
 /// One backend of an event.
 struct One {
@@ -54,15 +56,20 @@ impl Reaper {
     pub fn begin(&mut self, batch: &mut Batch, event: &Event, received: Instant) -> Underway {
         let queue_ns = nanos(received.elapsed());
         let (_, waited_ns) = self.pace.totals();
-        let mut done = Done::new(self.engine.name());
+        let mut done = Done::new(self.engine.name(), self.action_of(event));
         done.guard.max_rate = self.pace.rate();
-        if let Err(e) = event.check_links() {
+        let mut event = event.clone();
+        // Victims that are only counted are found as for a dry run.
+        event.dry_run |= done.action == VictimAction::None;
+        if let Some(objection) = self.objection(&event, &done.action) {
+            done.fail(Incomplete::Refused, objection);
+        } else if let Err(e) = event.check_links() {
             done.fail(Incomplete::EngineFailed, e.to_string());
         } else {
-            self.work(batch, event, &mut done);
+            self.work(batch, &event, &mut done);
         }
         done.guard.paced_ns = self.pace.totals().1 - waited_ns;
-        Underway::new(event.clone(), done, self.pool.take_met(), received, queue_ns)
+        Underway::new(event, done, self.pool.take_met(), received, queue_ns)
     }
 
     /// Everything between the queue and the report.
@@ -79,7 +86,7 @@ impl Reaper {
         let mut backends = self.gone(event, done);
         // The name of a link means something in one netns only, so it is no key for events that
         // waited together.
-        if !event.dry_run && event.netns.is_none() {
+        if !event.dry_run && event.netns.is_none() && done.action == VictimAction::Destroy {
             (backends, done.merged) = batch.split(backends);
         }
         let backends = match links(event, backends) {
@@ -168,6 +175,10 @@ impl Reaper {
         }
         let mut all = Vec::with_capacity(backends.len());
         let mut chosen = Chosen::default();
+        let gone: Vec<Backend> = backends.iter().map(|(backend, _)| *backend).collect();
+        if matches!(done.action, VictimAction::Revive(_)) && !event.dry_run {
+            chosen.remember();
+        }
         for (backend, link) in backends {
             let target = self.target(backend, event.dry_run);
             // Before the walk: afterwards a destroyed socket looks like a pending connect.
@@ -194,6 +205,9 @@ impl Reaper {
         }
         let pending_ns = self.look_again(&mut all, &mut chosen);
         done.pending_ns = done.pending_ns.saturating_add(pending_ns);
+        if let VictimAction::Revive(how) = &done.action {
+            done.revival = Revival::new(&event.id, chosen.take_remembered(), how, &gone);
+        }
         for One { backend, link, outcome, .. } in all {
             if !event.dry_run && link.is_none() && outcome.is_clean() {
                 batch.add(backend, &event.id);

@@ -12,6 +12,7 @@ mod limits;
 mod link;
 pub(crate) mod pending;
 pub(crate) mod reconcile;
+mod revive;
 mod underway;
 
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use parking_lot::Mutex;
 use skreap_bpf::hooks::Hooks;
 use skreap_bpf::pin::Pins;
 use skreap_bpf::{Counters, Index, Walker};
-use skreap_core::{EngineName, Unconnected};
+use skreap_core::{EngineName, Unconnected, VictimAction};
 
 use crate::engine::{Engine, EngineError, KernelSockets, Pace, Pool};
 use crate::observe::listing::Listing;
@@ -32,6 +33,7 @@ use crate::observe::status::OrderStatus;
 use crate::upkeep::audit::{self, Audit, Auditor};
 use crate::upkeep::heal::Healer;
 use crate::upkeep::hook_order::OrderKeeper;
+use crate::upkeep::revive::Reviver;
 
 use fallback::Fallback;
 use limits::Limits;
@@ -85,6 +87,11 @@ pub struct Reaper {
     order_unknown: bool,
     grace: bool,
     pace: Pace,
+    /// What is done with the victims of events that do not say.
+    victim_action: VictimAction,
+    no_revive: bool,
+    /// Started when there is something to revive.
+    reviver: Option<Reviver>,
     _pins: Option<Pins>,
 }
 

@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use crossbeam_channel::Receiver;
-use skreap_core::{Event, Phases, Report};
+use skreap_core::{ActionName, Event, Phases, Report, VictimAction};
 
 use super::done::Done;
 use super::{Reaper, attribution};
 use crate::engine::pool::{Awaited, End};
 use crate::engine::{nanos, tuple};
+use crate::upkeep::revive::Revival;
 
 /// An event about which everything is done but for sockets whose owners hold their locks. What is done with it is
 /// [`Reaper::poll`] and [`Reaper::finish`]; one that is dropped has no report.
@@ -97,7 +98,16 @@ impl Reaper {
 
     /// The report of an event. What it still waits for is reported as failed with `ETIMEDOUT`: the kernel
     /// destroys it when its owner lets go.
-    pub fn finish(&mut self, mut underway: Underway) -> Report {
+    pub fn finish(&mut self, underway: Underway) -> Report {
+        let (report, revival) = self.conclude(underway);
+        if let Some(revival) = revival {
+            self.revive(revival, None);
+        }
+        report
+    }
+
+    /// As [`finish`](Self::finish), for whoever has the report sent before the sockets are looked at again.
+    pub(crate) fn conclude(&mut self, mut underway: Underway) -> (Report, Option<Revival>) {
         if !underway.held.is_empty() {
             for (victim, end) in self.pool.ends(&mut underway.held, |_| true) {
                 underway.note(&victim, end);
@@ -105,7 +115,7 @@ impl Reaper {
             underway.done.total.destroy_ns += nanos(underway.begun.elapsed());
         }
         let Underway { event, done, received, queue_ns, .. } = underway;
-        let Done { total, by_backend, merged, guard, error, attributed, .. } = done;
+        let Done { total, action, revival, by_backend, merged, guard, error, attributed, .. } = done;
         let phases = Phases {
             queue_ns,
             order_ns: done.order_ns,
@@ -119,6 +129,11 @@ impl Reaper {
         report.merged = merged;
         report.guard = guard.any().then_some(guard);
         report.error = error;
+        report.victim_action = Some(action.name()).filter(|name| *name != ActionName::Destroy);
+        report.reviving = revival.as_ref().map(Revival::announced);
+        if action == VictimAction::None {
+            report.sockets = None;
+        }
         if attributed.is_some() {
             report.sockets = attributed;
         } else if let Some(sockets) = &mut report.sockets {
@@ -127,6 +142,6 @@ impl Reaper {
         attribution::attribute(&mut report.failed.sockets_mut().collect::<Vec<_>>());
         report.ns = phases.closed(nanos(received.elapsed()));
         self.monitor.report(&report);
-        report
+        (report, revival)
     }
 }

@@ -175,7 +175,7 @@ fn work_beating(reaper: &mut Reaper, jobs: &Receiver<Job>, beat: &Heartbeat, end
     let mut deferred = Deferred::default();
     let (late, none) = (reaper.late(), never());
     let mut open = true;
-    while open || !deferred.is_empty() {
+    while open || !deferred.is_empty() || reaper.has_revivals() && !ending() {
         beat.beat();
         let rest = deferred.rest(reaper).map_or(TIDY, |rest| rest.min(TIDY)).min(beat.rest());
         let jobs = if open { jobs } else { &none };
@@ -188,12 +188,18 @@ fn work_beating(reaper: &mut Reaper, jobs: &Receiver<Job>, beat: &Heartbeat, end
             recv(late) -> _ => {},
             default(rest) => {},
         }
-        deferred.deliver(reaper, ending());
+        let ends = ending();
+        deferred.deliver(reaper, ends);
+        if ends {
+            // The writers of their answers are waited for.
+            reaper.end_revivals();
+        }
         if tidied.elapsed() >= TIDY {
             reaper.tidy();
             tidied = Instant::now();
         }
     }
+    reaper.end_revivals();
 }
 
 /// A job, and whatever waits with it by now: that was received before the first walk begins, and may share it.

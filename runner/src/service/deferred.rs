@@ -7,6 +7,7 @@ use crossbeam_channel::Sender;
 use crate::reaper::{Reaper, Underway};
 use crate::service::event_log;
 use crate::service::source::{Reply, Requester};
+use crate::upkeep::revive::Revival;
 
 /// Answers in the order of their questions. The work of all of them is done.
 #[derive(Debug, Default)]
@@ -21,7 +22,7 @@ struct Waiting {
 #[derive(Debug)]
 enum What {
     Event(Box<Underway>, Requester),
-    Answer(Reply),
+    Answer(Reply, Option<Box<Revival>>),
 }
 
 impl Deferred {
@@ -32,7 +33,7 @@ impl Deferred {
 
     /// An answer, which has its place behind earlier ones to the same client.
     pub(crate) fn answer(&mut self, answer: Reply, to: Sender<Reply>) {
-        self.0.push(Waiting { what: What::Answer(answer), to });
+        self.0.push(Waiting { what: What::Answer(answer, None), to });
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -43,7 +44,7 @@ impl Deferred {
     pub(crate) fn rest(&self, reaper: &Reaper) -> Option<Duration> {
         let due = self.0.iter().filter_map(|one| match &one.what {
             What::Event(underway, _) => Some(reaper.due(underway)),
-            What::Answer(_) => None,
+            What::Answer(..) => None,
         });
         due.min().map(|due| due.saturating_duration_since(Instant::now()))
     }
@@ -52,23 +53,28 @@ impl Deferred {
     pub(crate) fn deliver(&mut self, reaper: &mut Reaper, ending: bool) {
         let mut kept: Vec<Waiting> = Vec::new();
         for Waiting { what, to } in std::mem::take(&mut self.0) {
-            let answer = match what {
+            let (answer, revival) = match what {
                 What::Event(mut underway, by) => {
                     if !reaper.poll(&mut underway) && !ending {
                         kept.push(Waiting { what: What::Event(underway, by), to });
                         continue;
                     }
-                    let report = reaper.finish(*underway);
+                    let (report, revival) = reaper.conclude(*underway);
                     event_log::log(&report, by);
-                    Reply::Report(Box::new(report))
+                    (Reply::Report(Box::new(report)), revival.map(Box::new))
                 }
-                What::Answer(answer) => answer,
+                What::Answer(answer, revival) => (answer, revival),
             };
             if kept.iter().any(|earlier| earlier.to.same_channel(&to)) {
-                kept.push(Waiting { what: What::Answer(answer), to });
+                kept.push(Waiting { what: What::Answer(answer, revival), to });
             } else {
+                let id = revival.is_some().then(|| answer.id()).flatten().unwrap_or_default();
                 // A client that has gone away has its work done, and nobody to tell.
                 let _ = to.send(answer);
+                if let Some(revival) = revival {
+                    let told = move |revived| drop(to.send(Reply::Revived { id, revived }));
+                    reaper.revive(*revival, Some(Box::new(told)));
+                }
             }
         }
         self.0 = kept;

@@ -3,6 +3,8 @@
 pub(crate) mod alone;
 pub mod cgroup;
 pub mod netns;
+pub(crate) mod pidfd;
 pub mod privileges;
 pub(crate) mod rcu;
 pub mod sock_diag;
+pub(crate) mod udp;

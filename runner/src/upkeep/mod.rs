@@ -5,3 +5,4 @@ pub mod audit;
 pub mod bootstrap;
 pub(crate) mod heal;
 pub mod hook_order;
+pub(crate) mod revive;

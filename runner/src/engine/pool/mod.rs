@@ -9,7 +9,7 @@
 mod event;
 mod held;
 mod job;
-mod table;
+pub(super) mod table;
 mod worker;
 
 use std::io;

@@ -42,14 +42,14 @@ pub(super) fn leave() -> io::Result<()> {
 }
 
 /// The calling thread, as the kernel names it.
-pub(super) fn this_thread() -> libc::pid_t {
+pub(in crate::engine) fn this_thread() -> libc::pid_t {
     // SAFETY: takes nothing, and cannot fail.
     unsafe { libc::gettid() }
 }
 
 /// False if this thread of the process waits for a CPU only, or runs: a machine may have more to do than it can. True
 /// if it sleeps in the kernel where no signal wakes it, and if that cannot be seen.
-pub(super) fn waits_in_kernel(thread: libc::pid_t) -> bool {
+pub(in crate::engine) fn waits_in_kernel(thread: libc::pid_t) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/self/task/{thread}/stat")) else {
         return true;
     };

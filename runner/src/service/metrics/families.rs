@@ -92,6 +92,7 @@ fn events(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
     });
     to.counter("events", "Events answered, by type and result", by_result)?;
     sockets(to, t, &s.held)?;
+    to.gauge("sockets_reviving", "Destroyed sockets that will be looked at again", s.reviving)?;
     let incomplete = t.incomplete.iter().map(|(why, n)| (vec![("reason", why.name().to_owned())], *n));
     to.counter("events_incomplete", "Events that may have missed sockets, by reason", incomplete)?;
     s.audit.as_ref().map_or(Ok(()), |audit| audits(to, audit))
@@ -137,7 +138,11 @@ fn sockets(to: &mut Encoder<'_>, t: &Totals, h: &HeldStatus) -> fmt::Result {
         "Sockets that came to something after they were reported as failed, by what",
         by("result", [("destroyed", h.late_destroyed), ("gone", h.late_gone)]),
     )?;
-    to.gauge("destroyers_given_up", "Threads that wait for the lock of a socket", h.given_up)
+    to.gauge("destroyers_given_up", "Threads that wait for the lock of a socket", h.given_up)?;
+    let failed = t.revived.failed.iter().map(|(errno, n)| (vec![("result", errno.clone())], *n));
+    let revived = t.revived.counts().into_iter().map(|(result, n)| (vec![("result", result.to_owned())], n));
+    let help = "Destroyed sockets that were looked at again, by what came of them";
+    to.counter("sockets_looked_at_again", help, revived.chain(failed))
 }
 
 fn audits(to: &mut Encoder<'_>, audit: &AuditStatus) -> fmt::Result {

@@ -138,13 +138,20 @@ fn write(mut output: impl Write, replies: &Receiver<Reply>, unanswered: &Unanswe
                 output.flush()
             });
             if let Err(e) = written {
+                // Whoever has its report may go.
+                if reply.is_later() {
+                    tracing::debug!("a client did not wait for what came of destroyed sockets: {e}");
+                    continue;
+                }
                 tracing::warn!("cannot write an answer, the client gets no further ones: {e}");
                 lost = 1;
             }
         } else {
             lost += 1;
         }
-        unanswered.answered();
+        if !reply.is_later() {
+            unanswered.answered();
+        }
     }
     unanswered.close();
     if lost > 0 {

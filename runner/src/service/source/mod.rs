@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Sender;
 use serde::Serialize;
-use skreap_core::{Refusal, Report, Request};
+use skreap_core::{Refusal, Report, Request, Revived};
 
 use crate::observe::listing::Listing;
 use crate::observe::status::{Status, Top};
@@ -130,8 +130,30 @@ pub enum Reply {
         /// Its result.
         audit: Box<Audit>,
     },
+    /// Destroyed sockets of an event, whose report was sent before, were looked at again.
+    Revived {
+        /// Id of the event.
+        id: String,
+        /// What came of them.
+        revived: Revived,
+    },
     /// The line was refused, or its request failed.
     Refused(Refusal),
+}
+
+impl Reply {
+    /// Id of the event that this is the report of.
+    pub(crate) fn id(&self) -> Option<String> {
+        match self {
+            Self::Report(report) => Some(report.id.clone()),
+            _ => None,
+        }
+    }
+
+    /// True for one that comes after the answer to its request.
+    pub(crate) const fn is_later(&self) -> bool {
+        matches!(self, Self::Revived { .. })
+    }
 }
 
 /// Where requests come from.

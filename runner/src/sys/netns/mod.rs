@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::mem::size_of;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -18,6 +18,7 @@ use std::thread;
 use skreap_bpf::fault::{self, Point};
 use skreap_bpf::socket_option;
 
+use crate::sys::pidfd::{Pidfd, owned};
 use crate::sys::privileges;
 
 pub use all::{AllNetns, everywhere};
@@ -282,7 +283,7 @@ fn is_inode(file: &OwnedFd, dev: u64, ino: u32) -> bool {
 }
 
 /// The netns of a socket that another process has open. `pidfd`: of that process, once it was needed.
-fn netns_of(pid: libc::pid_t, pidfd: &mut Option<OwnedFd>, descriptor: &OsStr) -> io::Result<OwnedFd> {
+fn netns_of(pid: libc::pid_t, pidfd: &mut Option<Pidfd>, descriptor: &OsStr) -> io::Result<OwnedFd> {
     /// `SIOCGSKNS` (linux/sockios.h).
     const SIOCGSKNS: libc::Ioctl = 0x894c;
     let socket = descriptor_of(pid, pidfd, descriptor)?;
@@ -292,25 +293,14 @@ fn netns_of(pid: libc::pid_t, pidfd: &mut Option<OwnedFd>, descriptor: &OsStr) -
 }
 
 /// What another process has open. `pidfd`: of that process, once it was needed.
-fn descriptor_of(pid: libc::pid_t, pidfd: &mut Option<OwnedFd>, descriptor: &OsStr) -> io::Result<OwnedFd> {
+fn descriptor_of(pid: libc::pid_t, pidfd: &mut Option<Pidfd>, descriptor: &OsStr) -> io::Result<OwnedFd> {
     let descriptor: libc::c_int =
         descriptor.to_str().and_then(|name| name.parse().ok()).ok_or(io::ErrorKind::InvalidInput)?;
     let process = match pidfd {
         Some(process) => process,
-        // SAFETY: pidfd_open takes no pointers.
-        None => pidfd.insert(owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?),
+        None => pidfd.insert(Pidfd::of_process(pid)?),
     };
-    // SAFETY: pidfd_getfd takes no pointers.
-    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) })
-}
-
-/// A descriptor that a system call has just returned.
-fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
-    match libc::c_int::try_from(fd) {
-        // SAFETY: the callers pass what a call that makes a descriptor has returned; nobody else owns it.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    }
+    process.descriptor(descriptor)
 }
 
 /// Every netns that a process is in (its first thread, that is) or that has a name in `/run/netns`.

@@ -1,0 +1,422 @@
+//! What is done with the victims of an event, beside destroying them.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::backend::{Backend, Protocol};
+use crate::error::{UnknownName, by_name};
+use crate::limits::MAX_BACKENDS;
+
+/// Milliseconds from the destroy to the revive, if nothing is said.
+pub const REVIVE_AFTER_MS: u32 = 3000;
+/// Longest time from the destroy to the revive: an hour.
+pub const REVIVE_AFTER_MAX_MS: u32 = 3_600_000;
+
+/// What is done with the victims of an event. On the wire the field `action` of the event, with the fields of each
+/// variant beside it: `{…,"action":"revive","to":"udp://10.0.0.2:53"}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(tag = "action", rename_all = "lowercase")]
+pub enum VictimAction {
+    /// They are destroyed.
+    #[default]
+    Destroy,
+    /// They are destroyed, and UDP sockets that have no peer some time later are connected to a living backend.
+    Revive(Revive),
+    /// UDP sockets are connected to a living backend in place of the destroy.
+    Move(Move),
+    /// They are counted only.
+    None,
+}
+
+/// The name of a [`VictimAction`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActionName {
+    /// [`VictimAction::Destroy`]
+    Destroy,
+    /// [`VictimAction::Revive`]
+    Revive,
+    /// [`VictimAction::Move`]
+    Move,
+    /// [`VictimAction::None`]
+    None,
+}
+
+/// A second look at destroyed sockets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Revive {
+    /// Where they are connected to.
+    #[serde(flatten)]
+    pub to: Destinations,
+    /// Milliseconds from the destroy to the revive.
+    #[serde(skip_serializing_if = "is_usual_wait")]
+    pub after_ms: u32,
+}
+
+/// Another peer in place of the destroy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Move {
+    /// Where they are connected to.
+    #[serde(flatten)]
+    pub to: Destinations,
+    /// What is done with TCP sockets, which cannot be moved.
+    #[serde(skip_serializing_if = "Instead::is_destroy")]
+    pub tcp: Instead,
+    /// What is done with UDP sockets that could not be moved.
+    #[serde(rename = "else", skip_serializing_if = "Instead::is_destroy")]
+    pub otherwise: Instead,
+}
+
+/// What is done with a socket that cannot be moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Instead {
+    /// It is destroyed.
+    #[default]
+    Destroy,
+    /// It is left alone.
+    Spare,
+}
+
+/// Which of several destinations a socket is connected to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Spread {
+    /// One after the other.
+    #[default]
+    Even,
+    /// By the cookie of the socket: one socket always has the same destination.
+    Cookie,
+}
+
+/// Living backends, or the virtual address in front of them, which a load balancer then translates as usual.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Destinations {
+    #[serde(rename = "to", serialize_with = "one_or_several")]
+    backends: Vec<Backend>,
+    #[serde(skip_serializing_if = "Spread::is_even")]
+    spread: Spread,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_usual_wait(after_ms: &u32) -> bool {
+    *after_ms == REVIVE_AFTER_MS
+}
+
+fn one_or_several<S: Serializer>(backends: &[Backend], serializer: S) -> Result<S::Ok, S::Error> {
+    match backends {
+        [one] => one.serialize(serializer),
+        several => several.serialize(serializer),
+    }
+}
+
+impl ActionName {
+    /// Every name, in the order of messages.
+    pub const ALL: [Self; 4] = [Self::Destroy, Self::Revive, Self::Move, Self::None];
+
+    /// Lowercase name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Destroy => "destroy",
+            Self::Revive => "revive",
+            Self::Move => "move",
+            Self::None => "none",
+        }
+    }
+}
+
+impl fmt::Display for ActionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for ActionName {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        by_name("an action", text, &Self::ALL, Self::name)
+    }
+}
+
+impl Instead {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Destroy => "destroy",
+            Self::Spare => "spare",
+        }
+    }
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    const fn is_destroy(&self) -> bool {
+        matches!(self, Self::Destroy)
+    }
+}
+
+impl FromStr for Instead {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        by_name("what is done instead", text, &[Self::Destroy, Self::Spare], Self::name)
+    }
+}
+
+impl Spread {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Even => "even",
+            Self::Cookie => "cookie",
+        }
+    }
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    const fn is_even(&self) -> bool {
+        matches!(self, Self::Even)
+    }
+}
+
+impl FromStr for Spread {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        by_name("a spread", text, &[Self::Even, Self::Cookie], Self::name)
+    }
+}
+
+impl VictimAction {
+    /// Its name.
+    pub const fn name(&self) -> ActionName {
+        match self {
+            Self::Destroy => ActionName::Destroy,
+            Self::Revive(_) => ActionName::Revive,
+            Self::Move(_) => ActionName::Move,
+            Self::None => ActionName::None,
+        }
+    }
+
+    /// Where sockets are connected to.
+    pub const fn to(&self) -> Option<&Destinations> {
+        match self {
+            Self::Revive(revive) => Some(&revive.to),
+            Self::Move(to_move) => Some(&to_move.to),
+            Self::Destroy | Self::None => None,
+        }
+    }
+
+    /// Checks that the sockets of these deleted backends have somewhere to go.
+    ///
+    /// # Errors
+    /// [`ActionError`] names the backend at fault.
+    pub fn check(&self, gone: &[Backend]) -> Result<(), ActionError> {
+        let Some(to) = self.to() else {
+            return Ok(());
+        };
+        let all: HashSet<Backend> = gone.iter().map(|backend| backend.without_zone()).collect();
+        if let Some(deleted) = to.backends.iter().find(|backend| all.contains(backend)) {
+            return Err(ActionError::Deleted(*deleted));
+        }
+        if !gone.is_empty() && gone.iter().all(|backend| backend.protocol() == Protocol::Tcp) {
+            return Err(ActionError::NoUdp(to.backends[0]));
+        }
+        let udp = gone.iter().filter(|backend| backend.protocol() == Protocol::Udp);
+        let fits = |backend: &&Backend| to.backends.iter().any(|to| same_family(to.addr(), backend.addr()));
+        udp.into_iter().find(|backend| !fits(backend)).map_or(Ok(()), |left| Err(ActionError::Family(*left)))
+    }
+}
+
+fn same_family(a: IpAddr, b: IpAddr) -> bool {
+    a.is_ipv4() == b.is_ipv4()
+}
+
+impl Destinations {
+    /// Checks that every destination is a UDP backend that any socket of its family can be connected to.
+    ///
+    /// # Errors
+    /// [`ActionError`] names the one at fault.
+    pub fn new(backends: Vec<Backend>, spread: Spread) -> Result<Self, ActionError> {
+        if backends.is_empty() {
+            return Err(ActionError::Nowhere);
+        }
+        if backends.len() > MAX_BACKENDS {
+            return Err(ActionError::TooMany(backends.len()));
+        }
+        for backend in &backends {
+            if backend.protocol() != Protocol::Udp {
+                return Err(ActionError::NotUdp(*backend));
+            }
+            if backend.is_link_local() {
+                return Err(ActionError::LinkLocal(*backend));
+            }
+        }
+        Ok(Self { backends, spread })
+    }
+
+    /// The destinations as they were given.
+    pub fn backends(&self) -> &[Backend] {
+        &self.backends
+    }
+
+    /// The destination of the socket with this cookie, whose peer was `from`: one of its family that is not in `gone`.
+    /// `turn` is the same number for all sockets of an event, and 0 for the first.
+    pub fn of(
+        &self,
+        from: IpAddr,
+        cookie: u64,
+        gone: &HashSet<Backend>,
+        turn: &mut usize,
+    ) -> Option<Backend> {
+        let fits = |to: &&Backend| same_family(to.addr(), from) && !gone.contains(*to);
+        let fitting: Vec<&Backend> = self.backends.iter().filter(fits).collect();
+        let count = fitting.len();
+        let i = match self.spread {
+            Spread::Even => {
+                *turn = turn.wrapping_add(1);
+                turn.wrapping_sub(1).checked_rem(count)?
+            }
+            // Cookies are a counter: neighbours would share a destination without the multiplication (Knuth's).
+            Spread::Cookie => {
+                let hash = cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+                usize::try_from(hash).ok()?.checked_rem(count)?
+            }
+        };
+        fitting.get(i).map(|backend| **backend)
+    }
+}
+
+/// Why sockets cannot be revived or moved as asked, and what to write instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ActionError {
+    /// No destination.
+    #[error("\"to\" is empty; write a living backend, such as \"udp://10.0.0.2:53\"")]
+    Nowhere,
+    /// Too many destinations.
+    #[error("\"to\" has {0} entries; write at most {MAX_BACKENDS}")]
+    TooMany(usize),
+    /// A destination of another protocol.
+    #[error("{0} is no UDP backend, and only UDP sockets are revived or moved; write udp://…")]
+    NotUdp(Backend),
+    /// A link-local destination.
+    #[error(
+        "{0} is link-local, and every link may have a host of that address; write another living backend"
+    )]
+    LinkLocal(Backend),
+    /// A destination that is deleted by the same event.
+    #[error("{0} is deleted by this event; write a living backend")]
+    Deleted(Backend),
+    /// No deleted backend is of the destination's protocol.
+    #[error(
+        "{0} is a UDP backend, and all deleted ones are TCP, whose sockets can only be destroyed; leave \"action\" out"
+    )]
+    NoUdp(Backend),
+    /// A deleted backend without a destination of its family.
+    #[error(
+        "the sockets of {0} have no destination of their address family; write one, or send an event of its own for it"
+    )]
+    Family(Backend),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backend(text: &str) -> Backend {
+        text.parse().unwrap()
+    }
+
+    fn to(list: &[&str], spread: Spread) -> Destinations {
+        Destinations::new(list.iter().map(|text| backend(text)).collect(), spread).unwrap()
+    }
+
+    fn revive(list: &[&str]) -> VictimAction {
+        VictimAction::Revive(Revive { to: to(list, Spread::Even), after_ms: REVIVE_AFTER_MS })
+    }
+
+    #[test]
+    fn a_destination_is_a_udp_backend_that_names_one_host() {
+        let new = |list: &[&str]| {
+            Destinations::new(list.iter().map(|text| backend(text)).collect(), Spread::Even).map(drop)
+        };
+        assert_eq!(new(&["udp://10.0.0.2:53", "udp://[fd00::2]:53"]), Ok(()));
+        assert_eq!(new(&[]), Err(ActionError::Nowhere));
+        let tcp = "tcp://10.0.0.2:53";
+        assert_eq!(new(&["udp://10.0.0.2:53", tcp]), Err(ActionError::NotUdp(backend(tcp))));
+        let link = "udp://[fe80::2%eth0]:53";
+        assert_eq!(new(&[link]), Err(ActionError::LinkLocal(backend(link))));
+        let many = vec![backend("udp://10.0.0.2:53"); MAX_BACKENDS + 1];
+        assert_eq!(Destinations::new(many, Spread::Even), Err(ActionError::TooMany(MAX_BACKENDS + 1)));
+    }
+
+    #[test]
+    fn what_is_deleted_needs_a_destination_that_is_not() {
+        let (v4, v6, tcp) =
+            (backend("udp://10.0.0.1:53"), backend("udp://[fd00::1]:53"), backend("tcp://10.0.0.1:80"));
+        let living = revive(&["udp://10.0.0.2:53"]);
+        assert_eq!(living.check(&[v4]), Ok(()));
+        assert_eq!(living.check(&[v4, tcp]), Ok(()));
+        // A reconcile names those that live.
+        assert_eq!(living.check(&[]), Ok(()));
+        assert_eq!(living.check(&[v4, v6]), Err(ActionError::Family(v6)));
+        assert_eq!(living.check(&[tcp]), Err(ActionError::NoUdp(backend("udp://10.0.0.2:53"))));
+        assert_eq!(revive(&["udp://10.0.0.1:53"]).check(&[v4]), Err(ActionError::Deleted(v4)));
+        assert_eq!(VictimAction::Destroy.check(&[tcp]), Ok(()));
+    }
+
+    #[test]
+    fn sockets_are_spread_evenly_or_by_their_cookie() {
+        let list = ["udp://10.0.0.2:53", "udp://[fd00::2]:53", "udp://10.0.0.3:53", "udp://10.0.0.4:53"];
+        let from = "10.0.0.1".parse().unwrap();
+        let gone = HashSet::from([backend("udp://10.0.0.4:53")]);
+        let count = |spread: Spread, n: u64| {
+            let to = to(&list, spread);
+            let mut turn = 0;
+            let chosen: Vec<Backend> =
+                (0..n).filter_map(|cookie| to.of(from, cookie, &gone, &mut turn)).collect();
+            let second = chosen.iter().filter(|to| to.to_string() == "udp://10.0.0.3:53").count();
+            (chosen.len(), second)
+        };
+        assert_eq!(count(Spread::Even, 10), (10, 5));
+        let (all, second) = count(Spread::Cookie, 1000);
+        assert!(all == 1000 && (400..600).contains(&second), "{second} of {all}");
+        let by_cookie = to(&list, Spread::Cookie);
+        let again = |turn: usize| by_cookie.of(from, 77, &gone, &mut { turn });
+        assert_eq!(again(0), again(1));
+        let none = to(&["udp://[fd00::2]:53"], Spread::Even).of(from, 1, &gone, &mut 0);
+        assert_eq!(none, None);
+    }
+
+    #[test]
+    fn names_are_those_of_the_wire() {
+        for name in ActionName::ALL {
+            assert_eq!(name.name().parse(), Ok(name));
+            assert_eq!(serde_json::to_value(name).unwrap(), name.name());
+        }
+        assert_eq!(
+            "kill".parse::<ActionName>().unwrap_err().to_string(),
+            "\"kill\" is not an action; write one of: destroy, revive, move, none"
+        );
+    }
+
+    #[test]
+    fn wire_form() {
+        let json = |action: &VictimAction| serde_json::to_string(action).unwrap();
+        assert_eq!(json(&VictimAction::Destroy), r#"{"action":"destroy"}"#);
+        assert_eq!(json(&revive(&["udp://10.0.0.2:53"])), r#"{"action":"revive","to":"udp://10.0.0.2:53"}"#);
+        let several = to(&["udp://10.0.0.2:53", "udp://10.0.0.3:53"], Spread::Cookie);
+        let action = VictimAction::Revive(Revive { to: several.clone(), after_ms: 100 });
+        assert_eq!(
+            json(&action),
+            r#"{"action":"revive","to":["udp://10.0.0.2:53","udp://10.0.0.3:53"],"spread":"cookie","after_ms":100}"#
+        );
+        let action = VictimAction::Move(Move {
+            to: to(&["udp://10.0.0.2:53"], Spread::Even),
+            tcp: Instead::Spare,
+            otherwise: Instead::Destroy,
+        });
+        assert_eq!(json(&action), r#"{"action":"move","to":"udp://10.0.0.2:53","tcp":"spare"}"#);
+    }
+}

@@ -1,0 +1,61 @@
+//! What is done with the victims, as options of commands.
+
+use anyhow::anyhow;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use skreap::core::{
+    ActionName, Backend, Destinations, Instead, Move, REVIVE_AFTER_MAX_MS, REVIVE_AFTER_MS, Revive, Spread,
+    VictimAction,
+};
+
+use super::Failure;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ActionArgs {
+    /// What is done with the victims: destroy; revive, to connect UDP sockets that still have no peer some seconds after
+    /// the destroy; none, to count them only [default: destroy, or what the service does]
+    #[arg(long, value_name = "ACTION", value_parser = action())]
+    action: Option<ActionName>,
+    /// Living backends, or the virtual address, that sockets are connected to, separated by commas
+    #[arg(long, value_name = "BACKENDS", value_delimiter = ',', requires = "action")]
+    to: Vec<Backend>,
+    /// Milliseconds from the destroy to the revive [default: 3000]
+    #[arg(long, value_name = "MS", requires = "action",
+          value_parser = clap::value_parser!(u32).range(..=i64::from(REVIVE_AFTER_MAX_MS)))]
+    after_ms: Option<u32>,
+}
+
+fn action() -> impl TypedValueParser<Value = ActionName> {
+    PossibleValuesParser::new(ActionName::ALL.map(ActionName::name))
+        .try_map(|name| name.parse::<ActionName>())
+}
+
+impl ActionArgs {
+    /// What is to be done; `None` if that is not said.
+    pub(super) fn action(&self) -> Result<Option<VictimAction>, Failure> {
+        let Some(name) = self.action else {
+            return Ok(None);
+        };
+        let misused = |message: &str| Err(Failure::Misused(anyhow!("--action {name}: {message}")));
+        let connects = matches!(name, ActionName::Revive | ActionName::Move);
+        if !connects && !self.to.is_empty() {
+            return misused("sockets are connected to nothing; leave --to out");
+        }
+        if name != ActionName::Revive && self.after_ms.is_some() {
+            return misused("nothing is done later; leave --after-ms out");
+        }
+        let to = || {
+            Destinations::new(self.to.clone(), Spread::Even)
+                .map_err(|e| Failure::Misused(anyhow!("--to: {e}")))
+        };
+        Ok(Some(match name {
+            ActionName::Destroy => VictimAction::Destroy,
+            ActionName::None => VictimAction::None,
+            ActionName::Revive => {
+                VictimAction::Revive(Revive { to: to()?, after_ms: self.after_ms.unwrap_or(REVIVE_AFTER_MS) })
+            }
+            ActionName::Move => {
+                VictimAction::Move(Move { to: to()?, tcp: Instead::Destroy, otherwise: Instead::Destroy })
+            }
+        }))
+    }
+}

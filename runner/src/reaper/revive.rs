@@ -1,0 +1,60 @@
+//! What is done with the victims of an event, beside destroying them.
+
+use skreap_core::{Event, VictimAction};
+
+use super::Reaper;
+use crate::engine::EngineError;
+use crate::upkeep::revive::{Revival, Reviver, Told};
+
+impl Reaper {
+    /// What is done with the victims of this event.
+    pub(super) fn action_of(&self, event: &Event) -> VictimAction {
+        event.victim_action.clone().unwrap_or_else(|| self.victim_action.clone())
+    }
+
+    /// Why this service does not do that; `None` if it does.
+    pub(super) fn objection(&self, event: &Event, action: &VictimAction) -> Option<String> {
+        if action.to().is_some() && self.no_revive {
+            let name = action.name();
+            return Some(format!(
+                "this service does not {name} sockets (--no-revive); send the event without it"
+            ));
+        }
+        if matches!(action, VictimAction::Move(_)) {
+            return Some("this version cannot move sockets".to_owned());
+        }
+        // The usual action was not checked against this event: sockets without a destination are left destroyed.
+        event.check_action().err().map(|e| e.to_string())
+    }
+
+    /// Looks again at destroyed sockets when it is time, on a thread of its own, and calls `told` with what came of them.
+    /// That is what [`finish`](Self::finish) does with those of an event, without telling.
+    pub(crate) fn revive(&mut self, revival: Revival, told: Option<Told>) {
+        if self.reviver.is_none() {
+            match self.start_reviver() {
+                Ok(reviver) => self.reviver = Some(reviver),
+                Err(e) => tracing::error!("cannot start the thread that revives sockets: {e}"),
+            }
+        }
+        match &self.reviver {
+            Some(reviver) => reviver.order(revival, told),
+            None => told.into_iter().for_each(|told| told(revival.lost())),
+        }
+    }
+
+    /// True while destroyed sockets wait to be looked at again.
+    pub(crate) fn has_revivals(&self) -> bool {
+        self.reviver.as_ref().is_some_and(Reviver::has_waiting)
+    }
+
+    /// Does not look again at sockets that wait for it: they are told to be lost.
+    pub fn end_revivals(&mut self) {
+        self.reviver = None;
+    }
+
+    fn start_reviver(&self) -> Result<Reviver, EngineError> {
+        let reviver = Reviver::start(&self.index, self.monitor.clone())?;
+        self.monitor.watch_revivals(reviver.waiting());
+        Ok(reviver)
+    }
+}

@@ -1,0 +1,107 @@
+//! UDP sockets of other processes: whom they are connected to. Each call but [`cookie`] and [`is_ipv6`] takes the lock of
+//! the socket, and waits as long as its owner holds it.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
+
+use skreap_bpf::socket_option;
+
+/// `SO_BINDTOIFINDEX` (asm-generic/socket.h, since 5.0).
+const SO_BINDTOIFINDEX: libc::c_int = 62;
+
+/// The cookie of the socket.
+///
+/// # Errors
+/// The errno of getsockopt(2): `ENOTSOCK` if it is none.
+pub(crate) fn cookie(socket: &UdpSocket) -> io::Result<u64> {
+    socket_option(socket, libc::SO_COOKIE)
+}
+
+/// True for a socket that is connected with IPv6 addresses, which IPv4 ones are mapped to.
+///
+/// # Errors
+/// The errno of getsockopt(2).
+pub(crate) fn is_ipv6(socket: &UdpSocket) -> io::Result<bool> {
+    Ok(number(socket, libc::SO_DOMAIN)? == libc::AF_INET6)
+}
+
+/// Its peer, an IPv4 one as such; `None` without one.
+///
+/// # Errors
+/// The errno of getpeername(2).
+pub(crate) fn peer(socket: &UdpSocket) -> io::Result<Option<SocketAddr>> {
+    match socket.peer_addr() {
+        Ok(peer) => Ok(Some(SocketAddr::new(peer.ip().to_canonical(), peer.port()))),
+        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Connects it.
+///
+/// # Errors
+/// The errno of connect(2).
+pub(crate) fn connect(socket: &UdpSocket, to: SocketAddr) -> io::Result<()> {
+    let to = match to.ip() {
+        IpAddr::V4(v4) if is_ipv6(socket)? => SocketAddr::new(v4.to_ipv6_mapped().into(), to.port()),
+        _ => to,
+    };
+    socket.connect(to)
+}
+
+/// Binds it to the interface if it is bound to none.
+///
+/// # Errors
+/// The errno of setsockopt(2): `ENODEV` if there is no such interface.
+pub(crate) fn bind_if_unbound(socket: &UdpSocket, ifindex: u32) -> io::Result<()> {
+    if ifindex == 0 || number(socket, SO_BINDTOIFINDEX)? != 0 {
+        return Ok(());
+    }
+    let length = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes of `ifindex`.
+    let ret = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_BINDTOIFINDEX,
+            std::ptr::from_ref(&ifindex).cast(),
+            length,
+        )
+    };
+    if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn number(socket: &UdpSocket, option: libc::c_int) -> io::Result<libc::c_int> {
+    let (mut value, mut length): (libc::c_int, _) = (0, size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: the kernel writes at most `length` bytes into `value`.
+    let ret = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            std::ptr::from_mut(&mut value).cast(),
+            &raw mut length,
+        )
+    };
+    if ret == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_connected_in_its_own_family() {
+        for (bind, to) in [("127.0.0.1:0", "127.0.0.1:9"), ("[::]:0", "127.0.0.1:9"), ("[::1]:0", "[::1]:9")]
+        {
+            // Without IPv6 there is nothing to see.
+            let Ok(socket) = UdpSocket::bind(bind) else { continue };
+            let to: SocketAddr = to.parse().unwrap();
+            assert_eq!(is_ipv6(&socket).unwrap(), bind.starts_with('['));
+            assert_eq!(peer(&socket).unwrap(), None);
+            connect(&socket, to).unwrap();
+            assert_eq!(peer(&socket).unwrap(), Some(to));
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! `--action`: what is told of sockets that are looked at again, and when.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use crate::commands::{TCP, Ten, UDP, good, good_json};
+use crate::process::run;
+use crate::serve::Serve;
+
+crate::tests![
+    it_is_told_later_on_the_same_connection,
+    reap_waits_for_it,
+    the_end_of_the_service_loses_what_waits,
+    the_usual_action_is_that_of_the_service,
+    a_service_may_refuse_it,
+    bad_options_are_refused,
+];
+
+/// A backend that nobody is connected to, at the address of [`UDP`].
+const ELSEWHERE: &str = "udp://10.96.7.1:54";
+
+fn event(id: &str, after_ms: u32) -> String {
+    let event = json!({
+        "id": id, "type": "backend-deleted", "backend": UDP, "action": "revive", "to": ELSEWHERE, "after_ms": after_ms,
+    });
+    format!("{event}\n")
+}
+
+fn it_is_told_later_on_the_same_connection() -> Result<()> {
+    let serve = Serve::start("cli-revive")?;
+    let ten = Ten::new(&serve)?;
+    let mut client = serve.client()?;
+    client.send(&event("r1", 200))?;
+    let report = client.answer()?.context("closed")?;
+    ensure!(report["action"] == "revive" && report["destroyed"] == 6, "{report}");
+    ensure!(report["reviving"] == json!({"sockets": 6, "after_ms": 200}), "{report}");
+    // It is no answer: others come in between.
+    client.ask("between")?;
+    let later = client.answer()?.context("closed")?;
+    ensure!(later["id"] == "r1" && later["revived"]["sockets"] == 6, "{later}");
+    ensure!(later["revived"]["revived"] == 6, "{later}");
+    let status = good_json(&["status", "--socket", &serve.socket_arg()?, "--json"])?;
+    ensure!(status["totals"]["revived"]["revived"] == 6, "{status}");
+    ensure!(status["reviving"] == 0, "{status}");
+    // One that does not wait for it does no harm.
+    let mut rude = serve.client()?;
+    rude.send(&event("r2", 100))?;
+    rude.answer()?.context("closed")?;
+    drop(rude);
+    thread::sleep(Duration::from_millis(300));
+    client.ask("after")?;
+    drop(ten);
+    serve.finish()
+}
+
+fn reap_waits_for_it() -> Result<()> {
+    let serve = Serve::start("cli-revive-reap")?;
+    let ten = Ten::new(&serve)?;
+    let socket = serve.socket_arg()?;
+    let args =
+        ["reap", UDP, "--action", "revive", "--to", ELSEWHERE, "--after-ms", "50", "--socket", &socket];
+    let told = good(&args)?;
+    ensure!(told.ends_with("6 of 6 sockets revived\n"), "{told}");
+    let counted = good_json(&["reap", TCP, "--action", "none", "--socket", &socket, "--json"])?;
+    ensure!(counted["victims"] == 4 && counted["destroyed"] == 0 && counted["action"] == "none", "{counted}");
+    drop(ten);
+    serve.finish()
+}
+
+fn the_end_of_the_service_loses_what_waits() -> Result<()> {
+    let serve = Serve::start("cli-revive-end")?;
+    let ten = Ten::new(&serve)?;
+    let mut client = serve.client()?;
+    client.send(&event("r1", 3_600_000))?;
+    client.answer()?.context("closed")?;
+    let start = Instant::now();
+    drop(ten);
+    serve.finish()?;
+    ensure!(start.elapsed() < Duration::from_secs(10), "the end has waited {:?}", start.elapsed());
+    let later = client.answer()?.context("closed")?;
+    ensure!(later["revived"]["lost"] == 6 && later["revived"]["sockets"] == 6, "{later}");
+    Ok(())
+}
+
+fn the_usual_action_is_that_of_the_service() -> Result<()> {
+    let args = ["--action", "revive", "--to", ELSEWHERE, "--after-ms", "1"];
+    let serve = Serve::start_with("cli-revive-usual", &args)?;
+    let ten = Ten::new(&serve)?;
+    let told = good(&["reap", UDP, "--socket", &serve.socket_arg()?])?;
+    ensure!(told.ends_with("6 of 6 sockets revived\n"), "{told}");
+    // TCP sockets are destroyed, and an event may say something else.
+    let tcp = good_json(&["reap", TCP, "--socket", &serve.socket_arg()?, "--json"])?;
+    ensure!(tcp["destroyed"] == 4 && tcp.get("reviving").is_none(), "{tcp}");
+    let plain =
+        good_json(&["reap", ELSEWHERE, "--action", "destroy", "--socket", &serve.socket_arg()?, "--json"])?;
+    ensure!(plain["destroyed"] == 6 && plain.get("reviving").is_none(), "{plain}");
+    drop(ten);
+    serve.finish()
+}
+
+fn a_service_may_refuse_it() -> Result<()> {
+    let serve = Serve::start_with("cli-no-revive", &["--no-revive"])?;
+    let ten = Ten::new(&serve)?;
+    let mut client = serve.client()?;
+    client.send(&event("r1", 0))?;
+    let report = client.answer()?.context("closed")?;
+    ensure!(report["error"].as_str().is_some_and(|error| error.contains("--no-revive")), "{report}");
+    ensure!(report["destroyed"] == 0 && report.get("reviving").is_none(), "{report}");
+    drop(ten);
+    serve.finish()
+}
+
+fn bad_options_are_refused() -> Result<()> {
+    for (args, why) in [
+        (&["--action", "revive"][..], "\"to\" is empty"),
+        (&["--action", "revive", "--to", TCP], "is no UDP backend"),
+        (&["--action", "revive", "--to", UDP], "is deleted by this event"),
+        (
+            &["--action", "revive", "--to", "udp://[fd77::9]:53"],
+            "have no destination of their address family",
+        ),
+        (&["--action", "none", "--to", ELSEWHERE], "leave --to out"),
+        (&["--action", "destroy", "--after-ms", "5"], "leave --after-ms out"),
+        (&["--to", ELSEWHERE], "--action"),
+        (&["--action", "revive", "--to", ELSEWHERE, "--once"], "--once"),
+    ] {
+        let ended = run(&[&["reap", UDP], args].concat())?;
+        ensure!(ended.code == Some(2) && ended.err.contains(why), "{args:?}: {ended:?}");
+    }
+    Ok(())
+}
