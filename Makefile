@@ -68,11 +68,13 @@ kernel-tests:
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --test kernel
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --features fault --test fault
 
-# `skreap-watch` beside a real etcd; needs no privileges
+# `skreap-watch` beside a real etcd, a hand-made API server and a real service
 .PHONY: watch-tests
 watch-tests:
 	@$(MAKE) --no-print-directory deps PACKAGES='etcd-server openssl'
-	SKREAP_TESTS=required $(CARGO) test --locked --package skreap-watch --test watch
+	$(CARGO) build --locked --release --package skreap --package skreap-watch
+	$(CARGO) test --locked --release --package skreap-watch --test watch --no-run
+	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap-watch --test watch
 
 # Behaviour of kernels, libraries and tools that a good engineer guesses wrong: a verdict for each script in findings/. Not
 # a part of `test`: the behaviour is not ours, and some scripts download packages from Debian's archive.

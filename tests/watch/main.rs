@@ -1,10 +1,11 @@
 //! `skreap-watch` from outside: a real etcd, or an API server made by hand, on one side; a socket that answers as `skreap serve` does on the other.
 //!
-//! Needs no privileges. What is missing is said, and the test ignored; with `SKREAP_TESTS=required` it fails.
+//! The tests of `e2e` need root, Linux 6.9 with BTF, and the command `skreap`; the others need no privileges. What is missing is said, and the test ignored; with `SKREAP_TESTS=required` it fails.
 
 #![allow(clippy::unwrap_used, reason = "it fails the test")]
 
 mod api_server;
+mod e2e;
 mod etcd;
 mod etcd_server;
 mod kubernetes;
@@ -30,6 +31,7 @@ macro_rules! tests {
 pub(crate) use tests;
 
 fn main() -> ExitCode {
+    skreap_testbed::become_client_if_asked();
     let arguments = Arguments::from_args();
     let required = env::var("SKREAP_TESTS").is_ok_and(|value| value == "required");
     let trial = |(name, run): Test, lacks: Option<String>| {
@@ -41,6 +43,8 @@ fn main() -> ExitCode {
         })
     };
     let etcd = etcd::tests().into_iter().map(|test| trial(test, etcd_server::lacks()));
-    let trials = etcd.chain(kubernetes::tests().into_iter().map(|test| trial(test, None))).collect();
+    let e2e = e2e::tests().into_iter().map(|test| trial(test, e2e::lacks()));
+    let trials =
+        etcd.chain(e2e).chain(kubernetes::tests().into_iter().map(|test| trial(test, None))).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -13,6 +13,7 @@ pub mod backoff;
 pub mod clock;
 pub mod etcd;
 pub mod kubernetes;
+pub mod metrics;
 pub mod outbox;
 pub mod run;
 pub mod service;

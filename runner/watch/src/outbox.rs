@@ -3,7 +3,7 @@
 //! A decision leaves when its report is there. If the connection breaks before, it is made again from what is known by
 //! then: while nobody could be told, the backend may have come back.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,8 @@ use crate::state::{Action, Clients, Decision, State};
 const IN_FLIGHT: usize = 32;
 /// Backends of one event.
 const TOGETHER: usize = 1024;
+/// The shortest queue that repetitions are taken out of.
+const THIN_OUT: usize = 10_000;
 /// Living backends of one reconcile: what the service takes in one event.
 const RECONCILE: usize = MAX_BACKENDS;
 
@@ -74,6 +76,8 @@ pub struct Outbox {
     within: Vec<Network>,
     next_id: u64,
     sent: Sent,
+    /// Length of the queue at which repetitions are taken out.
+    thin_out_at: usize,
 }
 
 /// An event on the wire. Fields that the service may not know yet are left out if they say nothing.
@@ -140,6 +144,7 @@ impl Outbox {
             within: reconcile.unwrap_or_default(),
             next_id: 0,
             sent: Sent::default(),
+            thin_out_at: THIN_OUT,
         }
     }
 
@@ -177,6 +182,12 @@ impl Outbox {
     /// Takes a decision in.
     pub fn push(&mut self, decision: Decision) {
         self.queue.push_back(decision);
+        // While the service is away a backend may come and go for days.
+        if self.queue.len() > self.thin_out_at {
+            let mut seen = HashSet::new();
+            self.queue.retain(|d| seen.insert((d.backend, d.clients.clone(), d.action, d.to)));
+            self.thin_out_at = (2 * self.queue.len()).max(THIN_OUT);
+        }
     }
 
     /// The next line to send, if there is anything to say and the service can take it.
@@ -289,7 +300,13 @@ impl Outbox {
         let Ok(answer) = serde_json::from_str::<Answer>(line) else { return Answered::Unknown };
         let Some(flight) = answer.id.and_then(|id| self.flying.remove(&id)) else { return Answered::Unknown };
         if answer.error.is_object() {
-            self.sent.refused += 1;
+            let field = answer.error.get("field").and_then(|field| field.as_str());
+            if let (Some("action"), Flight::Decisions(decisions)) = (field, &flight) {
+                self.abilities.actions = false;
+                self.sent.no_action += decisions.len() as u64;
+            } else {
+                self.sent.refused += 1;
+            }
             let message = answer.error.get("message").and_then(|message| message.as_str());
             return Answered::Refused(message.unwrap_or("no reason given").to_owned());
         }
@@ -458,6 +475,22 @@ mod tests {
     }
 
     #[test]
+    fn a_service_that_refuses_an_action_is_sent_no_other() {
+        let mut outbox = Outbox::new(false, None);
+        outbox.connected(all_able());
+        let to = Some(backend("udp://10.96.0.9:53"));
+        let moved = |text| Decision { action: Action::Move, to, ..decision(text, &[]) };
+        outbox.push(moved("udp://10.0.0.4:53"));
+        assert_eq!(lines(&mut outbox, &knowing(&[])).len(), 1);
+        let refusal =
+            r#"{"error":{"line":1,"field":"action","message":"not known"},"id":"watch-000000000001"}"#;
+        assert_eq!(outbox.answered(refusal), Answered::Refused("not known".to_owned()));
+        outbox.push(moved("udp://10.0.0.5:53"));
+        assert_eq!(lines(&mut outbox, &knowing(&[])), [] as [Value; 0]);
+        assert_eq!((outbox.sent().no_action, outbox.sent().refused), (2, 0));
+    }
+
+    #[test]
     fn no_more_than_the_service_reads_and_no_event_too_large() {
         let mut outbox = Outbox::new(false, None);
         let state = knowing(&[]);
@@ -474,6 +507,18 @@ mod tests {
             outbox.next(&state);
         }
         assert_eq!((outbox.flying.len(), outbox.queue.len()), (IN_FLIGHT, 31));
+    }
+
+    #[test]
+    fn a_service_that_is_away_for_days_costs_no_more_than_its_backends() {
+        let mut outbox = Outbox::new(false, None);
+        for n in 0..100_000_u32 {
+            outbox.push(decision(&format!("udp://10.1.0.{}:53", n % 200 + 1), &[]));
+        }
+        assert!(outbox.waiting() <= THIN_OUT, "{}", outbox.waiting());
+        let sent: Vec<_> = lines(&mut outbox, &knowing(&[]));
+        let backends = sent.iter().flat_map(|line| line["backends"].as_array().unwrap());
+        assert_eq!(backends.collect::<HashSet<_>>().len(), 200);
     }
 
     #[test]

@@ -2,17 +2,18 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use prometheus_client::metrics::histogram::Histogram;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
 use crate::backoff::Backoff;
 use crate::clock::Clock;
+use crate::metrics::Snapshot;
 use crate::outbox::{Answered, Outbox};
 use crate::service::Service;
-use crate::source::{Counters, Heard};
+use crate::source::Heard;
 use crate::state::{Decision, State};
 
 /// Changes that are taken in before the service is looked at again.
@@ -30,8 +31,10 @@ pub struct Watcher {
     pub changes: mpsc::Receiver<Heard>,
     /// Socket of the service.
     pub socket: PathBuf,
-    /// What the source counts.
-    pub counters: Arc<Counters>,
+    /// Told after each turn.
+    pub snapshot: watch::Sender<Snapshot>,
+    /// From the change to the report, in seconds.
+    pub lag: Histogram,
 }
 
 /// What woke the loop.
@@ -79,6 +82,19 @@ impl Watcher {
                 service = None;
                 connect_at = self.broken(&e, &mut backoff);
             }
+            self.snapshot.send_replace(self.snapshot(service.is_some()));
+        }
+    }
+
+    fn snapshot(&self, connected: bool) -> Snapshot {
+        Snapshot {
+            counts: self.state.counts(),
+            sent: self.outbox.sent(),
+            backends: self.state.backends(),
+            slices: self.state.slices(),
+            waiting: self.outbox.waiting(),
+            live: self.state.live(),
+            connected,
         }
     }
 
@@ -136,8 +152,9 @@ impl Watcher {
     fn answered(&mut self, line: &str) {
         match self.outbox.answered(line) {
             Answered::Report(Some(since)) => {
-                let lag = self.clock.now().saturating_sub(since);
-                tracing::debug!(lag_ms = lag.as_secs_f64() * 1e3, "report: {line}");
+                let lag = self.clock.now().saturating_sub(since).as_secs_f64();
+                self.lag.observe(lag);
+                tracing::debug!(lag, "report: {line}");
             }
             Answered::Report(None) => tracing::info!("first reconcile: {line}"),
             Answered::Refused(why) => tracing::error!("the service refuses an event: {why}"),

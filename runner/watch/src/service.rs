@@ -35,9 +35,14 @@ struct Answer {
 #[derive(Deserialize)]
 struct Status {
     #[serde(default)]
-    frontends: Option<serde_json::Value>,
+    order: Option<Order>,
+}
+
+#[derive(Deserialize)]
+struct Order {
+    /// There if frontends are recorded.
     #[serde(default)]
-    actions: Option<serde_json::Value>,
+    first: Option<serde::de::IgnoredAny>,
 }
 
 impl Service {
@@ -48,15 +53,14 @@ impl Service {
     pub async fn connect(path: &Path) -> io::Result<Self> {
         let (reader, writer) = UnixStream::connect(path).await?.into_split();
         let lines = BufReader::new(reader).lines();
-        let abilities = Abilities { frontends: false, actions: false };
+        // Whether it knows actions is seen when one is sent.
+        let abilities = Abilities { frontends: false, actions: true };
         let mut service = Self { lines, writer, abilities };
         service.send(STATUS).await?;
         let line = timeout(PATIENCE, service.next()).await.map_err(|_| silent())??;
         let answer: Answer =
             serde_json::from_str(&line).map_err(|e| io::Error::other(format!("it answers {line}: {e}")))?;
-        let on = |value: Option<serde_json::Value>| value.is_some_and(|value| value != false);
-        service.abilities =
-            Abilities { frontends: on(answer.status.frontends), actions: on(answer.status.actions) };
+        service.abilities.frontends = answer.status.order.is_some_and(|order| order.first.is_some());
         Ok(service)
     }
 

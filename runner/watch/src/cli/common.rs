@@ -1,5 +1,6 @@
 //! What all sources have in common.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +9,14 @@ use anyhow::Context as _;
 use clap::Args;
 use skreap_core::Network;
 use skreap_watch::clock::Clock;
+use skreap_watch::metrics::{self, Numbers, Snapshot};
 use skreap_watch::outbox::Outbox;
 use skreap_watch::run::Watcher;
 use skreap_watch::source::{Counters, Tell};
 use skreap_watch::state::{Action, Policy, State, UdpTerminating, When};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Changes on their way to the state.
 const CHANGES: usize = 1024;
@@ -45,6 +48,9 @@ pub(super) struct Common {
     /// Destroy nothing: the reports say what would be
     #[arg(long)]
     dry_run: bool,
+    /// Serve metrics for Prometheus over HTTP, at /metrics
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:9746")]
+    metrics: Option<SocketAddr>,
 }
 
 impl Common {
@@ -62,18 +68,36 @@ impl Common {
         let (sender, changes) = mpsc::channel(CHANGES);
         let (clock, counters) = (Clock::start(), Arc::new(Counters::default()));
         let source = source(Tell::new(sender, clock, Arc::clone(&counters)));
+        let (snapshot, numbers) = watch::channel(Snapshot::default());
+        let lag = metrics::lag();
+        let numbers = Numbers::new(numbers, counters, lag.clone());
+        let scrapes = match self.metrics {
+            Some(at) => {
+                let listener = TcpListener::bind(at).await.with_context(|| format!("--metrics {at}"))?;
+                Some(metrics::serve(listener, numbers))
+            }
+            None => None,
+        };
+        let scrapes = async {
+            match scrapes {
+                Some(scrapes) => scrapes.await,
+                None => std::future::pending().await,
+            }
+        };
         let watcher = Watcher {
             state: State::new(policy),
             outbox: Outbox::new(self.dry_run, self.initial_reconcile.then_some(self.within)),
             clock,
             changes,
             socket: self.socket,
-            counters,
+            snapshot,
+            lag,
         };
         let stop = stopped()?;
         tokio::select! {
             ended = source => ended,
             () = watcher.run(stop) => Ok(()),
+            () = scrapes => Ok(()),
         }
     }
 }

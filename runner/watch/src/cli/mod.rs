@@ -53,3 +53,71 @@ pub fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "input of the tests is written here")]
+
+    use clap::CommandFactory as _;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn manifests(text: &str) -> Vec<Value> {
+        text.split("\n---\n").map(|text| serde_saphyr::from_str(text).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|_| ()).map_err(|e| e.to_string());
+        let ttl = "skreap-watch etcd register udp://10.0.0.1:53 --ttl";
+        for line in [
+            "skreap-watch etcd",
+            "skreap-watch etcd --endpoints http://a:2379,http://b:2379 --settle-ms 0 --metrics",
+            "skreap-watch kubernetes --initial-reconcile --within 10.0.0.0/8,fd00::/8 --when not-ready",
+            &format!("{ttl} 5 --endpoints http://a:2379"),
+        ] {
+            assert_eq!(parse(line), Ok(()), "{line}");
+        }
+        for line in [
+            "skreap-watch",
+            "skreap-watch etcd --initial-reconcile",
+            "skreap-watch etcd --user x",
+            "skreap-watch etcd --cert x",
+            "skreap-watch kubernetes --when maybe",
+            &format!("{ttl} 0"),
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    /// The DaemonSet runs what there is, and the RBAC allows exactly what is asked for.
+    #[test]
+    fn the_manifests_fit() {
+        let daemonset = &manifests(include_str!("../../../dist/kubernetes/daemonset.yaml"))[0];
+        let pod = &daemonset["spec"]["template"]["spec"];
+        let watch = &pod["containers"][1];
+        let words = [&watch["command"], &watch["args"]].into_iter().flat_map(|list| list.as_array().unwrap());
+        Cli::try_parse_from(words.map(|word| word.as_str().unwrap())).unwrap();
+        let security = &watch["securityContext"];
+        assert_eq!(security["capabilities"], json!({"drop": ["ALL"]}));
+        assert_eq!(security["runAsNonRoot"], json!(true));
+        // The service lets in the user that the watcher is.
+        let serve = &pod["containers"][0];
+        let arguments: Vec<&str> =
+            serve["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let allowed = arguments.iter().position(|word| *word == "--allow-uid").unwrap();
+        assert_eq!(arguments[allowed + 1], security["runAsUser"].to_string());
+
+        let rbac = manifests(include_str!("../../../dist/kubernetes/rbac.yaml"));
+        let read = json!(["list", "watch"]);
+        assert_eq!(
+            rbac[1]["rules"],
+            json!([
+                {"apiGroups": [""], "resources": ["services"], "verbs": read},
+                {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": read},
+            ])
+        );
+    }
+}

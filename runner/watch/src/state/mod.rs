@@ -17,7 +17,7 @@ mod policy;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use skreap_core::Backend;
+use skreap_core::{Backend, Protocol};
 
 pub use action::{Action, UnknownAction};
 pub use change::{Change, Conditions, Kind, Member, Name, Object, Service, Slice};
@@ -104,6 +104,21 @@ impl State {
     /// True once the slices were listed.
     pub const fn listed(&self) -> bool {
         self.listed
+    }
+
+    /// True while the watch of slices works.
+    pub const fn live(&self) -> bool {
+        self.live
+    }
+
+    /// Number of backends that are known, also of those that are not decided.
+    pub fn backends(&self) -> usize {
+        self.backends.len()
+    }
+
+    /// Number of slices.
+    pub fn slices(&self) -> usize {
+        self.slices.len()
     }
 
     /// Backends that some slice names.
@@ -379,15 +394,17 @@ impl State {
     }
 
     /// What the Service wants done with its clients, and the frontend that they are connected to then. Without one,
-    /// which has to be of the backend's kind, sockets can only be destroyed.
+    /// which has to be of UDP and of the backend's family, sockets can only be destroyed.
     fn treatment(&self, holder: &Holder, backend: Backend) -> Treatment {
         let known = self.services.get(&holder.service);
         let action = known.and_then(|known| known.service.action).unwrap_or(self.policy.action);
         if !action.connects_anew() {
             return (action, None);
         }
+        // The state of a TCP connection is lost with its peer.
         let alike = |frontend: &Backend| {
-            frontend.protocol() == backend.protocol() && frontend.addr().is_ipv4() == backend.addr().is_ipv4()
+            (backend.protocol(), frontend.protocol()) == (Protocol::Udp, Protocol::Udp)
+                && frontend.addr().is_ipv4() == backend.addr().is_ipv4()
         };
         match self.frontends(holder).into_iter().find(alike) {
             Some(to) => (action, Some(to)),

@@ -458,15 +458,18 @@ fn actions_by_service() {
         ("s3", "d/c", &["tcp://10.1.0.1:8080 web"]),
         ("s4", "d/headless", &["udp://10.1.0.9:53"]),
     ]);
-    let front = ["dns=udp://10.96.0.1:53", "dns=udp://192.0.2.1:53"];
+    story.put(0, "s5", "d/a", &["tcp://10.1.0.7:53 dns-tcp"]);
+    let front = ["dns=udp://10.96.0.1:53", "dns=udp://192.0.2.1:53", "dns-tcp=tcp://10.96.0.1:53"];
     story.at(0, Change::Put("d/a".into(), service_of(&front, Some(Action::Revive))));
     story.at(0, Change::Put("d/b".into(), service_of(&[], Some(Action::None))));
     story.at(0, Change::Put("d/headless".into(), service_of(&[], Some(Action::Move))));
-    ["s1", "s2", "s3", "s4"].iter().for_each(|slice| _ = story.gone(100, slice));
+    ["s1", "s2", "s3", "s4", "s5"].iter().for_each(|slice| _ = story.gone(100, slice));
     assert_eq!(
         story.end(),
         [
             format!("100: {WEB} all destroy"),
+            // A connection of TCP cannot be moved.
+            "100: tcp://10.1.0.7:53 all destroy".to_owned(),
             format!("100: {A} all revive to udp://10.96.0.1:53"),
             // There is no frontend to connect to.
             "100: udp://10.1.0.9:53 all destroy".to_owned(),
