@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Family and words of an address.
-pub(crate) fn words(addr: IpAddr) -> (u8, [u32; 4]) {
+#[must_use]
+pub fn words(addr: IpAddr) -> (u8, [u32; 4]) {
     match addr {
         IpAddr::V4(a) => (libc::AF_INET as u8, [u32::from_ne_bytes(a.octets()), 0, 0, 0]),
         IpAddr::V6(a) => (libc::AF_INET6 as u8, bytemuck::must_cast(a.octets())),

@@ -39,16 +39,14 @@ mod log;
 mod mapping;
 pub mod module;
 mod netns;
-#[doc(hidden)]
-pub mod object;
+mod object;
 mod openers;
 mod owner;
 pub mod pin;
 #[doc(hidden)]
 pub mod plumbing;
 mod pod;
-#[doc(hidden)]
-pub mod prog;
+mod prog;
 mod rekey;
 mod scan;
 mod sent;

@@ -49,7 +49,10 @@ pub fn info(program: &impl AsFd) -> io::Result<bpf_prog_info> {
 }
 
 /// The program with this id.
-pub(crate) fn by_id(id: u32) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// The errno of the kernel.
+pub fn by_id(id: u32) -> io::Result<OwnedFd> {
     // SAFETY: takes no pointers.
     let fd = unsafe { libbpf_sys::bpf_prog_get_fd_by_id(id) };
     if fd < 0 {

@@ -1,11 +1,11 @@
 //! One case, and the index that it is measured in.
 
 use std::collections::VecDeque;
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::time::{ClockId, clock_gettime};
 use skreap::bpf::hooks::Hooks;
 use skreap::bpf::{Config, Index, Victim, Walker};
 use skreap::core::{Backend, Protocol, Target, Unconnected};
@@ -179,11 +179,8 @@ fn per_run(before: (u64, u64), after: (u64, u64)) -> Result<f64> {
 
 /// Processor time of this thread: a long walk is preempted on a busy machine.
 fn processor_ns() -> Result<u64> {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid, writable timespec.
-    if unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } < 0 {
-        return Err(io::Error::last_os_error()).context("read the processor time of this thread");
-    }
+    let time =
+        clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("read the processor time of this thread")?;
     // Neither is negative.
-    Ok(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+    Ok(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
 }

@@ -8,6 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, accept4, sendto, setsockopt, sockopt,
+};
 
 use super::case::Case;
 use super::cpu;
@@ -29,20 +32,14 @@ impl Site {
         Ok(Self { tcp: TcpListener::bind(any)?, udp: [UdpSocket::bind(any)?, UdpSocket::bind(any)?] })
     }
 
-    fn udp_peers(&self) -> io::Result<[libc::sockaddr_in; 2]> {
+    fn udp_peers(&self) -> io::Result<[SockaddrIn; 2]> {
         let [a, b] = &self.udp;
         Ok([raw(a.local_addr()?.port()), raw(b.local_addr()?.port())])
     }
 }
 
-fn raw(port: u16) -> libc::sockaddr_in {
-    let addr = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
-    libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: addr.port().to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(addr.ip().octets()) },
-        sin_zero: [0; 8],
-    }
+fn raw(port: u16) -> SockaddrIn {
+    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port).into()
 }
 
 /// Lets each of `threads` threads, pinned to a CPU of its own, do `warm_up` operations and then,
@@ -80,13 +77,13 @@ fn work(case: Case, site: &Site, operations: u32) -> io::Result<()> {
         Case::UdpConnectClose => {
             let [peer, _] = site.udp_peers()?;
             for _ in 0..operations {
-                connect(&socket(libc::SOCK_DGRAM)?, &peer)?;
+                connect(&socket(SockType::Datagram)?, &peer)?;
             }
         }
         Case::TcpConnectClose => {
             let peer = raw(site.tcp.local_addr()?.port());
             for _ in 0..operations {
-                let client = socket(libc::SOCK_STREAM)?;
+                let client = socket(SockType::Stream)?;
                 // Ends with a reset: no TIME_WAIT takes the port away for a minute.
                 set_linger(&client)?;
                 connect(&client, &peer)?;
@@ -99,81 +96,45 @@ fn work(case: Case, site: &Site, operations: u32) -> io::Result<()> {
         }
         Case::UdpReconnect => {
             let peers = site.udp_peers()?;
-            let socket = socket(libc::SOCK_DGRAM)?;
+            let socket = socket(SockType::Datagram)?;
             for peer in peers.iter().cycle().take(operations as usize) {
                 connect(&socket, peer)?;
             }
         }
         Case::UdpSendto => {
             let [peer, _] = site.udp_peers()?;
-            let socket = socket(libc::SOCK_DGRAM)?;
+            let socket = socket(SockType::Datagram)?;
             for _ in 0..operations {
                 send_to(&socket, &peer)?;
             }
         }
         Case::NeverConnected => {
             for _ in 0..operations {
-                drop(socket(libc::SOCK_DGRAM)?);
+                drop(socket(SockType::Datagram)?);
             }
         }
     }
     Ok(())
 }
 
-fn socket(kind: libc::c_int) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes no pointer.
-    let fd = check(unsafe { libc::socket(libc::AF_INET, kind | libc::SOCK_CLOEXEC, 0) })?;
-    // SAFETY: a fresh descriptor that nothing else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+fn socket(kind: SockType) -> io::Result<OwnedFd> {
+    Ok(nix::sys::socket::socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None)?)
 }
 
-fn connect(socket: &OwnedFd, peer: &libc::sockaddr_in) -> io::Result<()> {
-    let length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
-    // SAFETY: `peer` is a sockaddr_in of the length that is said.
-    check(unsafe { libc::connect(socket.as_raw_fd(), std::ptr::from_ref(peer).cast(), length) }).map(drop)
+fn connect(socket: &OwnedFd, peer: &SockaddrIn) -> io::Result<()> {
+    Ok(nix::sys::socket::connect(socket.as_raw_fd(), peer)?)
 }
 
 fn accept(listener: &TcpListener) -> io::Result<OwnedFd> {
-    // SAFETY: a null address is allowed: the call then does not return one.
-    let fd = check(unsafe {
-        libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC)
-    })?;
+    let fd = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
     // SAFETY: a fresh descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn send_to(socket: &OwnedFd, peer: &libc::sockaddr_in) -> io::Result<()> {
-    let length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
-    // SAFETY: one byte is read from a static string, and `peer` has the stated length.
-    let sent = unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            b"x".as_ptr().cast(),
-            1,
-            libc::MSG_DONTWAIT,
-            std::ptr::from_ref(peer).cast(),
-            length,
-        )
-    };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+fn send_to(socket: &OwnedFd, peer: &SockaddrIn) -> io::Result<()> {
+    Ok(sendto(socket.as_raw_fd(), b"x", peer, MsgFlags::MSG_DONTWAIT).map(drop)?)
 }
 
 fn set_linger(socket: &OwnedFd) -> io::Result<()> {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    let length = size_of_val(&linger) as libc::socklen_t;
-    // SAFETY: the kernel reads `length` bytes of `linger`.
-    check(unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_LINGER,
-            std::ptr::from_ref(&linger).cast(),
-            length,
-        )
-    })
-    .map(drop)
-}
-
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    Ok(setsockopt(socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?)
 }

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use nix::sched::{CloneFlags, unshare};
 
 /// How often its progress is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -74,10 +75,8 @@ impl<T: Send + 'static> Alone<T> {
 
 /// Gives the calling thread a table of descriptors of its own, and closes in it all but the first three and the kept.
 fn own_table(kept: &[RawFd]) -> io::Result<()> {
-    // SAFETY: unshare takes no pointers; descriptors that other threads own stay open in their table.
-    if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // Descriptors that other threads own stay open in their table.
+    unshare(CloneFlags::CLONE_FILES)?;
     let mut first = FIRST;
     for fd in kept.iter().copied().filter(|&fd| fd >= FIRST).collect::<BTreeSet<RawFd>>() {
         if fd > first {

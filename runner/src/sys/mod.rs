@@ -7,4 +7,5 @@ pub(crate) mod pidfd;
 pub mod privileges;
 pub(crate) mod rcu;
 pub mod sock_diag;
+pub(crate) mod sockets;
 pub(crate) mod udp;

@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use caps::errors::CapsError;
 use caps::{CapSet, Capability, CapsHashSet};
+use nix::sys::prctl;
 
 /// Without these nothing works.
 const ALWAYS: [Capability; 3] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
@@ -105,10 +106,7 @@ pub fn lower(may_give_away: bool) -> Result<(), Error> {
         .filter(|cap| permitted.contains(cap))
         .collect();
 
-    // SAFETY: this prctl takes no pointers.
-    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
-        return Err(Error::Refused { what: "no_new_privs", source: io::Error::last_os_error() });
-    }
+    prctl::set_no_new_privs().map_err(|e| Error::Refused { what: "no_new_privs", source: e.into() })?;
     // The capabilities that an exec could give back. Needs CAP_SETPCAP; without it no_new_privs is
     // sufficient.
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false) {

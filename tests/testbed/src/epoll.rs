@@ -1,74 +1,57 @@
 //! An epoll set.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 /// How many events one [`Epoll::wait`] takes at most.
 const BATCH: usize = 512;
 
 /// An epoll set; each descriptor in it has a token of the caller's choice.
+#[derive(Debug)]
 pub(super) struct Epoll {
-    fd: OwnedFd,
-    events: Vec<libc::epoll_event>,
+    set: nix::sys::epoll::Epoll,
+    events: Vec<EpollEvent>,
 }
 
 impl Epoll {
     pub(super) fn new() -> io::Result<Self> {
-        // SAFETY: epoll_create1 takes no pointers.
-        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        // SAFETY: the kernel has just made `fd` for this caller; nothing else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { fd, events: vec![libc::epoll_event { events: 0, u64: 0 }; BATCH] })
-    }
-
-    fn control(&self, how: libc::c_int, fd: BorrowedFd<'_>, interest: i32, token: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: interest as u32, u64: token };
-        // SAFETY: `event` is valid for the call, which copies it.
-        check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), how, fd.as_raw_fd(), &raw mut event) }).map(drop)
+        let set = nix::sys::epoll::Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        Ok(Self { set, events: vec![EpollEvent::empty(); BATCH] })
     }
 
     /// Adds `fd`. Errors and hang-ups are reported whatever the interest is.
     pub(super) fn add(&self, fd: BorrowedFd<'_>, interest: i32, token: u64) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, fd, interest, token)
+        Ok(self.set.add(fd, event(interest, token))?)
     }
 
     /// Changes the interest in `fd`, and arms a one-shot entry again.
     pub(super) fn modify(&self, fd: BorrowedFd<'_>, interest: i32, token: u64) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_MOD, fd, interest, token)
+        Ok(self.set.modify(fd, &mut event(interest, token))?)
     }
 
     /// Takes `fd` out. Needed where a duplicate of it may outlive its close.
     pub(super) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
+        Ok(self.set.delete(fd)?)
     }
 
     /// Waits and returns the tokens that are ready, with their events; -1 waits for ever.
     /// A signal counts as "nothing yet".
     pub(super) fn wait(&mut self, timeout_ms: i32) -> io::Result<Vec<(u64, i32)>> {
-        let room = self.events.len() as libc::c_int;
-        // SAFETY: the events are writable for `room` entries.
-        let ready = check(unsafe {
-            libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), room, timeout_ms)
-        });
-        match ready {
-            Ok(ready) => Ok(self
-                .events
-                .iter()
-                .take(ready.unsigned_abs() as usize)
-                .map(|event| (event.u64, event.events as i32))
-                .collect()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Vec::new()),
-            Err(error) => Err(error),
+        let timeout = EpollTimeout::try_from(timeout_ms).map_err(|_| io::ErrorKind::InvalidInput)?;
+        match self.set.wait(&mut self.events, timeout) {
+            Ok(ready) => {
+                let ready = self.events.iter().take(ready);
+                Ok(ready.map(|event| (event.data(), event.events().bits())).collect())
+            }
+            Err(Errno::EINTR) => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
         }
     }
 }
 
-impl std::fmt::Debug for Epoll {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Epoll").field(&self.fd).finish()
-    }
-}
-
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+fn event(interest: i32, token: u64) -> EpollEvent {
+    EpollEvent::new(EpollFlags::from_bits_retain(interest), token)
 }

@@ -53,6 +53,8 @@ mod wire;
 
 use std::io;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 pub use backend::{Echo, Mode};
 pub use bpffs::Bpffs;
 pub use cgroup::{Cgroup, root as cgroup2_root};
@@ -72,11 +74,7 @@ pub use sys::monotonic_ns;
 /// # Errors
 /// When the kernel refuses, which it does not without a security module.
 pub fn raise_nofile_limit() -> io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a valid, writable rlimit.
-    sys::check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
-    limit.rlim_cur = limit.rlim_max;
-    // SAFETY: `limit` is a valid rlimit.
-    sys::check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
-    Ok(limit.rlim_cur)
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
 }

@@ -1,18 +1,17 @@
 //! The eventfd that wakes a thread out of its epoll set.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 
-use super::sys::owned;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 /// An eventfd: readable from [`Waker::wake`] until [`Waker::clear`].
-pub(super) struct Waker(OwnedFd);
+pub(super) struct Waker(EventFd);
 
 impl Waker {
     pub(super) fn new() -> io::Result<Self> {
-        let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
-        // SAFETY: eventfd takes no pointers.
-        Ok(Self(owned(unsafe { libc::eventfd(0, flags) })?))
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self(EventFd::from_flags(flags)?))
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -21,15 +20,11 @@ impl Waker {
 
     /// Makes it readable. It cannot fail but for a full counter, which is readable too.
     pub(super) fn wake(&self) {
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: pointer and length are those of `one`.
-        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        let _ = self.0.write(1);
     }
 
     /// Takes the wake-ups so far.
     pub(super) fn clear(&self) {
-        let mut count = [0u8; 8];
-        // SAFETY: pointer and length are those of `count`.
-        unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+        let _ = self.0.read();
     }
 }

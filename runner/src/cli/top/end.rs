@@ -5,12 +5,13 @@
 //! the end is noticed by threads that do neither, and carried out by them if the screen has not been left in time.
 
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsFd as _;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::crossterm::terminal::disable_raw_mode;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -58,7 +59,7 @@ fn end(sender: &Sender<()>) {
 /// Returns when the terminal on stdout is gone, or cannot be watched any more.
 fn wait_for_hangup() {
     loop {
-        match poll_hangup(-1) {
+        match poll_hangup(PollTimeout::NONE) {
             Ok(true) => return,
             Ok(false) => {}
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -75,13 +76,11 @@ fn wait_for_hangup() {
 
 /// True if the terminal on stdout is gone.
 pub(super) fn hung_up() -> bool {
-    poll_hangup(0).unwrap_or(false)
+    poll_hangup(PollTimeout::ZERO).unwrap_or(false)
 }
 
-fn poll_hangup(timeout_ms: i32) -> io::Result<bool> {
+fn poll_hangup(timeout: PollTimeout) -> io::Result<bool> {
+    let stdout = io::stdout();
     // No event is asked for: only a hangup or an error is reported.
-    let mut entry = libc::pollfd { fd: io::stdout().as_raw_fd(), events: 0, revents: 0 };
-    // SAFETY: one entry, which outlives the call.
-    let n = unsafe { libc::poll(&raw mut entry, 1, timeout_ms) };
-    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(entry.revents != 0) }
+    Ok(poll(&mut [PollFd::new(stdout.as_fd(), PollFlags::empty())], timeout)? > 0)
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use super::Requester;
+use crate::sys::sockets;
 
 /// Default mode of the socket file if no other uid is allowed.
 const MODE_PRIVATE: u32 = 0o600;
@@ -58,22 +58,8 @@ impl Access {
 
 /// User and process at the other end when it connected, in the namespaces of this process.
 pub(super) fn peer(stream: &UnixStream) -> io::Result<Requester> {
-    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
-    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes, which is the size of `peer`.
-    let result = unsafe {
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            (&raw mut peer).cast(),
-            &raw mut length,
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(Requester::Client { uid: peer.uid, pid: peer.pid.cast_unsigned() })
+    let (uid, pid) = sockets::peer(stream)?;
+    Ok(Requester::Client { uid, pid })
 }
 
 #[cfg(test)]

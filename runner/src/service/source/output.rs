@@ -2,8 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 
 use super::stop::Stop;
 
@@ -12,6 +15,8 @@ use super::stop::Stop;
 const PIECE: usize = 4096;
 /// Seconds that a reader may pause once the service shuts down.
 const GRACE_SECONDS: u32 = 5;
+/// Milliseconds between two looks at the signal.
+const STEP: u16 = 1000;
 
 /// An output that waits for its reader while the service runs, but does not delay its end.
 #[derive(Debug)]
@@ -28,25 +33,18 @@ impl Output {
     fn wait_writable(&self) -> io::Result<()> {
         let mut left = GRACE_SECONDS;
         loop {
-            let mut entry = libc::pollfd { fd: self.file.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-            // SAFETY: one valid entry, with a descriptor that is open as long as self.
-            match unsafe { libc::poll(&raw mut entry, 1, 1000) } {
+            match poll(&mut [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)], STEP) {
                 // Also when the reader is gone: the write says so.
-                1.. => return Ok(()),
-                0 if self.stop.given() => {
+                Ok(1..) => return Ok(()),
+                Ok(_) if self.stop.given() => {
                     left -= 1;
                     if left == 0 {
                         let message = format!("its reader has read nothing for {GRACE_SECONDS} s");
                         return Err(io::Error::new(io::ErrorKind::TimedOut, message));
                     }
                 }
-                0 => {}
-                _ => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        return Err(error);
-                    }
-                }
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }

@@ -1,10 +1,12 @@
 //! Waking threads that wait for input when the service shuts down.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
 
 /// A signal to stop, given once and seen by all threads. It is a pipe whose write end is closed to
@@ -50,30 +52,24 @@ impl Stop {
     /// # Errors
     /// The errno of poll(2).
     pub fn wait_readable(&self, fd: BorrowedFd<'_>) -> io::Result<Wake> {
-        let entry =
-            |fd: BorrowedFd<'_>| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds = [entry(self.reader.as_fd()), entry(fd)];
         loop {
-            // SAFETY: the array has as many entries as stated, with open descriptors.
-            let n = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, -1) };
-            if n >= 0 {
-                let stopped = fds[0].revents != 0;
-                return Ok(if stopped { Wake::Stopped } else { Wake::Readable });
-            }
-            let e = io::Error::last_os_error();
-            if e.kind() != io::ErrorKind::Interrupted {
-                return Err(e);
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) => {
+                    let stopped = fds[0].revents().is_some_and(|events| !events.is_empty());
+                    return Ok(if stopped { Wake::Stopped } else { Wake::Readable });
+                }
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
             }
         }
     }
 
     /// Waits for that long, or until the signal is given.
     pub fn pause(&self, time: Duration) {
-        let mut entry =
-            libc::pollfd { fd: self.reader.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let milliseconds = i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: one valid entry, with a descriptor that is open as long as self. An early end
-        // does no harm.
-        unsafe { libc::poll(&raw mut entry, 1, milliseconds) };
+        let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+        // An early end does no harm.
+        let _ = poll(&mut [PollFd::new(self.reader.as_fd(), PollFlags::POLLIN)], timeout);
     }
 }

@@ -15,6 +15,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::thread;
 
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::{FileStat, fstat};
 use skreap_bpf::fault::{self, Point};
 use skreap_bpf::socket_option;
 
@@ -405,27 +408,11 @@ fn inum_here() -> io::Result<u64> {
 pub fn enter(netns: &OwnedFd) -> io::Result<()> {
     fault::at(Point::NetnsEnter)?;
     let _raised = privileges::raise();
-    // SAFETY: setns has no memory arguments; the descriptor is open.
-    if unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) } == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    // To be where it is needs no privilege.
-    let is_here = |wanted: u64| inum_here().is_ok_and(|here| here == wanted);
-    if error.raw_os_error() == Some(libc::EPERM) && inum_of(netns).is_ok_and(is_here) {
-        return Ok(());
-    }
-    Err(error)
-}
-
-/// Inode number of an open netns.
-fn inum_of(netns: &OwnedFd) -> io::Result<u64> {
-    // SAFETY: a struct of integers.
-    let mut found: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: the descriptor is open, and `found` is written to during the call only.
-    match unsafe { libc::fstat(netns.as_raw_fd(), &raw mut found) } {
-        0 => Ok(found.st_ino),
-        _ => Err(io::Error::last_os_error()),
+    let is_here = |netns: FileStat| inum_here().is_ok_and(|here| here == netns.st_ino);
+    match setns(netns, CloneFlags::CLONE_NEWNET) {
+        // To be where it is needs no privilege.
+        Err(Errno::EPERM) if fstat(netns).is_ok_and(is_here) => Ok(()),
+        entered => Ok(entered?),
     }
 }
 
@@ -436,11 +423,7 @@ fn inum_of(netns: &OwnedFd) -> io::Result<u64> {
 pub(crate) fn enter_alone(netns: &OwnedFd) -> io::Result<()> {
     fault::at(Point::NetnsEnter)?;
     let _raised = privileges::raise();
-    // SAFETY: setns has no memory arguments; the descriptor is open.
-    match unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    Ok(setns(netns, CloneFlags::CLONE_NEWNET)?)
 }
 
 /// The netns the calling thread is in.

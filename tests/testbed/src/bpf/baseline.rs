@@ -2,11 +2,9 @@
 
 use std::os::fd::BorrowedFd;
 
-use libbpf_rs::ObjectBuilder;
-
 use skreap_bpf::Error;
 use skreap_bpf::hooks::Hooks;
-use skreap_bpf::plumbing::{load_error, log};
+use skreap_bpf::plumbing::{load_error, open};
 
 use super::skel::BASELINE_OBJECT;
 
@@ -34,9 +32,7 @@ impl Baseline {
     /// # Errors
     /// As [`Index::load`](skreap_bpf::Index::load) and [`Hooks::attach`].
     pub fn attach(self, cgroup: BorrowedFd<'_>) -> Result<Hooks, Error> {
-        log::install();
-        drop(log::take_warnings());
-        let mut open = ObjectBuilder::default().open_memory(BASELINE_OBJECT).map_err(load_error)?;
+        let mut open = open(BASELINE_OBJECT)?;
         for mut program in open.progs_mut() {
             let wanted = self.programs().iter().any(|name| program.name() == *name);
             program.set_autoload(wanted);

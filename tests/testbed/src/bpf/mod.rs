@@ -6,18 +6,16 @@ mod skel;
 pub mod verifier;
 mod witness;
 
-use std::ffi::OsStr;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 
-use libbpf_rs::{Link, MapCore as _, MapFlags, Object, ObjectBuilder};
+use libbpf_rs::{Link, MapCore as _, MapFlags, Object};
 use skreap_core::Backend;
 
 use skel::{TEST_LB_OBJECT, test_lb_types};
 use skreap_bpf::Error;
-use skreap_bpf::plumbing::{attach_program, io_error, load_error, log};
+use skreap_bpf::plumbing::{attach_program, io_error, load_error, map, open, program, words};
 
 pub use baseline::Baseline;
 pub use pause::Pause;
@@ -96,8 +94,7 @@ impl LoadBalancer {
     /// As [`attach`](Self::attach).
     pub fn attach_alone(cgroup: BorrowedFd<'_>, overridable: bool) -> Result<(), Error> {
         let object = Self::load(&[])?;
-        let program = object.progs().find(|p| p.name() == PROGRAMS[0]);
-        let program = program.ok_or_else(|| object_error(io::ErrorKind::NotFound.into()))?;
+        let program = program(&object, PROGRAMS[0]).map_err(object_error)?;
         let flags = if overridable { libbpf_sys::BPF_F_ALLOW_OVERRIDE } else { 0 };
         // SAFETY: takes two open descriptors and no pointers.
         let ret = unsafe {
@@ -116,10 +113,7 @@ impl LoadBalancer {
             let value = u32::try_from(entries.len()).unwrap_or(u32::MAX);
             return Err(Error::Config { what: "entries of the test load balancer", value, range: "0 to 2" });
         }
-        log::install();
-        drop(log::take_warnings());
-        let open = ObjectBuilder::default().open_memory(TEST_LB_OBJECT).map_err(load_error)?;
-        let object = open.load().map_err(load_error)?;
+        let object = open(TEST_LB_OBJECT)?.load().map_err(load_error)?;
         for (i, (vip, backend)) in (0_u32..).zip(entries) {
             write(&object, i, &entry(*vip, *backend)?)?;
         }
@@ -211,8 +205,8 @@ fn entry(vip: Backend, backend: Backend) -> Result<test_lb_types::lb_entry, Erro
         return Err(object_error(io::ErrorKind::InvalidInput.into()));
     }
     Ok(test_lb_types::lb_entry {
-        vip: words(vip.addr()),
-        backend: words(backend.addr()),
+        vip: words(vip.addr()).1,
+        backend: words(backend.addr()).1,
         vip_port: vip.port().to_be(),
         backend_port: backend.port().to_be(),
         family: if vip.addr().is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u16,
@@ -220,23 +214,8 @@ fn entry(vip: Backend, backend: Backend) -> Result<test_lb_types::lb_entry, Erro
     })
 }
 
-/// An address in network order, IPv4 in the first word.
-fn words(addr: IpAddr) -> [u32; 4] {
-    match addr {
-        IpAddr::V4(v4) => [u32::from_ne_bytes(v4.octets()), 0, 0, 0],
-        IpAddr::V6(v6) => {
-            let mut words = [0; 4];
-            for (word, octets) in words.iter_mut().zip(v6.octets().chunks_exact(4)) {
-                *word = u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]);
-            }
-            words
-        }
-    }
-}
-
 fn write(object: &Object, index: u32, entry: &test_lb_types::lb_entry) -> Result<(), Error> {
-    let map = object.maps().find(|m| m.name() == OsStr::new(ENTRIES));
-    let map = map.ok_or_else(|| object_error(io::ErrorKind::NotFound.into()))?;
+    let map = map(object, ENTRIES).map_err(object_error)?;
     // SAFETY: lb_entry is made of integers, without padding (its members fill its size).
     let bytes = unsafe {
         std::slice::from_raw_parts(

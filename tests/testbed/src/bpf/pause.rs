@@ -6,9 +6,9 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use libbpf_rs::{Link, MapCore as _, MapFlags, Object, ObjectBuilder};
+use libbpf_rs::{Link, Object};
 
-use skreap_bpf::plumbing::{io_error, load_error, log};
+use skreap_bpf::plumbing::{self, io_error, load_error, map, open, read, write};
 use skreap_bpf::{Error, Index};
 
 use super::skel::PAUSE_OBJECT;
@@ -36,12 +36,9 @@ impl Pause {
     /// tracing of programs (`EPERM`); [`Error::Object`] if there is no such program, or attaching
     /// to it fails.
     pub fn around(index: &Index, program: &str, function: &str) -> Result<Self, Error> {
-        log::install();
-        drop(log::take_warnings());
         let about = |source| Error::Object { what: format!("{function} of program {program}"), source };
-        let target = index.object().progs().find(|p| p.name() == OsStr::new(program));
-        let target = target.ok_or_else(|| about(io::ErrorKind::NotFound.into()))?.as_fd().as_raw_fd();
-        let mut open = ObjectBuilder::default().open_memory(PAUSE_OBJECT).map_err(load_error)?;
+        let target = plumbing::program(index.object(), program).map_err(about)?.as_fd().as_raw_fd();
+        let mut open = open(PAUSE_OBJECT)?;
         for mut pause in open.progs_mut() {
             pause.set_attach_target(target, Some(function.to_owned())).map_err(|e| about(io_error(e)))?;
         }
@@ -58,10 +55,8 @@ impl Pause {
     /// [`Error::Load`] if this kernel does not allow tracing of its functions (`EPERM`);
     /// [`Error::Object`] if it has none of them, or attaching fails.
     pub fn before(functions: &[&str], process: u32) -> Result<Self, Error> {
-        log::install();
-        drop(log::take_warnings());
         let about = |source| Error::Object { what: format!("functions {functions:?}"), source };
-        let mut open = ObjectBuilder::default().open_memory(PAUSE_OBJECT).map_err(load_error)?;
+        let mut open = open(PAUSE_OBJECT)?;
         for mut map in open.maps_mut().filter(|map| map.name().to_string_lossy().ends_with(".rodata")) {
             let value = map.initial_value_mut().ok_or_else(|| about(io::ErrorKind::NotFound.into()))?;
             // Its only variable.
@@ -92,13 +87,9 @@ impl Pause {
     /// [`Error::Object`] if that takes longer than 10 s, or cannot be seen.
     pub fn wait(&self, times: u32) -> Result<(), Error> {
         let deadline = Instant::now() + Duration::from_secs(10);
-        let map = self.object.maps().find(|m| m.name() == OsStr::new(PAUSES));
-        let map = map.ok_or_else(|| object_error(io::ErrorKind::NotFound.into()))?;
+        let map = map(&self.object, PAUSES).map_err(object_error)?;
         loop {
-            let value =
-                map.lookup(&HELD.to_ne_bytes(), MapFlags::ANY).map_err(|e| object_error(io_error(e)))?;
-            let held = value.and_then(|v| v.try_into().ok()).map_or(0, u32::from_ne_bytes);
-            if held >= times {
+            if read::<u32>(&map, HELD).map_err(object_error)? >= times {
                 return Ok(());
             }
             if Instant::now() > deadline {
@@ -113,10 +104,8 @@ impl Pause {
     /// # Errors
     /// [`Error::Object`] if its map cannot be written.
     pub fn let_go(&self, times: u32) -> Result<(), Error> {
-        let map = self.object.maps().find(|m| m.name() == OsStr::new(PAUSES));
-        let map = map.ok_or_else(|| object_error(io::ErrorKind::NotFound.into()))?;
-        map.update(&LET_GO.to_ne_bytes(), &times.to_ne_bytes(), MapFlags::ANY)
-            .map_err(|e| object_error(io_error(e)))
+        let map = map(&self.object, PAUSES).map_err(object_error)?;
+        write(&map, LET_GO, &times).map_err(object_error)
     }
 }
 

@@ -3,8 +3,8 @@
 //! It gives up after walking through a million instructions, counted over all paths of a program.
 //! The number depends on the kernel, and a small change of a program may multiply it.
 
-use libbpf_rs::{Object, ObjectBuilder};
-use skreap_bpf::plumbing::{NETNS_OBJECT, OWNER_OBJECT, SCAN_OBJECT, TABLES_OBJECT, info, load_error, log};
+use libbpf_rs::Object;
+use skreap_bpf::plumbing::{NETNS_OBJECT, OWNER_OBJECT, SCAN_OBJECT, TABLES_OBJECT, info, load_error, open};
 use skreap_bpf::{Error, Index};
 
 use super::skel::{BASELINE_OBJECT, TEST_LB_OBJECT, WITNESS_OBJECT};
@@ -32,8 +32,6 @@ pub fn of_index(index: &Index) -> Result<Vec<Verified>, Error> {
 /// # Errors
 /// [`Error::Load`] with the verifier's words; [`Error::Object`] if a program cannot be queried.
 pub fn others() -> Result<Vec<Verified>, Error> {
-    log::install();
-    drop(log::take_warnings());
     let mut all = Vec::new();
     for object in [
         SCAN_OBJECT,
@@ -44,8 +42,7 @@ pub fn others() -> Result<Vec<Verified>, Error> {
         TEST_LB_OBJECT,
         WITNESS_OBJECT,
     ] {
-        let open = ObjectBuilder::default().open_memory(object).map_err(load_error)?;
-        all.extend(of(&open.load().map_err(load_error)?)?);
+        all.extend(of(&open(object)?.load().map_err(load_error)?)?);
     }
     all.sort_unstable_by(|a, b| a.program.cmp(&b.program));
     Ok(all)

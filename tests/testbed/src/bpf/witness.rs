@@ -1,13 +1,12 @@
 //! A second witness of every socket, see `progs/witness.bpf.c`.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use libbpf_rs::{Link, Map, MapCore as _, MapFlags, Object, ObjectBuilder};
+use libbpf_rs::{Link, Map, MapCore as _, MapFlags, Object};
 
 use skreap_bpf::Error;
-use skreap_bpf::plumbing::{attach_program, io_error, load_error, log};
+use skreap_bpf::plumbing::{attach_program, io_error, load_error, map, open};
 
 use super::skel::{WITNESS_OBJECT, witness_types};
 
@@ -74,10 +73,7 @@ impl Witness {
     /// # Errors
     /// As [`LoadBalancer::attach`](super::LoadBalancer::attach).
     pub fn attach(cgroup: BorrowedFd<'_>) -> Result<Self, Error> {
-        log::install();
-        drop(log::take_warnings());
-        let open = ObjectBuilder::default().open_memory(WITNESS_OBJECT).map_err(load_error)?;
-        let object = open.load().map_err(load_error)?;
+        let object = open(WITNESS_OBJECT)?.load().map_err(load_error)?;
         let links = PROGRAMS.iter().map(|name| attach_program(&object, name, 0, cgroup));
         let links = links.collect::<Result<_, _>>()?;
         Ok(Self { _links: links, object })
@@ -132,8 +128,7 @@ impl Witness {
     }
 
     fn map(&self, name: &str) -> Result<Map<'_>, Error> {
-        let map = self.object.maps().find(|m| m.name() == OsStr::new(name));
-        map.ok_or_else(|| object_error(name, io::ErrorKind::NotFound.into()))
+        map(&self.object, name).map_err(|e| object_error(name, e))
     }
 }
 
