@@ -6,14 +6,14 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use skreap_bpf::{Scan, ScanCounts, ScanHit, ScanPass, Victim, Walker};
-use skreap_core::{EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
+use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected};
 
 use super::destroy::Destroyer;
 use super::named::tuple;
 use super::scope::Finder;
 use super::{Chosen, Engine, EngineError, EngineOptions, Scope, StateMask, membership, nanos};
-use crate::sys::alone::Alone;
-use crate::sys::netns::{self, AllNetns, NetnsId};
+use crate::sys::netns::visitor::{Visit, Visitor};
+use crate::sys::netns::{AllNetns, NetnsId};
 
 /// Passes that may be given up in one scan. Each has cost the time that a victim is waited for, and the scan is not
 /// complete after one.
@@ -164,8 +164,7 @@ impl Done {
     }
 }
 
-/// Makes each pass on a thread of its own: an iterator covers the netns of the thread that makes it, and waits for the
-/// lock of each socket that it passes, for as long as the socket's owner holds it.
+/// Passes over the sockets of one netns after the other.
 #[derive(Debug)]
 struct Scanner {
     /// None: the last one was given up, and no other could be loaded.
@@ -177,36 +176,27 @@ struct Scanner {
 
 impl Scanner {
     fn scan(&mut self, target: &Target, states: StateMask, netns: &[NetnsId]) -> Result<Done, EngineError> {
-        let (mut done, mut dying) = (Done::default(), Vec::new());
-        let (protocol, patience) = (target.backend.protocol(), self.patience);
+        let mut done = Done::default();
+        let mut visitor = Visitor::new("skreap-scan", "cannot scan netns", self.patience);
+        let protocol = target.backend.protocol();
         self.fresh()?.begin(target, states.bits())?;
         for &id in netns {
-            if done.given_up == GIVEN_UP_MAX {
+            if visitor.given_up() == GIVEN_UP_MAX {
                 break;
             }
             let scan = self.fresh()?;
-            match netns::open_at_once(id).and_then(|fd| pass(scan, fd, protocol, patience)) {
-                Ok(Some(mut hits)) => done.hits.append(&mut hits),
-                Ok(None) => {
-                    tracing::warn!(
-                        cookie = id.cookie,
-                        inum = id.inum,
-                        "the owner of a socket holds its lock: the scan of its netns is given up"
-                    );
-                    done.given_up += 1;
+            let iterator = || scan.iterator(protocol).map_err(other);
+            match visitor.visit(id, protocol, iterator, || scan.scanned().ok(), pass) {
+                Visit::Done(mut hits) => done.hits.append(&mut hits),
+                Visit::GivenUp => {
                     self.give_up(&mut done)?;
                     self.fresh()?.begin(target, states.bits())?;
                 }
-                // The netns is gone, and its sockets with it.
-                Err(e) if e.raw_os_error() == Some(libc::ESTALE) => {}
-                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => dying.push(id),
-                Err(e) => {
-                    tracing::warn!(cookie = id.cookie, inum = id.inum, "cannot scan netns: {e}");
-                    done.unreachable += 1;
-                }
+                Visit::Gone | Visit::Failed => {}
             }
         }
-        done.unreachable += netns::count_unreached(dying);
+        done.given_up = visitor.given_up();
+        done.unreachable = visitor.unreachable();
         let counts = self.fresh()?.counts()?;
         done.add(counts);
         Ok(done)
@@ -231,24 +221,12 @@ impl Scanner {
     }
 }
 
-/// `None`: the pass stood still and was given up.
-fn pass(
-    scan: &Scan,
-    netns: OwnedFd,
-    protocol: Protocol,
-    patience: Duration,
-) -> io::Result<Option<Vec<ScanHit>>> {
-    let other = |e: skreap_bpf::Error| io::Error::other(e.to_string());
-    let iterator = scan.iterator(protocol).map_err(other)?;
-    let alone = Alone::start("skreap-scan", vec![netns, iterator], move |mut kept| {
-        let (Some(iterator), Some(netns)) = (kept.pop(), kept.pop()) else {
-            return Err(io::ErrorKind::NotFound.into());
-        };
-        netns::enter_alone(&netns)?;
-        drop(netns);
-        let mut hits = Vec::new();
-        ScanPass::from(iterator).run(&mut hits).map_err(other)?;
-        Ok(hits)
-    })?;
-    alone.wait(patience, || scan.scanned().ok()).transpose()
+fn pass(iterator: OwnedFd) -> io::Result<Vec<ScanHit>> {
+    let mut hits = Vec::new();
+    ScanPass::from(iterator).run(&mut hits).map_err(other)?;
+    Ok(hits)
+}
+
+fn other(e: skreap_bpf::Error) -> io::Error {
+    io::Error::other(e.to_string())
 }

@@ -2,14 +2,11 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::EngineError;
 use crate::sys::cgroup;
-use crate::sys::privileges;
 
 /// Inode number, and so cgroup id, of the root of the hierarchy.
 const ROOT: u64 = 1;
@@ -65,7 +62,7 @@ impl Membership {
         if let Some(&place) = self.known.get(&cgroup) {
             return place;
         }
-        let place = match self.is_below(cgroup) {
+        let place = match cgroup::is_below(&self.directory, cgroup, self.id, self.device) {
             Ok(true) => CgroupRelation::Inside,
             Ok(false) => CgroupRelation::Outside,
             Err(e) => CgroupRelation::Unknown(e.raw_os_error().unwrap_or(libc::EIO)),
@@ -75,26 +72,5 @@ impl Membership {
             self.known.insert(cgroup, place);
         }
         place
-    }
-
-    /// Follows the parents of the cgroup up to the root and checks whether the indexed one is among
-    /// them.
-    fn is_below(&self, cgroup_id: u64) -> io::Result<bool> {
-        let _raised = privileges::raise();
-        let directory = cgroup::open_by_id(&self.directory, cgroup_id)?;
-        let mut path = format!("/proc/self/fd/{}", directory.as_raw_fd());
-        loop {
-            path.push_str("/..");
-            let metadata = fs::metadata(&path)?;
-            if metadata.dev() != self.device {
-                // Above the mount of the hierarchy, or of the part of it that is mounted.
-                return Ok(false);
-            }
-            match metadata.ino() {
-                id if id == self.id => return Ok(true),
-                ROOT => return Ok(false),
-                _ => {}
-            }
-        }
     }
 }

@@ -1,7 +1,6 @@
 //! The owners of sockets, in any netns: programs, or the kernel.
 
 use std::collections::HashMap;
-use std::thread;
 
 use skreap_bpf::{Owner, Owners, Victim};
 
@@ -29,14 +28,10 @@ impl OwnerFinder {
         };
         let mut sorted = sockets.to_vec();
         sorted.sort_unstable_by_key(Victim::netns);
-        let error =
-            |source| EngineError::Io { what: "cannot start the thread for owners".to_owned(), source };
-        // A thread of its own: setns() must never move a thread that others run on.
-        thread::scope(|scope| {
-            let looking = thread::Builder::new().name("skreap-owners".to_owned());
-            let looking = looking.spawn_scoped(scope, || look(owners, &sorted)).map_err(error)?;
-            looking.join().unwrap_or_else(|_| Err(error(std::io::Error::other("it panicked"))))
-        })
+        netns::on_own_thread("skreap-owners", || look(owners, &sorted)).map_err(|source| EngineError::Io {
+            what: "cannot look for owners on a thread of its own".to_owned(),
+            source,
+        })?
     }
 }
 
@@ -45,7 +40,7 @@ fn look(owners: &Owners, sorted: &[Victim]) -> Result<HashMap<u64, Owner>, Engin
     let mut found = HashMap::with_capacity(sorted.len());
     for group in sorted.chunk_by(|a, b| a.netns() == b.netns()) {
         let Some(first) = group.first() else { continue };
-        if let Err(e) = netns::open_at_once(netns_id(first)).and_then(|fd| netns::enter(&fd)) {
+        if let Err(e) = netns::open_and_enter(netns_id(first)) {
             tracing::debug!(netns = first.netns(), "cannot look whose sockets are there: {e}");
             found.extend(group.iter().map(|socket| (socket.cookie(), Owner::Unknown)));
             continue;

@@ -8,7 +8,6 @@ use skreap_core::EngineName;
 
 use crate::engine::trial;
 use crate::engine::{Diag, Engine, EngineError, EngineOptions, IndexScan, Iter, Kfunc, Netlink, Scope};
-use crate::sys::privileges;
 
 /// Which engine is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,8 +127,6 @@ fn trial(engine: EngineName, index: &Index) -> Result<String, String> {
         || tried(trial::sock_destroy()).map(|_| "SOCK_DESTROY of a private socket works".to_owned());
     match engine {
         EngineName::Kfunc => {
-            // The types of modules are asked for by their ids.
-            let _raised = privileges::raise();
             // First whether the module is there; last, whether this very index was loaded with it.
             let seen = tried(trial::lock_taking_kfunc())?;
             index.can_destroy().map_err(|e| e.to_string())?;

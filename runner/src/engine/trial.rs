@@ -4,12 +4,11 @@ use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd as _;
 
-use skreap_bpf::hooks::Hooks;
 use skreap_bpf::{Config, Index, Scan, WalkCounts};
 use skreap_core::{Target, Unconnected, counted};
 
-use crate::sys::cgroup;
 use crate::sys::sock_diag::{DiagSocket, Verdict};
+use crate::sys::{cgroup, objects};
 
 /// What did not work, in one sentence.
 #[derive(Clone, Debug)]
@@ -118,10 +117,10 @@ pub(crate) fn lock_taking_kfunc() -> Result<String, Missing> {
 fn destroy_in_walk() -> Result<(bool, WalkCounts), Missing> {
     let failed = |e: &dyn std::fmt::Display| Missing { detail: format!("trial destroy in a walk: {e}") };
     let config = Config { max_sockets: TRIAL_SOCKETS, buckets: 1024, refs: true, ..Config::default() };
-    let index = Index::load(&config).map_err(|e| failed(&e))?;
-    index.can_destroy().map_err(|e| Missing { detail: e.to_string() })?;
     let cgroup = cgroup::own().and_then(|path| cgroup::open(&path)).map_err(|e| failed(&e))?;
-    let hooks = Hooks::attach(&index, cgroup.as_fd()).map_err(|e| failed(&e))?;
+    let (index, _) = objects::load(&config, None, cgroup.as_fd()).map_err(|e| failed(&e))?;
+    index.can_destroy().map_err(|e| Missing { detail: e.to_string() })?;
+    let hooks = objects::attach(&index, cgroup.as_fd(), None).map_err(|e| failed(&e))?;
     let socket = private_socket().map_err(|e| failed(&e))?;
     let peer = socket.local_addr().map_err(|e| failed(&e))?;
     let backend = skreap_core::Backend::new(skreap_core::Protocol::Udp, peer.ip(), peer.port());

@@ -5,28 +5,23 @@
 //! `/proc/PID/fd` shows. All of it is done on a thread that is given a bounded time, and whatever
 //! it has not found by then is left out.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
 use skreap_core::{Attribution, SocketTuple, counted};
 
-use crate::sys::cgroup;
+use crate::sys::alone::Alone;
 use crate::sys::netns::{self, NetnsId};
-use crate::sys::privileges;
 use crate::sys::sock_diag::{DiagSocket, Made};
+use crate::sys::{cgroup, processes};
 
 /// Sockets that are looked for, at most; the rest of a longer list has no owner.
 const SOCKETS_MAX: usize = 4096;
 /// How long the search may take in all.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Where names of netns are.
-const NAMES: &str = "/run/netns";
 
 /// Adds to each socket whose it is.
 pub(super) fn attribute(sockets: &mut [&mut SocketTuple]) {
@@ -34,16 +29,15 @@ pub(super) fn attribute(sockets: &mut [&mut SocketTuple]) {
     if asked.is_empty() {
         return;
     }
-    let (reply, answer) = bounded(1);
-    // A thread of its own: it enters netns, and is left behind if it hangs.
-    let started = thread::Builder::new().name("skreap-whose".to_owned()).spawn(move || {
-        let _ = reply.send(search(&asked, Instant::now() + PATIENCE));
-    });
-    if let Err(e) = started {
-        tracing::warn!("cannot start the thread that looks for owners: {e}");
-        return;
-    }
-    let Ok(found) = answer.recv_timeout(PATIENCE * 2) else {
+    // It enters netns, and is left behind if it hangs.
+    let looking = match Alone::beside("skreap-whose", move || search(&asked, Instant::now() + PATIENCE)) {
+        Ok(looking) => looking,
+        Err(e) => {
+            tracing::warn!("cannot start the thread that looks for owners: {e}");
+            return;
+        }
+    };
+    let Some(found) = looking.wait(PATIENCE * 2, || ()) else {
         let sockets = counted(sockets.len() as u64, "socket");
         tracing::warn!("the owners of {sockets} were not found in time");
         return;
@@ -54,11 +48,10 @@ pub(super) fn attribute(sockets: &mut [&mut SocketTuple]) {
 }
 
 fn search(sockets: &[SocketTuple], deadline: Instant) -> Vec<Attribution> {
-    let _raised = privileges::raise();
-    let names = netns_names();
+    let names = netns::names();
     let made = made(sockets, deadline);
     let mut cgroups = Cgroups::new();
-    let processes = processes(made.iter().flatten().map(|made| made.inode).collect(), deadline);
+    let processes = processes::with_sockets(made.iter().flatten().map(|made| made.inode).collect(), deadline);
     let attribution = |(socket, made): (&SocketTuple, &Option<Made>)| {
         let process = made.and_then(|made| processes.get(&made.inode));
         Attribution {
@@ -84,8 +77,7 @@ fn made(sockets: &[SocketTuple], deadline: Instant) -> Vec<Option<Made>> {
             break;
         }
         let wanted: Vec<&SocketTuple> = places.iter().filter_map(|i| sockets.get(*i)).collect();
-        let looked = netns::open_at_once(id)
-            .and_then(|fd| netns::enter(&fd))
+        let looked = netns::open_and_enter(id)
             .and_then(|()| DiagSocket::open())
             .and_then(|mut diag| diag.made(&wanted));
         match looked {
@@ -100,52 +92,6 @@ fn made(sockets: &[SocketTuple], deadline: Instant) -> Vec<Option<Made>> {
         }
     }
     made
-}
-
-/// The names under `/run/netns`, by inode number.
-fn netns_names() -> HashMap<u64, String> {
-    // A name whose netns is gone is an ordinary file, with an inode number of another file system.
-    let Ok(device) = fs::metadata("/proc/self/ns/net").map(|own| own.dev()) else {
-        return HashMap::new();
-    };
-    let named = |entry: fs::DirEntry| {
-        let file = fs::metadata(entry.path()).ok().filter(|file| file.dev() == device)?;
-        Some((file.ino(), entry.file_name().into_string().ok()?))
-    };
-    fs::read_dir(NAMES).into_iter().flatten().flatten().filter_map(named).collect()
-}
-
-/// A process for each of these sockets, from one pass over all descriptors.
-fn processes(mut wanted: HashSet<u32>, deadline: Instant) -> HashMap<u32, (u32, Option<String>)> {
-    let mut found = HashMap::new();
-    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        if wanted.is_empty() || Instant::now() >= deadline {
-            break;
-        }
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        // It may have ended, or be hidden from us.
-        for descriptor in fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten() {
-            let inode = fs::read_link(descriptor.path()).ok().and_then(|target| socket_inode(&target));
-            if let Some(inode) = inode.filter(|inode| wanted.remove(inode)) {
-                found.insert(inode, (pid, command(&process.path())));
-            }
-        }
-    }
-    found
-}
-
-/// `socket:[123]`, as a descriptor in `/proc` is shown.
-fn socket_inode(target: &Path) -> Option<u32> {
-    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-}
-
-fn command(process: &Path) -> Option<String> {
-    let comm = fs::read(process.join("comm")).ok()?;
-    let comm = String::from_utf8_lossy(&comm);
-    // A process may call itself anything.
-    Some(comm.trim_end_matches('\n').chars().map(|c| if c.is_control() { '?' } else { c }).collect())
 }
 
 /// Paths of cgroups, each asked for once.
@@ -173,18 +119,5 @@ impl Cgroups {
             Some(Path::new("/").join(below).display().to_string())
         });
         path.clone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_what_a_descriptor_of_a_socket_looks_like() {
-        assert_eq!(socket_inode(Path::new("socket:[4026532]")), Some(4_026_532));
-        for other in ["socket:[]", "socket:[1", "pipe:[1]", "/socket:[1]", "socket:[4294967296]"] {
-            assert_eq!(socket_inode(Path::new(other)), None, "{other}");
-        }
     }
 }

@@ -5,7 +5,6 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use skreap_bpf::hooks::Hooks;
 use skreap_bpf::module::ModuleError;
 use skreap_bpf::pin::{Origin, Pins};
 use skreap_bpf::{Config, Index};
@@ -21,7 +20,7 @@ use crate::engine::{Engine, EngineOptions, KernelSockets, Pace, Pool};
 use crate::observe::monitor::{Identity, Monitor};
 use crate::observe::observer::Observer;
 use crate::sys::cgroup::{self, PartOnly};
-use crate::sys::privileges;
+use crate::sys::objects;
 use crate::upkeep::bootstrap::{self, Bootstrapped};
 use crate::upkeep::hook_order::OrderKeeper;
 
@@ -41,14 +40,14 @@ impl Builder {
         }
         let monitor = self.monitor(&index, &engines, &watched, pins.is_some())?;
         let unpublished = Unpublished(pins.as_ref());
-        let mut hooks = attach(&index, &watched, pins.as_ref(), &origin)?;
+        let mut hooks =
+            objects::attach(&index, watched.file.as_fd(), pins.as_ref().map(|pins| (pins, &origin)))?;
         tell_attached(&index, &watched, engines.engine.name());
         if !self.no_bootstrap && !index.is_bootstrapped()? {
             index_older(&index, &watched.path)?;
         }
         if let Some(pins) = &pins {
-            let _raised = privileges::raise();
-            pins.publish(&mut hooks)?;
+            objects::publish(pins, &mut hooks)?;
             tell_origin(pins, &origin);
         }
         unpublished.done();
@@ -97,14 +96,8 @@ impl Builder {
         // What only one engine needs costs nothing with the others.
         let refs = self.config.refs || self.engine.may_destroy_in_walk();
         let config = Config { refs, ..self.config };
-        // The directory of the pins may be reached through /proc/PID/fd of another process, and the types of
-        // modules are asked for by their ids.
-        let _raised = privileges::raise();
-        let pins = self.pin.as_deref().map(Pins::lock).transpose()?;
-        let (index, origin) = match &pins {
-            Some(pins) => pins.load(&config, watched.file.as_fd())?,
-            None => (Index::load(&config)?, Origin::New),
-        };
+        let pins = self.pin.as_deref().map(objects::lock_pins).transpose()?;
+        let (index, origin) = objects::load(&config, pins.as_ref(), watched.file.as_fd())?;
         Ok((pins, Arc::new(index), origin))
     }
 
@@ -186,14 +179,6 @@ impl Watched {
     }
 }
 
-fn attach(index: &Index, watched: &Watched, pins: Option<&Pins>, origin: &Origin) -> Result<Hooks, Error> {
-    let _raised = privileges::raise();
-    Ok(match pins {
-        Some(pins) => Hooks::attach_pinned(index, watched.file.as_fd(), pins, origin)?,
-        None => Hooks::attach(index, watched.file.as_fd())?,
-    })
-}
-
 fn tell_attached(index: &Index, watched: &Watched, engine: EngineName) {
     let cgroup = watched.path.display();
     tracing::info!(%cgroup, %engine, max_sockets = index.max_sockets(), "attached");
@@ -228,8 +213,7 @@ impl Drop for Unpublished<'_> {
         let Some(pins) = self.0 else {
             return;
         };
-        let _raised = privileges::raise();
-        if let Err(e) = pins.abandon() {
+        if let Err(e) = objects::abandon(pins) {
             tracing::error!("hooks stay attached until the next start, or `skreap unload`: {e}");
         }
     }

@@ -1,19 +1,17 @@
 //! Threads that may be given up: what they do may wait for a socket's lock, and nothing ends such a wait but the
 //! socket's owner.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use nix::sched::{CloneFlags, unshare};
+
+use super::descriptors;
 
 /// How often its progress is looked at.
 const LOOK: Duration = Duration::from_millis(20);
-/// The first descriptor that is neither input nor output.
-const FIRST: RawFd = 3;
 
 /// Work on a thread of its own.
 #[derive(Debug)]
@@ -37,7 +35,7 @@ impl<T: Send + 'static> Alone<T> {
         let (tell, told) = bounded(1);
         let (reply, done) = bounded(1);
         thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let own = own_table(&numbers);
+            let own = descriptors::keep(&numbers);
             let failed = own.is_err();
             if tell.send(own).is_err() || failed {
                 return;
@@ -50,6 +48,17 @@ impl<T: Send + 'static> Alone<T> {
         })?;
         told.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
         drop(kept);
+        Ok(Self { done })
+    }
+
+    /// Starts a thread that has the descriptors of the process, and is left behind if it hangs.
+    ///
+    /// # Errors
+    /// The errno of making the thread.
+    pub(crate) fn beside(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<Self> {
+        let (reply, done) = bounded(1);
+        // The starter may have given up.
+        thread::Builder::new().name(name.to_owned()).spawn(move || drop(reply.send(work())))?;
         Ok(Self { done })
     }
 
@@ -73,28 +82,6 @@ impl<T: Send + 'static> Alone<T> {
     }
 }
 
-/// Gives the calling thread a table of descriptors of its own, and closes in it all but the first three and the kept.
-fn own_table(kept: &[RawFd]) -> io::Result<()> {
-    // Descriptors that other threads own stay open in their table.
-    unshare(CloneFlags::CLONE_FILES)?;
-    let mut first = FIRST;
-    for fd in kept.iter().copied().filter(|&fd| fd >= FIRST).collect::<BTreeSet<RawFd>>() {
-        if fd > first {
-            close(first, fd - 1)?;
-        }
-        first = fd + 1;
-    }
-    close(first, RawFd::MAX)
-}
-
-fn close(first: RawFd, last: RawFd) -> io::Result<()> {
-    // SAFETY: close_range takes no pointers; what it closes is in the table of this thread only, where nothing owns it.
-    match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
@@ -115,7 +102,8 @@ mod tests {
         let kept: Vec<OwnedFd> = kept.into_iter().map(|file| file.unwrap().into()).collect();
         let last = kept[1].as_raw_fd();
         let alone = Alone::start("test", kept, |mine| (mine.len(), open())).unwrap();
-        let stdio = (0..FIRST).filter(|fd| fs::exists(format!("/proc/self/fd/{fd}")).unwrap()).count();
+        let stdio =
+            (0..descriptors::FIRST).filter(|fd| fs::exists(format!("/proc/self/fd/{fd}")).unwrap()).count();
         assert_eq!(alone.wait(PATIENCE * 30, || 0), Some((2, 2 + stdio)));
         // The starter has closed its own.
         assert_ne!(

@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::privileges;
+
 /// Inode number, and so cgroup id, of the root of the hierarchy. Whatever else is mounted, or is
 /// the root of a cgroup namespace, has another.
 const ROOT: u64 = 1;
@@ -124,6 +126,7 @@ const FILEID_KERNFS: libc::c_int = 0xfe;
 /// # Errors
 /// `ESTALE` if the cgroup was removed; otherwise the errno of open_by_handle_at(2).
 pub(crate) fn open_by_id(directory: &File, id: u64) -> io::Result<OwnedFd> {
+    let _raised = privileges::raise();
     let mut handle = KernfsHandle { handle_bytes: 8, handle_type: FILEID_KERNFS, id };
     const { assert!(size_of::<KernfsHandle>() == 16) };
     // SAFETY: the handle is a complete file_handle of the size it states, and outlives the call.
@@ -139,6 +142,30 @@ pub(crate) fn open_by_id(directory: &File, id: u64) -> io::Result<OwnedFd> {
         // SAFETY: a fresh descriptor that nobody else owns.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Follows the parents of a cgroup up to the root and checks whether `ancestor` is among them, an id like that of the
+/// cgroup itself. `device` is that of the hierarchy, and `directory` any in it.
+///
+/// # Errors
+/// As [`open_by_id`].
+pub(crate) fn is_below(directory: &File, cgroup: u64, ancestor: u64, device: u64) -> io::Result<bool> {
+    let _raised = privileges::raise();
+    let cgroup = open_by_id(directory, cgroup)?;
+    let mut path = format!("/proc/self/fd/{}", cgroup.as_raw_fd());
+    loop {
+        path.push_str("/..");
+        let metadata = fs::metadata(&path)?;
+        if metadata.dev() != device {
+            // Above the mount of the hierarchy, or of the part of it that is mounted.
+            return Ok(false);
+        }
+        match metadata.ino() {
+            id if id == ancestor => return Ok(true),
+            ROOT => return Ok(false),
+            _ => {}
+        }
     }
 }
 

@@ -2,9 +2,12 @@
 
 pub(crate) mod alone;
 pub mod cgroup;
+pub(crate) mod descriptors;
 pub mod netns;
+pub(crate) mod objects;
 pub(crate) mod pidfd;
 pub mod privileges;
+pub(crate) mod processes;
 pub(crate) mod rcu;
 pub mod sock_diag;
 pub(crate) mod sockets;

@@ -1,8 +1,13 @@
-//! What the kernel knows of the other end of a unix socket.
+//! Unix sockets: whose their files are, and who is at the other end.
 
+use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use super::privileges;
 
 /// User and process at the other end when it connected, in the namespaces of this process (`SO_PEERCRED`).
 ///
@@ -22,4 +27,16 @@ pub(crate) fn peer(stream: &UnixStream) -> io::Result<(u32, u32)> {
         )
     };
     if result == 0 { Ok((peer.uid, peer.pid.cast_unsigned())) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets owner, group and mode of a file. The mode comes last: a change of owner may clear bits of it.
+///
+/// # Errors
+/// The errno of lchown(2) or chmod(2).
+pub(crate) fn give(path: &Path, owner: Option<u32>, group: Option<u32>, mode: u32) -> io::Result<()> {
+    let _raised = privileges::raise();
+    if owner.is_some() || group.is_some() {
+        std::os::unix::fs::lchown(path, owner, group)?;
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode))
 }

@@ -13,6 +13,7 @@
 //! references to sockets (engine `kfunc`) they come first: what they show, unlike what files show, can be held.
 
 use std::collections::{BTreeSet, HashSet};
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::thread;
@@ -22,7 +23,7 @@ use skreap_bpf::{Bootstrap, BootstrapCounts, Index, Question, Tables, Victim};
 use skreap_core::Protocol;
 
 use crate::engine::{EngineError, membership, netns_id};
-use crate::sys::alone::Alone;
+use crate::sys::netns::visitor::{Visit, Visitor};
 use crate::sys::netns::{self, AllNetns, NetnsId};
 
 /// A connect that passed the hook's place just before the hook was attached needs some microseconds until an
@@ -183,55 +184,31 @@ impl Search<'_> {
 
     /// Looks at the sockets of these netns, one after the other.
     fn enter(&mut self, netns: impl IntoIterator<Item = NetnsId>) {
-        let mut dying = Vec::new();
+        let mut visitor = Visitor::new("skreap-boot", "cannot look at the sockets of netns", STANDSTILL);
         for id in netns {
-            let whole = self.done.held_up < GIVEN_UP_MAX && self.pass(id, &mut dying);
-            self.done.unreachable += usize::from(!whole);
+            let seen = visitor.given_up() < GIVEN_UP_MAX && self.pass(&mut visitor, id);
+            self.done.unreachable += usize::from(!seen);
         }
-        self.done.unreachable += netns::count_unreached(dying);
+        self.done.held_up = visitor.given_up();
+        self.done.unreachable += visitor.unreachable();
     }
 
-    /// False if the netns, or a part of it, could not be looked at. `dying`: those that nothing leads to.
-    fn pass(&mut self, id: NetnsId, dying: &mut Vec<NetnsId>) -> bool {
-        let mut whole = true;
+    /// False if a part of it was given up.
+    fn pass(&self, visitor: &mut Visitor, id: NetnsId) -> bool {
+        let other = |e: skreap_bpf::Error| io::Error::other(e.to_string());
+        let mut seen = true;
         for protocol in Protocol::ALL {
-            let passed = netns::open_at_once(id).and_then(|fd| self.pass_in(fd, protocol));
-            match passed {
-                Ok(()) => {}
-                // The netns is gone, and its sockets with it.
-                Err(e) if e.raw_os_error() == Some(libc::ESTALE) => return whole,
-                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {
-                    dying.push(id);
-                    return whole;
-                }
-                Err(e) => {
-                    tracing::warn!(cookie = id.cookie, inum = id.inum, %protocol, "cannot look at the sockets of netns: {e}");
-                    whole = false;
-                }
+            let iterator = || self.bootstrap.iterator(protocol).map_err(other);
+            let progress = || self.bootstrap.passed().ok();
+            let seer = self.bootstrap.seer();
+            let work = move |iterator| seer.pass(iterator).run().map_err(other);
+            match visitor.visit(id, protocol, iterator, progress, work) {
+                Visit::Done(()) | Visit::Failed => {}
+                Visit::GivenUp => seen = false,
+                Visit::Gone => break,
             }
         }
-        whole
-    }
-
-    fn pass_in(&mut self, netns: std::os::fd::OwnedFd, protocol: Protocol) -> std::io::Result<()> {
-        let other = |e: skreap_bpf::Error| std::io::Error::other(e.to_string());
-        let (iterator, seer) = (self.bootstrap.iterator(protocol).map_err(other)?, self.bootstrap.seer());
-        // An iterator covers the netns of the thread that makes it.
-        let alone = Alone::start("skreap-boot", vec![netns, iterator], move |mut kept| {
-            let (Some(iterator), Some(netns)) = (kept.pop(), kept.pop()) else {
-                return Err(std::io::ErrorKind::NotFound.into());
-            };
-            netns::enter_alone(&netns)?;
-            drop(netns);
-            seer.pass(iterator).run().map_err(other)
-        })?;
-        alone.wait(STANDSTILL, || self.bootstrap.passed().ok()).unwrap_or_else(|| {
-            self.done.held_up += 1;
-            Err(std::io::Error::new(
-                std::io::ErrorKind::TimedOut,
-                "the owner of a socket holds its lock; given up",
-            ))
-        })
+        seen
     }
 }
 

@@ -19,8 +19,7 @@ use skreap_bpf::{Index, Rekeyed, Rekeyer, Relation};
 
 use crate::observe::observer::Observer;
 use crate::observe::status::OrderStatus;
-use crate::sys::privileges;
-use crate::sys::rcu;
+use crate::sys::{objects, rcu};
 
 /// Maximum number of moves of the hooks in [`WINDOW`]. Another agent may also want to be last, and
 /// two such agents would do nothing but move.
@@ -269,19 +268,13 @@ impl OrderKeeper {
 }
 
 fn read(hooks: &Hooks, cgroup: &File, hook: Hook) -> io::Result<Order> {
-    // The names of programs are asked for by their ids.
-    let _raised = privileges::raise();
-    Order::read(cgroup.as_fd(), hook, hooks.program_id(hook)?)
+    objects::order(hooks, hook, cgroup.as_fd())
 }
 
 /// Moves our program behind the foreign ones of its cgroup, and logs it. Returns whether it was moved.
 fn become_last(hooks: &mut Hooks, index: &Index, cgroup: &File, seen: &Order) -> bool {
     let hook = seen.hook;
-    let done = {
-        // As Pins::lock(): the directory may be reached through /proc/PID/fd of another process.
-        let _raised = privileges::raise();
-        hooks.become_last(index, hook, cgroup.as_fd())
-    };
+    let done = objects::become_last(hooks, index, hook, cgroup.as_fd());
     match &done {
         Ok(()) => tracing::warn!(%hook, after = %listed(seen.foreign_after()),
             "a program was attached after ours: ours was moved behind it"),

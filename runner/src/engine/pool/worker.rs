@@ -13,11 +13,10 @@ use skreap_core::{Protocol, counted, plural};
 
 use super::held::Shared;
 use super::job::{Fate, Job, Task};
-use super::table;
 use crate::engine::netns_id;
+use crate::sys::descriptors;
 use crate::sys::netns::{self, Way};
-use crate::sys::privileges;
-use crate::sys::sock_diag::{BATCH, DiagSocket, Verdict, is_full};
+use crate::sys::sock_diag::{BATCH, DiagSocket, Verdict, open_first};
 
 /// Netns that have a diag socket at one time.
 const OPEN: usize = 32;
@@ -46,7 +45,7 @@ pub(super) fn start(shared: &Arc<Shared>, jobs: &Receiver<Arc<Job>>, wanted: usi
 }
 
 fn run(shared: Arc<Shared>, jobs: &Receiver<Arc<Job>>, wanted: usize, ready: &Sender<io::Result<()>>) {
-    if let Err(e) = table::leave() {
+    if let Err(e) = fault::at(Point::DestroyerTable).and_then(|()| descriptors::leave()) {
         tracing::warn!(
             "a thread that destroys shares the descriptors of the process, which keep locks and clients if it has to wait: {e}"
         );
@@ -136,20 +135,10 @@ impl Worker {
         way: Way,
         groups: &[Range<usize>],
     ) -> (Vec<(Range<usize>, io::Result<DiagSocket>)>, io::Result<()>) {
-        // Once for all of them.
-        let _raised = privileges::raise();
-        let mut opened: Vec<(Range<usize>, io::Result<DiagSocket>)> = Vec::new();
-        for group in groups.iter().take(OPEN) {
-            let Some(victim) = job.victims.get(group.start) else {
-                continue;
-            };
-            let diag = DiagSocket::open_in(netns_id(victim), |id| netns::open_by(id, way));
-            let full = diag.as_ref().is_err_and(is_full);
-            if full && !opened.is_empty() {
-                break;
-            }
-            opened.push((group.clone(), diag));
-        }
+        let firsts = groups.iter().take(OPEN).filter_map(|group| job.victims.get(group.start));
+        let ids: Vec<_> = firsts.map(netns_id).collect();
+        let opened = open_first(&ids, |id| netns::open_by(id, way));
+        let opened = groups.iter().cloned().zip(opened.into_iter().map(|(_, diag)| diag)).collect();
         (opened, netns::enter(&self.home))
     }
 

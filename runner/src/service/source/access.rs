@@ -1,9 +1,7 @@
 //! Owner of a unix socket's file, and the users allowed to send requests.
 
 use std::collections::BTreeSet;
-use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -49,10 +47,7 @@ impl Access {
     /// Sets owner, group and mode of a file. The mode comes last: a change of owner may clear bits
     /// of it.
     pub(super) fn apply(&self, path: &Path) -> io::Result<()> {
-        if self.owner.is_some() || self.group.is_some() {
-            std::os::unix::fs::lchown(path, self.owner, self.group)?;
-        }
-        fs::set_permissions(path, Permissions::from_mode(self.mode()))
+        sockets::give(path, self.owner, self.group, self.mode())
     }
 }
 

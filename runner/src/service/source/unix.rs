@@ -12,8 +12,6 @@ use std::time::Duration;
 
 use skreap_core::Refusal;
 
-use crate::sys::privileges;
-
 use super::access::{Access, peer};
 use super::stop::{Stop, Wake};
 use super::{Inbox, Requester, connection};
@@ -71,7 +69,6 @@ impl Bound {
         }
         let listener = UnixListener::bind(path)?;
         let bound = Self { listener, path: path.to_owned() };
-        let _raised = privileges::raise();
         access.apply(path)?;
         Ok(bound)
     }

@@ -62,8 +62,8 @@ pub(crate) fn wait_for_dying(ids: Vec<NetnsId>) -> Vec<NetnsId> {
     dying.into_iter().map(|one| one.id).collect()
 }
 
-/// As [`wait_for_dying`]; logs the netns that still exist, and returns their number.
-pub(crate) fn count_unreached(ids: Vec<NetnsId>) -> usize {
+/// As [`wait_for_dying`]; logs the netns that still exist.
+pub(super) fn unreached(ids: Vec<NetnsId>) -> Vec<NetnsId> {
     let there = wait_for_dying(ids);
     for id in &there {
         tracing::warn!(
@@ -72,5 +72,5 @@ pub(crate) fn count_unreached(ids: Vec<NetnsId>) -> usize {
             "cannot enter netns: it has no process, name or open descriptor"
         );
     }
-    there.len()
+    there
 }

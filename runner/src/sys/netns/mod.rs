@@ -2,8 +2,10 @@
 
 mod all;
 mod dying;
+pub(crate) mod file;
+pub(crate) mod visitor;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
@@ -25,7 +27,7 @@ use crate::sys::pidfd::{Pidfd, owned};
 use crate::sys::privileges;
 
 pub use all::{AllNetns, everywhere};
-pub(crate) use dying::{count_unreached, wait_for_dying};
+pub(crate) use dying::wait_for_dying;
 
 /// Identity of a netns, as the walk reads it from a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -342,6 +344,20 @@ pub fn shown() -> io::Result<Vec<NetnsId>> {
     Ok(shown)
 }
 
+/// The names under `/run/netns`, by inode number.
+pub(crate) fn names() -> HashMap<u64, String> {
+    // A name whose netns is gone is an ordinary file, with an inode number of another file system.
+    let _raised = privileges::raise();
+    let Ok(device) = std::fs::metadata("/proc/self/ns/net").map(|own| own.dev()) else {
+        return HashMap::new();
+    };
+    let named = |entry: std::fs::DirEntry| {
+        let file = std::fs::metadata(entry.path()).ok().filter(|file| file.dev() == device)?;
+        Some((file.ino(), entry.file_name().into_string().ok()?))
+    };
+    std::fs::read_dir("/run/netns").into_iter().flatten().flatten().filter_map(named).collect()
+}
+
 /// The identity of the netns at a path: by handle where the kernel can (6.18), else by a visit.
 ///
 /// # Errors
@@ -387,13 +403,30 @@ fn identify_by_visit(path: &Path) -> io::Result<NetnsId> {
     let inum =
         u32::try_from(file.metadata()?.ino()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let netns = OwnedFd::from(file);
-    // A thread of its own: setns() must never move a thread that others run on.
-    let visit = thread::Builder::new().name("skreap-netns".to_owned()).spawn(move || {
+    let cookie = on_own_thread("skreap-netns", || {
         enter(&netns)?;
         cookie_of_socket(&UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?)
-    })?;
-    let cookie = visit.join().map_err(|_| io::Error::other("the netns thread panicked"))??;
+    })??;
     Ok(NetnsId { cookie, inum })
+}
+
+/// Does work that enters netns. The thread is its own: setns(2) must never move a thread that others run on.
+///
+/// # Errors
+/// The errno of making the thread, or that it has panicked.
+pub(crate) fn on_own_thread<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let own = thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, work)?;
+        own.join().map_err(|_| io::Error::other(format!("the thread {name} panicked")))
+    })
+}
+
+/// Opens the netns and moves the calling thread into it; does not wait for one that is being torn down.
+///
+/// # Errors
+/// As [`open`], or the errno of setns(2).
+pub(crate) fn open_and_enter(id: NetnsId) -> io::Result<()> {
+    enter(&open_at_once(id)?)
 }
 
 /// Inode number of the netns that the calling thread is in.

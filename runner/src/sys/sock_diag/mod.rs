@@ -27,7 +27,7 @@ pub(crate) use dump::Made;
 pub(crate) use dump::datagram;
 pub use dump::{Dump, DumpEnd, Filter, InetDiag};
 pub use per_netns::DiagSockets;
-pub(crate) use per_netns::is_full;
+pub(crate) use per_netns::open_first;
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2`.
 const REQUEST_BYTES: usize = 16 + 56;

@@ -11,7 +11,7 @@ use super::DiagSocket;
 use crate::sys::netns::{self, NetnsId};
 use crate::sys::privileges;
 
-type Opened = Vec<(NetnsId, io::Result<DiagSocket>)>;
+pub(crate) type Opened = Vec<(NetnsId, io::Result<DiagSocket>)>;
 
 /// Netns that are opened in one go.
 const CHUNK: usize = 64;
@@ -45,8 +45,6 @@ impl DiagSockets {
         // A thread of its own: setns() must never move a thread that others run on.
         let opener = thread::Builder::new().name("skreap-netns".to_owned()).spawn(move || {
             for ids in asked {
-                // Once for all of them.
-                let _raised = privileges::raise();
                 let mut opened = open_first(&ids, &open);
                 forget_dead(&mut opened);
                 // The thread's own place keeps a netns alive as well.
@@ -108,7 +106,9 @@ impl Drop for DiagSockets {
 }
 
 /// Opens these one after the other, until there are no more descriptors: whoever asked closes some then, and asks again.
-fn open_first(ids: &[NetnsId], open: impl Fn(NetnsId) -> io::Result<OwnedFd>) -> Opened {
+pub(crate) fn open_first(ids: &[NetnsId], open: impl Fn(NetnsId) -> io::Result<OwnedFd>) -> Opened {
+    // Once for all of them.
+    let _raised = privileges::raise();
     let mut opened = Opened::new();
     for &id in ids {
         let diag = DiagSocket::open_in(id, &open);
@@ -121,7 +121,7 @@ fn open_first(ids: &[NetnsId], open: impl Fn(NetnsId) -> io::Result<OwnedFd>) ->
 }
 
 /// There are no more descriptors, in this process or at all.
-pub(crate) fn is_full(e: &io::Error) -> bool {
+fn is_full(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
