@@ -71,11 +71,7 @@ impl Builder {
             cgroup: watched.path,
             unconnected: self.unconnected,
             scan_known: self.scan_known,
-            limits: Limits {
-                max_victims: self.max_victims,
-                reconcile_max: self.reconcile_max,
-                whole_machine: watched.not_seen.is_none(),
-            },
+            limits: self.limits(watched.not_seen.is_none()),
             attribute: self.attribute,
             pending_wait: self.pending_wait.0,
             pool: engines.pool,
@@ -89,6 +85,10 @@ impl Builder {
             reviver: None,
             _pins: pins,
         })
+    }
+
+    fn limits(&self, whole_machine: bool) -> Limits {
+        Limits { max_victims: self.max_victims, reconcile_max: self.reconcile_max, whole_machine }
     }
 
     /// The index, new or taken over from the pins.
