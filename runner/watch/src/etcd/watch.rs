@@ -104,6 +104,7 @@ async fn try_watch(server: &Server, keys: &Keys, tell: &Tell, backoff: &mut Back
             }
         }
     }
+    drop(found);
     // The Services first, so that nothing is decided without them.
     tell.tell(at, Change::ListComplete(Kind::Services)).await?;
     tell.tell(at, Change::ListComplete(Kind::Slices)).await?;

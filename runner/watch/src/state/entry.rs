@@ -1,6 +1,5 @@
 //! What is known of one backend.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::change::Name;
@@ -42,8 +41,8 @@ pub(super) struct Entry {
     pub(super) holdings: Vec<(Holder, Holding)>,
     /// No slice names it, since then.
     pub(super) absent: Option<Duration>,
-    /// Who it was when clients could last stay.
-    instances: BTreeSet<Name>,
+    /// Who it was when clients could last stay: nearly always one, so that a list is smaller than a set.
+    instances: Vec<Name>,
 }
 
 /// What a look at an entry has found.
@@ -113,11 +112,14 @@ impl Entry {
     /// Takes in who it is now; true if that is nobody who it was.
     fn replaced(&mut self) -> bool {
         let keeping = self.places.iter().filter(|place| place.keeps);
-        let instances: BTreeSet<Name> = keeping.filter_map(|place| place.instance.clone()).collect();
+        let mut instances: Vec<Name> = keeping.filter_map(|place| place.instance.clone()).collect();
+        instances.sort_unstable();
+        instances.dedup();
         if instances.is_empty() || instances == self.instances {
             return false;
         }
-        let replaced = !self.instances.is_empty() && self.instances.is_disjoint(&instances);
+        let replaced =
+            !self.instances.is_empty() && self.instances.iter().all(|instance| !instances.contains(instance));
         self.instances = instances;
         replaced
     }
