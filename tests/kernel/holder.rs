@@ -4,13 +4,11 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::panic::resume_unwind;
-use std::ptr::NonNull;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-
-const PAGE: usize = 4096;
+use skreap_testbed::LateMemory;
 
 /// The socket with this cookie of another process, as a descriptor of our own.
 pub fn descriptor_of(pid: u32, cookie: u64) -> Result<OwnedFd> {
@@ -44,24 +42,19 @@ pub fn descriptor_of(pid: u32, cookie: u64) -> Result<OwnedFd> {
 
 /// A send that holds the lock of its socket while it waits for the page that it sends.
 pub struct LockHolder {
-    faults: OwnedFd,
-    address: u64,
-    sender: Option<JoinHandle<io::Result<()>>>,
+    memory: LateMemory,
+    sender: Option<JoinHandle<io::Result<usize>>>,
 }
 
 impl LockHolder {
     /// Returns once the lock is held.
     pub fn take(socket: OwnedFd) -> Result<Self> {
-        let (page, faults) = Page::new().context("userfaultfd")?;
-        let address = page.0.as_ptr() as u64;
-        let sender = Some(thread::spawn(move || page.send(&socket)));
-        let holder = Self { faults, address, sender };
-        // The kernel tells when somebody waits for the page.
-        let mut poll = libc::pollfd { fd: holder.faults.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one entry, as is said.
-        let ready = unsafe { libc::poll(&mut poll, 1, 5000) };
-        ensure!(ready == 1, "the send never waited for its page");
-        Ok(holder)
+        let memory = LateMemory::new().context("userfaultfd")?;
+        let page = memory.page();
+        // UDP takes the lock only for a message that is to be continued.
+        let sender = thread::spawn(move || page.send(socket.as_raw_fd(), libc::MSG_MORE));
+        ensure!(memory.is_waited_for(|| sender.is_finished())?, "the send never waited for its page");
+        Ok(Self { memory, sender: Some(sender) })
     }
 
     /// Lets go of the lock, and waits until the send is done.
@@ -73,9 +66,8 @@ impl LockHolder {
         let Some(sender) = self.sender.take() else {
             return Ok(());
         };
-        let mut zero = ZeroPage { start: self.address, length: PAGE as u64, ..ZeroPage::default() };
-        ioctl(&self.faults, UFFDIO_ZEROPAGE, &mut zero)?;
-        sender.join().unwrap_or_else(|panic| resume_unwind(panic))
+        self.memory.arrive()?;
+        sender.join().unwrap_or_else(|panic| resume_unwind(panic)).map(drop)
     }
 }
 
@@ -111,94 +103,6 @@ pub fn wait_until_asleep_in(pid: u32, thread: i32, syscall: libc::c_long) -> Res
         thread::sleep(Duration::from_millis(1));
     }
     Ok(())
-}
-
-/// A page of memory that nobody has filled.
-struct Page(NonNull<libc::c_void>);
-
-// SAFETY: the mapping belongs to this value alone.
-unsafe impl Send for Page {}
-
-// linux/userfaultfd.h
-const UFFDIO_API: u64 = 0xc018_aa3f;
-const UFFDIO_REGISTER: u64 = 0xc020_aa00;
-const UFFDIO_ZEROPAGE: u64 = 0xc020_aa04;
-const UFFD_API: u64 = 0xaa;
-const MODE_MISSING: u64 = 1;
-
-#[derive(Default)]
-#[repr(C)]
-struct Api {
-    api: u64,
-    features: u64,
-    ioctls: u64,
-}
-
-#[derive(Default)]
-#[repr(C)]
-struct Register {
-    start: u64,
-    length: u64,
-    mode: u64,
-    ioctls: u64,
-}
-
-#[derive(Default)]
-#[repr(C)]
-struct ZeroPage {
-    start: u64,
-    length: u64,
-    mode: u64,
-    zeropage: i64,
-}
-
-impl Page {
-    fn new() -> io::Result<(Self, OwnedFd)> {
-        // SAFETY: no pointers.
-        let faults =
-            owned(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) })?;
-        ioctl(&faults, UFFDIO_API, &mut Api { api: UFFD_API, ..Api::default() })?;
-        // SAFETY: a fresh mapping at an address of the kernel's choice overlaps nothing.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                PAGE,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let page = Self(NonNull::new(address).ok_or(io::ErrorKind::OutOfMemory)?);
-        let start = address as u64;
-        let mut register = Register { start, length: PAGE as u64, mode: MODE_MISSING, ioctls: 0 };
-        ioctl(&faults, UFFDIO_REGISTER, &mut register)?;
-        Ok((page, faults))
-    }
-
-    /// UDP takes the lock only for a message that is to be continued.
-    fn send(&self, socket: &OwnedFd) -> io::Result<()> {
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_MORE;
-        // SAFETY: the page is mapped for as long as self lives.
-        let sent = unsafe { libc::send(socket.as_raw_fd(), self.0.as_ptr(), 1024, flags) };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    }
-}
-
-impl Drop for Page {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made in new(), and nothing refers to it.
-        unsafe { libc::munmap(self.0.as_ptr(), PAGE) };
-    }
-}
-
-fn ioctl<T>(fd: &OwnedFd, request: u64, argument: &mut T) -> io::Result<()> {
-    // SAFETY: each request is called with the struct that linux/userfaultfd.h gives it.
-    let ret = unsafe { libc::ioctl(fd.as_raw_fd(), request as libc::Ioctl, std::ptr::from_mut(argument)) };
-    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {

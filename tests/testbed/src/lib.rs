@@ -41,6 +41,7 @@ mod calls;
 mod cgroup;
 mod client;
 mod epoll;
+mod late_memory;
 mod name;
 mod netns;
 mod op;
@@ -59,6 +60,7 @@ pub use backend::{Echo, Mode};
 pub use bpffs::Bpffs;
 pub use cgroup::{Cgroup, root as cgroup2_root};
 pub use client::{CallError, Client, SpawnOptions, call_all};
+pub use late_memory::{LateMemory, LatePage};
 pub use netns::Netns;
 pub use op::{
     Echoed, Family, Holding, Lost, NetnsRef, Op, OpError, OpenMany, OpenSpec, OpenedMany, Protocol, Raced,

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::table::{Entry, Table};
 use super::trouble::{Answer, Context, refused};
+use crate::late_memory::LateMemory;
 use crate::op::{Holding, Protocol};
 use crate::sys;
 
@@ -54,14 +55,8 @@ impl Holds {
 fn hold_by_memory(entry: &Entry) -> io::Result<Hold> {
     let memory = LateMemory::new()?;
     let flags = if entry.protocol == Protocol::Udp { libc::MSG_MORE } else { 0 };
-    let (fd, at) = (entry.fd.try_clone()?, memory.address);
-    let send = thread::spawn(move || {
-        // SAFETY: a page that is mapped for as long as the process lives; only the kernel reads it.
-        let sent = unsafe {
-            libc::send(fd.as_raw_fd(), at as *const libc::c_void, 1000, flags | libc::MSG_NOSIGNAL)
-        };
-        sys::check_size(sent)
-    });
+    let (fd, page) = (entry.fd.try_clone()?, memory.page());
+    let send = thread::spawn(move || page.send(fd.as_raw_fd(), flags));
     if memory.is_waited_for(|| send.is_finished())? {
         return Ok(Hold { memory: Some(memory), send });
     }
@@ -88,71 +83,4 @@ fn hold_by_room(entry: &Entry) -> io::Result<Hold> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     Ok(Hold { memory: None, send })
-}
-
-/// A page that is not there until it is told to be (userfaultfd).
-struct LateMemory {
-    uffd: OwnedFd,
-    address: usize,
-}
-
-// linux/userfaultfd.h
-const UFFD_API: u64 = 0xaa;
-const UFFDIO_API: libc::Ioctl = 0xc018_aa3f_u32 as libc::Ioctl;
-const UFFDIO_REGISTER: libc::Ioctl = 0xc020_aa00_u32 as libc::Ioctl;
-const UFFDIO_ZEROPAGE: libc::Ioctl = 0xc020_aa04_u32 as libc::Ioctl;
-const REGISTER_MODE_MISSING: u64 = 1;
-const PAGE: usize = 4096;
-
-impl LateMemory {
-    fn new() -> io::Result<Self> {
-        // A blocking one cannot be polled.
-        // SAFETY: takes no pointers, and returns a new descriptor.
-        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
-        let uffd = sys::owned(fd as libc::c_int)?;
-        // SAFETY: a new private mapping touches nothing that is there. It is never unmapped.
-        let page = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                PAGE,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        if page == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let memory = Self { uffd, address: page as usize };
-        // struct uffdio_api; struct uffdio_register
-        memory.call(UFFDIO_API, &mut [UFFD_API, 0, 0])?;
-        memory.call(UFFDIO_REGISTER, &mut [memory.address as u64, PAGE as u64, REGISTER_MODE_MISSING, 0])?;
-        Ok(memory)
-    }
-
-    fn call(&self, request: libc::Ioctl, argument: &mut [u64]) -> io::Result<()> {
-        // SAFETY: the argument is as long as the request says, or longer, and outlives the call.
-        sys::check(unsafe { libc::ioctl(self.uffd.as_raw_fd(), request, argument.as_mut_ptr()) }).map(drop)
-    }
-
-    /// False if the send ends without it.
-    fn is_waited_for(&self, has_ended: impl Fn() -> bool) -> io::Result<bool> {
-        let mut entry = [sys::poll_entry(self.uffd.as_fd(), libc::POLLIN)];
-        let deadline = Instant::now() + PATIENCE;
-        while sys::poll(&mut entry, 5)? == 0 {
-            if has_ended() {
-                return Ok(false);
-            }
-            if Instant::now() > deadline {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-        }
-        Ok(true)
-    }
-
-    fn arrive(&self) -> io::Result<()> {
-        // struct uffdio_zeropage
-        self.call(UFFDIO_ZEROPAGE, &mut [self.address as u64, PAGE as u64, 0, 0])
-    }
 }
