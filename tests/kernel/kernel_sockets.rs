@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use skreap::core::{Action, Backend, FallbackReason, Incomplete, Report};
 use skreap_testbed::{Client, Family, OpenSpec, Selection};
 
-use crate::case::{Case, case};
+use crate::case::{Case, Skip, case};
 use crate::owners::{need_mptcp, shown};
 use crate::preexisting::{reap, second, small};
 use crate::sockets::*;
@@ -26,6 +26,7 @@ pub fn cases() -> Vec<Case> {
         case!(subflows_count_as_victims_beforehand).with(limited),
         case!(preexisting_subflows_are_destroyed).index_only(),
         case!(reconcile_says_that_it_does_not_know_them).index_only(),
+        case!(other_kernel_sockets_are_counted_and_left_alone),
         case!(backends_without_kernel_sockets_are_not_looked_at),
     ]
 }
@@ -209,6 +210,49 @@ fn reconcile_says_that_it_does_not_know_them(world: &mut World) -> Result<()> {
     expect_echo(&mut client, &unknown)?;
     ensure!(client.destroyed(Selection::List(vec![socket.handle]))?.is_empty());
     Ok(())
+}
+
+/// The client of a 9p mount belongs to no socket of a program: destroying it would break the mount.
+fn other_kernel_sockets_are_counted_and_left_alone(world: &mut World) -> Result<()> {
+    need_9p()?;
+    world.add_address(tcp(1).addr())?;
+    // The mount ends when the server does, and the client when the mount does: the server is dropped first.
+    let mut client = world.client("client")?;
+    let mut server = world.outsider("server")?;
+    let listener = server.open(OpenSpec { bind: Some(tcp(1).socket_addr()), ..spec_for(tcp(1)) })?;
+    server.listen(listener, 8)?;
+    client.mount_9p(tcp(1).socket_addr())?;
+    let mounted = server.accept(listener, PATIENCE_MS)?;
+    ensure!(!server.recv(mounted, PATIENCE_MS)?.is_empty(), "the kernel asks for nothing");
+    let plain = connect(&mut client, tcp(1))?;
+    let counters = world.counters()?;
+    ensure!(counters.inserts == 1 && counters.ignored_kernel == 1, "{counters:?}");
+    for destroyed in [1, 0] {
+        let report = world.reap(tcp(1))?;
+        ensure!(
+            (report.victims, report.destroyed, report.skipped.kernel) == (destroyed, destroyed, 1),
+            "{report:?}"
+        );
+        ensure!(report.incomplete_because == [Incomplete::KernelSockets].into(), "{report:?}");
+        ensure!(looked(&report) == Some((0, 0)), "{report:?}");
+    }
+    ensure!(client.destroyed(Selection::List(vec![plain.handle]))? == [plain.cookie]);
+    // It goes on: nothing comes to the server, and no end either.
+    let received = errno(server.recv(mounted, 200).map(drop))?;
+    ensure!(received == libc::EAGAIN, "errno {received}");
+    let shown = shown(world, tcp(1))?;
+    ensure!(shown.len() == 1 && !shown[0].1, "{shown:?}");
+    Ok(())
+}
+
+fn need_9p() -> Result<()> {
+    let known = std::fs::read_to_string("/proc/filesystems")?;
+    match known.lines().any(|line| line.split_whitespace().last() == Some("9p")) {
+        true => Ok(()),
+        false => {
+            Err(Skip("no kernel client: 9p is not among /proc/filesystems; load 9p and 9pnet_fd").into())
+        }
+    }
 }
 
 fn backends_without_kernel_sockets_are_not_looked_at(world: &mut World) -> Result<()> {

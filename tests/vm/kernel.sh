@@ -30,7 +30,9 @@ find_kernel() {
 # fetch_kernel: unpacks the kernel of find_kernel, with at least $MODULES; sets KERNEL (directory)
 fetch_kernel() {
 	KERNEL=$CACHE/kernels/$IMAGE=$(candidate_of "$IMAGE")
-	[ -e "$KERNEL/.ready" ] && return 0
+	# One that was unpacked with fewer modules is unpacked again.
+	# shellcheck disable=SC2086 # a list
+	[ -e "$KERNEL/.ready" ] && has_modules $MODULES && return 0
 
 	echo "fetching $IMAGE and its headers into $CACHE/kernels" >&2
 	rm -rf "$KERNEL"
@@ -45,7 +47,8 @@ fetch_kernel() {
 		linux-headers-* | linux-kbuild-*) dpkg-deb -x "$deb" "$KERNEL" ;;
 		*) # half a gigabyte of drivers is not needed; no package has all of these
 			dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$KERNEL" --wildcards --no-anchored \
-				'boot/*' 'vmlinuz' 'modules.*' 'kernel/net/*' 'kernel/drivers/net/veth*' 2>/dev/null || : ;;
+				'boot/*' 'vmlinuz' 'modules.*' 'kernel/net/*' 'kernel/drivers/net/veth*' \
+				'kernel/fs/9p/*' 'kernel/fs/netfs/*' 'kernel/fs/fscache/*' 2>/dev/null || : ;;
 		esac
 	done
 	rm -r "$KERNEL/deb"
@@ -64,6 +67,13 @@ fetch_kernel() {
 		return 1
 	fi
 	touch "$KERNEL/.ready"
+}
+
+# has_modules MODULE...: true if all of them and their dependencies are known
+has_modules() {
+	for module; do
+		modprobe -d "$KERNEL" -S "$RELEASE" --show-depends "$module" >/dev/null 2>&1 || return 1
+	done
 }
 
 # module_files MODULE...: their files and their dependencies, in the order of loading

@@ -30,8 +30,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 top=$(cd "$here/../.." && pwd)
 target=${CARGO_TARGET_DIR:-$top/target}
 
-# Debian has the diag interfaces and veth as modules.
-MODULES="tcp_diag udp_diag veth"
+# Debian has the diag interfaces and veth as modules, and 9p, a client inside the kernel.
+MODULES="tcp_diag udp_diag veth 9p 9pnet_fd"
 MEMORY=1G
 
 # How many times as long the tests may take

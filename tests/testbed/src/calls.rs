@@ -114,6 +114,11 @@ impl Client {
         self.done(Op::StartHold { socket, by })
     }
 
+    /// Has the kernel connect a socket of its own to a server, which must end that connection before this client is dropped.
+    pub fn mount_9p(&mut self, server: SocketAddr) -> Call<()> {
+        self.done(Op::Mount9p { server })
+    }
+
     /// Lets that send end.
     pub fn end_hold(&mut self, socket: u32) -> Call<()> {
         self.done(Op::EndHold { socket })

@@ -283,6 +283,13 @@ pub enum Op {
         /// The socket.
         socket: u32,
     },
+    /// Begin to mount a 9p file system: the kernel opens a socket for itself and connects it. → [`Reply::Done`] at once
+    ///
+    /// Ends when the server ends the connection; so does this process then, and not before.
+    Mount9p {
+        /// Whoever listens there.
+        server: SocketAddr,
+    },
     /// Fork a process that holds all sockets and does nothing. → [`Reply::Forked`]
     Fork,
     /// Kill a process that [`Op::Fork`] made and wait for it. → [`Reply::Done`]

@@ -7,6 +7,7 @@ mod bulk;
 mod flight;
 mod fork;
 mod hold;
+mod mount;
 mod race;
 mod roundtrip;
 mod single;
@@ -202,6 +203,7 @@ impl Server {
             }
             Op::StartHold { socket, by } => self.holds.start(&self.table, socket, by).map(|()| Reply::Done),
             Op::EndHold { socket } => self.holds.end(socket).map(|()| Reply::Done),
+            Op::Mount9p { server } => mount::start(server).map(|()| Reply::Done),
             Op::Fork => self.forks.fork(self.control.as_raw_fd()).map(|pid| Reply::Forked { pid }),
             Op::ReapFork { pid } => self.forks.reap(pid).map(|()| Reply::Done),
             Op::Close { sockets } => self.close(&sockets),
