@@ -3,9 +3,12 @@
 use anyhow::{Result, ensure};
 use skreap::bpf::fault::Point;
 use skreap::core::EngineName;
+use skreap_testbed::Client;
 
 use crate::case::{Case, case};
-use crate::round::{Fault, Held, Pass, beside, for_each_fault, open_each, reap_with, two_events_after};
+use crate::round::{
+    BOTH, Fault, Held, Opened, Pass, beside, for_each_fault, open_each, reap_with, two_events_after,
+};
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
 
@@ -17,18 +20,51 @@ pub fn cases() -> Vec<Case> {
             .only(EngineName::Netlink)
             .and(EngineName::Kfunc)
             .with(two_netns),
+        case!(start_with_sockets_in_flight).only(EngineName::Netlink).with(two_netns),
     ]
 }
 
 fn start_and_first_event(world: &mut World) -> Result<()> {
-    start(world, false)
+    start(world, Before::Nothing)
 }
 
 fn start_with_preexisting_sockets(world: &mut World) -> Result<()> {
-    start(world, true)
+    start(world, Before::Open)
 }
 
-fn start(world: &mut World, preexisting: bool) -> Result<()> {
+/// No process has them open, so that only an iterator over the sockets of their netns finds them: each start passes over
+/// the files of all processes, and then over two netns.
+fn start_with_sockets_in_flight(world: &mut World) -> Result<()> {
+    start(world, Before::InFlight)
+}
+
+/// The sockets that are there before a start.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    Open,
+    /// The first of each client is in flight over a unix socket during the start.
+    InFlight,
+}
+
+/// Sends the first socket of each client away.
+fn take_off(clients: &mut [Client], opened: &Opened) -> Result<()> {
+    for (client, handles) in clients.iter_mut().zip(&opened.handles) {
+        client.start_flight(handles[0])?;
+    }
+    Ok(())
+}
+
+/// Receives them; they have other handles then.
+fn land(clients: &mut [Client], opened: &mut Opened) -> Result<()> {
+    for (client, handles) in clients.iter_mut().zip(&mut opened.handles) {
+        handles[0] = client.land_flight(handles[0])?;
+    }
+    Ok(())
+}
+
+fn start(world: &mut World, before: Before) -> Result<()> {
+    let preexisting = before != Before::Nothing;
     world.serve(&[udp(1)])?;
     let mut clients = [world.client_in("first", 0)?, world.client_in("second", 1)?];
     let held = Held::from_the_second_start_on(world)?;
@@ -52,15 +88,31 @@ fn start(world: &mut World, preexisting: bool) -> Result<()> {
                 | DumpReceive
         )
     };
+    let of_search = |point| {
+        use Point::*;
+        let bootstrap = matches!(
+            point,
+            BootstrapAttach | BootstrapWrite | BootstrapOpen | BootstrapRead | BootstrapCounts
+        );
+        bootstrap || matches!(point, TablesLoad | TablesRead | NetnsList | NetnsOpen | NetnsEnter)
+    };
     let all = matches!(world.reaper().engine(), EngineName::Netlink | EngineName::Kfunc);
+    let in_flight = before == Before::InFlight;
     for_each_fault(
         &[libc::ENOMEM],
-        &[Pass::First],
-        |point| all || own(point),
+        // The last pass is over the last netns.
+        if in_flight { &BOTH } else { &[Pass::First] },
+        |point| if in_flight { of_search(point) } else { all || own(point) },
         |fault| {
             let mut opened = preexisting.then(|| open_each(&mut clients, udp(1), 3)).transpose()?;
+            if let Some(opened) = opened.as_ref().filter(|_| in_flight) {
+                take_off(&mut clients, opened)?;
+            }
             let armed = fault.map(Fault::arm);
             let built = beside(world).bootstrap(preexisting).grace(true).build();
+            if let Some(opened) = opened.as_mut().filter(|_| in_flight) {
+                land(&mut clients, opened)?;
+            }
             let mut reaper = match built {
                 Ok(reaper) => reaper,
                 Err(error) => {
