@@ -10,7 +10,7 @@ use crate::fault::{self, Point};
 use crate::mapping::Mapping;
 use crate::prog::run;
 use crate::skel::types::{skreap_abi, skreap_incomplete, skreap_walk, skreap_walk_flags};
-use crate::{Error, Victim, address};
+use crate::{Error, Relation, Victim, address};
 
 /// Sums over all calls of one walk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -190,12 +190,13 @@ impl Walker {
     }
 
     /// Cookies of the sockets that `connect()` has recorded under the target and that are not
-    /// connected to it, without those whose wait has expired; and how many nodes without their
-    /// socket were found and removed.
+    /// connected to it, without those whose wait has expired, and whether they are
+    /// [connected elsewhere](crate::Relation::MovedOn); and how many nodes without their socket were
+    /// found and removed.
     ///
     /// # Errors
     /// [`Error::Walk`] with the kernel's errno.
-    pub fn pending(&mut self, target: &Target, what: PendingCheck) -> Result<(Vec<u64>, u64), Error> {
+    pub fn pending(&mut self, target: &Target, what: PendingCheck) -> Result<(Vec<(u64, bool)>, u64), Error> {
         let mut ctx = context(target);
         ctx.flags = flag(skreap_walk_flags::SKREAP_WALK_PENDING);
         ctx.flags |= match what {
@@ -203,9 +204,10 @@ impl Walker {
             PendingCheck::Look => 0,
             PendingCheck::Expire => flag(skreap_walk_flags::SKREAP_WALK_EXPIRE),
         };
-        let mut cookies = Vec::new();
-        let counts = self.pass(&mut ctx, &mut |batch, _| cookies.extend(batch.iter().map(Victim::cookie)))?;
-        Ok((cookies, counts.stale))
+        let mut sockets = Vec::new();
+        let elsewhere = |victim: &Victim| (victim.cookie(), victim.relation() == Relation::MovedOn);
+        let counts = self.pass(&mut ctx, &mut |batch, _| sockets.extend(batch.iter().map(elsewhere)))?;
+        Ok((sockets, counts.stale))
     }
 
     /// Walks the whole index and hands over every node, 2048 at most at a time. The relation of

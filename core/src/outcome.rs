@@ -39,6 +39,8 @@ pub struct Outcome {
     pub pending_walks: u64,
     /// Sockets that still had no peer, or another one, when the wait for their connect ended.
     pub pending: u64,
+    /// Those of `pending` that are connected to another peer.
+    pub pending_elsewhere: u64,
     /// Time spent finding, in nanoseconds.
     pub walk_ns: u64,
     /// Time spent destroying, in nanoseconds; 0 where finding and destroying are one step.
@@ -62,6 +64,7 @@ impl Outcome {
             fallbacks: Vec::new(),
             pending_walks: 0,
             pending: 0,
+            pending_elsewhere: 0,
             walk_ns: 0,
             destroy_ns: 0,
             victims_listed: None,
@@ -116,6 +119,7 @@ impl Outcome {
             (&mut skipped.accepted, more.accepted),
             (&mut self.pending_walks, other.pending_walks),
             (&mut self.pending, other.pending),
+            (&mut self.pending_elsewhere, other.pending_elsewhere),
         ] {
             *sum = sum.saturating_add(n);
         }

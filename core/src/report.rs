@@ -62,6 +62,10 @@ pub struct Report {
     /// was over: it failed, or hangs. Left out when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pending: u64,
+    /// Those of `pending` that are connected to another peer: they have moved there, or their `connect()` to this backend
+    /// has failed. Left out when 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pending_elsewhere: u64,
     /// What the limits did. Left out when there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guarded>,
@@ -149,6 +153,7 @@ impl Report {
             fallbacks: outcome.fallbacks,
             pending_walks: outcome.pending_walks,
             pending: outcome.pending,
+            pending_elsewhere: outcome.pending_elsewhere,
             guard: None,
             merged: BTreeMap::new(),
             by_backend: Vec::new(),
@@ -230,7 +235,12 @@ mod tests {
 
     #[test]
     fn what_is_seldom_there_is_named() {
-        let mut outcome = Outcome { pending_walks: 2, pending: 1, ..Outcome::new(EngineName::Netlink) };
+        let mut outcome = Outcome {
+            pending_walks: 2,
+            pending: 3,
+            pending_elsewhere: 1,
+            ..Outcome::new(EngineName::Netlink)
+        };
         outcome.add_fallback(FallbackRun {
             engine: EngineName::Iter,
             because: FallbackReason::IndexFull,
@@ -248,7 +258,8 @@ mod tests {
         let fallback =
             serde_json::json!([{"engine":"iter","because":"index-full","victims":4,"destroyed":3,"ns":9}]);
         assert_eq!(json["fallbacks"], fallback);
-        assert_eq!((&json["pending_walks"], &json["pending"]), (&2.into(), &1.into()));
+        assert_eq!((&json["pending_walks"], &json["pending"]), (&2.into(), &3.into()));
+        assert_eq!(json["pending_elsewhere"], 1);
         assert_eq!(json["guard"], serde_json::json!({"max_victims":5,"refused":false,"paced_ns":0}));
         assert_eq!(json["merged"], serde_json::json!({"udp://10.0.0.1:53":"e0"}));
         assert_eq!(json["by_backend"][0]["failed"], 1);

@@ -174,7 +174,8 @@ fn wildcard_sender(world: &mut World, client: &mut Client) -> Result<Socket> {
 /// The cookies of who may be connecting to the backend now.
 fn pending_cookies(world: &World, backend: Backend) -> Result<Vec<u64>> {
     let target = Target { backend, unconnected: Unconnected::Preserve, dry_run: false };
-    Ok(world.reaper().index().walker()?.pending(&target, PendingCheck::Look)?.0)
+    let (pending, _) = world.reaper().index().walker()?.pending(&target, PendingCheck::Look)?;
+    Ok(pending.into_iter().map(|(cookie, _)| cookie).collect())
 }
 
 fn pending_wildcard_socket_is_waited_for(world: &mut World) -> Result<()> {

@@ -173,12 +173,16 @@ fn print_fallbacks(out: &mut impl Write, report: &Report) -> io::Result<()> {
         };
         writeln!(out, "  {} of these by engine {}: {why}", f.victims, f.engine)?;
     }
-    if report.pending > 0 {
+    if report.pending_elsewhere > 0 {
         writeln!(
             out,
-            "  {} not connected yet, or never: a connect() of theirs has had no effect",
-            report.pending
+            "  {} connected to another peer: moved there, or a connect() to this backend has failed",
+            report.pending_elsewhere
         )?;
+    }
+    let pending = report.pending.saturating_sub(report.pending_elsewhere);
+    if pending > 0 {
+        writeln!(out, "  {} not connected yet, or never: a connect() of theirs has had no effect", pending)?;
     }
     Ok(())
 }

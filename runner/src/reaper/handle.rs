@@ -264,8 +264,9 @@ impl Reaper {
         }
         for one in open {
             one.outcome.pending = one.waiting.len() as u64;
-            let stale = pending::expire(&mut self.walker, &one.target);
-            one.outcome.add_stale(stale);
+            let expired = pending::expire(&mut self.walker, &one.target);
+            one.outcome.pending_elsewhere = expired.elsewhere.intersection(&one.waiting).count() as u64;
+            one.outcome.add_stale(expired.stale);
         }
         nanos(start.elapsed()).saturating_sub(engine_ns)
     }

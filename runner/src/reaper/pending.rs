@@ -19,6 +19,8 @@ use crate::sys::rcu;
 pub(crate) struct Found {
     /// Cookies of the sockets.
     pub sockets: HashSet<u64>,
+    /// Those of them that are connected to another peer.
+    pub elsewhere: HashSet<u64>,
     /// Nodes without their socket that it found and removed: no other walk will report them.
     pub stale: u64,
 }
@@ -54,20 +56,27 @@ pub(crate) fn look(walker: &mut Walker, target: &Target, before: &HashSet<u64>) 
             now.sockets.retain(|cookie| before.contains(cookie));
             now
         }
-        Err(_) => Found { sockets: before.clone(), stale: 0 },
+        Err(_) => Found { sockets: before.clone(), ..Found::default() },
     }
 }
 
-/// Ends the wait: later events do not wait for the sockets that are still watched. Returns the
-/// number of stale nodes found.
-pub(crate) fn expire(walker: &mut Walker, target: &Target) -> u64 {
+/// Ends the wait: later events do not wait for the sockets that are still watched, which are returned.
+pub(crate) fn expire(walker: &mut Walker, target: &Target) -> Found {
     // If this fails, later events wait for them, which costs time.
-    ask(walker, target, PendingCheck::Expire).map_or(0, |found| found.stale)
+    ask(walker, target, PendingCheck::Expire).unwrap_or_default()
 }
 
 fn ask(walker: &mut Walker, target: &Target, what: PendingCheck) -> Result<Found, EngineError> {
     match walker.pending(target, what) {
-        Ok((cookies, stale)) => Ok(Found { sockets: cookies.into_iter().collect(), stale }),
+        Ok((sockets, stale)) => Ok(Found {
+            elsewhere: sockets
+                .iter()
+                .filter(|(_, elsewhere)| *elsewhere)
+                .map(|(cookie, _)| *cookie)
+                .collect(),
+            sockets: sockets.into_iter().map(|(cookie, _)| cookie).collect(),
+            stale,
+        }),
         Err(e) => {
             tracing::warn!(backend = %target.backend, "cannot search for pending connects: {e}");
             Err(e.into())
