@@ -57,6 +57,24 @@ unit:
 docs:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --quiet
 
+# The types that packages of skreap-bpf have for docs.rs, where there is no clang
+.PHONY: types
+types: deps
+	mkdir -p bpf/types
+	SKREAP_TYPES=$(CURDIR)/bpf/types $(CARGO) check --locked --quiet --package skreap-bpf
+
+# The documentation as docs.rs builds it: without clang
+.PHONY: docs-rs
+docs-rs: types
+	DOCS_RS=1 CLANG=/nonexistent/clang RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --quiet \
+		--package skreap-core --package skreap-bpf --package skreap --no-default-features --features metrics \
+		--target-dir target/docs-rs
+
+# The packages of the library, each built from nothing but itself
+.PHONY: package
+package: types
+	$(CARGO) package --locked --allow-dirty --package skreap-core --package skreap-bpf --package skreap-testbed --package skreap
+
 # Beyond PACKAGES, for the files installed with the command: its unit, its manual pages
 TEST_PACKAGES = man-db systemd
 

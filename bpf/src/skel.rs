@@ -1,9 +1,11 @@
-//! The code that libbpf-cargo generated from the BTF of the programs: the only Rust view of
+//! The types that libbpf-cargo generated from the BTF of the programs: the only Rust view of
 //! `include/abi.h`.
 
-// The generated code comes with its own `allow` list; these lints are the workspace's.
 #![allow(
     clippy::all,
+    dead_code,
+    non_camel_case_types,
+    non_snake_case,
     clippy::undocumented_unsafe_blocks,
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,32 +17,32 @@
 
 /// The index: hooks and walk.
 mod skreap {
-    include!(concat!(env!("OUT_DIR"), "/skreap.skel.rs"));
+    include!(concat!(env!("OUT_DIR"), "/skreap.types.rs"));
 }
 
 /// The full scan.
 mod scan {
-    include!(concat!(env!("OUT_DIR"), "/scan.skel.rs"));
+    include!(concat!(env!("OUT_DIR"), "/scan.types.rs"));
 }
 
 /// Whose a socket is.
 mod owner {
-    include!(concat!(env!("OUT_DIR"), "/owner.skel.rs"));
+    include!(concat!(env!("OUT_DIR"), "/owner.types.rs"));
 }
 
 /// The list of all netns.
 mod netns {
-    include!(concat!(env!("OUT_DIR"), "/netns.skel.rs"));
+    include!(concat!(env!("OUT_DIR"), "/netns.types.rs"));
 }
 
 /// The tables of sockets.
 mod tables {
-    include!(concat!(env!("OUT_DIR"), "/tables.skel.rs"));
+    include!(concat!(env!("OUT_DIR"), "/tables.types.rs"));
 }
 
 /// The processes that have sockets open.
 mod openers {
-    include!(concat!(env!("OUT_DIR"), "/openers.skel.rs"));
+    include!(concat!(env!("OUT_DIR"), "/openers.types.rs"));
 }
 
 pub(crate) use netns::types as netns_types;

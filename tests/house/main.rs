@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a source that cannot be read is a failure of the test")]
 
 mod arrows;
+mod msrv;
 mod numbers;
 mod source;
 

@@ -1,5 +1,6 @@
 //! What keeps a socket: descriptors, messages under way, forks.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::Result;
@@ -90,7 +91,11 @@ impl Driver<'_> {
 
     pub fn kill(&mut self, client: u8) -> Result<()> {
         self.world.kill(client)?;
-        for (_, gone) in self.slots.extract_if(.., |_, slot| slot.client == client) {
+        let slots = std::mem::take(&mut self.slots);
+        let (gone, kept): (BTreeMap<u8, Slot>, BTreeMap<u8, Slot>) =
+            slots.into_iter().partition(|(_, slot)| slot.client == client);
+        self.slots = kept;
+        for gone in gone.into_values() {
             let holders = gone.handles.len() + gone.flights.len() + usize::from(gone.held.is_some());
             (0..holders).for_each(|_| self.truth.released(gone.cookie));
         }
