@@ -57,11 +57,12 @@ unit:
 docs:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --quiet
 
-# The types that packages of skreap-bpf have for docs.rs, where there is no clang
+# The types that packages of skreap-bpf have for docs.rs, where there is no clang. A target directory of its own: what is
+# built with another environment is built anew.
 .PHONY: types
 types: deps
 	mkdir -p bpf/types
-	SKREAP_TYPES=$(CURDIR)/bpf/types $(CARGO) check --locked --quiet --package skreap-bpf
+	SKREAP_TYPES=$(CURDIR)/bpf/types $(CARGO) check --locked --quiet --package skreap-bpf --target-dir target/docs-rs
 
 # The documentation as docs.rs builds it: without clang
 .PHONY: docs-rs

@@ -160,7 +160,7 @@ impl Index {
         Walker::new(fd, Arc::clone(&self.emit), Arc::clone(&self.slots), &self.shape.abi)
     }
 
-    /// Records sockets under the peer they really have, see [`crate::order`].
+    /// Records sockets under the peer they really have, see [`crate::attach_order`].
     ///
     /// # Errors
     /// [`Error::Object`] if the program is missing.

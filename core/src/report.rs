@@ -13,6 +13,7 @@ use crate::fallback::FallbackRun;
 use crate::guard::Guarded;
 use crate::incomplete::Incomplete;
 use crate::outcome::Outcome;
+use crate::result::Results;
 use crate::revived::Reviving;
 use crate::skipped::Skipped;
 use crate::socket::SocketTuple;
@@ -88,6 +89,9 @@ pub struct Report {
     /// The victims of a dry run; of any event if they are to be attributed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sockets: Option<Vec<SocketTuple>>,
+    /// What came of each victim, if the reaper was built to say so. Not on the wire.
+    #[serde(skip)]
+    pub results: Option<Box<Results>>,
 }
 
 /// One backend of an event on several. A socket that has sent to more than one of them without connecting is a
@@ -161,6 +165,7 @@ impl Report {
             ns: phases,
             error: None,
             sockets: outcome.victims_listed,
+            results: None,
         }
     }
 }

@@ -56,7 +56,7 @@ mod service;
 mod sys;
 mod upkeep;
 
-pub use engine::VICTIM_TIMEOUT;
+pub use engine::{LateResult, VICTIM_TIMEOUT};
 pub use engine::{probe, select as choice};
 pub use observe::monitor::{self, Monitor};
 pub use observe::observer::Observer;
@@ -64,9 +64,12 @@ pub use observe::{listing, status};
 pub use reaper::batch::Batch;
 pub use reaper::pending::grace_period;
 pub use reaper::{Builder, Error, HEAL_AFTER, PENDING_WAIT, Reaper, Underway};
+#[cfg(feature = "audit-log")]
+pub use service::audit_log;
 pub use service::handle::{Handle, HandleError, Pending, Queue};
 #[cfg(feature = "metrics")]
 pub use service::metrics;
+pub use service::recorder::Recorder;
 pub use service::systemd as supervisor;
 pub use service::thread::ReaperThread;
 pub use service::{daemon, source};

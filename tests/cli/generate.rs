@@ -13,8 +13,8 @@ use crate::serve::Serve;
 
 crate::tests![manual_pages, completions, backends_are_completed];
 
-const COMMANDS: [&str; 10] =
-    ["probe", "serve", "unload", "index", "status", "audit", "top", "reap", "reconcile", "demo"];
+const COMMANDS: [&str; 11] =
+    ["probe", "serve", "unload", "index", "status", "audit", "top", "reap", "reconcile", "replay", "demo"];
 
 /// One for each command, with all sections, and nothing that man complains about.
 fn manual_pages() -> Result<()> {
@@ -85,7 +85,7 @@ fn completions() -> Result<()> {
     let engines = ["auto", "kfunc", "netlink", "iter", "diag", "diag-filter", "index-scan"];
     for (words, answer) in [
         ("skreap sta", &["status"][..]),
-        ("skreap serve --aud", &["--audit-interval"]),
+        ("skreap serve --aud", &["--audit-interval", "--audit-log", "--audit-log-buffer"]),
         ("skreap serve --engine ", &engines),
         ("skreap serve --engine di", &["diag", "diag-filter"]),
         ("skreap reap --once --engine ne", &["netlink"]),

@@ -21,7 +21,7 @@ crate::tests![
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not possible on this kernel or with these privileges.";
 
-const HELP: [&[&str]; 11] = [
+const HELP: [&[&str]; 12] = [
     &["--help"],
     &["probe", "--help"],
     &["serve", "--help"],
@@ -31,6 +31,7 @@ const HELP: [&[&str]; 11] = [
     &["top", "--help"],
     &["reap", "--help"],
     &["reconcile", "--help"],
+    &["replay", "--help"],
     &["audit", "--help"],
     &["demo", "--help"],
 ];

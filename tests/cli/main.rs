@@ -5,6 +5,7 @@
 //! environment they fail instead.
 
 mod audit;
+mod audit_log;
 mod bad_days;
 mod cgroups;
 mod commands;
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
         requester::tests(),
         revive::tests(),
         audit::tests(),
+        audit_log::tests(),
         embedding::tests(),
         privileges::tests(),
         demo::tests(),

@@ -16,7 +16,7 @@ use super::{Sample, event, nanos};
 use crate::world::World;
 
 /// How long the service may take to be ready, and to answer.
-const PATIENCE: Duration = Duration::from_mins(2);
+const PATIENCE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(5);
 
 /// A service of its own, with an index of its own, and one client.

@@ -14,6 +14,7 @@ mod probe;
 mod ready;
 mod reap;
 mod reconcile;
+mod replay;
 mod serve;
 mod socket;
 mod status;
@@ -115,6 +116,9 @@ enum Command {
     /// Destroy the sockets of all backends except the listed ones, through a running `serve`
     #[command(after_help = EXIT_CODES)]
     Reconcile(reconcile::Args),
+    /// Send the events of an audit log again, or show what they would do now, through a running `serve`
+    #[command(after_help = EXIT_CODES)]
+    Replay(replay::Args),
     /// Demonstrate it with namespaces, servers and clients: exactly the sockets of a deleted server are destroyed
     #[cfg(feature = "demo")]
     #[command(after_help = EXIT_CODES)]
@@ -166,6 +170,7 @@ pub fn main() -> ExitCode {
         Command::Top(args) => top::run(args),
         Command::Reap(args) => reap::run(args),
         Command::Reconcile(args) => reconcile::run(args),
+        Command::Replay(args) => replay::run(args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args),
         Command::Generate(args) => generate::run(args),

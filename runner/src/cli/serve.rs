@@ -11,6 +11,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use skreap::audit_log::{self, AuditLog, Destination};
 use skreap::bpf::{BUCKETS, Config, MAX_SOCKETS};
 use skreap::cgroup;
 use skreap::choice::EngineChoice;
@@ -20,7 +21,7 @@ use skreap::metrics::{self, DEFAULT_ADDRESS};
 use skreap::privileges;
 use skreap::source::{Source, Stop};
 use skreap::supervisor::Supervisor;
-use skreap::{Builder, Reaper, daemon};
+use skreap::{Builder, Queue, Reaper, daemon};
 
 use super::action::ActionArgs;
 use super::ready::Ready;
@@ -46,6 +47,13 @@ pub(super) struct Args {
     /// Seconds from one self-check of the index (see `skreap audit`) to the next; without it, only on request
     #[arg(long, value_name = "SECONDS", help_heading = WATCHING, value_parser = clap::value_parser!(u64).range(1..))]
     audit_interval: Option<u64>,
+    /// Write one JSON line for each event, and one for each socket that was destroyed, refused or failed, with its owner:
+    /// to a file, to the listener of unix:PATH, or to journald
+    #[arg(long, value_name = "WHERE", help_heading = WATCHING)]
+    audit_log: Option<Destination>,
+    /// Bytes of audit lines that may wait to be written; lines that find no room are dropped and counted
+    #[arg(long, value_name = "BYTES", help_heading = WATCHING, default_value_t = audit_log::BUFFER)]
+    audit_log_buffer: usize,
     /// Leave sockets alone that connected before the hooks were attached; otherwise every netns is searched
     /// for them once
     #[arg(long, help_heading = INDEX)]
@@ -166,6 +174,14 @@ impl ReaperArgs {
     }
 }
 
+impl Args {
+    fn audit_log(&self) -> anyhow::Result<Option<AuditLog>> {
+        let start = |to| AuditLog::start(to, self.audit_log_buffer);
+        let log = self.audit_log.as_ref().map(start).transpose();
+        log.context("cannot write the audit log; name another place with --audit-log")
+    }
+}
+
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let access = args.access.access();
     // Before there is any other thread: capabilities belong to threads.
@@ -191,7 +207,13 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if let Some(directory) = &args.pin {
         builder = builder.pin(directory);
     }
-    let mut reaper = builder.build()?;
+    let audit_log = args.audit_log()?;
+    let mut reaper = builder.results(audit_log.is_some()).build()?;
+    let mut queue = Queue::bounded(daemon::QUEUE);
+    if let Some(log) = audit_log {
+        reaper.monitor().watch_audit_log(log.watch());
+        queue = queue.recorded_by(Box::new(log));
+    }
     // What was searched for has to be in the index; what was not is nobody's mistake.
     let forgive_preexisting = !reaper.index().is_bootstrapped().context("cannot read the index")?;
     reaper
@@ -212,7 +234,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         ready.sources(&sources, &SocketArg::usual());
         supervisor = supervisor.on_ready(move || ready.say());
     }
-    let served = daemon::serve(&mut reaper, &sources, &stop, &supervisor).context("cannot serve");
+    let served =
+        daemon::serve_queue(&mut reaper, &queue, &sources, &stop, &supervisor).context("cannot serve");
     if let Some(server) = server {
         server.wait();
     }

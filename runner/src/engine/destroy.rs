@@ -8,7 +8,7 @@ use skreap_core::{EngineName, FallbackReason, FallbackRun, Incomplete, Outcome, 
 
 use super::named::tuple;
 use super::pool::{Fate, Naming, Pool};
-use super::{EngineError, EngineOptions, Pace, nanos};
+use super::{EngineError, EngineOptions, Ledger, Pace, nanos};
 
 /// What [`Fate::Unreached`] says of a netns that is there and that nothing leads to.
 const NOTHING_LEADS_THERE: i32 = libc::ESRCH;
@@ -27,6 +27,11 @@ impl Destroyer {
         let what = "cannot start a thread that destroys".to_owned();
         options.pool.start().map_err(|source| EngineError::Io { what, source })?;
         Ok(Self { pool: options.pool.clone(), pace: options.pace.clone() })
+    }
+
+    /// Where what comes of each victim is written down.
+    pub(super) fn ledger(&self) -> &Ledger {
+        self.pool.ledger()
     }
 
     /// Handles the victims as the target requests: lists them (dry run) or destroys them all.
@@ -56,7 +61,7 @@ impl Destroyer {
         for part in victims.chunks(self.pace.batch()) {
             self.pace.before();
             for (victim, fate) in part.iter().zip(self.pool.destroy(part, Naming::Ids)) {
-                unresolved.extend(count(outcome, victim, fate));
+                unresolved.extend(self.count(outcome, victim, fate));
             }
             self.pace.after(part.len() as u64);
         }
@@ -81,7 +86,7 @@ impl Destroyer {
             if let Err(e) = again(victims) {
                 tracing::warn!("cannot retry {}: {e}", counted(unresolved.len() as u64, "socket"));
                 outcome.incomplete.insert(Incomplete::EngineFailed);
-                unresolved.iter().for_each(|u| u.fail(outcome));
+                unresolved.iter().for_each(|u| u.fail(outcome, self.pool.ledger()));
                 return;
             }
             let asked: HashSet<u64> = unresolved.iter().map(|u| u.victim.cookie()).collect();
@@ -92,8 +97,10 @@ impl Destroyer {
                     // Destroyed by the request whose response was lost. (Or closed in this very
                     // moment: the kernel does not say which.)
                     outcome.destroyed += 1;
+                    self.pool.ledger().destroyed(&u.victim);
                 } else {
                     outcome.skipped.gone += 1;
+                    self.pool.ledger().gone(&u.victim);
                 }
             }
             unresolved = self.destroy(victims, outcome);
@@ -106,10 +113,10 @@ impl Destroyer {
             // it.
             let (portless, unnamed): (Vec<_>, Vec<_>) =
                 not_found.into_iter().partition(|u| u.victim.sport() == 0);
-            portless.iter().for_each(|u| u.fail(outcome));
+            portless.iter().for_each(|u| u.fail(outcome, self.pool.ledger()));
             self.destroy_by_cookie(outcome, &unnamed);
             if there.len() == asked.len() {
-                unreached.iter().for_each(|u| u.fail(outcome));
+                unreached.iter().for_each(|u| u.fail(outcome, self.pool.ledger()));
                 return;
             }
             unresolved = unreached;
@@ -130,8 +137,8 @@ impl Destroyer {
         let mut victims: Vec<Victim> = unresolved.iter().map(|u| u.victim).collect();
         victims.sort_unstable_by_key(Victim::netns);
         for (victim, fate) in victims.iter().zip(self.pool.destroy(&victims, Naming::Cookies)) {
-            if let Some(u) = count(outcome, victim, fate) {
-                outcome.add_failure(tuple(victim), u.errno);
+            if let Some(u) = self.count(outcome, victim, fate) {
+                u.fail_unnamed(outcome, self.pool.ledger());
             }
         }
         outcome.add_fallback(FallbackRun {
@@ -142,27 +149,38 @@ impl Destroyer {
             ns: nanos(start.elapsed()),
         });
     }
-}
 
-/// Counts a victim; returns it if more has to be found out.
-fn count(outcome: &mut Outcome, victim: &Victim, fate: Fate) -> Option<Unresolved> {
-    match fate {
-        Fate::Destroyed => outcome.destroyed += 1,
-        // The netns is gone, and its sockets with it.
-        Fate::Unreached(libc::ESTALE) => outcome.skipped.gone += 1,
-        // Before 6.18: nothing leads to it, or not any more, as it is about to go.
-        Fate::Unreached(NOTHING_LEADS_THERE) => return Some(Unresolved::unreached(victim)),
-        Fate::Unreached(errno) => {
-            outcome.incomplete.insert(Incomplete::NetnsUnreachable);
+    /// Counts a victim; returns it if more has to be found out.
+    fn count(&self, outcome: &mut Outcome, victim: &Victim, fate: Fate) -> Option<Unresolved> {
+        let ledger = self.pool.ledger();
+        let mut fail = |errno| {
             outcome.add_failure(tuple(victim), errno);
+            ledger.failed(victim, errno);
+        };
+        match fate {
+            Fate::Destroyed => {
+                outcome.destroyed += 1;
+                ledger.destroyed(victim);
+            }
+            // The netns is gone, and its sockets with it.
+            Fate::Unreached(libc::ESTALE) => {
+                outcome.skipped.gone += 1;
+                ledger.gone(victim);
+            }
+            // Before 6.18: nothing leads to it, or not any more, as it is about to go.
+            Fate::Unreached(NOTHING_LEADS_THERE) => return Some(Unresolved::unreached(victim)),
+            Fate::Unreached(errno) => {
+                fail(errno);
+                outcome.incomplete.insert(Incomplete::NetnsUnreachable);
+            }
+            Fate::Failed(libc::ENOENT) => return Some(Unresolved::not_found(victim)),
+            Fate::Failed(errno) => fail(errno),
+            // Whoever handles the event waits for it, and takes this back.
+            Fate::Held => fail(libc::ETIMEDOUT),
+            Fate::Unknown => return Some(Unresolved::unanswered(victim)),
         }
-        Fate::Failed(libc::ENOENT) => return Some(Unresolved::not_found(victim)),
-        Fate::Failed(errno) => outcome.add_failure(tuple(victim), errno),
-        // Whoever handles the event waits for it, and takes this back.
-        Fate::Held => outcome.add_failure(tuple(victim), libc::ETIMEDOUT),
-        Fate::Unknown => return Some(Unresolved::unanswered(victim)),
+        None
     }
-    None
 }
 
 /// A victim of which the kernel has not said whether it is dead.
@@ -184,11 +202,16 @@ impl Unresolved {
         self.errno == NOTHING_LEADS_THERE
     }
 
-    fn fail(&self, outcome: &mut Outcome) {
+    fn fail(&self, outcome: &mut Outcome, ledger: &Ledger) {
         if self.is_unreached() {
             outcome.incomplete.insert(Incomplete::NetnsUnreachable);
         }
+        self.fail_unnamed(outcome, ledger);
+    }
+
+    fn fail_unnamed(&self, outcome: &mut Outcome, ledger: &Ledger) {
         outcome.add_failure(tuple(&self.victim), self.errno);
+        ledger.failed(&self.victim, self.errno);
     }
 
     fn unanswered(victim: &Victim) -> Self {

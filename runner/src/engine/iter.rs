@@ -46,6 +46,24 @@ impl Iter {
 }
 
 impl Iter {
+    /// The sockets that a pass is about to destroy, if each is to be named: the pass itself only counts them. One that
+    /// connects in between is destroyed and not named.
+    fn list_first(&mut self, target: &Target, netns: &[NetnsId]) -> Result<Vec<Victim>, EngineError> {
+        if target.dry_run || !self.options.pool.ledger().is_on() {
+            return Ok(Vec::new());
+        }
+        let listed = self.scanner.scan(&Target { dry_run: true, ..*target }, self.states, netns)?;
+        Ok(listed.hits.iter().map(|hit| hit.victim).collect())
+    }
+
+    fn write_down(&self, listed: &[Victim], failed: &[ScanHit]) {
+        let ledger = self.options.pool.ledger();
+        if ledger.is_on() {
+            listed.iter().for_each(|victim| ledger.destroyed(victim));
+            failed.iter().for_each(|hit| ledger.failed(&hit.victim, hit.errno));
+        }
+    }
+
     /// Lists the sockets first, and destroys them by their id: an iterator does not know links, and shows only what it
     /// could not destroy.
     fn run_listed(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
@@ -99,7 +117,9 @@ impl Engine for Iter {
             outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
         let AllNetns { netns, whole } = self.finder.find(target)?;
+        let listed = self.list_first(target, &netns)?;
         let done = self.scanner.scan(target, self.states, &netns)?;
+        self.write_down(&listed, &done.hits);
         if !whole {
             outcome.incomplete.insert(Incomplete::NetnsUnreachable);
         }

@@ -110,7 +110,8 @@ impl Engine for Kfunc {
         let remember = Chosen::matters(target);
         let apart = remember && !chosen.is_empty();
         let in_place = if apart { Target { unconnected: Unconnected::Preserve, ..*target } } else { *target };
-        let walk = self.walker.destroy(&in_place, self.states.bits(), remember, &mut self.left);
+        let list = remember || self.destroyer.ledger().is_on();
+        let walk = self.walker.destroy(&in_place, self.states.bits(), list, &mut self.left);
         if remember {
             self.left.iter().for_each(|left| chosen.add(left.victim.cookie()));
         }
@@ -123,9 +124,16 @@ impl Engine for Kfunc {
         for left in &self.left {
             match left.errno {
                 // counted by the walk
-                0 | libc::ENOENT => continue,
+                0 => {
+                    self.destroyer.ledger().destroyed(&left.victim);
+                    continue;
+                }
+                libc::ENOENT => continue,
                 libc::ENODATA | libc::EBUSY => self.victims.push(left.victim),
-                errno => outcome.add_failure(tuple(&left.victim), errno),
+                errno => {
+                    outcome.add_failure(tuple(&left.victim), errno);
+                    self.destroyer.ledger().failed(&left.victim, errno);
+                }
             }
             outcome.victims += 1;
         }

@@ -20,7 +20,8 @@ use crate::observe::clients::Clients;
 use crate::observe::listing::Listing;
 use crate::observe::observer::Observer;
 use crate::observe::status::{
-    AuditStatus, EventResult, IndexStatus, OrderStatus, Recent, Status, Top, TopBackend, Totals,
+    AuditLogStatus, AuditStatus, EventResult, IndexStatus, OrderStatus, Recent, Status, Top, TopBackend,
+    Totals,
 };
 
 /// Events whose phases the latency of a status is made of.
@@ -84,6 +85,8 @@ struct Inner {
 pub type Held = Box<dyn Fn() -> HeldStatus + Send>;
 /// Returns the number of events that wait.
 pub type QueueLength = Box<dyn Fn() -> usize + Send>;
+/// Returns how many lines of the audit log were written and dropped.
+pub type AuditLogLines = Box<dyn Fn() -> AuditLogStatus + Send>;
 /// Called with the phases of an event.
 pub type Timed = Box<dyn Fn(&Phases) + Send>;
 
@@ -93,6 +96,7 @@ struct Callbacks {
     held: Option<Held>,
     reviving: Option<Arc<AtomicU64>>,
     waiting: Option<QueueLength>,
+    audit_log: Option<AuditLogLines>,
     timed: Vec<Timed>,
 }
 
@@ -197,6 +201,11 @@ impl Monitor {
         self.0.callbacks.lock().waiting = length;
     }
 
+    /// What tells how the audit log is doing, from now on.
+    pub fn watch_audit_log(&self, lines: AuditLogLines) {
+        self.0.callbacks.lock().audit_log = Some(lines);
+    }
+
     /// Has `timed` called with the phases of each event from now on, except dry runs and failures. It runs on the thread
     /// of the reaper, so it must not wait.
     pub fn time_events(&self, timed: Timed) {
@@ -223,6 +232,7 @@ impl Monitor {
         let waiting = self.0.callbacks.lock().waiting.as_ref().map_or(0, |waiting| waiting()) as u64;
         let held = self.0.callbacks.lock().held.as_ref().map(|held| held()).unwrap_or_default();
         let reviving = self.0.callbacks.lock().reviving.as_ref().map_or(0, |n| n.load(Ordering::Acquire));
+        let audit_log = self.0.callbacks.lock().audit_log.as_ref().map(|lines| lines());
         let seen = self.0.seen.lock();
         let phases: Vec<Phases> = seen.phases.iter().copied().collect();
         let mut status = Status {
@@ -241,6 +251,7 @@ impl Monitor {
             waiting,
             held,
             reviving,
+            audit_log,
             clients: self.0.clients.counts(),
             hooks,
             order: seen.order,

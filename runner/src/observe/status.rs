@@ -47,6 +47,9 @@ pub struct Status {
     /// Destroyed sockets that will be looked at again.
     #[serde(default)]
     pub reviving: u64,
+    /// The audit log, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit_log: Option<AuditLogStatus>,
     /// Phases of the last events, at most [`crate::observe::monitor::LATENCY_EVENTS`] of them.
     pub latency: Summary,
     /// Events that wait for the reaper.
@@ -61,6 +64,17 @@ pub struct Status {
     pub audit: Option<AuditStatus>,
     /// The last events, the newest first, at most [`crate::observe::monitor::RECENT_EVENTS`].
     pub recent: Vec<Recent>,
+}
+
+/// Lines of the audit log since the service started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditLogStatus {
+    /// Written.
+    pub written: u64,
+    /// Dropped, as there was no room for them: whoever reads them is too slow.
+    pub dropped: u64,
+    /// Waiting to be written.
+    pub waiting: u64,
 }
 
 /// The index of a service.

@@ -16,7 +16,7 @@ use super::fallback::Fallback;
 use super::limits::Limits;
 use super::{Reaper, pending};
 use crate::engine::select::{self, EngineChoice};
-use crate::engine::{Engine, EngineOptions, KernelSockets, Pace, Pool};
+use crate::engine::{Engine, EngineOptions, KernelSockets, Ledger, Pace, Pool};
 use crate::observe::monitor::{Identity, Monitor};
 use crate::observe::observer::Observer;
 use crate::sys::cgroup::{self, PartOnly};
@@ -109,7 +109,7 @@ impl Builder {
             states: self.states,
             scope: self.scope.clone(),
             pace: pace.clone(),
-            pool: Pool::new(self.pool),
+            pool: Pool::with_ledger(self.pool, if self.results { Ledger::on() } else { Ledger::default() }),
             single_dump: false,
         };
         let (engine, why) = select::start_and_say(self.engine, index, &options)?;

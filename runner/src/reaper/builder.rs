@@ -39,7 +39,7 @@ impl Default for HealAfter {
     }
 }
 
-/// Settings of a [`Reaper`].
+/// Settings of a [`Reaper`](crate::Reaper).
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     pub(super) cgroup: Option<PathBuf>,
@@ -54,6 +54,7 @@ pub struct Builder {
     pub(super) max_rate: Option<NonZeroU64>,
     pub(super) reconcile_max: ReconcileMax,
     pub(super) attribute: bool,
+    pub(super) results: bool,
     pub(super) no_bootstrap: bool,
     pub(super) pending_wait: PendingWait,
     pub(super) pool: PoolOptions,
@@ -149,6 +150,14 @@ impl Builder {
         self
     }
 
+    /// Whether every report has what came of each victim, and whose it was: [`Report::results`](skreap_core::Report::results).
+    /// The victims are found once before any is destroyed, as for [`attribute`](Self::attribute). Off by default.
+    #[must_use]
+    pub fn results(mut self, results: bool) -> Self {
+        self.results = results;
+        self
+    }
+
     /// Most sockets destroyed per second, spread over the second. No limit by default.
     #[must_use]
     pub fn max_rate(mut self, per_second: Option<NonZeroU64>) -> Self {
@@ -191,7 +200,7 @@ impl Builder {
         self
     }
 
-    /// Interval at which the thread of [`Reaper::start_audits`] checks whether the index lacks
+    /// Interval at which the thread of [`Reaper::start_audits`](crate::Reaper::start_audits) checks whether the index lacks
     /// sockets, and then heals it; a minute by default. After a healing that did not help it waits
     /// twice as long.
     #[must_use]

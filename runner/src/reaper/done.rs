@@ -22,6 +22,8 @@ pub(super) struct Done {
     pub(super) error: Option<String>,
     /// The victims that were counted, with their owners, if those are wanted.
     pub(super) attributed: Option<Vec<SocketTuple>>,
+    /// Those of a refused event, if each victim is to be named.
+    pub(super) refused: Vec<SocketTuple>,
     /// Nanoseconds of what belongs to no engine.
     pub(super) order_ns: u64,
     pub(super) pending_ns: u64,
@@ -39,6 +41,7 @@ impl Done {
             guard: Guarded::default(),
             error: None,
             attributed: None,
+            refused: Vec::new(),
             order_ns: 0,
             pending_ns: 0,
             count_ns: 0,

@@ -5,7 +5,7 @@ use std::io;
 use crate::engine::{EngineError, select};
 use crate::sys::cgroup::PartOnly;
 
-/// Reasons why a [`Reaper`] could not be built.
+/// Reasons why a [`Reaper`](crate::Reaper) could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

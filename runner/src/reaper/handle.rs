@@ -69,7 +69,8 @@ impl Reaper {
             self.work(batch, &event, &mut done);
         }
         done.guard.paced_ns = self.pace.totals().1 - waited_ns;
-        Underway::new(event, done, self.pool.take_met(), received, queue_ns)
+        let held = self.pool.take_met();
+        Underway::new(event, done, held, received, queue_ns, self.pool.ledger().take())
     }
 
     /// Everything between the queue and the report.

@@ -2,8 +2,8 @@
 
 use skreap_core::{Action, Backend, Event, Guarded, Incomplete, Limit, ReconcileMax, SocketTuple, counted};
 
-use super::Reaper;
 use super::done::Done;
+use super::{Reaper, attribution};
 use crate::engine::{Chosen, Link};
 
 /// Backends that a refused reconcile names, those with the most victims first.
@@ -76,7 +76,7 @@ impl Reaper {
         if unrestricted && !event.dry_run {
             return self.refuse(event, 0, None, done);
         }
-        let attribute = self.attribute && !event.dry_run;
+        let attribute = self.names_victims() && !event.dry_run;
         if done.guard.max_victims.is_none() && !attribute {
             done.guard.refused = unrestricted;
             return true;
@@ -91,16 +91,25 @@ impl Reaper {
         if unrestricted || done.guard.refusal(total).is_some() {
             done.guard.refused = true;
             if !event.dry_run {
+                if self.pool.ledger().is_on() {
+                    done.refused.clone_from(&found.sockets);
+                    attribute_all(&mut done.refused);
+                }
                 let would = matches!(event.action, Action::Reconcile { .. }).then(|| found.sentence());
                 return self.refuse(event, total, would, done);
             }
         }
         if attribute {
             let mut sockets = found.sockets;
-            super::attribution::attribute(&mut sockets.iter_mut().collect::<Vec<_>>());
+            attribute_all(&mut sockets);
             done.attributed = Some(sockets);
         }
         true
+    }
+
+    /// Victims are listed before any is destroyed.
+    fn names_victims(&self) -> bool {
+        self.attribute || self.pool.ledger().is_on()
     }
 
     fn count(&mut self, backends: &[(Backend, Option<Link>)], done: &mut Done) -> Option<Count> {
@@ -113,7 +122,7 @@ impl Reaper {
                 Ok(outcome) => {
                     done.count_ns = done.count_ns.saturating_add(outcome.walk_ns);
                     found.by_backend.push((backend, outcome.victims));
-                    if self.attribute {
+                    if self.names_victims() {
                         found.sockets.extend(outcome.victims_listed.unwrap_or_default());
                     }
                 }
@@ -138,6 +147,10 @@ impl Reaper {
         done.fail(Incomplete::Refused, refusal);
         false
     }
+}
+
+fn attribute_all(sockets: &mut [SocketTuple]) {
+    attribution::attribute(&mut sockets.iter_mut().collect::<Vec<_>>());
 }
 
 #[cfg(test)]

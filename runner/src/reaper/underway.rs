@@ -1,14 +1,17 @@
 //! Events whose last victims wait for their owners.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use crossbeam_channel::Receiver;
-use skreap_core::{ActionName, Event, Phases, Report, VictimAction};
+use skreap_core::{
+    ActionName, Event, Phases, Report, Results, SocketEnd, SocketResult, SocketTuple, VictimAction,
+};
 
 use super::done::Done;
 use super::{Reaper, attribution};
 use crate::engine::pool::{Awaited, End};
-use crate::engine::{nanos, tuple};
+use crate::engine::{Entry, LateResult, nanos, tuple};
 use crate::upkeep::revive::Revival;
 
 /// An event about which everything is done but for sockets whose owners hold their locks. What is done with it is
@@ -23,6 +26,8 @@ pub struct Underway {
     received: Instant,
     queue_ns: u64,
     begun: Instant,
+    /// What came of each victim, by cookie, if the reaper names them.
+    ledger: HashMap<u64, Entry>,
 }
 
 impl Underway {
@@ -32,12 +37,22 @@ impl Underway {
         held: Vec<Awaited>,
         received: Instant,
         queue_ns: u64,
+        ledger: HashMap<u64, Entry>,
     ) -> Self {
-        Self { event, done, held, received, queue_ns, begun: Instant::now() }
+        Self { event, done, held, received, queue_ns, begun: Instant::now(), ledger }
     }
 
     fn note(&mut self, one: &skreap_bpf::Victim, end: End) {
         let (total, cookie) = (&mut self.done.total, one.cookie());
+        if let Some(entry) = self.ledger.get_mut(&cookie) {
+            entry.end = match end {
+                End::Destroyed => Some(SocketEnd::Destroyed),
+                End::Gone => None,
+                End::Failed(errno) => Some(SocketEnd::Failed(errno)),
+                End::TimedOut => Some(SocketEnd::Failed(libc::ETIMEDOUT)),
+            };
+            entry.at = Instant::now();
+        }
         let backend = one.backend();
         let by_backend = self.done.by_backend.iter_mut().find(|by| Some(by.backend) == backend);
         match end {
@@ -80,6 +95,13 @@ impl Reaper {
         self.pool.late()
     }
 
+    /// What has come of sockets that were reported as failed because their owners held their locks, since this was
+    /// called last. Only with [`Builder::results`](super::Builder::results).
+    #[must_use]
+    pub fn take_late_results(&self) -> Vec<LateResult> {
+        self.pool.ledger().take_late()
+    }
+
     /// Takes note of what has come of the sockets that the event waits for; true if it waits for none any more, as all
     /// have come to something or were waited for long enough.
     pub fn poll(&self, underway: &mut Underway) -> bool {
@@ -114,8 +136,8 @@ impl Reaper {
             }
             underway.done.total.destroy_ns += nanos(underway.begun.elapsed());
         }
-        let Underway { event, done, received, queue_ns, .. } = underway;
-        let Done { total, action, revival, by_backend, merged, guard, error, attributed, .. } = done;
+        let Underway { event, done, received, queue_ns, ledger, .. } = underway;
+        let Done { total, action, revival, by_backend, merged, guard, error, attributed, refused, .. } = done;
         let phases = Phases {
             queue_ns,
             order_ns: done.order_ns,
@@ -134,7 +156,11 @@ impl Reaper {
         if action == VictimAction::None {
             report.sockets = None;
         }
-        if attributed.is_some() {
+        if self.pool.ledger().is_on() {
+            let sockets = results(ledger, attributed.as_deref(), refused, received);
+            report.results = Some(Box::new(Results::new(event, sockets)));
+        }
+        if attributed.is_some() && self.attribute {
             report.sockets = attributed;
         } else if let Some(sockets) = &mut report.sockets {
             attribution::attribute(&mut sockets.iter_mut().collect::<Vec<_>>());
@@ -144,4 +170,24 @@ impl Reaper {
         self.monitor.report(&report);
         (report, revival)
     }
+}
+
+/// What came of each victim, in the order in which it was found out; with whose it is, where that was looked for before.
+fn results(
+    ledger: HashMap<u64, Entry>,
+    attributed: Option<&[SocketTuple]>,
+    refused: Vec<SocketTuple>,
+    received: Instant,
+) -> Vec<SocketResult> {
+    let owned: HashMap<u64, &SocketTuple> =
+        attributed.into_iter().flatten().map(|socket| (socket.cookie, socket)).collect();
+    let mut entries: Vec<Entry> = ledger.into_values().collect();
+    entries.sort_unstable_by_key(|entry| (entry.at, entry.victim.cookie()));
+    let tried = entries.iter().filter_map(|entry| {
+        let socket =
+            owned.get(&entry.victim.cookie()).map_or_else(|| tuple(&entry.victim), |known| (*known).clone());
+        Some(SocketResult::new(socket, entry.end?, nanos(entry.at.saturating_duration_since(received))))
+    });
+    let not_tried = |socket| SocketResult::new(socket, SocketEnd::Refused, nanos(received.elapsed()));
+    tried.chain(refused.into_iter().map(not_tried)).collect()
 }

@@ -13,6 +13,7 @@ use crate::reaper::batch::Batch;
 use crate::service::answers;
 use crate::service::deferred::Deferred;
 use crate::service::handle::Queue;
+use crate::service::recorder::Recorder;
 use crate::service::source::{Inbox, Job, Reply, Running, Source, Stop};
 use crate::service::systemd::{Heartbeat, NotifierThread, Supervisor};
 use crate::upkeep::audit::{Answer, Asker};
@@ -121,7 +122,7 @@ pub(super) fn work_until(
         beating.beat();
         given()
     });
-    work_beating(reaper, queue.jobs(), beat, ending);
+    work_beating(reaper, queue.jobs(), queue.take_recorder(), beat, ending);
     // A caller that uses the reaper afterwards keeps its pace.
     reaper.pace().give_up_when(|| false);
     monitor.watch_queue(None);
@@ -166,13 +167,19 @@ fn ask_audit(audits: Option<&Asker>, id: &str, job: &Job) -> Result<(), Refusal>
 /// Answers jobs until all senders are dropped: the loop of [`serve`], for a program with sources of
 /// its own.
 pub fn work(reaper: &mut Reaper, jobs: &Receiver<Job>) {
-    work_beating(reaper, jobs, &Heartbeat::default(), || false);
+    work_beating(reaper, jobs, None, &Heartbeat::default(), || false);
 }
 
 /// `ending`: what waits for the owners of sockets waits no longer.
-fn work_beating(reaper: &mut Reaper, jobs: &Receiver<Job>, beat: &Heartbeat, ending: impl Fn() -> bool) {
+fn work_beating(
+    reaper: &mut Reaper,
+    jobs: &Receiver<Job>,
+    recorder: Option<Box<dyn Recorder>>,
+    beat: &Heartbeat,
+    ending: impl Fn() -> bool,
+) {
     let mut tidied = Instant::now();
-    let mut deferred = Deferred::default();
+    let mut deferred = Deferred::recorded_by(recorder);
     let (late, none) = (reaper.late(), never());
     let mut open = true;
     while open || !deferred.is_empty() || reaper.has_revivals() && !ending() {

@@ -6,12 +6,16 @@ use crossbeam_channel::Sender;
 
 use crate::reaper::{Reaper, Underway};
 use crate::service::event_log;
+use crate::service::recorder::Recorder;
 use crate::service::source::{Reply, Requester};
 use crate::upkeep::revive::Revival;
 
 /// Answers in the order of their questions. The work of all of them is done.
-#[derive(Debug, Default)]
-pub(crate) struct Deferred(Vec<Waiting>);
+#[derive(Default)]
+pub(crate) struct Deferred {
+    waiting: Vec<Waiting>,
+    recorder: Option<Box<dyn Recorder>>,
+}
 
 #[derive(Debug)]
 struct Waiting {
@@ -26,23 +30,28 @@ enum What {
 }
 
 impl Deferred {
+    /// None yet; the recorder is told of every event.
+    pub(crate) fn recorded_by(recorder: Option<Box<dyn Recorder>>) -> Self {
+        Self { waiting: Vec::new(), recorder }
+    }
+
     /// An event that may wait for the owners of some sockets.
     pub(crate) fn event(&mut self, underway: Underway, by: Requester, to: Sender<Reply>) {
-        self.0.push(Waiting { what: What::Event(Box::new(underway), by), to });
+        self.waiting.push(Waiting { what: What::Event(Box::new(underway), by), to });
     }
 
     /// An answer, which has its place behind earlier ones to the same client.
     pub(crate) fn answer(&mut self, answer: Reply, to: Sender<Reply>) {
-        self.0.push(Waiting { what: What::Answer(answer, None), to });
+        self.waiting.push(Waiting { what: What::Answer(answer, None), to });
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.waiting.is_empty()
     }
 
     /// Time until the next answer is due at the latest; `None` if there is none.
     pub(crate) fn rest(&self, reaper: &Reaper) -> Option<Duration> {
-        let due = self.0.iter().filter_map(|one| match &one.what {
+        let due = self.waiting.iter().filter_map(|one| match &one.what {
             What::Event(underway, _) => Some(reaper.due(underway)),
             What::Answer(..) => None,
         });
@@ -52,7 +61,7 @@ impl Deferred {
     /// Gives the answers that are due, or, when all is to end, every one.
     pub(crate) fn deliver(&mut self, reaper: &mut Reaper, ending: bool) {
         let mut kept: Vec<Waiting> = Vec::new();
-        for Waiting { what, to } in std::mem::take(&mut self.0) {
+        for Waiting { what, to } in std::mem::take(&mut self.waiting) {
             let (answer, revival) = match what {
                 What::Event(mut underway, by) => {
                     if !reaper.poll(&mut underway) && !ending {
@@ -61,6 +70,9 @@ impl Deferred {
                     }
                     let (report, revival) = reaper.conclude(*underway);
                     event_log::log(&report, by);
+                    if let Some(recorder) = &mut self.recorder {
+                        recorder.event(&report, by);
+                    }
                     (Reply::Report(Box::new(report)), revival.map(Box::new))
                 }
                 What::Answer(answer, revival) => (answer, revival),
@@ -77,6 +89,10 @@ impl Deferred {
                 }
             }
         }
-        self.0 = kept;
+        self.waiting = kept;
+        // After the reports: the recorder knows by then which event has named the socket.
+        if let Some(recorder) = &mut self.recorder {
+            reaper.take_late_results().iter().for_each(|late| recorder.late(late));
+        }
     }
 }

@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
-use parking_lot::RwLock;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
+use parking_lot::{Mutex, RwLock};
 use skreap_core::{Event, Report, Request};
 
+use super::recorder::Recorder;
 use super::source::{Job, Reply, Requester};
 
 /// Why an event has no report.
@@ -126,10 +127,16 @@ impl Pending {
 }
 
 /// The queue between [`Handle`]s and a reaper.
-#[derive(Debug)]
 pub struct Queue {
     handle: Handle,
     jobs: Receiver<Job>,
+    recorder: Mutex<Option<Box<dyn Recorder>>>,
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("waiting", &self.jobs.len()).finish_non_exhaustive()
+    }
 }
 
 impl Queue {
@@ -137,7 +144,19 @@ impl Queue {
     #[must_use]
     pub fn bounded(events: usize) -> Self {
         let (sender, jobs) = bounded(events.max(1));
-        Self { handle: Handle(Arc::new(RwLock::new(Some(sender)))), jobs }
+        Self { handle: Handle(Arc::new(RwLock::new(Some(sender)))), jobs, recorder: Mutex::new(None) }
+    }
+
+    /// The same queue; `recorder` is told of every event that comes out of it.
+    #[must_use]
+    pub fn recorded_by(self, recorder: Box<dyn Recorder>) -> Self {
+        *self.recorder.lock() = Some(recorder);
+        self
+    }
+
+    /// For the loop that handles the events.
+    pub(super) fn take_recorder(&self) -> Option<Box<dyn Recorder>> {
+        self.recorder.lock().take()
     }
 
     /// What puts events into it.
@@ -163,7 +182,8 @@ impl Drop for Queue {
 }
 
 fn job(event: Event) -> (Job, Pending) {
-    let (reply, report) = bounded(1);
+    // What comes after the report is nobody's here, and whoever says it must not wait.
+    let (reply, report) = unbounded();
     let job = Job {
         request: Request::Event(event),
         requester: Requester::Program,

@@ -2,12 +2,15 @@
 //! manager.
 
 pub(crate) mod answers;
+#[cfg(feature = "audit-log")]
+pub mod audit_log;
 pub mod daemon;
 mod deferred;
 mod event_log;
 pub(crate) mod handle;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+pub(crate) mod recorder;
 pub mod source;
 pub mod systemd;
 pub(crate) mod thread;

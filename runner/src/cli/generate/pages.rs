@@ -59,7 +59,7 @@ const OF_CLIENTS: &str = "The owner of a destroyed UDP socket gets ECONNABORTED 
     connects again, and SO_BINDTODEVICE of a UDP socket is lost. /usr/share/doc/skreap/client-view.md has the results of \
     each call.";
 
-pub(super) const PAGES: [Page; 11] = [
+pub(super) const PAGES: [Page; 12] = [
     Page {
         command: "skreap",
         more: &[
@@ -248,6 +248,23 @@ pub(super) const PAGES: [Page; 11] = [
             ("A long list of pods:", "cat living | skreap reconcile --within 10.0.0.0/8,fd00::/8 --yes"),
         ],
         see: &["skreap(1)", "skreap-reap(1)"],
+    },
+    Page {
+        command: "replay",
+        more: &[
+            "The file is one that `skreap serve --audit-log` has written. Each event in it is sent again, as it was sent \
+             then, and shown beside what it destroyed then.",
+            "On a terminal the victims are counted and shown, and a yes is asked for. Elsewhere --yes has to be given. With \
+             --dry-run nothing is destroyed.",
+            OF_CLIENTS,
+        ],
+        environment: &SOCKET,
+        files: &[SOCKET_FILE],
+        examples: &[
+            ("What the same events would do now:", "skreap replay /var/log/skreap/audit.log --dry-run"),
+            ("One of them again:", "skreap replay /var/log/skreap/audit.log --event e1"),
+        ],
+        see: &["skreap(1)", "skreap-serve(1)", "skreap-reap(1)"],
     },
     Page {
         command: "demo",

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, MutexGuard};
 use skreap_bpf::Victim;
-use skreap_core::{HeldStatus, errno_name};
+use skreap_core::{HeldStatus, SocketEnd, errno_name};
 
 use super::job::{Fate, Job};
-use crate::engine::tuple;
+use crate::engine::{Ledger, tuple};
 
 /// What all destroyers and events share.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub(super) struct Shared {
     /// Something came late.
     changed: Sender<()>,
     late: Receiver<()>,
+    ledger: Ledger,
 }
 
 #[derive(Debug, Default)]
@@ -32,6 +33,7 @@ pub(super) struct State {
     /// Held sockets that the event of this moment has met, by cookie.
     met: BTreeSet<u64>,
     status: HeldStatus,
+    ledger: Ledger,
 }
 
 /// A socket whose lock is waited for.
@@ -81,9 +83,15 @@ pub(crate) enum End {
 }
 
 impl Shared {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(ledger: Ledger) -> Arc<Self> {
         let (changed, late) = bounded(1);
-        Arc::new(Self { state: Mutex::default(), changed, late })
+        let state = State { ledger: ledger.clone(), ..State::default() };
+        Arc::new(Self { state: Mutex::new(state), changed, late, ledger })
+    }
+
+    /// Where what comes of each victim is written down.
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// Locked before the progress of any job.
@@ -187,7 +195,15 @@ impl State {
     /// Takes back the failures that were reported.
     fn count(&mut self, held: &Held, fate: Fate) {
         let socket = tuple(&held.victim);
-        let waited_ms = u64::try_from(held.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let waited = held.since.elapsed();
+        let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+        let end = match fate {
+            Fate::Destroyed => Some(SocketEnd::Destroyed),
+            Fate::Failed(libc::ENOENT) => None,
+            Fate::Failed(errno) => Some(SocketEnd::Failed(errno)),
+            Fate::Unknown | Fate::Unreached(_) | Fate::Held => Some(SocketEnd::Failed(libc::ENOBUFS)),
+        };
+        self.ledger.late(&held.victim, end, waited);
         match fate {
             Fate::Destroyed => {
                 self.status.late_destroyed += 1;

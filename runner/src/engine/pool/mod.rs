@@ -27,6 +27,8 @@ use held::{Shared, State};
 pub(crate) use job::Fate;
 use job::Job;
 
+use super::Ledger;
+
 /// How long an event waits for a socket whose owner holds its lock, if nothing is said.
 pub const VICTIM_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -75,10 +77,21 @@ impl Pool {
     /// A pool without threads: the first event starts them.
     #[must_use]
     pub fn new(options: PoolOptions) -> Self {
+        Self::with_ledger(options, Ledger::default())
+    }
+
+    /// As [`new`](Self::new), and what comes of each victim is written down.
+    #[must_use]
+    pub fn with_ledger(options: PoolOptions, ledger: Ledger) -> Self {
         let (jobs, queue) = unbounded();
         let cpus = thread::available_parallelism().map_or(1, usize::from);
         let wanted = cpus.min(WORKERS_MAX);
-        Self(Arc::new(Inner { jobs, queue, shared: Shared::new(), wanted, options }))
+        Self(Arc::new(Inner { jobs, queue, shared: Shared::new(ledger), wanted, options }))
+    }
+
+    /// Where what comes of each victim is written down.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        self.0.shared.ledger()
     }
 
     /// How long an event waits for a socket whose owner holds its lock.

@@ -15,7 +15,7 @@ use skreap_core::{HeldStatus, errno_name};
 use super::durations::Durations;
 use crate::observe::listing::Listing;
 use crate::observe::monitor::Monitor;
-use crate::observe::status::{AuditStatus, Status, Totals};
+use crate::observe::status::{AuditLogStatus, AuditStatus, Status, Totals};
 
 /// Name and value of each label of one time series.
 type Labels = Vec<(&'static str, String)>;
@@ -40,6 +40,9 @@ impl Collector for Families {
         match self.monitor.status() {
             Ok(status) => {
                 service(&mut to, &status, self.monitor.started_unix())?;
+                if let Some(lines) = status.audit_log {
+                    audit_log(&mut to, lines)?;
+                }
                 events(&mut to, &status)?;
                 index(&mut to, &status)?;
                 hooks(&mut to, &status)?;
@@ -81,6 +84,13 @@ fn service(to: &mut Encoder<'_>, s: &Status, started: f64) -> fmt::Result {
         one(s.clients.refused_lines),
     )?;
     to.gauge("events_waiting", "Events that wait for the reaper", s.waiting)
+}
+
+fn audit_log(to: &mut Encoder<'_>, lines: AuditLogStatus) -> fmt::Result {
+    to.counter("audit_log_written", "Lines of the audit log that were written", one(lines.written))?;
+    let help = "Lines of the audit log that were dropped, as its reader is too slow";
+    to.counter("audit_log_dropped", help, one(lines.dropped))?;
+    to.gauge("audit_log_waiting", "Lines of the audit log that wait to be written", lines.waiting)
 }
 
 fn events(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {

@@ -1,0 +1,241 @@
+//! The lines of the stream.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use skreap_core::{
+    Action, Backend, EngineName, Event, Incomplete, Report, SocketEnd, SocketResult, SocketTuple, errno_name,
+};
+
+use crate::engine::LateResult;
+use crate::service::source::Requester;
+
+/// Who asked.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(tag = "source", rename_all = "kebab-case")]
+pub(super) enum By {
+    Stdin,
+    Socket {
+        uid: u32,
+        /// 0 if the process is in no namespace of the service's.
+        pid: u32,
+    },
+    Program,
+}
+
+impl From<Requester> for By {
+    fn from(requester: Requester) -> Self {
+        match requester {
+            Requester::Stdin => Self::Stdin,
+            Requester::Client { uid, pid } => Self::Socket { uid, pid },
+            Requester::Program => Self::Program,
+        }
+    }
+}
+
+/// The wall clock at the arrival of an event.
+pub(super) struct Clock {
+    received: SystemTime,
+    total: Duration,
+}
+
+impl Clock {
+    /// For an event that is reported now.
+    pub(super) fn at_end_of(report: &Report) -> Self {
+        let total = Duration::from_nanos(report.ns.total_ns);
+        let now = now();
+        Self { received: now.checked_sub(total).unwrap_or(now), total }
+    }
+
+    fn received(&self) -> String {
+        text(self.received)
+    }
+
+    /// So long after the arrival.
+    fn after(&self, time: Duration) -> String {
+        text(self.received.checked_add(time).unwrap_or(self.received))
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "points in time for people, from which nothing is computed")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+/// RFC 3339, UTC, with nanoseconds.
+fn text(time: SystemTime) -> String {
+    humantime::format_rfc3339_nanos(time).to_string()
+}
+
+/// The line that says how many are missing.
+pub(super) fn dropped(lines: u64, total: u64) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Dropped {
+        kind: &'static str,
+        lines: u64,
+        total: u64,
+        at: String,
+    }
+    to_line(&Dropped { kind: "dropped", lines, total, at: text(now()) })
+}
+
+/// The line of an event.
+pub(super) fn event(report: &Report, by: Requester, clock: &Clock) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        kind: &'static str,
+        event: &'a str,
+        by: By,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request: Option<&'a Event>,
+        engine: EngineName,
+        victims: u64,
+        destroyed: u64,
+        failed: u64,
+        gone: u64,
+        refused: bool,
+        complete: bool,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        incomplete_because: Vec<Incomplete>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<&'a str>,
+        /// Lines of sockets that follow.
+        sockets: u64,
+        received: String,
+        reported: String,
+        total_ns: u64,
+    }
+    to_line(&Line {
+        kind: "event",
+        event: &report.id,
+        by: by.into(),
+        request: report.results.as_ref().map(|results| &results.event),
+        engine: report.engine,
+        victims: report.victims,
+        destroyed: report.destroyed,
+        failed: report.failed.total(),
+        gone: report.skipped.gone,
+        refused: report.guard.is_some_and(|guard| guard.refused),
+        complete: report.complete,
+        incomplete_because: report.incomplete_because.iter().copied().collect(),
+        error: report.error.as_deref(),
+        sockets: report.results.as_ref().map_or(0, |results| results.sockets.len()) as u64,
+        received: clock.received(),
+        reported: clock.after(clock.total),
+        total_ns: report.ns.total_ns,
+    })
+}
+
+/// The line of a socket.
+#[derive(Serialize)]
+pub(super) struct Socket<'a> {
+    kind: &'static str,
+    event: &'a str,
+    by: By,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend: Option<Backend>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    action: Option<&'static str>,
+    result: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errno: Option<String>,
+    socket: &'a SocketTuple,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    received: Option<String>,
+    at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after_ns: Option<u64>,
+    /// After its event had reported it as failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    late_ns: Option<u64>,
+}
+
+impl<'a> Socket<'a> {
+    pub(super) fn of(report: &'a Report, one: &'a SocketResult, by: Requester, clock: &Clock) -> Self {
+        let (result, errno) = result(Some(one.result));
+        Self {
+            kind: "socket",
+            event: &report.id,
+            by: by.into(),
+            backend: backend(&report.action, &one.socket),
+            action: Some(report.action.name()),
+            result,
+            errno,
+            socket: &one.socket,
+            received: Some(clock.received()),
+            at: clock.after(Duration::from_nanos(one.after_ns)),
+            after_ns: Some(one.after_ns),
+            late_ns: None,
+        }
+    }
+
+    pub(super) fn late(event: &'a str, late: &'a LateResult, by: By) -> Self {
+        let (result, errno) = result(late.end);
+        Self {
+            kind: "socket",
+            event,
+            by,
+            backend: peer(&late.socket),
+            action: None,
+            result,
+            errno,
+            socket: &late.socket,
+            received: None,
+            at: text(now()),
+            after_ns: None,
+            late_ns: Some(u64::try_from(late.waited.as_nanos()).unwrap_or(u64::MAX)),
+        }
+    }
+
+    pub(super) fn line(&self) -> Vec<u8> {
+        to_line(self)
+    }
+}
+
+/// The backend that the socket is a victim of: the only one of the event, or its peer.
+fn backend(action: &Action, socket: &SocketTuple) -> Option<Backend> {
+    match action.gone() {
+        [only] => Some(*only),
+        _ => peer(socket),
+    }
+}
+
+fn peer(socket: &SocketTuple) -> Option<Backend> {
+    Backend::new(socket.protocol, socket.daddr, socket.dport).ok()
+}
+
+fn result(end: Option<SocketEnd>) -> (&'static str, Option<String>) {
+    match end {
+        Some(SocketEnd::Destroyed) => ("destroyed", None),
+        Some(SocketEnd::Failed(errno)) => ("failed", Some(errno_name(errno).into_owned())),
+        Some(SocketEnd::Refused) => ("refused", None),
+        Some(_) => ("unknown", None),
+        None => ("closed", None),
+    }
+}
+
+fn to_line(line: &impl Serialize) -> Vec<u8> {
+    // Strings, numbers and structs of them cannot fail.
+    let mut text = serde_json::to_vec(line).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339_in_utc() {
+        let time = SystemTime::UNIX_EPOCH + Duration::new(1_796_036_405, 7);
+        assert_eq!(text(time), "2026-11-30T11:00:05.000000007Z");
+    }
+
+    #[test]
+    fn who_asked_is_an_object() {
+        let json = |by: Requester| serde_json::to_string(&By::from(by)).unwrap();
+        assert_eq!(json(Requester::Stdin), r#"{"source":"stdin"}"#);
+        assert_eq!(json(Requester::Program), r#"{"source":"program"}"#);
+        assert_eq!(json(Requester::Client { uid: 7, pid: 42 }), r#"{"source":"socket","uid":7,"pid":42}"#);
+    }
+}
