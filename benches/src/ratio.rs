@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use skreap::core::Protocol;
+pub use skreap::core::grouped;
 
 use crate::grid::Tables;
 use crate::results::{Case, Scope};
@@ -111,19 +112,6 @@ pub fn rows(cases: &[Case]) -> Vec<Row> {
 /// Two significant digits or whole numbers with separators: `1.3`, `24`, `20,000`.
 pub fn show(ratio: f64) -> String {
     if ratio < 10.0 { format!("{ratio:.2}") } else { grouped(ratio.round() as u64) }
-}
-
-/// A number with a comma between thousands.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Nanoseconds in the unit that suits them: `31.2 us`, `620 ms`.

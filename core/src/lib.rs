@@ -80,7 +80,7 @@ pub use incomplete::Incomplete;
 pub use limits::MAX_BACKENDS;
 pub use network::{MAX_NETWORKS, Network, NetworkError};
 pub use outcome::{Imbalance, Outcome};
-pub use plural::{counted, plural};
+pub use plural::{counted, grouped, plural};
 pub use report::{BackendReport, Report};
 pub use request::Request;
 pub use result::{Results, SocketEnd, SocketResult};

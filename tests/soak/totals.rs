@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
+use skreap::core::grouped;
 
 /// The totals; the last nine must be 0.
 #[derive(Debug, Default, Serialize)]
@@ -70,18 +71,6 @@ impl Totals {
             ("kernel log complaints", self.kernel_complaints),
         ]
     }
-}
-
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 impl fmt::Display for Totals {

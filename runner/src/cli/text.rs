@@ -2,20 +2,7 @@
 
 use std::time::Duration;
 
-pub(super) use skreap::core::plural;
-
-/// A number with its thousands apart.
-pub(super) fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
+pub(super) use skreap::core::{grouped, plural};
 
 /// As [`skreap::core::counted`], with the thousands apart: `1 socket`, `1,234 sockets`.
 pub(super) fn counted(n: u64, thing: &str) -> String {
