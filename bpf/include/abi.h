@@ -168,7 +168,7 @@ _Static_assert(sizeof(struct skreap_connects) == 32, "no hidden padding");
 
 /* Context of the `skreap_connecting` program, BPF_PROG_TEST_RUN as for `skreap_walk`. */
 struct skreap_connecting {
-	__u32 sockets; /* in: in the map */
+	__s32 users; /* in: how many more look at the map, or fewer */
 	__u32 padding;
 };
 _Static_assert(sizeof(struct skreap_connecting) == 8, "no hidden padding");

@@ -19,7 +19,7 @@ const volatile struct skreap_connecting connecting_type;
 
 /* The process' own, not the index': in .data, so that it is not pinned. */
 struct {
-	__u32 sockets; /* in the map; 0: nobody looks there */
+	__u32 users;   /* of the map; 0: nobody looks there */
 	__u32 process; /* the one whose connects are not counted, as the kernel numbers it */
 } connecting SEC(".data.connecting");
 
@@ -61,7 +61,7 @@ static __always_inline __u64 cookie_of(struct bpf_sock_addr *ctx)
 
 static __always_inline void connects_note4(struct bpf_sock_addr *ctx)
 {
-	if (!*(volatile __u32 *)&connecting.sockets)
+	if (!*(volatile __u32 *)&connecting.users)
 		return;
 	connects_count(cookie_of(ctx), two_words(ctx->user_ip4, 0), 0, AF_INET << 16 | (__u16)ctx->user_port);
 }
@@ -72,7 +72,7 @@ static __always_inline void connects_note6(struct bpf_sock_addr *ctx)
 	volatile struct bpf_sock_addr *c = ctx;
 	__u64 high, low;
 
-	if (!*(volatile __u32 *)&connecting.sockets)
+	if (!*(volatile __u32 *)&connecting.users)
 		return;
 	high = two_words(c->user_ip6[0], c->user_ip6[1]);
 	low = two_words(c->user_ip6[2], c->user_ip6[3]);

@@ -173,7 +173,7 @@ SEC("syscall")
 int skreap_connecting(struct skreap_connecting *ctx)
 {
 	connecting.process = bpf_get_current_pid_tgid() >> 32;
-	connecting.sockets = ctx->sockets;
+	__sync_fetch_and_add(&connecting.users, ctx->users);
 	return 0;
 }
 

@@ -61,7 +61,7 @@ impl Connects {
         let (keys, count) = (bytemuck::cast_slice(cookies), cookies.len() as u32);
         let updated = self.map.update_batch(keys, &values, count, MapFlags::ANY, MapFlags::ANY);
         updated.map_err(io_error).map_err(failure(CONNECTS))?;
-        self.tell(true)
+        self.tell(1)
     }
 
     /// Does not count those of this socket any more.
@@ -70,16 +70,16 @@ impl Connects {
         let _ = self.map.delete(&cookie.to_ne_bytes());
     }
 
-    /// Counts nothing any more.
+    /// Undoes one [`begin`](Self::begin): when all are undone nothing is counted any more.
     ///
     /// # Errors
     /// [`Error::Object`] with the kernel's errno.
     pub fn end(&self) -> Result<(), Error> {
-        self.tell(false)
+        self.tell(-1)
     }
 
-    fn tell(&self, count: bool) -> Result<(), Error> {
-        let mut ctx = skreap_connecting { sockets: count.into(), ..skreap_connecting::default() };
+    fn tell(&self, users: i32) -> Result<(), Error> {
+        let mut ctx = skreap_connecting { users, ..skreap_connecting::default() };
         run(self.program.as_fd(), &mut ctx).map_err(failure(PROGRAM))
     }
 

@@ -84,7 +84,7 @@ pub use plural::{counted, grouped, plural};
 pub use report::{BackendReport, Report};
 pub use request::Request;
 pub use result::{Results, SocketEnd, SocketResult};
-pub use revived::{Connected, Revived, Reviving};
+pub use revived::{Connected, Moved, Revived, Reviving};
 pub use skipped::Skipped;
 pub use socket::{Attribution, SocketTuple, state_name};
 pub use target::{Target, Unconnected};

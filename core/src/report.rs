@@ -14,7 +14,7 @@ use crate::guard::Guarded;
 use crate::incomplete::Incomplete;
 use crate::outcome::Outcome;
 use crate::result::Results;
-use crate::revived::Reviving;
+use crate::revived::{Moved, Reviving};
 use crate::skipped::Skipped;
 use crate::socket::SocketTuple;
 use crate::timing::Phases;
@@ -78,6 +78,10 @@ pub struct Report {
     /// A reconcile has those that are gone. Left out when there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by_backend: Vec<BackendReport>,
+    /// Sockets that were to be moved. Those that were not and were destroyed are among the victims. Left out when the
+    /// event moves none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Moved>,
     /// Destroyed sockets that will be looked at again. Left out when there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reviving: Option<Reviving>,
@@ -161,6 +165,7 @@ impl Report {
             guard: None,
             merged: BTreeMap::new(),
             by_backend: Vec::new(),
+            moved: None,
             reviving: None,
             ns: phases,
             error: None,

@@ -24,6 +24,8 @@ pub enum Connected {
     Unreachable,
     /// There is no destination of its address family.
     Nowhere,
+    /// It would keep its source address, and the route to the destination wants another (moved sockets only).
+    OtherSource,
     /// The service has ended before.
     Lost,
     /// Not possible (positive errno). `ETIMEDOUT`: its owner holds its lock, and it is connected late or not at all.
@@ -69,7 +71,7 @@ impl Revived {
             Connected::Closed => self.closed += 1,
             Connected::Changed => self.changed += 1,
             Connected::Unreachable => self.unreachable += 1,
-            Connected::Nowhere => self.nowhere += 1,
+            Connected::Nowhere | Connected::OtherSource => self.nowhere += 1,
             Connected::Lost => self.lost += 1,
             Connected::Failed(errno) => *self.failed.entry(errno_name(errno).into_owned()).or_default() += 1,
         }
@@ -119,6 +121,52 @@ impl Revived {
     }
 }
 
+/// UDP sockets that were to be connected to a living backend in place of their destroy. `sockets` is the sum of all others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Sockets that were found.
+    pub sockets: u64,
+    /// Connected to a living backend.
+    pub moved: u64,
+    /// Not moved, by the reason: `elsewhere` and `overtaken` (their owners have connected them), `closed`, `changed` (without
+    /// a peer by then), `unreachable` (open in no process that can be seen), `nowhere` (no destination of their address
+    /// family), `other-source` (the route wants another source address than they have), or an errno; `ETIMEDOUT`: their
+    /// owner holds their lock.
+    pub not_moved: BTreeMap<String, u64>,
+}
+
+impl Moved {
+    /// Counts one socket.
+    pub fn add(&mut self, one: Connected) {
+        self.sockets += 1;
+        let reason = match one {
+            Connected::Done => {
+                self.moved += 1;
+                return;
+            }
+            Connected::HasPeer => "elsewhere".into(),
+            Connected::Overtaken => "overtaken".into(),
+            Connected::Closed => "closed".into(),
+            Connected::Changed => "changed".into(),
+            Connected::Unreachable => "unreachable".into(),
+            Connected::Nowhere => "nowhere".into(),
+            Connected::OtherSource => "other-source".into(),
+            Connected::Lost => "lost".into(),
+            Connected::Failed(errno) => errno_name(errno),
+        };
+        *self.not_moved.entry(reason.into_owned()).or_default() += 1;
+    }
+
+    /// Adds the counts of another one.
+    pub fn add_all(&mut self, other: &Self) {
+        self.sockets += other.sockets;
+        self.moved += other.moved;
+        for (reason, n) in &other.not_moved {
+            *self.not_moved.entry(reason.clone()).or_default() += n;
+        }
+    }
+}
+
 /// Destroyed sockets that will be looked at again, in the report of their event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reviving {
@@ -156,6 +204,20 @@ mod tests {
         let mut twice = revived.clone();
         twice.add_all(&revived);
         assert_eq!((twice.sockets, twice.revived, twice.lost, twice.failed["EINVAL"]), (22, 4, 2, 4));
+    }
+
+    #[test]
+    fn a_socket_is_moved_or_there_is_a_reason() {
+        let mut moved = Moved::default();
+        for one in [Connected::Done, Connected::Overtaken, Connected::OtherSource, Connected::Failed(110)] {
+            moved.add(one);
+        }
+        let mut twice = moved.clone();
+        twice.add_all(&moved);
+        assert_eq!(
+            serde_json::to_string(&twice).unwrap(),
+            r#"{"sockets":8,"moved":2,"not_moved":{"ETIMEDOUT":2,"other-source":2,"overtaken":2}}"#
+        );
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod kernel_sockets;
 mod kfunc;
 mod link;
 mod many;
+mod moving;
 mod netns;
 mod netns_let_go;
 mod order;
@@ -120,6 +121,7 @@ fn main() -> ExitCode {
         preexisting_held::cases(),
         scan_held::cases(),
         revive::cases(),
+        moving::cases(),
         takeover::cases(),
         kfunc::cases(),
         verifier::cases(),

@@ -12,7 +12,8 @@ use super::Failure;
 #[derive(Debug, clap::Args)]
 pub(super) struct ActionArgs {
     /// What is done with the victims: destroy; revive, to connect UDP sockets that still have no peer some seconds after
-    /// the destroy; none, to count them only [default: destroy, or what the service does]
+    /// the destroy; move, to connect them in place of the destroy; none, to count them only [default: destroy, or what
+    /// the service does]
     #[arg(long, value_name = "ACTION", value_parser = action())]
     action: Option<ActionName>,
     /// Living backends, or the virtual address, that sockets are connected to, separated by commas

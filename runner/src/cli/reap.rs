@@ -9,7 +9,9 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Deserialize as _;
 use serde_json::Value;
-use skreap::core::{Action, Backend, Event, FallbackReason, Report, Request, Revived, SocketTuple};
+use skreap::core::{
+    Action, Backend, Event, FallbackReason, Report, Request, Revived, SocketTuple, VictimAction,
+};
 
 use super::action::ActionArgs;
 use super::once::{self, OnceArgs};
@@ -53,7 +55,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     event.netns = netns;
     event.victim_action = args.action.action()?;
     event.check_action().map_err(|e| Failure::Misused(e.into()))?;
-    if args.once.once && event.victim_action.as_ref().is_some_and(|action| action.to().is_some()) {
+    if args.once.once && matches!(event.victim_action, Some(VictimAction::Revive(_))) {
         let message = "--once ends before sockets are looked at again; use a service, or leave --action out";
         return Err(Failure::Misused(anyhow!(message)));
     }
@@ -124,6 +126,12 @@ pub(super) fn print(out: &mut impl Write, subject: &str, report: &Report) -> io:
         writeln!(out, "{}", table(sockets).trim_fmt())?;
     }
     print_fallbacks(out, report)?;
+    if let Some(moved) = &report.moved {
+        writeln!(out, "  {} of {} moved", moved.moved, counted(moved.sockets, "UDP socket"))?;
+        for (reason, n) in &moved.not_moved {
+            writeln!(out, "    {n} not: {reason}")?;
+        }
+    }
     print_skipped(out, report)?;
     for failure in report.failed.sockets() {
         writeln!(out, "  FAILED {failure}")?;

@@ -84,7 +84,7 @@ impl Chosen {
 
     /// True if the socket may be a victim as far as its link goes. A connect to a link-local
     /// address binds the socket to the link; of a socket that only sends the link is not known.
-    pub(super) fn on_link(&self, victim: &Victim) -> bool {
+    pub(crate) fn on_link(&self, victim: &Victim) -> bool {
         self.link.is_none_or(|link| link.netns == victim.netns() && link.ifindex == victim.ifindex())
     }
 

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use skreap_bpf::module;
-use skreap_core::{EngineName, HeldStatus, Phases, Report, Revived, Summary, Timings, Unconnected, nanos};
+use skreap_core::{
+    ActionName, EngineName, HeldStatus, Moved, Phases, Report, Revived, Summary, Timings, Unconnected, nanos,
+};
 
 use crate::observe::clients::Clients;
 use crate::observe::listing::Listing;
@@ -49,6 +51,8 @@ pub struct Identity {
     pub not_seen: Option<String>,
     /// Policy for UDP sockets that only ever sent to the backend.
     pub unconnected: Unconnected,
+    /// What events may have done with their victims.
+    pub actions: Vec<ActionName>,
     /// The step that would make use of the kernel module if it is loaded from now on; `None` if it
     /// is used, or not wanted.
     pub late_module: Option<&'static str>,
@@ -167,6 +171,11 @@ impl Monitor {
         self.0.seen.lock().totals.revived.add_all(revived);
     }
 
+    /// Sockets were to be moved.
+    pub(crate) fn moved(&self, moved: &Moved) {
+        self.0.seen.lock().totals.moved.add_all(moved);
+    }
+
     /// Where the number of destroyed sockets is that will be looked at again.
     pub(crate) fn watch_revivals(&self, waiting: Arc<AtomicU64>) {
         self.0.callbacks.lock().reviving = Some(waiting);
@@ -252,6 +261,7 @@ impl Monitor {
             held,
             reviving,
             audit_log,
+            actions: identity.actions.clone(),
             clients: self.0.clients.counts(),
             hooks,
             order: seen.order,

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use skreap_bpf::{Counters, HookCost};
 use skreap_core::{
-    Backend, EngineName, HeldStatus, Incomplete, Protocol, Report, Revived, Skipped, Summary, Unconnected,
-    errno_name,
+    ActionName, Backend, EngineName, HeldStatus, Incomplete, Moved, Protocol, Report, Revived, Skipped,
+    Summary, Unconnected, errno_name,
 };
 
 use crate::observe::clients::ClientCounts;
@@ -50,6 +50,9 @@ pub struct Status {
     /// The audit log, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit_log: Option<AuditLogStatus>,
+    /// What events may have done with their victims; those that connect sockets only if that is allowed.
+    #[serde(default)]
+    pub actions: Vec<ActionName>,
     /// Phases of the last events, at most [`crate::observe::monitor::LATENCY_EVENTS`] of them.
     pub latency: Summary,
     /// Events that wait for the reaper.
@@ -171,6 +174,9 @@ pub struct Totals {
     /// What came of destroyed sockets that were looked at again.
     #[serde(default)]
     pub revived: Revived,
+    /// What came of sockets that were to be moved.
+    #[serde(default)]
+    pub moved: Moved,
 }
 
 impl Totals {

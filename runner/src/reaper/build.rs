@@ -8,7 +8,7 @@ use std::sync::Arc;
 use skreap_bpf::module::ModuleError;
 use skreap_bpf::pin::{Origin, Pins};
 use skreap_bpf::{Config, Index};
-use skreap_core::EngineName;
+use skreap_core::{ActionName, EngineName};
 
 use super::builder::Builder;
 use super::error::Error;
@@ -83,6 +83,7 @@ impl Builder {
             victim_action: self.victim_action,
             no_revive: self.no_revive,
             reviver: None,
+            connector: None,
             _pins: pins,
         })
     }
@@ -132,6 +133,10 @@ impl Builder {
             cgroup: watched.path.clone(),
             not_seen: watched.not_seen.clone(),
             unconnected: self.unconnected,
+            actions: ActionName::ALL
+                .into_iter()
+                .filter(|name| !self.no_revive || !matches!(name, ActionName::Revive | ActionName::Move))
+                .collect(),
         };
         let destroyers = engines.pool.watch();
         let held = Box::new(move || destroyers.status());

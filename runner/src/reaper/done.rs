@@ -1,9 +1,9 @@
 //! What is known of an event before its report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use skreap_core::{
-    Backend, BackendReport, EngineName, Guarded, Incomplete, Outcome, SocketTuple, VictimAction,
+    Backend, BackendReport, EngineName, Guarded, Incomplete, Moved, Outcome, SocketTuple, VictimAction,
 };
 
 use crate::upkeep::revive::Revival;
@@ -16,6 +16,9 @@ pub(super) struct Done {
     pub(super) action: VictimAction,
     /// Victims that will be looked at again.
     pub(super) revival: Option<Revival>,
+    /// What came of the victims that were to be moved, and those that were.
+    pub(super) moved: Option<Moved>,
+    pub(super) moved_cookies: HashSet<u64>,
     pub(super) by_backend: Vec<BackendReport>,
     pub(super) merged: BTreeMap<Backend, String>,
     pub(super) guard: Guarded,
@@ -36,6 +39,8 @@ impl Done {
             total: Outcome::new(engine),
             action,
             revival: None,
+            moved: None,
+            moved_cookies: HashSet::new(),
             by_backend: Vec::new(),
             merged: BTreeMap::new(),
             guard: Guarded::default(),

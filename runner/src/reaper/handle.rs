@@ -95,6 +95,10 @@ impl Reaper {
             Err(message) => return done.fail(Incomplete::EngineFailed, message),
         };
         if self.may_reap(event, &backends, done) {
+            let backends = match done.action.clone() {
+                VictimAction::Move(how) if !event.dry_run => self.move_victims(&how, backends, done),
+                _ => backends,
+            };
             self.reap(batch, event, backends, done);
         }
     }
@@ -193,11 +197,13 @@ impl Reaper {
             chosen.set_link(link);
             match self.run(&target, &mut chosen) {
                 Ok(mut outcome) => {
-                    let waiting = watched.unwrap_or_else(|_| {
+                    let mut waiting = watched.unwrap_or_else(|_| {
                         outcome.incomplete.insert(Incomplete::EngineFailed);
                         Found::default()
                     });
                     outcome.add_stale(waiting.stale);
+                    // They look as if they were on their way from there.
+                    waiting.sockets.retain(|cookie| !done.moved_cookies.contains(cookie));
                     all.push(One { backend, link, target, outcome, waiting: waiting.sockets });
                 }
                 Err(e) if many => done.fail(Incomplete::EngineFailed, format!("{backend}: {e}")),
@@ -210,7 +216,8 @@ impl Reaper {
             done.revival = Revival::new(&event.id, chosen.take_remembered(), how, &gone);
         }
         for One { backend, link, outcome, .. } in all {
-            if !event.dry_run && link.is_none() && outcome.is_clean() {
+            let whole = !matches!(done.action, VictimAction::Move(_));
+            if whole && !event.dry_run && link.is_none() && outcome.is_clean() {
                 batch.add(backend, &event.id);
             }
             if many {

@@ -10,6 +10,7 @@ pub(crate) mod fallback;
 mod handle;
 mod limits;
 mod link;
+mod moving;
 pub(crate) mod pending;
 pub(crate) mod reconcile;
 mod revive;
@@ -25,6 +26,7 @@ use skreap_bpf::pin::Pins;
 use skreap_bpf::{Counters, Index, Walker};
 use skreap_core::{EngineName, Unconnected, VictimAction};
 
+use crate::engine::connect::Connector;
 use crate::engine::{Engine, EngineError, KernelSockets, Pace, Pool};
 use crate::observe::listing::Listing;
 use crate::observe::monitor::Monitor;
@@ -92,6 +94,8 @@ pub struct Reaper {
     no_revive: bool,
     /// Started when there is something to revive.
     reviver: Option<Reviver>,
+    /// Made when there is something to move.
+    connector: Option<Connector>,
     _pins: Option<Pins>,
 }
 

@@ -20,9 +20,6 @@ impl Reaper {
                 "this service does not {name} sockets (--no-revive); send the event without it"
             ));
         }
-        if matches!(action, VictimAction::Move(_)) {
-            return Some("this version cannot move sockets".to_owned());
-        }
         // The usual action was not checked against this event: sockets without a destination are left destroyed.
         event.check_action().err().map(|e| e.to_string())
     }

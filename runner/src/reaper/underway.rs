@@ -137,7 +137,7 @@ impl Reaper {
             underway.done.total.destroy_ns += nanos(underway.begun.elapsed());
         }
         let Underway { event, done, received, queue_ns, ledger, .. } = underway;
-        let Done { total, action, revival, by_backend, merged, guard, error, attributed, refused, .. } = done;
+        let Done { total, action, revival, moved, by_backend, merged, guard, error, attributed, refused, .. } = done;
         let phases = Phases {
             queue_ns,
             order_ns: done.order_ns,
@@ -152,6 +152,7 @@ impl Reaper {
         report.guard = guard.any().then_some(guard);
         report.error = error;
         report.victim_action = Some(action.name()).filter(|name| *name != ActionName::Destroy);
+        report.moved = moved;
         report.reviving = revival.as_ref().map(Revival::announced);
         if action == VictimAction::None {
             report.sockets = None;

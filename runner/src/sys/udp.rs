@@ -2,7 +2,7 @@
 //! the socket, and waits as long as its owner holds it.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 
 use skreap_bpf::socket_option;
@@ -48,6 +48,18 @@ pub(crate) fn connect(socket: &UdpSocket, to: SocketAddr) -> io::Result<()> {
         _ => to,
     };
     socket.connect(to)
+}
+
+/// The source address that a new socket in the netns of the calling thread has when it is connected there.
+///
+/// # Errors
+/// The errno of connect(2): `ENETUNREACH` without a route.
+pub(crate) fn source(to: SocketAddr) -> io::Result<IpAddr> {
+    let any =
+        if to.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(to)?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// Binds it to the interface if it is bound to none.

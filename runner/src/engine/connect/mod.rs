@@ -28,6 +28,8 @@ use worker::Stuck;
 const PATIENCE: Duration = Duration::from_millis(20);
 /// Longer than a connect takes from its hook to its effect, unless its thread has to wait for a CPU or for a lock.
 const UNDER_WAY: Duration = Duration::from_millis(2);
+/// Connectors of one index: that of the events, and that of the second looks.
+const CONNECTORS: usize = 2;
 /// Threads of one connector that may wait for locks.
 const STUCK_MAX: usize = 16;
 
@@ -53,20 +55,22 @@ struct Task {
     openers: Vec<Opener>,
 }
 
-/// Connects sockets of other processes. There may be one for each index.
+/// Connects sockets of other processes.
 #[derive(Debug)]
 pub(crate) struct Connector {
     connects: Connects,
     /// Loaded on first use.
     openers: Option<Openers>,
     stuck: Arc<Stuck>,
+    /// How often the count of connects was begun, and not ended.
+    begun: u32,
 }
 
 impl Connector {
     /// # Errors
     /// [`EngineError::Walk`] if the index has no programs for it.
     pub(crate) fn new(index: &Index) -> Result<Self, EngineError> {
-        Ok(Self { connects: Connects::new(index)?, openers: None, stuck: Arc::default() })
+        Ok(Self { connects: Connects::new(index)?, openers: None, stuck: Arc::default(), begun: 0 })
     }
 
     /// Connects these sockets, each once; returns what came of them, in order. Waits for no owner of a socket for long:
@@ -84,7 +88,7 @@ impl Connector {
         let (tasks, places) = tasks(wanted, openers.find(&cookies)?);
         let mut results = vec![Connected::Unreachable; wanted.len()];
         // Those that a thread still waits for take room.
-        let most = CONNECTS_MAX - STUCK_MAX;
+        let most = CONNECTS_MAX / CONNECTORS - STUCK_MAX;
         for (tasks, places) in tasks.chunks(most).zip(places.chunks(most)) {
             let done = self.some(tasks).unwrap_or_else(|e| {
                 tracing::warn!("cannot connect sockets: {e}");
@@ -99,9 +103,10 @@ impl Connector {
         Ok(results)
     }
 
-    fn some(&self, tasks: &[Task]) -> Result<Vec<Connected>, EngineError> {
+    fn some(&mut self, tasks: &[Task]) -> Result<Vec<Connected>, EngineError> {
         let cookies: Vec<u64> = tasks.iter().map(|task| task.wanted.cookie).collect();
         self.connects.begin(&cookies)?;
+        self.begun += 1;
         // What a hook has not counted takes effect meanwhile.
         thread::sleep(UNDER_WAY);
         let results = worker::work(tasks.to_vec(), &self.connects, &self.stuck);
@@ -111,8 +116,9 @@ impl Connector {
                 self.connects.forget(*cookie);
             }
         }
-        if self.stuck.count() == 0 {
+        while self.stuck.count() == 0 && self.begun > 0 {
             self.connects.end()?;
+            self.begun -= 1;
         }
         Ok(results)
     }

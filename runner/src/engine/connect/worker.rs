@@ -1,22 +1,28 @@
 //! The thread that may have to wait for the lock of a socket.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use skreap_bpf::{Connects, ConnectsLooker, Opener, Theirs};
-use skreap_core::Connected;
+use skreap_core::{Backend, Connected};
 
 use super::{PATIENCE, STUCK_MAX, Task, Wanted};
 use crate::engine::pool::table;
 use crate::sys::alone::Alone;
 use crate::sys::pidfd::Pidfd;
-use crate::sys::{privileges, udp};
+use crate::sys::{netns, privileges, udp};
+
+/// How often, and how far apart, a thread is seen asleep that waits for a lock.
+const LOOKS: u32 = 3;
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Threads that wait for the lock of a socket.
 #[derive(Debug, Default)]
@@ -105,14 +111,19 @@ impl Work {
             // Told, or the thread has ended otherwise.
             let over =
                 !matches!(told.recv_timeout(PATIENCE), Err(crossbeam_channel::RecvTimeoutError::Timeout));
-            let mut progress = self.progress.lock();
-            let is_stuck = progress.thread != 0
-                && progress.since.elapsed() >= PATIENCE
-                && table::waits_in_kernel(progress.thread);
             if over {
-                return std::mem::take(&mut progress.results);
+                return std::mem::take(&mut self.progress.lock().results);
             }
-            if is_stuck && progress.results.len() < self.tasks.len() {
+            // Not under the lock, which the thread takes as well.
+            let (thread, since) = {
+                let progress = self.progress.lock();
+                (progress.thread, progress.since)
+            };
+            if thread == 0 || since.elapsed() < PATIENCE || !sleeps(thread) {
+                continue;
+            }
+            let mut progress = self.progress.lock();
+            if progress.since == since && progress.results.len() < self.tasks.len() {
                 progress.given_up = true;
                 self.stuck.0.fetch_add(1, Ordering::AcqRel);
                 return progress.results.clone();
@@ -131,9 +142,9 @@ impl Work {
             progress.thread = table::this_thread();
             progress.since = Instant::now();
         }
-        let mut process = None;
+        let (mut process, mut sources) = (None, Sources::default());
         for task in &self.tasks {
-            let result = self.connect(task, &looker, &mut process);
+            let result = self.connect(task, &looker, &mut process, &mut sources);
             let mut progress = self.progress.lock();
             if progress.given_up {
                 self.stuck.0.fetch_sub(1, Ordering::AcqRel);
@@ -155,14 +166,20 @@ impl Work {
         self.progress.lock().given_up
     }
 
-    fn connect(&self, task: &Task, theirs: &ConnectsLooker, process: &mut Option<(u32, Pidfd)>) -> Connected {
+    fn connect(
+        &self,
+        task: &Task,
+        theirs: &ConnectsLooker,
+        process: &mut Option<(u32, Pidfd)>,
+        sources: &mut Sources,
+    ) -> Connected {
         let wanted = &task.wanted;
         let mut refused = None;
         for opener in &task.openers {
             match copy(opener, process).and_then(|socket| Ok((udp::cookie(&socket)?, socket))) {
                 Ok((cookie, socket)) if cookie == wanted.cookie => {
                     return self
-                        .try_connect(&socket, wanted, theirs)
+                        .try_connect(&socket, wanted, theirs, sources)
                         .unwrap_or_else(|e| Connected::Failed(e.raw_os_error().unwrap_or(libc::EIO)));
                 }
                 // Closed since, and the number used again.
@@ -182,6 +199,7 @@ impl Work {
         socket: &UdpSocket,
         wanted: &Wanted,
         theirs: &ConnectsLooker,
+        sources: &mut Sources,
     ) -> io::Result<Connected> {
         match (udp::peer(socket)?, wanted.connected) {
             (None, false) => {}
@@ -189,6 +207,9 @@ impl Work {
             (None, true) => return Ok(Connected::Changed),
             (Some(peer), false) if peer == wanted.was => return Ok(Connected::Changed),
             (Some(_), _) => return Ok(Connected::HasPeer),
+        }
+        if wanted.connected && !sources.keep(socket, wanted.to)? {
+            return Ok(Connected::OtherSource);
         }
         if theirs.look(wanted.cookie).is_none_or(|theirs| theirs.count > 0) {
             return Ok(Connected::Overtaken);
@@ -200,6 +221,14 @@ impl Work {
         udp::connect(socket, wanted.to.socket_addr())?;
         Ok(settle(socket, wanted.cookie, theirs))
     }
+}
+
+/// True if the thread waits in the kernel, and not just for a moment.
+fn sleeps(thread: libc::pid_t) -> bool {
+    (0..LOOKS).all(|_| {
+        thread::sleep(LOOK);
+        table::waits_in_kernel(thread)
+    })
 }
 
 /// What its owner has done with it meanwhile. A connect of its owner's that has begun may have taken effect before ours: its
@@ -233,4 +262,25 @@ fn copy(opener: &Opener, process: &mut Option<(u32, Pidfd)>) -> io::Result<UdpSo
     }
     let (_, pidfd) = process.as_ref().ok_or(io::ErrorKind::NotFound)?;
     pidfd.descriptor(libc::c_int::try_from(opener.fd).map_err(invalid)?).map(UdpSocket::from)
+}
+
+/// The source addresses that sockets have which are connected anew, by netns and destination. A socket that is connected a
+/// second time keeps the one that it has, and its datagrams would come from an address that the route does not lead back to.
+#[derive(Debug, Default)]
+struct Sources(HashMap<(u64, Backend), Option<IpAddr>>);
+
+impl Sources {
+    /// False if the socket has another than a new one would get. Also true if that cannot be found out: the connect says
+    /// what is wrong.
+    fn keep(&mut self, socket: &UdpSocket, to: Backend) -> io::Result<bool> {
+        let own = socket.local_addr()?.ip().to_canonical();
+        let place = netns::cookie_of_socket(socket)?;
+        let source = self.0.entry((place, to)).or_insert_with(|| {
+            let netns = netns::of_socket(socket).ok()?;
+            netns::enter_alone(&netns).ok()?;
+            udp::source(to.socket_addr()).ok()
+        });
+        // A host talks to itself from any of its addresses.
+        Ok(source.is_none_or(|source| source == own || source == to.addr()))
+    }
 }

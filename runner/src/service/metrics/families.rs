@@ -149,6 +149,9 @@ fn sockets(to: &mut Encoder<'_>, t: &Totals, h: &HeldStatus) -> fmt::Result {
         by("result", [("destroyed", h.late_destroyed), ("gone", h.late_gone)]),
     )?;
     to.gauge("destroyers_given_up", "Threads that wait for the lock of a socket", h.given_up)?;
+    let moved = t.moved.not_moved.iter().map(|(reason, n)| (vec![("result", reason.clone())], *n));
+    let moved = std::iter::once((vec![("result", "moved".to_owned())], t.moved.moved)).chain(moved);
+    to.counter("sockets_moved", "Sockets that were to be moved, by what came of them", moved)?;
     let failed = t.revived.failed.iter().map(|(errno, n)| (vec![("result", errno.clone())], *n));
     let revived = t.revived.counts().into_iter().map(|(result, n)| (vec![("result", result.to_owned())], n));
     let help = "Destroyed sockets that were looked at again, by what came of them";

@@ -289,9 +289,16 @@ fn is_inode(file: &OwnedFd, dev: u64, ino: u32) -> bool {
 
 /// The netns of a socket that another process has open. `pidfd`: of that process, once it was needed.
 fn netns_of(pid: libc::pid_t, pidfd: &mut Option<Pidfd>, descriptor: &OsStr) -> io::Result<OwnedFd> {
+    of_socket(&descriptor_of(pid, pidfd, descriptor)?)
+}
+
+/// The netns of a socket.
+///
+/// # Errors
+/// The errno of ioctl(2): `EPERM` without CAP_NET_ADMIN there.
+pub(crate) fn of_socket(socket: &impl std::os::fd::AsRawFd) -> io::Result<OwnedFd> {
     /// `SIOCGSKNS` (linux/sockios.h).
     const SIOCGSKNS: libc::Ioctl = 0x894c;
-    let socket = descriptor_of(pid, pidfd, descriptor)?;
     // SAFETY: SIOCGSKNS takes no argument and returns a new descriptor.
     let netns = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
     owned(netns.into())
