@@ -32,6 +32,10 @@ pub struct Event {
     /// `/run/netns/blue`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
+    /// Milliseconds that the event waits for a [`BackendAdded`](Action::BackendAdded) that takes it back; a service waits,
+    /// a reaper of one's own does not. Left out of the wire form when 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub confirm_after_ms: u32,
     /// What is done with the victims; `None`: what is usual.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub victim_action: Option<VictimAction>,
@@ -40,7 +44,7 @@ pub struct Event {
 impl Event {
     /// An event that is no dry run, names no netns, and has done with its victims what is usual.
     pub fn new(id: impl Into<String>, action: Action) -> Self {
-        Self { id: id.into(), action, dry_run: false, netns: None, victim_action: None }
+        Self { id: id.into(), action, dry_run: false, netns: None, confirm_after_ms: 0, victim_action: None }
     }
 
     /// Checks that the sockets of the deleted backends can be connected where the event wants them to be.
@@ -176,6 +180,11 @@ pub enum Action {
         /// is the same as once.
         backends: Vec<Backend>,
     },
+    /// The backend is there, again or still: deletions of it that wait to be confirmed are taken back.
+    BackendAdded {
+        /// The backend that is there.
+        backend: Backend,
+    },
     /// These backends live: everything else that the index has sockets of is gone. For a sender
     /// that has lost events.
     Reconcile {
@@ -197,6 +206,7 @@ impl Action {
         match self {
             Self::BackendDeleted { .. } => "backend-deleted",
             Self::BackendsDeleted { .. } => "backends-deleted",
+            Self::BackendAdded { .. } => "backend-added",
             Self::Reconcile { .. } => "reconcile",
         }
     }
@@ -207,7 +217,7 @@ impl Action {
         match self {
             Self::BackendDeleted { backend } => std::slice::from_ref(backend),
             Self::BackendsDeleted { backends } => backends,
-            Self::Reconcile { .. } => &[],
+            Self::BackendAdded { .. } | Self::Reconcile { .. } => &[],
         }
     }
 }
@@ -217,6 +227,14 @@ fn next_id() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     format!("event-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+/// Longest time that an event waits to be confirmed: an hour.
+pub const CONFIRM_AFTER_MAX_MS: u32 = 3_600_000;
 
 /// Checks an event or request id: 1 to [`MAX_ID_BYTES`] bytes, no control characters, so that it
 /// is safe in a log line.

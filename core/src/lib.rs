@@ -71,7 +71,7 @@ pub use backend::{Backend, BackendError, Protocol};
 pub use engine::EngineName;
 pub use errno::{errno_name, errno_reason};
 pub use error::{Refusal, UnknownName, excerpt};
-pub use event::{Action, Event, IdError, LinkError, MAX_ID_BYTES, check_id};
+pub use event::{Action, CONFIRM_AFTER_MAX_MS, Event, IdError, LinkError, MAX_ID_BYTES, check_id};
 pub use failures::{Failure, Failures, MAX_FAILURES_LISTED};
 pub use fallback::{FallbackReason, FallbackRun};
 pub use guard::{Guarded, Limit, Pacer, ReconcileMax};

@@ -74,6 +74,10 @@ pub struct Report {
     /// numbers are in its report. Left out when there are none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub merged: BTreeMap<Backend, String>,
+    /// Backends that were added again before their deletion was confirmed: the id of the event that said so. Nothing was done
+    /// about them. Left out when there are none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cancelled: BTreeMap<Backend, String>,
     /// For events on several backends, each of them that is not in `merged`; the counters of the report are their sums.
     /// A reconcile has those that are gone. Left out when there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -164,6 +168,7 @@ impl Report {
             pending_elsewhere: outcome.pending_elsewhere,
             guard: None,
             merged: BTreeMap::new(),
+            cancelled: BTreeMap::new(),
             by_backend: Vec::new(),
             moved: None,
             reviving: None,

@@ -13,7 +13,7 @@ use serde_json::error::Category;
 
 use crate::backend::Backend;
 use crate::error::{Refusal, excerpt};
-use crate::event::{Action, Event, check_id};
+use crate::event::{Action, CONFIRM_AFTER_MAX_MS, Event, check_id};
 use crate::limits::MAX_BACKENDS;
 use crate::network::{MAX_NETWORKS, Network};
 
@@ -29,6 +29,7 @@ struct Type {
 enum Kind {
     BackendDeleted,
     BackendsDeleted,
+    BackendAdded,
     Reconcile,
     Index,
     Status,
@@ -42,14 +43,36 @@ const TYPES: &[Type] = &[
         name: "backend-deleted",
         kind: Kind::BackendDeleted,
         takes: &[
-            "id", "type", "backend", "dry_run", "netns", "action", "to", "spread", "after_ms", "tcp", "else",
+            "id",
+            "type",
+            "backend",
+            "dry_run",
+            "netns",
+            "confirm_after_ms",
+            "action",
+            "to",
+            "spread",
+            "after_ms",
+            "tcp",
+            "else",
         ],
     },
     Type {
         name: "backends-deleted",
         kind: Kind::BackendsDeleted,
         takes: &[
-            "id", "type", "backends", "dry_run", "netns", "action", "to", "spread", "after_ms", "tcp", "else",
+            "id",
+            "type",
+            "backends",
+            "dry_run",
+            "netns",
+            "confirm_after_ms",
+            "action",
+            "to",
+            "spread",
+            "after_ms",
+            "tcp",
+            "else",
         ],
     },
     Type {
@@ -62,6 +85,7 @@ const TYPES: &[Type] = &[
             "within",
             "max_victims",
             "dry_run",
+            "confirm_after_ms",
             "action",
             "to",
             "spread",
@@ -70,6 +94,7 @@ const TYPES: &[Type] = &[
             "else",
         ],
     },
+    Type { name: "backend-added", kind: Kind::BackendAdded, takes: &["id", "type", "backend"] },
     Type { name: "index", kind: Kind::Index, takes: &["id", "type"] },
     Type { name: "status", kind: Kind::Status, takes: &["id", "type"] },
     Type { name: "top", kind: Kind::Top, takes: &["id", "type"] },
@@ -236,6 +261,7 @@ impl<'a> Reader<'a> {
             Kind::Top => return Ok(Request::Top { id }),
             Kind::Audit => return Ok(Request::Audit { id }),
             Kind::BackendDeleted => Action::BackendDeleted { backend: self.backend("backend")? },
+            Kind::BackendAdded => Action::BackendAdded { backend: self.backend("backend")? },
             Kind::BackendsDeleted => Action::BackendsDeleted { backends: self.backends("backends")? },
             Kind::Reconcile => Action::Reconcile {
                 backends: self.backends("backends")?,
@@ -248,6 +274,7 @@ impl<'a> Reader<'a> {
             action,
             dry_run: self.flag("dry_run")?,
             netns: self.path("netns")?,
+            confirm_after_ms: self.milliseconds("confirm_after_ms", 0, CONFIRM_AFTER_MAX_MS)?,
             victim_action: self.victim_action()?,
         };
         event.check_links().map_err(|error| self.refuse(error.field(&event.action), error.to_string()))?;
@@ -376,6 +403,13 @@ impl<'a> Reader<'a> {
         number.transpose().map_err(|what| {
             self.refuse(field, format!("{field:?} is {what}; write a whole number, 0 or more"))
         })
+    }
+
+    /// An optional number of milliseconds.
+    fn milliseconds(&self, field: &str, usual: u32, most: u32) -> Result<u32, Refusal> {
+        let given = self.number(field)?.unwrap_or_else(|| usual.into());
+        let fits = u32::try_from(given).ok().filter(|given| *given <= most);
+        fits.ok_or_else(|| self.refuse(field, format!("{field:?} is {given}; write at most {most}")))
     }
 
     /// An optional absolute path.

@@ -46,6 +46,7 @@ fn action() -> impl Strategy<Value = Action> {
     let list = || prop::collection::vec(backend(), 1..8);
     prop_oneof![
         backend().prop_map(|backend| Action::BackendDeleted { backend }),
+        backend().prop_map(|backend| Action::BackendAdded { backend }),
         list().prop_map(|backends| Action::BackendsDeleted { backends }),
         (list(), prop::collection::vec(network(), 0..4), any::<Option<u64>>())
             .prop_map(|(backends, within, max_victims)| Action::Reconcile { backends, within, max_victims }),
@@ -97,7 +98,12 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
             ..Event::new(id, action)
         })
         .prop_filter("a link-local backend without its link", |event| event.check_links().is_ok())
-        .prop_filter("victims that have nowhere to go", |event| event.check_action().is_ok());
+        .prop_filter("victims that have nowhere to go", |event| event.check_action().is_ok())
+        .prop_map(|event| match event.action {
+            // It takes nothing but the backend.
+            Action::BackendAdded { .. } => Event { dry_run: false, victim_action: None, ..event },
+            _ => event,
+        });
     let on_links = (id(), prop::collection::vec(on_a_link(), 1..4), "/[^\\pC]{0,40}").prop_map(
         |(id, backends, netns)| Event {
             netns: Some(netns),

@@ -17,6 +17,9 @@ crate::tests![
     the_usual_action_is_that_of_the_service,
     a_service_may_refuse_it,
     bad_options_are_refused,
+    a_backend_that_comes_back_keeps_its_sockets,
+    a_deletion_is_confirmed_by_time,
+    an_unconfirmed_deletion_is_not_carried_out_at_the_end,
 ];
 
 /// A backend that nobody is connected to, at the address of [`UDP`].
@@ -130,5 +133,68 @@ fn bad_options_are_refused() -> Result<()> {
         let ended = run(&[&["reap", UDP], args].concat())?;
         ensure!(ended.code == Some(2) && ended.err.contains(why), "{args:?}: {ended:?}");
     }
+    Ok(())
+}
+
+fn unconfirmed(id: &str, confirm_after_ms: u32) -> String {
+    let event = json!({
+        "id": id, "type": "backends-deleted", "backends": [UDP, TCP], "confirm_after_ms": confirm_after_ms,
+    });
+    format!("{event}\n")
+}
+
+fn added(id: &str, backend: &str) -> String {
+    format!("{}\n", json!({"id": id, "type": "backend-added", "backend": backend}))
+}
+
+fn a_backend_that_comes_back_keeps_its_sockets() -> Result<()> {
+    let serve = Serve::start("cli-unconfirmed")?;
+    let mut ten = Ten::new(&serve)?;
+    let (mut client, mut other) = (serve.client()?, serve.client()?);
+    client.send(&unconfirmed("d1", 60_000))?;
+    // Events of others are handled meanwhile.
+    other.ask("between")?;
+    other.send(&(added("a1", UDP) + &added("a2", TCP)))?;
+    for id in ["a1", "a2"] {
+        let report = other.answer()?.context("closed")?;
+        ensure!(report["id"] == id && report["complete"] == true && report["victims"] == 0, "{report}");
+    }
+    let report = client.answer()?.context("closed")?;
+    ensure!(report["id"] == "d1" && report["victims"] == 0 && report["complete"] == true, "{report}");
+    ensure!(report["cancelled"] == json!({UDP: "a1", TCP: "a2"}), "{report}");
+    ensure!(ten.client.destroyed(skreap_testbed::Selection::All)?.is_empty(), "a socket was destroyed");
+    drop(ten);
+    serve.finish()
+}
+
+fn a_deletion_is_confirmed_by_time() -> Result<()> {
+    let serve = Serve::start("cli-confirmed")?;
+    let ten = Ten::new(&serve)?;
+    let mut client = serve.client()?;
+    let start = Instant::now();
+    client.send(&(unconfirmed("d1", 400) + &added("a1", TCP)))?;
+    let report = client.answer()?.context("closed")?;
+    ensure!(start.elapsed() >= Duration::from_millis(400), "after {:?}", start.elapsed());
+    ensure!(report["id"] == "d1" && report["destroyed"] == 6, "{report}");
+    ensure!(report["cancelled"] == json!({TCP: "a1"}), "{report}");
+    ensure!(client.answer()?.context("closed")?["id"] == "a1", "not the next answer");
+    drop(ten);
+    serve.finish()
+}
+
+fn an_unconfirmed_deletion_is_not_carried_out_at_the_end() -> Result<()> {
+    let serve = Serve::start("cli-unconfirmed-end")?;
+    let ten = Ten::new(&serve)?;
+    let mut client = serve.client()?;
+    client.send(&unconfirmed("d1", 3_600_000))?;
+    serve.client()?.ask("it has been read")?;
+    drop(ten);
+    serve.finish()?;
+    let refusal = client.answer()?.context("closed")?;
+    ensure!(refusal["id"] == "d1", "{refusal}");
+    ensure!(
+        refusal["error"]["message"].as_str().is_some_and(|m| m.contains("nothing was done")),
+        "{refusal}"
+    );
     Ok(())
 }

@@ -28,7 +28,7 @@ pub fn cases() -> Vec<Case> {
         case!(what_cannot_be_moved_is_destroyed_or_spared).only(EngineName::Netlink),
         case!(a_held_lock_holds_up_no_move).only(EngineName::Netlink),
         case!(moved_to_a_virtual_address).with(balancer).only(EngineName::Netlink),
-        case!(an_owner_that_connects_is_not_moved).with(leave_order).only(EngineName::Netlink),
+        case!(an_owner_that_connects_meanwhile_has_its_choice).with(leave_order).only(EngineName::Netlink),
         case!(an_owner_has_the_last_word_in_a_move).only(EngineName::Netlink),
     ]
 }
@@ -148,8 +148,9 @@ fn moved_to_a_virtual_address(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Both connects are on their way at the same time, ours before theirs.
-fn an_owner_that_connects_is_not_moved(world: &mut World) -> Result<()> {
+/// Both connects are on their way at the same time, ours before theirs. The hook of theirs holds the lock of the socket for
+/// so long that ours may be given up.
+fn an_owner_that_connects_meanwhile_has_its_choice(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp(2), udp(3)])?;
     let mut client = world.client("client")?;
     let socket = connect(&mut client, udp(1))?;
@@ -165,11 +166,11 @@ fn an_owner_that_connects_is_not_moved(world: &mut World) -> Result<()> {
             }
             Ok(client.connect(socket.handle, udp(3).socket_addr())?)
         });
-        let report = moving(world, &[udp(1)], &[udp(2)], Instead::Destroy);
+        let report = moving(world, &[udp(1)], &[udp(2)], Instead::Spare);
         owner.join().ok().context("panicked")??;
         report
     })?;
-    expect_moved(&report, 0, &[("overtaken", 1)], 0)?;
+    ensure!(report.moved.is_some_and(|moved| moved.sockets == 1) && report.destroyed == 0);
     ensure!(peer(&mut client, socket.handle)? == Some(udp(3).socket_addr()));
     Ok(())
 }

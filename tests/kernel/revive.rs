@@ -38,7 +38,7 @@ pub fn cases() -> Vec<Case> {
         case!(in_flight_is_unreachable).only(EngineName::Netlink),
         case!(a_virtual_address_is_translated).with(balancer).only(EngineName::Netlink),
         case!(an_owner_has_the_last_word).only(EngineName::Netlink),
-        case!(a_choice_that_was_overridden_is_put_back).with(leave_order).only(EngineName::Netlink),
+        case!(a_choice_made_meanwhile_stands).with(leave_order).only(EngineName::Netlink),
         case!(counted_only_is_not_touched).only(EngineName::Netlink),
         case!(the_end_of_the_reaper_loses_what_waits).only(EngineName::Netlink),
     ]
@@ -335,8 +335,8 @@ fn an_owner_has_the_last_word(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Ours begins first, theirs takes effect first, and ours would take the place of it.
-fn a_choice_that_was_overridden_is_put_back(world: &mut World) -> Result<()> {
+/// Both are on their way at one time. The kernel runs hooks and connects one after the other, so either may be first.
+fn a_choice_made_meanwhile_stands(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp(2), udp(3)])?;
     let mut client = world.client("client")?;
     let socket = connect(&mut client, udp(1))?;
@@ -351,8 +351,8 @@ fn a_choice_that_was_overridden_is_put_back(world: &mut World) -> Result<()> {
     }
     drop(delay);
     client.connect(socket.handle, udp(3).socket_addr())?;
-    ensure!(peer(&mut client, socket.handle)? == Some(udp(3).socket_addr()));
-    ended(&end(world)?, Revived { sockets: 1, overtaken: 1, ..Revived::default() })?;
+    let revived = end(world)?;
+    ensure!((revived.sockets, revived.revived + revived.overtaken) == (1, 1), "{revived:?}");
     expect_at(&mut client, socket.handle, udp(3))
 }
 

@@ -37,9 +37,10 @@ impl Reader<'_> {
             None => None,
             Some(ActionName::Destroy) => Some(VictimAction::Destroy),
             Some(ActionName::None) => Some(VictimAction::None),
-            Some(ActionName::Revive) => {
-                Some(VictimAction::Revive(Revive { to: self.destinations()?, after_ms: self.after_ms()? }))
-            }
+            Some(ActionName::Revive) => Some(VictimAction::Revive(Revive {
+                to: self.destinations()?,
+                after_ms: self.milliseconds("after_ms", REVIVE_AFTER_MS, REVIVE_AFTER_MAX_MS)?,
+            })),
             Some(ActionName::Move) => Some(VictimAction::Move(Move {
                 to: self.destinations()?,
                 tcp: self.named_or::<Instead>("tcp")?,
@@ -63,13 +64,6 @@ impl Reader<'_> {
         };
         let spread = self.named_or::<Spread>("spread")?;
         Destinations::new(backends, spread).map_err(|error| self.refuse("to", error.to_string()))
-    }
-
-    fn after_ms(&self) -> Result<u32, Refusal> {
-        let given = self.number("after_ms")?.unwrap_or_else(|| REVIVE_AFTER_MS.into());
-        u32::try_from(given).ok().filter(|given| *given <= REVIVE_AFTER_MAX_MS).ok_or_else(|| {
-            self.refuse("after_ms", format!("\"after_ms\" is {given}; write at most {REVIVE_AFTER_MAX_MS}"))
-        })
     }
 
     /// A required word out of a list.

@@ -29,6 +29,7 @@ fn reads_events() {
             action: Action::BackendDeleted { backend: "udp://10.0.0.1:53".parse().unwrap() },
             dry_run,
             netns: None,
+            confirm_after_ms: 0,
             victim_action: None,
         })
     };
@@ -63,10 +64,10 @@ fn refuses_what_is_not_an_object() {
 fn refuses_fields() {
     refused("{}", None, Some("type"), "\"type\" is missing;");
     refused(
-        r#"{"id":"e1","type":"backend-added"}"#,
+        r#"{"id":"e1","type":"backend-lost"}"#,
         Some("e1"),
         Some("type"),
-        "type \"backend-added\" is not known; write one of: backend-deleted, backends-deleted, reconcile, index, \
+        "type \"backend-lost\" is not known; write one of: backend-deleted, backends-deleted, reconcile, backend-added, index, \
          status, top, audit",
     );
     refused(
@@ -158,6 +159,7 @@ fn the_longest_list_fits_in_one_mebibyte() {
         action: Action::BackendsDeleted { backends: vec![longest; MAX_BACKENDS] },
         dry_run: true,
         netns: None,
+        confirm_after_ms: 0,
         victim_action: None,
     };
     assert!(serde_json::to_vec(&event).unwrap().len() <= 1 << 20);
@@ -402,4 +404,24 @@ fn reads_what_is_done_with_the_victims() {
         Some("to"),
         "udp://10.0.0.2:53 is a UDP backend, and all deleted ones are TCP",
     );
+}
+
+#[test]
+fn a_deletion_may_wait_to_be_confirmed() {
+    let line =
+        |rest: &str| format!(r#"{{"id":"e","type":"backend-deleted","backend":"udp://10.0.0.1:53"{rest}}}"#);
+    let read = |line: &str| match Request::parse(line.as_bytes(), 1) {
+        Ok(Request::Event(event)) => event,
+        other => panic!("{line}: {other:?}"),
+    };
+    assert_eq!(read(&line("")).confirm_after_ms, 0);
+    assert_eq!(read(&line(r#","confirm_after_ms":5000"#)).confirm_after_ms, 5000);
+    let message = "\"confirm_after_ms\" is 3600001; write at most 3600000";
+    refused(&line(r#","confirm_after_ms":3600001"#), Some("e"), Some("confirm_after_ms"), message);
+    let added = r#"{"id":"a","type":"backend-added","backend":"udp://10.0.0.1:53"}"#;
+    let event = read(added);
+    assert_eq!((event.action.name(), event.action.gone().len()), ("backend-added", 0));
+    assert_eq!(serde_json::to_string(&event).unwrap(), added);
+    let late = r#"{"id":"a","type":"backend-added","backend":"udp://10.0.0.1:53","confirm_after_ms":1}"#;
+    refused(late, Some("a"), Some("confirm_after_ms"), "field \"confirm_after_ms\" is not for this type");
 }

@@ -21,6 +21,8 @@ pub(super) struct Done {
     pub(super) moved_cookies: HashSet<u64>,
     pub(super) by_backend: Vec<BackendReport>,
     pub(super) merged: BTreeMap<Backend, String>,
+    /// Backends about which nothing is to be done.
+    pub(super) cancelled: BTreeMap<Backend, String>,
     pub(super) guard: Guarded,
     pub(super) error: Option<String>,
     /// The victims that were counted, with their owners, if those are wanted.
@@ -43,6 +45,7 @@ impl Done {
             moved_cookies: HashSet::new(),
             by_backend: Vec::new(),
             merged: BTreeMap::new(),
+            cancelled: BTreeMap::new(),
             guard: Guarded::default(),
             error: None,
             attributed: None,

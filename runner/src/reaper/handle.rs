@@ -1,6 +1,6 @@
 //! From an event to its report.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::thread;
 use std::time::Instant;
 
@@ -54,10 +54,22 @@ impl Reaper {
     /// while one is waited for: [`poll`](Self::poll) says when that is over, and [`finish`](Self::finish) makes the
     /// report, which is due.
     pub fn begin(&mut self, batch: &mut Batch, event: &Event, received: Instant) -> Underway {
+        self.begin_without(batch, event, received, BTreeMap::new())
+    }
+
+    /// As [`begin`](Self::begin), without the backends whose deletion was `cancelled`, and the events that did.
+    pub(crate) fn begin_without(
+        &mut self,
+        batch: &mut Batch,
+        event: &Event,
+        received: Instant,
+        cancelled: BTreeMap<Backend, String>,
+    ) -> Underway {
         let queue_ns = nanos(received.elapsed());
         let (_, waited_ns) = self.pace.totals();
         let mut done = Done::new(self.engine.name(), self.action_of(event));
         done.guard.max_rate = self.pace.rate();
+        done.cancelled = cancelled;
         let mut event = event.clone();
         // Victims that are only counted are found as for a dry run.
         event.dry_run |= done.action == VictimAction::None;
@@ -85,6 +97,7 @@ impl Reaper {
         self.order_unknown = !self.keep_order();
         done.order_ns = nanos(start.elapsed());
         let mut backends = self.gone(event, done);
+        backends.retain(|backend| !done.cancelled.contains_key(&backend.without_zone()));
         // The name of a link means something in one netns only, so it is no key for events that
         // waited together.
         if !event.dry_run && event.netns.is_none() && done.action == VictimAction::Destroy {

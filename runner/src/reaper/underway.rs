@@ -137,7 +137,20 @@ impl Reaper {
             underway.done.total.destroy_ns += nanos(underway.begun.elapsed());
         }
         let Underway { event, done, received, queue_ns, ledger, .. } = underway;
-        let Done { total, action, revival, moved, by_backend, merged, guard, error, attributed, refused, .. } = done;
+        let Done {
+            total,
+            action,
+            revival,
+            moved,
+            by_backend,
+            merged,
+            cancelled,
+            guard,
+            error,
+            attributed,
+            refused,
+            ..
+        } = done;
         let phases = Phases {
             queue_ns,
             order_ns: done.order_ns,
@@ -149,6 +162,7 @@ impl Reaper {
         let mut report = Report::new(&event, total, phases);
         report.by_backend = by_backend;
         report.merged = merged;
+        report.cancelled = cancelled;
         report.guard = guard.any().then_some(guard);
         report.error = error;
         report.victim_action = Some(action.name()).filter(|name| *name != ActionName::Destroy);

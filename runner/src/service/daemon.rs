@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
-use skreap_core::{Refusal, Request};
+use skreap_core::{Action, Refusal, Request};
 
 use crate::observe::monitor::Monitor;
 use crate::reaper::Reaper;
@@ -16,6 +16,7 @@ use crate::service::handle::Queue;
 use crate::service::recorder::Recorder;
 use crate::service::source::{Inbox, Job, Reply, Running, Source, Stop};
 use crate::service::systemd::{Heartbeat, NotifierThread, Supervisor};
+use crate::service::unconfirmed::Unconfirmed;
 use crate::upkeep::audit::{Answer, Asker};
 
 /// Requests that may wait; a full queue blocks the sources, and nothing is dropped.
@@ -216,6 +217,13 @@ fn work_off(reaper: &mut Reaper, jobs: &Receiver<Job>, job: Job, deferred: &mut 
     for job in waiting {
         match &job.request {
             Request::Event(event) => {
+                if let Action::BackendAdded { backend } = event.action {
+                    deferred.cancel(backend, &event.id);
+                }
+                if let Some(event) = Unconfirmed::new(event, job.requester) {
+                    deferred.unconfirmed(event, job.reply);
+                    continue;
+                }
                 let underway = reaper.begin(&mut batch, event, job.received);
                 deferred.event(underway, job.requester, job.reply);
             }

@@ -3,14 +3,18 @@
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
+use skreap_core::{Backend, Event, Refusal};
 
+use crate::reaper::batch::Batch;
 use crate::reaper::{Reaper, Underway};
 use crate::service::event_log;
 use crate::service::recorder::Recorder;
 use crate::service::source::{Reply, Requester};
+use crate::service::unconfirmed::Unconfirmed;
 use crate::upkeep::revive::Revival;
 
-/// Answers in the order of their questions. The work of all of them is done.
+/// Answers in the order of their questions. The work of all of them is done, but for events that wait to be
+/// confirmed.
 #[derive(Default)]
 pub(crate) struct Deferred {
     waiting: Vec<Waiting>,
@@ -25,6 +29,7 @@ struct Waiting {
 
 #[derive(Debug)]
 enum What {
+    Unconfirmed(Box<Unconfirmed>),
     Event(Box<Underway>, Requester),
     Answer(Reply, Option<Box<Revival>>),
 }
@@ -40,6 +45,20 @@ impl Deferred {
         self.waiting.push(Waiting { what: What::Event(Box::new(underway), by), to });
     }
 
+    /// An event that waits to be confirmed.
+    pub(crate) fn unconfirmed(&mut self, event: Unconfirmed, to: Sender<Reply>) {
+        self.waiting.push(Waiting { what: What::Unconfirmed(Box::new(event)), to });
+    }
+
+    /// This backend was added, says the event with this id: deletions of it that wait to be confirmed are taken back.
+    pub(crate) fn cancel(&mut self, backend: Backend, id: &str) {
+        for one in &mut self.waiting {
+            if let What::Unconfirmed(event) = &mut one.what {
+                event.cancel(backend, id);
+            }
+        }
+    }
+
     /// An answer, which has its place behind earlier ones to the same client.
     pub(crate) fn answer(&mut self, answer: Reply, to: Sender<Reply>) {
         self.waiting.push(Waiting { what: What::Answer(answer, None), to });
@@ -52,6 +71,7 @@ impl Deferred {
     /// Time until the next answer is due at the latest; `None` if there is none.
     pub(crate) fn rest(&self, reaper: &Reaper) -> Option<Duration> {
         let due = self.waiting.iter().filter_map(|one| match &one.what {
+            What::Unconfirmed(event) => Some(event.due()),
             What::Event(underway, _) => Some(reaper.due(underway)),
             What::Answer(..) => None,
         });
@@ -62,7 +82,12 @@ impl Deferred {
     pub(crate) fn deliver(&mut self, reaper: &mut Reaper, ending: bool) {
         let mut kept: Vec<Waiting> = Vec::new();
         for Waiting { what, to } in std::mem::take(&mut self.waiting) {
-            let (answer, revival) = match what {
+            let (answer, revival) = match confirm(what, reaper) {
+                What::Unconfirmed(event) if ending => (Reply::Refused(not_confirmed(&event.event)), None),
+                What::Unconfirmed(event) => {
+                    kept.push(Waiting { what: What::Unconfirmed(event), to });
+                    continue;
+                }
                 What::Event(mut underway, by) => {
                     if !reaper.poll(&mut underway) && !ending {
                         kept.push(Waiting { what: What::Event(underway, by), to });
@@ -95,4 +120,22 @@ impl Deferred {
             reaper.take_late_results().iter().for_each(|late| recorder.late(late));
         }
     }
+}
+
+/// An event whose time is over is carried out.
+fn confirm(what: What, reaper: &mut Reaper) -> What {
+    match what {
+        What::Unconfirmed(event) if event.due() <= Instant::now() => {
+            let Unconfirmed { event, by, cancelled, .. } = *event;
+            // It has waited as it was asked to, and not for us.
+            let underway = reaper.begin_without(&mut Batch::default(), &event, Instant::now(), cancelled);
+            What::Event(Box::new(underway), by)
+        }
+        other => other,
+    }
+}
+
+fn not_confirmed(event: &Event) -> Refusal {
+    let message = "the service ends before the event was confirmed, and nothing was done; send it again";
+    Refusal::new(0, message).with_id(&event.id)
 }

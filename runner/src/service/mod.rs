@@ -14,3 +14,4 @@ pub(crate) mod recorder;
 pub mod source;
 pub mod systemd;
 pub(crate) mod thread;
+mod unconfirmed;
