@@ -70,6 +70,10 @@ enum skreap_walk_flags {
 	 * recorded under (dport 0: not known), not of its peer
 	 */
 	SKREAP_WALK_RECORDED = 256,
+	/* Only where frontends are recorded: only victims of those set for the slot */
+	SKREAP_WALK_FRONTENDS = 1 << 14,
+	/* The same, with ALL: forget the frontends recorded in the epochs set for the slot */
+	SKREAP_WALK_FORGET = 1 << 15,
 };
 
 /* Why the index may not know all sockets of the target */
@@ -248,6 +252,44 @@ struct skreap_bootstrap {
 };
 _Static_assert(sizeof(struct skreap_bootstrap) == 56, "no hidden padding");
 
+/* Most distinct frontends; the default of a service that records them */
+#define SKREAP_FRONTENDS_MAX 16384
+
+/* What a node says of the address that was named before a translation: one of these, or an element of the table */
+enum skreap_frontend_id {
+	SKREAP_FRONTEND_UNKNOWN = 0,
+	SKREAP_FRONTEND_DIRECT = 1, /* the backend itself was named */
+	SKREAP_FRONTEND_FIRST = 2,  /* of the table: its first element */
+};
+
+enum skreap_frontend_op {
+	SKREAP_FRONTEND_SET_EPOCH = 1,	    /* value: the epoch of what is recorded from now on; 0: nothing is trusted */
+	SKREAP_FRONTEND_FILTER_CLEAR = 2,   /* of the slot; value: the first epoch that SKREAP_WALK_FORGET forgets */
+	SKREAP_FRONTEND_FILTER_ID = 3,	    /* the slot's walks want this id */
+	SKREAP_FRONTEND_FILTER_ADDRESS = 4, /* the slot's walks want this frontend */
+};
+
+/* Context of the `skreap_frontends` program, BPF_PROG_TEST_RUN as for `skreap_walk`. */
+struct skreap_frontend {
+	__u32 version; /* in: SKREAP_ABI_VERSION */
+	__s32 error;   /* out: 0 or -errno: EPROTO version, EINVAL op, slot or value */
+	enum skreap_frontend_op op; /* in, as all that follows */
+	__u32 slot;
+	__u32 value;
+	__be32 daddr[4]; /* as in struct skreap_walk */
+	__be16 dport;
+	__u8 family;
+	__u8 protocol;
+};
+_Static_assert(sizeof(struct skreap_frontend) == 40, "no hidden padding");
+
+/* Calls whose frontend was not found out, by reason */
+struct skreap_frontend_counters {
+	__u64 not_first;  /* the first program did not run before all others, or nobody knows */
+	__u64 no_note;	  /* it has left no note, or another call has overwritten it */
+	__u64 table_full; /* no room for another frontend */
+};
+
 /*
  * Context of the `skreap_functions` program: 1 where it was loaded with the function of the module.
  */
@@ -272,7 +314,7 @@ struct skreap_cfg {
 	__u32 max_sockets;
 	__u32 bootstrapped; /* 1: pre-existing sockets have been looked for */
 	__u32 refs;	    /* 1: a reference to each recorded socket is held */
-	__u32 padding;
+	__u32 frontends;    /* room for so many; 0: none are recorded */
 };
 _Static_assert(sizeof(struct skreap_cfg) == 48, "no hidden padding");
 

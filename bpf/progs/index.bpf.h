@@ -53,6 +53,10 @@ struct node {
 	__u32 next, prev; /* bucket; while free: next free node, and in the depot the next chunk */
 	__u32 rnext;	  /* record slot */
 	__u32 tag;
+#ifdef SKREAP_FRONTENDS
+	__u32 frontend; /* enum skreap_frontend_id */
+	__u32 epoch;	/* of its record, see frontend.bpf.h */
+#endif
 };
 
 /*

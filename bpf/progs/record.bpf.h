@@ -34,7 +34,18 @@ struct membership {
 	__u32 found; /* not 0: no connect() of now, but what one has come to; it makes no node obsolete */
 	__u32 node; /* out: the new one */
 	__u32 dead; /* out: a node that was unlinked, and that the caller has to reap */
+#ifdef SKREAP_FRONTENDS
+	__u64 frontend; /* enum skreap_frontend_id */
+#endif
 };
+
+#ifdef SKREAP_FRONTENDS
+#define FRONTEND(m) ((__u32)(m)->frontend)
+#define SET_FRONTEND(m, id) ((m)->frontend = (id))
+#else
+#define FRONTEND(m) SKREAP_FRONTEND_UNKNOWN
+#define SET_FRONTEND(m, id) ((void)(id))
+#endif
 
 enum { RECORD_KNOWN, RECORD_NEW, RECORD_NO_NODE, RECORD_TOO_LONG };
 
@@ -230,7 +241,7 @@ static __always_inline bool record_known(const struct membership *m)
 	if (tag & NODE_WILDCARD)
 		return !(m->tag & NODE_CONNECT) ||
 		       (tag & (NODE_CONNECT | NODE_WATCHED | NODE_EXPIRED)) == NODE_CONNECT;
-	if (n->key != m->key || m->tag & NODE_WILDCARD)
+	if (n->key != m->key || m->tag & NODE_WILDCARD || !frontend_known(n, FRONTEND(m), m->tag))
 		return false;
 	if (m->tag & NODE_CONNECT)
 		return (owner_bits(tag) | (tag & (NODE_WATCHED | NODE_EXPIRED))) == owner_bits(m->tag);
@@ -263,6 +274,7 @@ static __noinline int record_search(struct shard *s, __u32 *record, struct membe
 			return RECORD_KNOWN;
 		}
 		if (n->key == m->key && !(m->tag & NODE_WILDCARD)) {
+			frontend_again(n, FRONTEND(m), m->tag, m->found);
 			/* Only a node with one claimant may be dropped by connect(). */
 			if ((n->tag ^ m->tag) & NODE_TID && n->tag & m->tag & NODE_CONNECT)
 				n->tag &= ~NODE_TID;
@@ -303,6 +315,7 @@ static __always_inline int record_insert(struct shard *s, __u32 *record, __u32 *
 	n->cookie = m->cookie;
 	n->key = m->key;
 	n->tag = m->tag;
+	frontend_set(n, m->tag & NODE_WILDCARD ? SKREAP_FRONTEND_UNKNOWN : FRONTEND(m));
 	n->rnext = *record;
 	*record = fresh;
 	m->node = fresh;
@@ -469,7 +482,7 @@ static __always_inline void record_count(const struct membership *m, int result)
 }
 
 /* True if the membership is new. */
-static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 tag)
+static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 tag, __u32 frontend)
 {
 	struct bpf_sock *bsk = (struct bpf_sock *)ctx->sk;
 	struct membership m;
@@ -490,6 +503,7 @@ static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 t
 	m.live_key = key;
 	m.tag = tag;
 	m.found = 0;
+	SET_FRONTEND(&m, frontend);
 	m.cookie = sock_cookie(sk);
 	if (m.cookie) {
 		if (record_known(&m))

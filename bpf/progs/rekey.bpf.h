@@ -54,6 +54,9 @@ static __noinline int rekey_search(const __u32 *record, const struct membership 
 		found->tags |= n->tag;
 		if (n->tag & NODE_WILDCARD || n->key == m->key)
 			found->known = true;
+		/* The connect in force may be one that was translated behind our back. */
+		if (n->tag & NODE_CONNECT)
+			frontend_forget(n);
 		if (adding)
 			n->tag |= NODE_MULTI;
 	}

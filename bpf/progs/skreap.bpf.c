@@ -22,6 +22,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #include "sockref.bpf.h"
 #include "kernel_notes.bpf.h"
 #include "incomplete.bpf.h"
+#include "frontend.bpf.h"
 #include "record.bpf.h"
 #include "pending.bpf.h"
 #include "walk.bpf.h"
@@ -56,14 +57,16 @@ static __always_inline __be32 own_ipv4(struct bpf_sock_addr *ctx)
 static __always_inline int record4(struct bpf_sock_addr *ctx, __u32 tag)
 {
 	__be32 daddr = ctx->user_ip4;
+	__u32 frontend;
 
 	if (!ctx->user_port)
 		return ALLOW;
+	frontend = frontend_take(ctx, AF_INET, &daddr, ctx->user_port);
 	if (!daddr && tag & NODE_SENDMSG)
 		daddr = own_ipv4(ctx);
 	else if (!daddr && ctx->user_family == AF_INET)
 		tag |= NODE_WILDCARD;
-	record(ctx, key_ipv4(daddr, ctx->user_port, ctx->protocol), tag);
+	record(ctx, key_ipv4(daddr, ctx->user_port, ctx->protocol), tag, frontend);
 	return ALLOW;
 }
 
@@ -78,10 +81,12 @@ static __always_inline int record6(struct bpf_sock_addr *ctx, __u32 tag)
 		.protocol = c->protocol,
 	};
 	bool ipv6 = !is_v4mapped(p.daddr[0], p.daddr[1], p.daddr[2]);
+	__u32 frontend;
 	__u64 key;
 
 	if (!p.dport)
 		return ALLOW;
+	frontend = frontend_take(ctx, AF_INET6, p.daddr, p.dport);
 	if (!(p.daddr[3] | (ipv6 ? p.daddr[0] | p.daddr[1] | p.daddr[2] : 0))) {
 		if (tag & NODE_SENDMSG)
 			p.daddr[3] = ipv6 ? bpf_htonl(1) : own_ipv4(ctx);
@@ -89,7 +94,7 @@ static __always_inline int record6(struct bpf_sock_addr *ctx, __u32 tag)
 			tag |= NODE_WILDCARD;
 	}
 	key = ipv6 ? key_of(&p) : key_ipv4(p.daddr[3], p.dport, p.protocol);
-	if (record(ctx, key, ipv6 ? tag | NODE_IPV6 : tag) && ipv6 && tag & NODE_SENDMSG)
+	if (record(ctx, key, ipv6 ? tag | NODE_IPV6 : tag, frontend) && ipv6 && tag & NODE_SENDMSG)
 		bpf_map_update_elem(&ipv6_names, &key, &p, BPF_ANY);
 	return ALLOW;
 }

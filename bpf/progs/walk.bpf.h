@@ -262,7 +262,7 @@ static __always_inline bool destroy(struct walk_slot *w, __u32 i, __u64 cookie, 
 __noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
 {
 	struct walk_slot *w = walk_slot_at(slot);
-	__u32 ci = slot + 1, tag = 0, xi, rel, *first;
+	__u32 ci = slot + 1, tag = 0, frontend = 0, xi, rel, *first;
 	__u64 skp = 0, cookie = 0, node_key = 0;
 	struct node *x, *cursor = node_at(ci);
 	struct skreap_victim *v;
@@ -296,6 +296,7 @@ __noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
 		cookie = x->cookie;
 		node_key = x->key;
 		tag = x->tag;
+		frontend = frontend_of_node(x, slot, w->n.flags);
 	} else {
 		bucket_unlink(first, cursor);
 		w->linked = 0;
@@ -380,7 +381,11 @@ __noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
 		v->id.dport = 0;
 		name_recorded(v, node_key, tag);
 	}
+	frontend = frontend_for(frontend, rel, tag);
+	if (!frontend_wanted(slot, w->n.flags, frontend))
+		return WALK_GO_ON;
 	v->relation = rel;
+	frontend_emit(slot, w->emitted, frontend);
 	if (!(w->n.flags & SKREAP_WALK_DESTROY) || destroy(w, xi, cookie, tag, target, rel, result))
 		w->emitted++;
 	return WALK_GO_ON;
@@ -434,6 +439,7 @@ static __always_inline int walk(struct skreap_walk *ctx)
 		return -EBUSY;
 
 	__builtin_memset(&w->n, 0, sizeof(w->n));
+	frontend_walk_begin(slot);
 	w->n.flags = flags;
 	/*
 	 * Read before and after the walk: a healing may link a node behind the walk and clear its

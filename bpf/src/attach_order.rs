@@ -59,6 +59,17 @@ impl Hook {
         }
     }
 
+    /// Our program that runs before all others on it, where frontends are recorded.
+    #[must_use]
+    pub fn first_program(self) -> &'static str {
+        match self {
+            Self::Connect4 => "skreap_first_connect4",
+            Self::Connect6 => "skreap_first_connect6",
+            Self::Sendmsg4 => "skreap_first_sendmsg4",
+            Self::Sendmsg6 => "skreap_first_sendmsg6",
+        }
+    }
+
     fn attach_type(self) -> libbpf_sys::bpf_attach_type {
         match self {
             Self::Connect4 => libbpf_sys::BPF_CGROUP_INET4_CONNECT,
@@ -181,6 +192,20 @@ impl HookRevision {
         self.revision == later.revision
             && later.effective.as_ref().is_none_or(|e| self.effective.as_ref() == Some(e))
     }
+}
+
+/// Programs of others that run before the program with this id, in order; `None` if that one does not
+/// run for a process in this cgroup.
+///
+/// # Errors
+/// As [`Order::read`].
+pub fn foreign_before(cgroup: BorrowedFd<'_>, hook: Hook, ours: u32) -> io::Result<Option<Vec<Program>>> {
+    let effective = programs(cgroup, hook, Kind::Effective)?;
+    let Some(at) = effective.iter().position(|&id| id == ours) else {
+        return Ok(None);
+    };
+    let before = effective.iter().take(at).map(|id| Program { id: *id, name: name(*id) });
+    Ok(Some(before.filter(|program| !program.is_own()).collect()))
 }
 
 struct Split<'a> {
@@ -318,7 +343,11 @@ impl fmt::Display for Conflict {
     }
 }
 
-fn parent(cgroup: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+/// The directory above; that of the topmost cgroup that is visible is no cgroup.
+///
+/// # Errors
+/// The errno of opening it.
+pub fn parent(cgroup: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     Ok(openat(cgroup, "..", flags, Mode::empty())?)
 }

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use crate::Error;
+use crate::{Error, FRONTENDS_MAX};
 
 /// Nodes that move between a shard and the depot together (`CHUNK` in `index.bpf.h`).
 const CHUNK: u32 = 64;
@@ -28,11 +28,15 @@ pub struct Config {
     /// cannot destroy without one. Takes effect only with the kernel module; see
     /// [`Index::can_destroy`](crate::Index::can_destroy).
     pub refs: bool,
+    /// Record the addresses that clients name before a load balancer translates them, up to this many
+    /// distinct ones (rounded up to a power of two, at most [`FRONTENDS_MAX`](crate::FRONTENDS_MAX));
+    /// 0: record none. 8 more bytes for each of `max_sockets`, and 32 for each frontend.
+    pub frontends: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_sockets: 262_144, buckets: 16_384, max_memberships: 63, refs: false }
+        Self { max_sockets: 262_144, buckets: 16_384, max_memberships: 63, refs: false, frontends: 0 }
     }
 }
 
@@ -45,6 +49,8 @@ pub(crate) struct Layout {
     pub buckets: u32,
     pub max_memberships: u32,
     pub max_sockets: u32,
+    /// A power of two, or 0.
+    pub frontends: u32,
 }
 
 impl Layout {
@@ -53,6 +59,7 @@ impl Layout {
             ("max_sockets", config.max_sockets, (MAX_SOCKETS, "1 to 67108864")),
             ("buckets", config.buckets, (BUCKETS, "1 to 1048576")),
             ("max_memberships", config.max_memberships, (1..=CHUNK - 1, "1 to 63")),
+            ("frontends", config.frontends, (0..=FRONTENDS_MAX, "0 to 16384")),
         ] {
             let (range, words) = range;
             if !range.contains(&value) {
@@ -80,6 +87,7 @@ impl Layout {
             buckets: config.buckets.next_power_of_two(),
             max_memberships: config.max_memberships,
             max_sockets: config.max_sockets,
+            frontends: if config.frontends == 0 { 0 } else { config.frontends.next_power_of_two() },
         })
     }
 

@@ -84,6 +84,9 @@ pub enum Error {
     /// All walk slots are taken.
     #[error("all {0} walk slots are in use: drop a Walker first")]
     NoSlot(u32),
+    /// Frontends were asked for, and the index records none.
+    #[error("this index records no frontends: start the service with `serve --frontends`")]
+    NoFrontends,
     /// The walk program refused or could not run.
     #[error("the walk failed: {0}")]
     Walk(io::Error),

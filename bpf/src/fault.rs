@@ -52,6 +52,7 @@ points! {
     PinRemoveAll, "removing a directory of pins";
     Walk, "running the walk";
     Rekey, "running the re-key program";
+    Frontend, "asking the program that keeps the frontends";
     ScanLoad, "loading the iterators of a scan";
     ScanAttach, "attaching an iterator of a scan";
     ScanWrite, "telling a scan what to look for";

@@ -25,6 +25,33 @@ pub const NAMES: [&str; 5] =
 /// The program that removes sockets from the index. Its place in the order does not matter.
 pub const RELEASE: &str = "skreap_sock_release";
 
+/// The names of the programs that an index has.
+fn names(first: bool) -> Vec<&'static str> {
+    let first = Hook::ALL.iter().filter(|_| first).map(|hook| hook.first_program());
+    NAMES.into_iter().chain(first).collect()
+}
+
+/// Before all programs of the cgroup, and of those below it (Linux 6.15); before those, too, that are
+/// attached in the same way (Linux 6.17).
+const FIRST_FLAGS: [u32; 2] =
+    [libbpf_sys::BPF_F_PREORDER | libbpf_sys::BPF_F_BEFORE, libbpf_sys::BPF_F_PREORDER];
+
+/// Attaches a program before all others, as far as this kernel can.
+fn attach_first(index: &Index, name: &str, cgroup: BorrowedFd<'_>) -> Result<Link, Error> {
+    for flags in FIRST_FLAGS {
+        match attach_program(index.object(), name, flags, cgroup) {
+            Err(Error::Attach { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {}
+            attached => return attached,
+        }
+    }
+    Err(Error::Unsupported {
+        missing: "a way to run a program before a load balancer's (BPF_F_PREORDER, Linux 6.15)".to_owned(),
+        remedy:
+            "run without --frontends; an event then terminates all clients of its backend, however they came"
+                .to_owned(),
+    })
+}
+
 /// The attached hooks. Dropping them detaches them in reverse order, unless they are pinned.
 #[derive(Debug)]
 pub struct Hooks {
@@ -44,7 +71,24 @@ impl Hooks {
     /// [`Error::Attach`] with the hook's name; [`Error::Denied`] without the privileges. Nothing
     /// stays attached.
     pub fn attach(index: &Index, cgroup: BorrowedFd<'_>) -> Result<Self, Error> {
-        Self::attach_programs(index.object(), &NAMES, cgroup)
+        let mut hooks = Self::attach_programs(index.object(), &NAMES, cgroup)?;
+        if index.frontends().is_some() {
+            for hook in Hook::ALL {
+                hooks.links.push(attach_first(index, hook.first_program(), cgroup)?);
+                hooks.names.push(hook.first_program().to_owned());
+            }
+        }
+        Ok(hooks)
+    }
+
+    /// Attaches the first program of one hook only, to try whether the kernel takes it.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn attach_first(index: &Index, hook: Hook, cgroup: BorrowedFd<'_>) -> Result<Self, Error> {
+        let name = hook.first_program();
+        let link = attach_first(index, name, cgroup)?;
+        Ok(Self { links: vec![link], names: vec![name.to_owned()], pins: None })
     }
 
     /// Pins the hooks, each under its name.
@@ -64,20 +108,46 @@ impl Hooks {
     /// As [`attach`](Self::attach); [`Error::Pin`] with the errno. The hook is attached at least
     /// once.
     pub fn become_last(&mut self, index: &Index, hook: Hook, cgroup: BorrowedFd<'_>) -> Result<(), Error> {
-        let place = self.place(hook);
-        let Some(link) = place.and_then(|i| self.links.get_mut(i)) else {
-            return Ok(());
-        };
         let name = hook.program();
-        let last = attach_program(index.object(), name, 0, cgroup)?;
-        if let Some(links) = &self.pins {
-            let next = links.join(format!("{name}{NEXT}"));
-            bpffs::remove_file(&next)?;
-            bpffs::pin(last.as_fd(), &next)?;
-            bpffs::rename(&next, &links.join(name))?;
+        if self.place(name).is_some() {
+            self.replace(name, attach_program(index.object(), name, 0, cgroup)?)?;
         }
-        *link = last;
         Ok(())
+    }
+
+    /// Moves the first program of a hook before all programs of its cgroup, as
+    /// [`become_last`](Self::become_last) moves the last.
+    ///
+    /// # Errors
+    /// As [`become_last`](Self::become_last).
+    pub fn become_first(&mut self, index: &Index, hook: Hook, cgroup: BorrowedFd<'_>) -> Result<(), Error> {
+        let name = hook.first_program();
+        if self.place(name).is_some() {
+            self.replace(name, attach_first(index, name, cgroup)?)?;
+        }
+        Ok(())
+    }
+
+    /// Drops the link of a program for another one of it; a pin follows.
+    fn replace(&mut self, name: &str, next: Link) -> Result<(), Error> {
+        if let Some(links) = &self.pins {
+            let pin = links.join(format!("{name}{NEXT}"));
+            bpffs::remove_file(&pin)?;
+            bpffs::pin(next.as_fd(), &pin)?;
+            bpffs::rename(&pin, &links.join(name))?;
+        }
+        if let Some(link) = self.place(name).and_then(|i| self.links.get_mut(i)) {
+            *link = next;
+        }
+        Ok(())
+    }
+
+    /// The id of the first program of a hook.
+    ///
+    /// # Errors
+    /// As [`program_id`](Self::program_id).
+    pub fn first_program_id(&self, hook: Hook) -> io::Result<u32> {
+        self.id_of(hook.first_program())
     }
 
     /// The id of the program on a hook.
@@ -85,7 +155,11 @@ impl Hooks {
     /// # Errors
     /// `NotFound` if that hook is not attached here; otherwise the errno of querying its link.
     pub fn program_id(&self, hook: Hook) -> io::Result<u32> {
-        let link = self.place(hook).and_then(|i| self.links.get(i)).ok_or(io::ErrorKind::NotFound)?;
+        self.id_of(hook.program())
+    }
+
+    fn id_of(&self, name: &str) -> io::Result<u32> {
+        let link = self.place(name).and_then(|i| self.links.get(i)).ok_or(io::ErrorKind::NotFound)?;
         fault::at(Point::LinkInfo)?;
         link.info().map(|info| info.prog_id).map_err(io_error)
     }
@@ -106,15 +180,16 @@ impl Hooks {
             .map(|(_, name)| name.as_str())
     }
 
-    fn place(&self, hook: Hook) -> Option<usize> {
-        self.names.iter().position(|name| name == hook.program())
+    fn place(&self, program: &str) -> Option<usize> {
+        self.names.iter().position(|name| name == program)
     }
 
     /// Opens the pinned links and gives them the programs of this index.
     pub(crate) fn take_over(index: &Index, links: &Path) -> Result<Self, Error> {
-        let mut hooks =
-            Self { links: Vec::new(), names: NAMES.map(str::to_owned).into(), pins: Some(links.to_owned()) };
-        for name in NAMES {
+        let names = names(index.frontends().is_some());
+        let owned = names.iter().map(|&name| name.to_owned()).collect();
+        let mut hooks = Self { links: Vec::new(), names: owned, pins: Some(links.to_owned()) };
+        for &name in &names {
             let error = |e| bpffs::pin_error(&links.join(name), io_error(e));
             fault::at(Point::LinkOpen).map_err(|e| bpffs::pin_error(&links.join(name), e))?;
             let mut link = Link::open(links.join(name)).map_err(error)?;
@@ -124,7 +199,7 @@ impl Hooks {
         }
         // Second links of a process that was killed in become_last().
         for name in bpffs::names(links)? {
-            if !NAMES.contains(&name.as_str()) {
+            if !names.contains(&name.as_str()) {
                 bpffs::remove_file(&links.join(name))?;
             }
         }
@@ -176,10 +251,11 @@ impl Drop for Hooks {
 /// Suffix of the pin of a hook's second link.
 const NEXT: &str = "_next";
 
-/// Refuses unless the links that are pinned here are all hooks, on this cgroup.
-pub(crate) fn compatible(links: &Path, cgroup: BorrowedFd<'_>) -> Result<(), Obstacle> {
+/// Refuses unless the links that are pinned here are all hooks, on this cgroup. `first`: with the first
+/// programs.
+pub(crate) fn compatible(links: &Path, cgroup: BorrowedFd<'_>, first: bool) -> Result<(), Obstacle> {
     let cgroup = cgroup_id(cgroup)?;
-    for name in NAMES {
+    for name in names(first) {
         let wrong = |why: String| Incompatible::Hook { name: name.to_owned(), why };
         let path = links.join(name);
         if !path.exists() {

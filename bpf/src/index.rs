@@ -12,6 +12,7 @@ use libbpf_rs::{MapCore as _, Object, Program};
 use crate::bpffs;
 use crate::error::{io_error, load_error};
 use crate::fault::{self, Point};
+use crate::frontends::Frontends;
 use crate::incompatible::{Incompatible, Obstacle};
 use crate::mapping::Mapping;
 use crate::module::{self, ModuleError};
@@ -34,6 +35,7 @@ pub struct Index {
     counters: Mapping,
     notes: Mapping,
     emit: Arc<Emit>,
+    frontends: Option<Arc<Frontends>>,
     /// Whether walks can destroy.
     destroys: Result<(), ModuleError>,
     slots: Arc<Slots>,
@@ -103,7 +105,8 @@ impl Index {
             results: object::memory(&object, ".bss.results", emitted * size_of::<i32>())?,
         });
         let slots = Arc::new(Slots::new(abi.walk_slots));
-        let mut index = Self { object, shape, counters, notes, emit, destroys, slots };
+        let frontends = Frontends::of(&object, abi.version, shape.layout.frontends, abi.walk_slots, emitted)?;
+        let mut index = Self { object, shape, counters, notes, emit, frontends, destroys, slots };
         if index.destroys.is_ok() {
             index.destroys = index.functions()?;
         }
@@ -157,7 +160,8 @@ impl Index {
     /// [`Error::NoSlot`] if all slots are taken.
     pub fn walker(&self) -> Result<Walker, Error> {
         let fd: OwnedFd = self.program("skreap_walk")?.as_fd().try_clone_to_owned().map_err(Error::Walk)?;
-        Walker::new(fd, Arc::clone(&self.emit), Arc::clone(&self.slots), &self.shape.abi)
+        let (emit, frontends) = (Arc::clone(&self.emit), self.frontends.clone());
+        Walker::new(fd, emit, frontends, Arc::clone(&self.slots), &self.shape.abi)
     }
 
     /// Records sockets under the peer they really have, see [`crate::attach_order`].
@@ -246,6 +250,12 @@ impl Index {
         let fd =
             self.program("skreap_incomplete")?.as_fd().try_clone_to_owned().map_err(Error::Incomplete)?;
         Ok(IncompleteWriter::new(fd, self.shape.abi.version))
+    }
+
+    /// What is known of frontends; `None` unless [`Config::frontends`] are recorded.
+    #[must_use]
+    pub fn frontends(&self) -> Option<&Arc<Frontends>> {
+        self.frontends.as_ref()
     }
 
     /// Memberships that always find room.

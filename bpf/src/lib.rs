@@ -27,6 +27,7 @@ mod counters;
 mod error;
 #[doc(hidden)]
 pub mod fault;
+mod frontends;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
@@ -64,6 +65,7 @@ pub use connects::{CONNECTS_MAX, Connects, ConnectsLooker, Theirs};
 pub use cost::HookCost;
 pub use counters::Counters;
 pub use error::Error;
+pub use frontends::{FRONTENDS_MAX, FrontendCounters, Frontends};
 pub use incomplete::{IncompleteBits, IncompleteWriter};
 pub use index::Index;
 pub use netns::{NetnsEntry, NetnsList};

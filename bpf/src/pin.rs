@@ -103,7 +103,7 @@ impl Pins {
         if !index.exists() {
             return Ok((Index::load(config)?, Origin::New));
         }
-        let taken = hooks::compatible(&index.join(LINKS), cgroup)
+        let taken = hooks::compatible(&index.join(LINKS), cgroup, config.frontends > 0)
             .and_then(|()| Index::take_over(config, &index.join(MAPS)));
         match taken {
             Ok(index) => Ok((index, Origin::TakenOver)),

@@ -3,7 +3,9 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::Victim;
-use crate::skel::{netns_types, openers_types, owner_types, scan_types, tables_types, types};
+use crate::skel::{
+    frontends_types, netns_types, openers_types, owner_types, scan_types, tables_types, types,
+};
 
 macro_rules! plain_data {
     ($($type:ty),+ $(,)?) => {$(
@@ -33,6 +35,12 @@ plain_data!(
     types::skreap_sockid,
     types::skreap_victim,
     types::skreap_walk,
+    frontends_types::peer,
+    frontends_types::skreap_frontend,
+    frontends_types::skreap_frontend_counters,
+    frontends_types::skreap_frontend_entry,
+    frontends_types::skreap_frontend_filter,
+    frontends_types::skreap_frontend_state,
     netns_types::netns_entry,
     netns_types::netns_list,
     openers_types::opener,

@@ -8,9 +8,10 @@ use libbpf_rs::{AsRawLibbpf as _, OpenObject};
 use crate::bpffs;
 use crate::config::Layout;
 use crate::error::io_error;
+use crate::frontends;
 use crate::incompatible::{Incompatible, Obstacle};
 use crate::object::{self, failure};
-use crate::skel::{OBJECT, types};
+use crate::skel::{FRONTENDS_OBJECT, OBJECT, types};
 use crate::{Config, Error};
 
 /// `SKREAP_ABI_VERSION` of this library: a program in another language passes it to the pinned walk
@@ -47,7 +48,7 @@ impl Shape {
             max_sockets: self.layout.max_sockets,
             bootstrapped: 0,
             refs: self.refs.into(),
-            padding: 0,
+            frontends: self.layout.frontends,
         }
     }
 
@@ -60,6 +61,7 @@ impl Shape {
             ("number of shards", pinned.shards, own.shards),
             ("number of record slots", pinned.record_slots, own.record_slots),
             ("number of nodes", pinned.nodes, own.nodes),
+            ("number of frontends", pinned.frontends, own.frontends),
         ] {
             if found != wanted {
                 return Err(Incompatible::Size { what, found, wanted });
@@ -87,7 +89,7 @@ pub(crate) fn prepare(config: &Config, seed: Option<u64>, refs: bool) -> Result<
             remedy: "use a kernel built with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
         });
     }
-    let mut open = object::open(OBJECT)?;
+    let mut open = object::open(if config.frontends == 0 { OBJECT } else { FRONTENDS_OBJECT })?;
     let rodata = open_rodata(&mut open)?;
     let abi = rodata.abi;
     for (found, expected) in [(abi.version, ABI_VERSION), (abi.layout, LAYOUT_VERSION)] {
@@ -110,6 +112,7 @@ pub(crate) fn prepare(config: &Config, seed: Option<u64>, refs: bool) -> Result<
     rodata.cfg_refs = refs.into();
     rodata.cfg_seed = seed;
     resize(&mut open, &layout, refs)?;
+    frontends::configure(&mut open, layout.frontends)?;
     Ok((open, Shape { layout, abi, seed, refs }))
 }
 
@@ -155,7 +158,8 @@ fn resize(open: &mut OpenObject, layout: &Layout, refs: bool) -> Result<(), Erro
     for mut map in open.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
         let bytes = match name.as_str() {
-            ".bss.pool" => layout.nodes.checked_mul(size_of::<types::node>() as u32),
+            ".bss.pool" => layout.nodes.checked_mul(frontends::node_size(layout.frontends)),
+            frontends::TABLE => layout.frontends.checked_mul(frontends::ENTRY_SIZE),
             ".bss.records" => words(layout.all_records()),
             ".bss.buckets" => words(layout.all_buckets()),
             ".bss.counters" => {

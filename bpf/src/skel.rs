@@ -20,6 +20,11 @@ mod skreap {
     include!(concat!(env!("OUT_DIR"), "/skreap.types.rs"));
 }
 
+/// The index of a service that records frontends: the same, and what they need.
+mod frontends {
+    include!(concat!(env!("OUT_DIR"), "/frontends.skel.rs"));
+}
+
 /// The full scan.
 mod scan {
     include!(concat!(env!("OUT_DIR"), "/scan.types.rs"));
@@ -45,6 +50,7 @@ mod openers {
     include!(concat!(env!("OUT_DIR"), "/openers.types.rs"));
 }
 
+pub(crate) use frontends::types as frontends_types;
 pub(crate) use netns::types as netns_types;
 pub(crate) use openers::types as openers_types;
 pub(crate) use owner::types as owner_types;
@@ -54,6 +60,9 @@ pub(crate) use tables::types as tables_types;
 
 /// The compiled programs of the index.
 pub(crate) static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/skreap.bpf.o"));
+
+/// The same for a service that records frontends.
+pub(crate) static FRONTENDS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/frontends.bpf.o"));
 
 /// The compiled programs of the full scan.
 pub static SCAN_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/scan.bpf.o"));

@@ -4,9 +4,10 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use skreap_core::{Target, Unconnected};
+use skreap_core::{Target, Through, Unconnected};
 
 use crate::fault::{self, Point};
+use crate::frontends::Frontends;
 use crate::mapping::Mapping;
 use crate::prog::run;
 use crate::skel::types::{skreap_abi, skreap_incomplete, skreap_walk, skreap_walk_flags};
@@ -32,6 +33,10 @@ pub struct WalkCounts {
     pub state: u64,
     /// Skipped: the node has lost its socket. An alarm.
     pub stale: u64,
+    /// Skipped: came through another frontend than the walk was [restricted](Walker::restrict) to.
+    pub frontend: u64,
+    /// Skipped: which frontend they came through is not known.
+    pub frontend_unknown: u64,
     /// Victims destroyed by the walk itself, see [`Walker::destroy`].
     pub destroyed: u64,
     /// Victims that were closed before such a walk had their lock.
@@ -109,6 +114,9 @@ impl Slots {
 pub struct Walker {
     program: OwnedFd,
     emit: Arc<Emit>,
+    frontends: Option<Arc<Frontends>>,
+    /// Only sockets of some frontends are victims.
+    restricted: bool,
     slots: Arc<Slots>,
     slot: u16,
     emit_max: u32,
@@ -121,6 +129,7 @@ impl Walker {
     pub(crate) fn new(
         program: OwnedFd,
         emit: Arc<Emit>,
+        frontends: Option<Arc<Frontends>>,
         slots: Arc<Slots>,
         abi: &skreap_abi,
     ) -> Result<Self, Error> {
@@ -128,6 +137,8 @@ impl Walker {
         Ok(Self {
             program,
             emit,
+            frontends,
+            restricted: false,
             slots,
             slot,
             emit_max: abi.emit_max,
@@ -135,6 +146,19 @@ impl Walker {
             batch: Vec::with_capacity(abi.emit_max as usize),
             results: Vec::new(),
         })
+    }
+
+    /// From now on only sockets that came through these frontends are victims of a walk for a target.
+    ///
+    /// # Errors
+    /// [`Error::NoFrontends`] if the index records none; [`Error::Object`] if the program cannot run.
+    pub fn restrict(&mut self, through: &Through) -> Result<(), Error> {
+        self.restricted = !through.is_any();
+        match &self.frontends {
+            Some(frontends) if self.restricted => frontends.filter(self.slot, through),
+            None if self.restricted => Err(Error::NoFrontends),
+            _ => Ok(()),
+        }
     }
 
     /// Walks the bucket of the target and appends its victims to `victims`.
@@ -235,6 +259,65 @@ impl Walker {
         self.pass(&mut ctx, &mut |batch, _| each(batch))
     }
 
+    /// Walks the whole index and hands over every node with the id of the frontend that its socket
+    /// came through ([`Frontends::name`]); 0, which is unknown, if the index records none.
+    ///
+    /// # Errors
+    /// [`Error::Walk`] with the kernel's errno.
+    pub fn walk_all_with_frontends(&mut self, each: impl FnMut(&Victim, u32)) -> Result<WalkCounts, Error> {
+        let flags = flag(skreap_walk_flags::SKREAP_WALK_ALL);
+        self.pass_with_frontends(skreap_walk { flags, ..skreap_walk::default() }, each)
+    }
+
+    /// The same for the victims of a target.
+    ///
+    /// # Errors
+    /// [`Error::Walk`] with the kernel's errno.
+    pub fn walk_with_frontends(
+        &mut self,
+        target: &Target,
+        each: impl FnMut(&Victim, u32),
+    ) -> Result<WalkCounts, Error> {
+        self.pass_with_frontends(context(target), each)
+    }
+
+    fn pass_with_frontends(
+        &mut self,
+        mut ctx: skreap_walk,
+        mut each: impl FnMut(&Victim, u32),
+    ) -> Result<WalkCounts, Error> {
+        let frontends = self.frontends.clone();
+        let first = (u32::from(self.slot) * self.emit_max) as usize;
+        let (mut ids, mut failed) = (Vec::new(), Ok(()));
+        let counts = self.pass(&mut ctx, &mut |batch, _| {
+            ids.clear();
+            if let Some(frontends) = &frontends
+                && let Err(e) = frontends.emitted(first, batch.len(), &mut ids)
+            {
+                failed = Err(e);
+            }
+            ids.resize(batch.len(), 0);
+            batch.iter().zip(&ids).for_each(|(victim, id)| each(victim, *id));
+        })?;
+        failed.map(|()| counts)
+    }
+
+    /// As [`walk_all`](Self::walk_all), and forgets which frontends the sockets came through that were
+    /// recorded in this epoch ([`Frontends::set_epoch`]) or later.
+    ///
+    /// # Errors
+    /// [`Error::NoFrontends`] if the index records none; otherwise as [`walk_all`](Self::walk_all).
+    pub fn walk_forgetting(
+        &mut self,
+        epoch: u32,
+        mut each: impl FnMut(&[Victim]),
+    ) -> Result<WalkCounts, Error> {
+        self.frontends.as_ref().ok_or(Error::NoFrontends)?.forget_since(self.slot, epoch)?;
+        let flags = flag(skreap_walk_flags::SKREAP_WALK_ALL) | flag(skreap_walk_flags::SKREAP_WALK_FORGET);
+        let mut ctx = skreap_walk { flags, ..skreap_walk::default() };
+        self.pass(&mut ctx, &mut |batch, _| each(batch))
+    }
+
     /// Calls the program until it is done; `each` gets the emitted sockets of a call, and the
     /// results of destroys.
     fn pass(
@@ -245,6 +328,12 @@ impl Walker {
         let mut counts = WalkCounts::default();
         ctx.version = self.version;
         ctx.slot = self.slot;
+        let for_target =
+            flag(skreap_walk_flags::SKREAP_WALK_ALL) | flag(skreap_walk_flags::SKREAP_WALK_PENDING);
+        let restricted = self.restricted && ctx.flags & for_target == 0;
+        if restricted {
+            ctx.flags |= flag(skreap_walk_flags::SKREAP_WALK_FRONTENDS);
+        }
         loop {
             let called = fault::at(Point::Walk).and_then(|()| run(self.program.as_fd(), ctx));
             if let Err(error) = called {
@@ -265,6 +354,11 @@ impl Walker {
             counts.stale += ctx.stale;
             counts.destroyed += ctx.destroyed;
             counts.gone += ctx.gone;
+            if let Some(frontends) = self.frontends.as_ref().filter(|_| restricted) {
+                let (other, unknown) = frontends.left_out(self.slot)?;
+                counts.frontend += other;
+                counts.frontend_unknown += unknown;
+            }
             counts.incomplete_full |= ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_FULL.0 != 0;
             counts.incomplete_everything |=
                 ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_EVERYTHING.0 != 0;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::action::{ActionError, VictimAction};
 use crate::backend::Backend;
+use crate::frontend::{FrontendError, Through};
 use crate::network::Network;
 
 /// Longest accepted event or request id, in bytes of UTF-8.
@@ -39,12 +40,23 @@ pub struct Event {
     /// What is done with the victims; `None`: what is usual.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub victim_action: Option<VictimAction>,
+    /// Only clients that came through these frontends. Left out of the wire form when all are meant.
+    #[serde(flatten)]
+    pub through: Through,
 }
 
 impl Event {
-    /// An event that is no dry run, names no netns, and has done with its victims what is usual.
+    /// An event that is no dry run, names neither a netns nor a frontend, and has done with its victims what is usual.
     pub fn new(id: impl Into<String>, action: Action) -> Self {
-        Self { id: id.into(), action, dry_run: false, netns: None, confirm_after_ms: 0, victim_action: None }
+        Self {
+            id: id.into(),
+            action,
+            dry_run: false,
+            netns: None,
+            confirm_after_ms: 0,
+            victim_action: None,
+            through: Through::default(),
+        }
     }
 
     /// Checks that the sockets of the deleted backends can be connected where the event wants them to be.
@@ -100,6 +112,19 @@ impl Event {
     /// The same event, with the file of the network namespace that its links are in.
     pub fn with_netns(self, file: impl Into<String>) -> Self {
         Self { netns: Some(file.into()), ..self }
+    }
+
+    /// The same event, only for the clients that came through these frontends.
+    pub fn with_through(self, through: Through) -> Self {
+        Self { through, ..self }
+    }
+
+    /// Checks that the frontends fit the backends.
+    ///
+    /// # Errors
+    /// [`FrontendError`] says what does not fit.
+    pub fn check_through(&self) -> Result<(), FrontendError> {
+        self.through.check(self.action.name(), self.action.gone())
     }
 
     /// Checks that each backend names one host. A link-local address does so only with its link,

@@ -115,6 +115,8 @@ impl Outcome {
             (&mut skipped.state, more.state),
             (&mut skipped.stale, more.stale),
             (&mut skipped.other_link, more.other_link),
+            (&mut skipped.frontend, more.frontend),
+            (&mut skipped.frontend_unknown, more.frontend_unknown),
             (&mut skipped.kernel, more.kernel),
             (&mut skipped.accepted, more.accepted),
             (&mut self.pending_walks, other.pending_walks),

@@ -14,6 +14,7 @@ use serde_json::error::Category;
 use crate::backend::Backend;
 use crate::error::{Refusal, excerpt};
 use crate::event::{Action, CONFIRM_AFTER_MAX_MS, Event, check_id};
+use crate::frontend::{Frontend, MAX_FRONTENDS, Through, UnknownFrontend};
 use crate::limits::MAX_BACKENDS;
 use crate::network::{MAX_NETWORKS, Network};
 
@@ -55,6 +56,8 @@ const TYPES: &[Type] = &[
             "after_ms",
             "tcp",
             "else",
+            "frontend",
+            "unknown_frontend",
         ],
     },
     Type {
@@ -73,6 +76,8 @@ const TYPES: &[Type] = &[
             "after_ms",
             "tcp",
             "else",
+            "frontend",
+            "unknown_frontend",
         ],
     },
     Type {
@@ -189,6 +194,9 @@ const LIST_EXAMPLE: &str =
 const NETWORKS_EXAMPLE: &str =
     "write an array of networks, such as [\"10.0.0.0/8\",\"fd00::/8\"], or leave it out";
 
+const FRONTENDS_EXAMPLE: &str = "write an address that clients name, such as \"udp://10.96.0.10:53\", or \"direct\", \
+     or an array of these";
+
 fn bad_json(line: u64, error: &serde_json::Error) -> Refusal {
     // The visitor takes any object, so a data error can only be another JSON type.
     if error.classify() == Category::Data {
@@ -276,9 +284,11 @@ impl<'a> Reader<'a> {
             netns: self.path("netns")?,
             confirm_after_ms: self.milliseconds("confirm_after_ms", 0, CONFIRM_AFTER_MAX_MS)?,
             victim_action: self.victim_action()?,
+            through: self.through()?,
         };
         event.check_links().map_err(|error| self.refuse(error.field(&event.action), error.to_string()))?;
         event.check_action().map_err(|error| self.refuse("to", error.to_string()))?;
+        event.check_through().map_err(|error| self.refuse(error.field(), error.to_string()))?;
         Ok(Request::Event(event))
     }
 
@@ -380,6 +390,38 @@ impl<'a> Reader<'a> {
             }
         };
         self.entries(field, list)
+    }
+
+    /// The frontends that the event is restricted to: one, or a list that is not empty.
+    fn through(&self) -> Result<Through, Refusal> {
+        let field = "frontend";
+        let frontends = match self.get(field) {
+            None => Vec::new(),
+            Some(Value::String(text)) => {
+                vec![text.parse::<Frontend>().map_err(|error| self.refuse(field, error.to_string()))?]
+            }
+            Some(Value::Array(list)) if list.is_empty() => {
+                return Err(self.refuse(field, format!("{field:?} is empty; {FRONTENDS_EXAMPLE}")));
+            }
+            Some(Value::Array(list)) if list.len() > MAX_FRONTENDS => {
+                let message = format!("{field:?} has {} entries; write at most {MAX_FRONTENDS}", list.len());
+                return Err(self.refuse(field, message));
+            }
+            Some(Value::Array(list)) => self.entries(field, list)?,
+            Some(other) => {
+                return Err(
+                    self.refuse(field, format!("{field:?} is {}; {FRONTENDS_EXAMPLE}", type_of(other)))
+                );
+            }
+        };
+        let unknown = match self.get("unknown_frontend") {
+            None => UnknownFrontend::default(),
+            Some(_) => {
+                let parsed = self.string("unknown_frontend")?.parse::<UnknownFrontend>();
+                parsed.map_err(|error| self.refuse("unknown_frontend", error.to_string()))?
+            }
+        };
+        Ok(Through { frontends, unknown })
     }
 
     /// Every entry of a list of strings, read.

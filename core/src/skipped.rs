@@ -22,6 +22,13 @@ pub struct Skipped {
     /// Connected to the same link-local address on another link, or not known on which. Left out when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub other_link: u64,
+    /// Came through another frontend than the event names. Left out when 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub frontend: u64,
+    /// Which frontend they came through is not known, and the event names some; preserved by policy.
+    /// Left out when 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub frontend_unknown: u64,
     /// The kernel's own (an NFS or CIFS mount, say): nothing can be told to its owner, and no engine
     /// destroys it. The subflows of MPTCP, which belong to a program's socket, are victims instead.
     /// Left out when 0.
@@ -49,6 +56,8 @@ impl Skipped {
             self.stale,
             self.gone,
             self.other_link,
+            self.frontend,
+            self.frontend_unknown,
             self.kernel,
             self.accepted,
         ]
@@ -73,8 +82,10 @@ mod tests {
             other_link: 1_000_000,
             kernel: 10_000_000,
             accepted: 100_000_000,
+            frontend: 1_000_000_000,
+            frontend_unknown: 10_000_000_000,
         };
-        assert_eq!(skipped.total(), 111_111_111);
+        assert_eq!(skipped.total(), 11_111_111_111);
         assert_eq!(Skipped::default().total(), 0);
     }
 }

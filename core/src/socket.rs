@@ -34,6 +34,10 @@ pub struct SocketTuple {
     /// Whose it is, where that was looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attribution: Option<Box<Attribution>>,
+    /// The frontend that it came through: its address, `direct` or `unknown`. Left out where frontends
+    /// are not recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontend: Option<String>,
 }
 
 /// Whose socket it is, as far as it could be found. All of it may have changed since.
@@ -82,6 +86,9 @@ impl fmt::Display for SocketTuple {
             self.cookie,
             self.netns
         )?;
+        if let Some(frontend) = &self.frontend {
+            write!(f, " frontend {frontend}")?;
+        }
         match &self.attribution {
             Some(attribution) => write!(f, ", {attribution}"),
             None => Ok(()),
@@ -128,6 +135,7 @@ mod tests {
             netns_inum: 4026531840,
             state: state_name(1).into(),
             attribution: None,
+            frontend: None,
         };
         assert_eq!(socket.to_string(), "udp 10.0.0.2:4000 -> 10.0.0.1:53 cookie 7 netns 12");
         let v6 = SocketTuple {
@@ -163,6 +171,19 @@ mod tests {
             SocketTuple { attribution: Some(Box::new(attribution)), ..crate::strategies::a_socket(7) };
         assert_eq!(socket.to_string(), "udp 10.0.0.2:4000 -> 10.0.0.1:53 cookie 7 netns 12, uid 0");
         assert_eq!(serde_json::to_value(&socket).unwrap()["attribution"], serde_json::json!({"uid": 0}));
+    }
+
+    #[test]
+    fn a_frontend_is_shown_where_it_is_recorded() {
+        let socket = SocketTuple {
+            frontend: Some("udp://10.96.0.10:53".to_owned()),
+            ..crate::strategies::a_socket(7)
+        };
+        assert_eq!(
+            socket.to_string(),
+            "udp 10.0.0.2:4000 -> 10.0.0.1:53 cookie 7 netns 12 frontend udp://10.96.0.10:53"
+        );
+        assert_eq!(serde_json::to_value(&socket).unwrap()["frontend"], "udp://10.96.0.10:53");
     }
 
     #[test]

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use crate::{
-    Action, Backend, Destinations, EngineName, Event, Incomplete, Instead, Move, Network, NetworkError,
-    Outcome, Phases, Protocol, REVIVE_AFTER_MAX_MS, Report, Request, Revive, Skipped, SocketTuple, Spread,
-    VictimAction, check_id, state_name,
+    Action, Backend, Destinations, EngineName, Event, Frontend, Incomplete, Instead, Move, Network,
+    NetworkError, Outcome, Phases, Protocol, REVIVE_AFTER_MAX_MS, Report, Request, Revive, Skipped,
+    SocketTuple, Spread, Through, UnknownFrontend, VictimAction, check_id, state_name,
 };
 
 pub(crate) fn a_socket(cookie: u64) -> SocketTuple {
@@ -23,6 +23,7 @@ pub(crate) fn a_socket(cookie: u64) -> SocketTuple {
         netns_inum: 4_026_531_840,
         state: state_name(1).into(),
         attribution: None,
+        frontend: None,
     }
 }
 
@@ -79,6 +80,10 @@ fn victim_action() -> impl Strategy<Value = VictimAction> {
     ]
 }
 
+fn frontend() -> impl Strategy<Value = Frontend> {
+    prop_oneof![Just(Frontend::Direct), backend().prop_map(Frontend::Address)]
+}
+
 /// A link-local backend with its link.
 fn on_a_link() -> impl Strategy<Value = Backend> {
     (protocol(), any::<u64>(), 1..=u16::MAX, "[a-z0-9.-]{1,15}").prop_filter_map(
@@ -91,26 +96,35 @@ fn on_a_link() -> impl Strategy<Value = Backend> {
 }
 
 pub(crate) fn event() -> impl Strategy<Value = Event> {
-    let plain = (id(), action(), any::<bool>(), prop::option::of(victim_action()))
-        .prop_map(|(id, action, dry_run, victim_action)| Event {
-            dry_run,
-            victim_action,
-            ..Event::new(id, action)
-        })
-        .prop_filter("a link-local backend without its link", |event| event.check_links().is_ok())
-        .prop_filter("victims that have nowhere to go", |event| event.check_action().is_ok())
-        .prop_map(|event| match event.action {
-            // It takes nothing but the backend.
-            Action::BackendAdded { .. } => Event { dry_run: false, victim_action: None, ..event },
-            _ => event,
-        });
+    let plain = || {
+        (id(), action(), any::<bool>(), prop::option::of(victim_action()))
+            .prop_map(|(id, action, dry_run, victim_action)| Event {
+                dry_run,
+                victim_action,
+                ..Event::new(id, action)
+            })
+            .prop_filter("a link-local backend without its link", |event| event.check_links().is_ok())
+            .prop_filter("victims that have nowhere to go", |event| event.check_action().is_ok())
+            .prop_map(|event| match event.action {
+                // It takes nothing but the backend.
+                Action::BackendAdded { .. } => Event { dry_run: false, victim_action: None, ..event },
+                _ => event,
+            })
+    };
     let on_links = (id(), prop::collection::vec(on_a_link(), 1..4), "/[^\\pC]{0,40}").prop_map(
         |(id, backends, netns)| Event {
             netns: Some(netns),
             ..Event::new(id, Action::BackendsDeleted { backends })
         },
     );
-    prop_oneof![9 => plain, 1 => on_links]
+    let restricted =
+        (plain(), prop::collection::vec(frontend(), 1..4), prop::sample::select(&UnknownFrontend::ALL[..]))
+            .prop_map(|(event, frontends, unknown)| Event {
+                through: Through { frontends, unknown },
+                ..event
+            })
+            .prop_filter("a frontend that does not fit", |event| event.check_through().is_ok());
+    prop_oneof![8 => plain(), 1 => on_links, 1 => restricted]
 }
 
 pub(crate) fn request() -> impl Strategy<Value = Request> {
@@ -145,13 +159,14 @@ fn socket() -> impl Strategy<Value = SocketTuple> {
             netns_inum: numbers[1],
             state: state_name(state).into(),
             attribution: None,
+            frontend: None,
         })
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
     (
         prop::sample::select(&EngineName::ALL[..]),
-        any::<[u64; 12]>(),
+        any::<[u64; 14]>(),
         prop::collection::vec((socket(), any::<i32>()), 0..80),
         prop::collection::btree_set(prop::sample::select(&Incomplete::ALL[..]), 0..3),
         prop::option::of(prop::collection::vec(socket(), 0..4)),
@@ -171,6 +186,8 @@ fn outcome() -> impl Strategy<Value = Outcome> {
                     other_link: counts[9],
                     kernel: counts[10],
                     accepted: counts[11],
+                    frontend: counts[12],
+                    frontend_unknown: counts[13],
                 },
                 incomplete,
                 victims_listed,

@@ -23,6 +23,7 @@ mod client_view;
 mod control;
 mod dump_churn;
 mod events;
+mod frontends;
 mod full;
 mod handle;
 mod heal;
@@ -104,6 +105,7 @@ fn main() -> ExitCode {
         events::cases(),
         handle::cases(),
         order::cases(),
+        frontends::cases(),
         pending::cases(),
         full::cases(),
         heal::cases(),

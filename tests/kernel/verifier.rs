@@ -29,7 +29,8 @@ pub fn cases() -> Vec<Case> {
 const TOLERANCE: u32 = 5;
 
 /// Large enough for several shards: with one, much of the arithmetic is gone.
-const CONFIG: Config = Config { max_sockets: 65_536, buckets: 1024, max_memberships: 63, refs: false };
+const CONFIG: Config =
+    Config { max_sockets: 65_536, buckets: 1024, max_memberships: 63, refs: false, frontends: 0 };
 
 fn programs_cost_the_verifier_what_is_recorded(_: &mut World) -> Result<()> {
     let mut found = verifier::of_index(&Index::load(&CONFIG)?)?;

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use skreap::bpf::{Config, Counters, Victim, WalkCounts};
 use skreap::choice::EngineChoice;
-use skreap::core::{Action, Backend, EngineName, Event, Outcome, Report, Target, Unconnected, VictimAction};
+use skreap::core::{
+    Action, Backend, EngineName, Event, Outcome, Report, Target, Through, Unconnected, VictimAction,
+};
 use skreap::listing::Listing;
 use skreap::{Batch, Reaper};
 use skreap_testbed::bpf::{Delay, LoadBalancer};
@@ -56,6 +58,8 @@ pub struct WorldOptions {
     pub grace: bool,
     /// Reports say whose the victims are.
     pub attribute: bool,
+    /// Room for so many frontends; 0: none are recorded.
+    pub frontends: u32,
 }
 
 impl Default for WorldOptions {
@@ -76,6 +80,7 @@ impl Default for WorldOptions {
             leave_order: false,
             grace: false,
             attribute: false,
+            frontends: 0,
         }
     }
 }
@@ -116,6 +121,7 @@ impl World {
             max_sockets: options.max_sockets,
             buckets: options.buckets,
             max_memberships: options.max_memberships,
+            frontends: options.frontends,
             ..Config::default()
         };
         let reaper = Reaper::builder()
@@ -249,6 +255,22 @@ impl World {
     /// Has an event handled, whatever comes of it.
     pub fn attempt(&mut self, action: Action, dry_run: bool) -> Report {
         let event = self.event(action, dry_run);
+        self.reaper.handle(&event)
+    }
+
+    /// Has an event handled that means only the clients of some frontends, which must be possible.
+    pub fn tell_through(&mut self, action: Action, through: Through, dry_run: bool) -> Result<Report> {
+        let event = self.event(action, dry_run).with_through(through);
+        let report = self.reaper.handle(&event);
+        if let Some(error) = &report.error {
+            bail!("{}: {error}", event.action.name());
+        }
+        self.check(&event, report)
+    }
+
+    /// As [`tell_through`](Self::tell_through), whatever comes of it.
+    pub fn attempt_through(&mut self, action: Action, through: Through, dry_run: bool) -> Report {
+        let event = self.event(action, dry_run).with_through(through);
         self.reaper.handle(&event)
     }
 

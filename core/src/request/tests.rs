@@ -31,6 +31,7 @@ fn reads_events() {
             netns: None,
             confirm_after_ms: 0,
             victim_action: None,
+            through: Through::default(),
         })
     };
     let line = r#"{"id":"e1","type":"backend-deleted","backend":"udp://10.0.0.1:53""#;
@@ -74,7 +75,8 @@ fn refuses_fields() {
         r#"{"id":"e1","type":"backend-deleted","bakend":"udp://10.0.0.1:53"}"#,
         Some("e1"),
         Some("bakend"),
-        "field \"bakend\" is not known; \"backend-deleted\" takes: id, type, backend, dry_run, netns",
+        "field \"bakend\" is not known; \"backend-deleted\" takes: id, type, backend, dry_run, netns, \
+         confirm_after_ms, action, to, spread, after_ms, tcp, else, frontend, unknown_frontend",
     );
     refused(
         r#"{"id":"q1","type":"index","backend":"udp://10.0.0.1:53"}"#,
@@ -161,6 +163,7 @@ fn the_longest_list_fits_in_one_mebibyte() {
         netns: None,
         confirm_after_ms: 0,
         victim_action: None,
+        through: Through::default(),
     };
     assert!(serde_json::to_vec(&event).unwrap().len() <= 1 << 20);
 }
@@ -190,6 +193,38 @@ fn reads_what_restricts_a_reconcile() {
     let deleted =
         r#"{"id":"e","type":"backend-deleted","backend":"udp://10.0.0.1:53","within":["10.0.0.0/8"]}"#;
     refused(deleted, Some("e"), Some("within"), "field \"within\" is not for this type;");
+}
+
+#[test]
+fn reads_what_frontends_an_event_is_restricted_to() {
+    let line =
+        |rest: &str| format!(r#"{{"id":"e1","type":"backend-deleted","backend":"udp://10.0.0.1:53"{rest}}}"#);
+    let read = |rest: &str| match Request::parse(line(rest).as_bytes(), 1) {
+        Ok(Request::Event(event)) => event.through,
+        other => unreachable!("{other:?}"),
+    };
+    let vip = Frontend::Address("udp://10.96.0.10:53".parse().unwrap());
+    assert_eq!(read(""), Through::default());
+    assert_eq!(read(r#","frontend":"direct""#).frontends, [Frontend::Direct]);
+    assert_eq!(read(r#","frontend":"udp://10.96.0.10:53""#).frontends, [vip]);
+    let both = read(r#","frontend":["direct","udp://10.96.0.10:53"],"unknown_frontend":"destroy""#);
+    assert_eq!(both, Through { frontends: vec![Frontend::Direct, vip], unknown: UnknownFrontend::Destroy });
+    let bad = |rest: &str, field: &str, message: &str| refused(&line(rest), Some("e1"), Some(field), message);
+    bad(r#","frontend":[]"#, "frontend", "\"frontend\" is empty; write an address that clients name,");
+    bad(r#","frontend":7"#, "frontend", "\"frontend\" is a number; write an address that clients name,");
+    bad(r#","frontend":["direct",7]"#, "frontend[1]", "it is a number; write a string");
+    bad(r#","frontend":"10.96.0.10:53""#, "frontend", "\"10.96.0.10:53\" has no scheme;");
+    bad(r#","frontend":"tcp://10.96.0.10:53""#, "frontend", "tcp://10.96.0.10:53 has another protocol");
+    bad(r#","unknown_frontend":"destroy""#, "unknown_frontend", "\"unknown_frontend\" is for events with");
+    bad(r#","frontend":"direct","unknown_frontend":"keep""#, "unknown_frontend", "\"keep\" is not a policy");
+    let many = vec!["\"direct\""; MAX_FRONTENDS + 1].join(",");
+    bad(&format!(r#","frontend":[{many}]"#), "frontend", "\"frontend\" has 1025 entries; write at most 1024");
+    refused(
+        r#"{"id":"r","type":"reconcile","backends":["udp://10.0.0.1:53"],"frontend":"direct"}"#,
+        Some("r"),
+        Some("frontend"),
+        "field \"frontend\" is not for this type;",
+    );
 }
 
 #[test]
@@ -277,6 +312,8 @@ fn any_json() -> impl Strategy<Value = Value> {
         Just("backends".to_owned()),
         Just("dry_run".to_owned()),
         Just("netns".to_owned()),
+        Just("frontend".to_owned()),
+        Just("unknown_frontend".to_owned()),
         Just("within".to_owned()),
         Just("max_victims".to_owned()),
         any::<String>(),
@@ -296,6 +333,8 @@ fn any_json() -> impl Strategy<Value = Value> {
         Just(Value::from("udp://10.0.0.1:53")),
         Just(Value::from("udp://[fe80::1%eth0]:53")),
         Just(Value::from("/run/netns/blue")),
+        Just(Value::from("direct")),
+        Just(Value::from("destroy")),
         Just(Value::from("10.0.0.0/8")),
     ];
     leaf.prop_recursive(4, 32, 6, move |inner| {

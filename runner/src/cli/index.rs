@@ -32,6 +32,9 @@ pub(super) struct Args {
     /// unconnected sockets with a port below those have sent
     #[arg(long)]
     all: bool,
+    /// Also how many sockets of each backend came through which frontend. Needs `serve --frontends`
+    #[arg(long)]
+    frontends: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -57,7 +60,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         print_json(&index)?;
         return Ok(());
     }
-    print(&listing, &chosen)?;
+    if args.frontends && index.get("frontends").is_none() {
+        return Err(Failure::Misused(anyhow::anyhow!(
+            "the service records no frontends: start it with `serve --frontends`"
+        )));
+    }
+    print(&listing, &chosen, args.frontends)?;
     Ok(())
 }
 
@@ -102,7 +110,7 @@ impl Chosen {
     }
 }
 
-fn print(listing: &Listing, chosen: &Chosen) -> io::Result<()> {
+fn print(listing: &Listing, chosen: &Chosen, frontends: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if !chosen.backends.is_empty() {
         let mut table = Table::new();
@@ -115,6 +123,14 @@ fn print(listing: &Listing, chosen: &Chosen) -> io::Result<()> {
                 e.unconnected.to_string(),
                 e.netns.to_string(),
             ]);
+            for (frontend, n) in e.frontends.iter().filter(|_| frontends) {
+                table.add_row([
+                    format!("  {frontend}"),
+                    n.connected.to_string(),
+                    n.unconnected.to_string(),
+                    String::new(),
+                ]);
+            }
         }
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -128,6 +144,13 @@ fn print(listing: &Listing, chosen: &Chosen) -> io::Result<()> {
         let clients = counted(chosen.clients as u64, "client");
         let servers = plural(chosen.clients as u64, "a UDP server", "UDP servers");
         writeln!(out, "left out: {clients} of {servers} on this machine (--all lists them)")?;
+    }
+    if let Some(f) = listing.frontends.filter(|_| frontends) {
+        writeln!(
+            out,
+            "frontends {} of {}, calls of unknown ones: {} not first, {} no note, {} table full",
+            f.known, f.room, f.not_first, f.no_note, f.table_full
+        )?;
     }
     let c = &listing.counters;
     writeln!(out, "sockets {}, nodes {} of {}", listing.sockets, listing.nodes, listing.counters.capacity)?;

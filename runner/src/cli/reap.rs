@@ -5,12 +5,14 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, anyhow};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Deserialize as _;
 use serde_json::Value;
 use skreap::core::{
-    Action, Backend, Event, FallbackReason, Report, Request, Revived, SocketTuple, VictimAction,
+    Action, Backend, Event, FallbackReason, Frontend, Report, Request, Revived, SocketTuple, Through,
+    UnknownFrontend, VictimAction,
 };
 
 use super::action::ActionArgs;
@@ -30,6 +32,14 @@ pub(super) struct Args {
     /// path, or the pid of a process in it
     #[arg(long, value_name = "NETNS", value_parser = netns::path_of)]
     netns: Option<String>,
+    /// Only clients that named this address, which a load balancer has translated, as udp://10.96.0.10:53; or `direct`:
+    /// those that named the backend itself. May be given more than once. Needs `serve --frontends`
+    #[arg(long, value_name = "FRONTEND", conflicts_with = "once")]
+    frontend: Vec<Frontend>,
+    /// What is done with clients of which it is not known what they named
+    #[arg(long, value_name = "POLICY", requires = "frontend", default_value_t = UnknownFrontend::Preserve,
+          value_parser = unknown_frontend())]
+    unknown_frontend: UnknownFrontend,
     #[command(flatten)]
     socket: SocketArg,
     /// Print the report as one JSON object
@@ -39,6 +49,11 @@ pub(super) struct Args {
     action: ActionArgs,
     #[command(flatten)]
     once: OnceArgs,
+}
+
+fn unknown_frontend() -> impl TypedValueParser<Value = UnknownFrontend> {
+    let names = UnknownFrontend::ALL.map(UnknownFrontend::name);
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<UnknownFrontend>())
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -59,7 +74,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         let message = "--once ends before sockets are looked at again; use a service, or leave --action out";
         return Err(Failure::Misused(anyhow!(message)));
     }
+    event.through = Through { frontends: args.frontend.clone(), unknown: args.unknown_frontend };
     event.check_links().map_err(|e| Failure::Misused(e.into()))?;
+    event.check_through().map_err(|e| Failure::Misused(e.into()))?;
     if args.once.once {
         return match once::run(&args.once, &event)? {
             Some(report) => conclude(&report, &subject, args.json),
@@ -229,6 +246,8 @@ fn print_skipped(out: &mut impl Write, report: &Report) -> io::Result<()> {
         (s.stale, "STALE: the index missed a close"),
         (s.gone, "closed by their owner meanwhile"),
         (s.other_link, "on another link"),
+        (s.frontend, "came through another frontend"),
+        (s.frontend_unknown, "not known through which frontend, preserved"),
         (s.kernel, "the kernel's own"),
         (s.accepted, "the server's side of a connection"),
     ] {
@@ -239,15 +258,20 @@ fn print_skipped(out: &mut impl Write, report: &Report) -> io::Result<()> {
     Ok(())
 }
 
-/// Victims, and whose they are as far as it was found.
+/// Victims, and whose they are as far as it was found; with their frontends where those are recorded.
 fn table(sockets: &[SocketTuple]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING);
-    table.set_header(["  SOCKET", "PEER", "STATE", "NETNS", "CGROUP", "UID", "PID", "COMMAND"]);
+    let frontends = sockets.iter().any(|socket| socket.frontend.is_some());
+    let mut head = vec!["  SOCKET", "PEER", "STATE", "NETNS", "CGROUP", "UID", "PID", "COMMAND"];
+    if frontends {
+        head.insert(2, "FRONTEND");
+    }
+    table.set_header(head);
     for socket in sockets {
         let whose = socket.attribution.as_deref().cloned().unwrap_or_default();
         let known = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-        table.add_row([
+        let mut row = vec![
             format!("  {} {}", socket.protocol, SocketAddr::new(socket.saddr, socket.sport)),
             SocketAddr::new(socket.daddr, socket.dport).to_string(),
             socket.state.to_string(),
@@ -256,7 +280,11 @@ fn table(sockets: &[SocketTuple]) -> Table {
             known(whose.uid.map(|uid| uid.to_string())),
             known(whose.pid.map(|pid| pid.to_string())),
             known(whose.command),
-        ]);
+        ];
+        if frontends {
+            row.insert(2, known(socket.frontend.clone()));
+        }
+        table.add_row(row);
     }
     table
 }

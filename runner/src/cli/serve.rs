@@ -119,6 +119,10 @@ pub(super) struct ReaperArgs {
     /// of their map and the event
     #[arg(long)]
     grace: bool,
+    /// Record the address that each client named before a load balancer translated it, so that an event can mean only the
+    /// clients of one service (`reap --frontend`). Needs Linux 6.15; 8 bytes for each of --max-sockets
+    #[arg(long, help_heading = INDEX)]
+    frontends: bool,
     /// Memberships (a socket under one backend) that always find room in the index, 1 to 67108864
     #[arg(long, value_name = "N", help_heading = INDEX, default_value_t = Config::default().max_sockets,
           value_parser = within(MAX_SOCKETS))]
@@ -164,6 +168,7 @@ impl ReaperArgs {
             .pending_wait(Duration::from_millis(self.pending_wait_ms))
             .victim_timeout(Duration::from_millis(self.victim_timeout_ms))
             .grace(self.grace)
+            .frontends(self.frontends)
             .config(Config { max_sockets: self.max_sockets, buckets: self.buckets, ..Config::default() });
         if let Some(path) = &self.cgroup {
             // A wrong name is a mistake (1); only a system without any cgroup2 is one that cannot (3).

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use skreap_bpf::{Relation, Victim};
-use skreap_core::{Protocol, Target, Unconnected};
+use skreap_core::{Protocol, Target, Through, Unconnected};
 
 /// The victims of one event so far: a sender becomes one of them only once.
 ///
@@ -21,6 +21,7 @@ pub struct Chosen {
     link: Option<Link>,
     /// The connected UDP victims, if they are wanted.
     remembered: Option<HashMap<u64, Victim>>,
+    through: Through,
 }
 
 /// One link of one network namespace.
@@ -53,6 +54,17 @@ impl Chosen {
 
     pub(super) fn add(&mut self, cookie: u64) {
         self.senders.insert(cookie);
+    }
+
+    /// For an event that means only the clients of some frontends.
+    #[must_use]
+    pub fn through(through: &Through) -> Self {
+        Self { through: through.clone(), ..Self::default() }
+    }
+
+    /// The frontends that victims have to have come through.
+    pub(crate) fn frontends(&self) -> &Through {
+        &self.through
     }
 
     /// From now on only sockets on this link are victims; `None`: on any. An engine that destroys

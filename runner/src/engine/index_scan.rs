@@ -3,6 +3,7 @@
 //! Stands for the ways to see the sockets of all netns at once that have been discussed for the kernel
 //! (iterators over all netns, or over socket storage).
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use skreap_bpf::{Relation, Victim, Walker};
@@ -52,7 +53,14 @@ impl Engine for IndexScan {
         // A walk of the one bucket provides what the scan cannot see: the sockets that have left
         // the backend they are recorded under, and whether the index is complete for it. It costs
         // nothing compared with the scan.
-        let counts = self.walker.walk(target, &mut Vec::new())?;
+        let mut wanted = Vec::new();
+        self.walker.restrict(chosen.frontends())?;
+        let counts = self.walker.walk(target, &mut wanted)?;
+        if !chosen.frontends().is_any() {
+            // That walk knows who came through them.
+            let wanted: HashSet<u64> = wanted.iter().map(Victim::cookie).collect();
+            self.victims.retain(|victim| wanted.contains(&victim.cookie()));
+        }
         let sifted = chosen.sift(target, &mut self.victims);
         let walked = Instant::now();
         if counts.incomplete_full {
@@ -71,6 +79,8 @@ impl Engine for IndexScan {
         outcome.skipped.other_link = sifted.other_link;
         outcome.skipped.state = left.state;
         outcome.skipped.stale = left.stale;
+        outcome.skipped.frontend = counts.frontend;
+        outcome.skipped.frontend_unknown = counts.frontend_unknown;
         outcome.visited = outcome.victims + outcome.skipped.total();
         let (walker, states) = (&mut self.walker, self.states);
         self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |victims| {

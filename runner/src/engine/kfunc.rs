@@ -100,6 +100,7 @@ impl Engine for Kfunc {
     }
 
     fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
+        self.walker.restrict(chosen.frontends())?;
         if target.dry_run || self.paced || chosen.lists() {
             return self.run_by_id(target, chosen);
         }
@@ -157,6 +158,8 @@ fn note(counts: &skreap_bpf::WalkCounts, target: &Target, outcome: &mut Outcome)
     outcome.skipped.no_peer = counts.no_peer;
     outcome.skipped.state = counts.state;
     outcome.skipped.stale = counts.stale;
+    outcome.skipped.frontend = counts.frontend;
+    outcome.skipped.frontend_unknown = counts.frontend_unknown;
     if let Some(errno) = counts.broken_off {
         let error = errno_name(errno);
         tracing::warn!(backend = %target.backend, destroyed = counts.destroyed, "the walk was broken off: {error}");

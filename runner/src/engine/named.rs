@@ -24,5 +24,6 @@ pub(crate) fn tuple(victim: &Victim) -> SocketTuple {
         netns_inum: victim.netns_inum(),
         state: state_name(victim.state()).into(),
         attribution: None,
+        frontend: None,
     }
 }

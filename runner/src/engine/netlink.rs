@@ -34,6 +34,7 @@ impl Engine for Netlink {
     fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
         let start = Instant::now();
         self.victims.clear();
+        self.walker.restrict(chosen.frontends())?;
         let counts = self.walker.walk(target, &mut self.victims)?;
         let mut outcome = Outcome::new(EngineName::Netlink);
         outcome.skipped.state = counts.state;
@@ -52,6 +53,8 @@ impl Engine for Netlink {
         outcome.skipped.no_peer = counts.no_peer + sifted.again;
         outcome.skipped.other_link = sifted.other_link;
         outcome.skipped.stale = counts.stale;
+        outcome.skipped.frontend = counts.frontend;
+        outcome.skipped.frontend_unknown = counts.frontend_unknown;
         if counts.incomplete_full {
             outcome.incomplete.insert(Incomplete::IndexFull);
         }

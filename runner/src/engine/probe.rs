@@ -4,7 +4,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use serde::Serialize;
-use skreap_bpf::attach_order::{Hook, Order};
+use skreap_bpf::attach_order::{Hook, Order, foreign_before};
 use skreap_bpf::hooks::Hooks;
 use skreap_bpf::{Config, Index};
 
@@ -89,6 +89,7 @@ pub fn all_on(cgroup: Option<&Path>) -> Findings {
         }
         Err(e) => features.push(finding("BPF programs", true, missing(e.to_string()))),
     }
+    features.push(finding("frontends", false, frontends(cgroup)));
     features.push(finding("bpf_sock_destroy in iterators", false, iterator_destroy()));
     features.push(finding("SOCK_DESTROY", false, sock_destroy()));
     features.push(finding("lock-taking kfunc", false, lock_taking_kfunc()));
@@ -129,6 +130,30 @@ fn cgroup2(named: Option<&Path>) -> Result<String, Missing> {
         Some(not_seen) => format!("{}; not seen: {not_seen}", path.display()),
         None => path.display().to_string(),
     })
+}
+
+/// Tries to run programs before all others, which `serve --frontends` needs.
+fn frontends(cgroup: Option<&Path>) -> Result<String, Missing> {
+    let config = Config { max_sockets: 16, buckets: 1, frontends: 1, ..Config::default() };
+    let index = Index::load(&config).map_err(|e| Missing { detail: e.to_string() })?;
+    let path = match cgroup {
+        Some(path) => path.to_owned(),
+        None => cgroup::mount().map_err(|e| Missing { detail: e.to_string() })?.path,
+    };
+    let dir = cgroup::open(&path).map_err(|e| Missing { detail: format!("{}: {e}", path.display()) })?;
+    for hook in Hook::ALL {
+        let attached = Hooks::attach_first(&index, hook, dir.as_fd());
+        let attached = attached.map_err(|e| Missing { detail: e.to_string() })?;
+        let before = attached.first_program_id(hook).and_then(|id| foreign_before(dir.as_fd(), hook, id));
+        let before = before.map_err(|e| Missing { detail: format!("cannot read the order: {e}") })?;
+        if let Some(first) = before.iter().flatten().next() {
+            return missing(format!(
+                "{hook}: program {first} would run before ours, so no frontends would be recorded; attach to the cgroup it is \
+                 attached to"
+            ));
+        }
+    }
+    Ok("our programs would run before all others".to_owned())
 }
 
 fn hook(

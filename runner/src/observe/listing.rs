@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 
 use serde::{Deserialize, Serialize};
-use skreap_bpf::{Counters, Error, Index, Relation, Victim, Walker};
+use skreap_bpf::{Counters, Error, FrontendCounters, Index, Relation, Victim, Walker};
 use skreap_core::{Backend, Protocol};
 
 /// Sockets of one backend.
@@ -21,6 +21,19 @@ pub struct BackendEntry {
     pub replies: u64,
     /// Network namespaces these sockets are in.
     pub netns: u64,
+    /// The same sockets by the frontend that they came through: its address, `direct` or `unknown`. Empty where
+    /// frontends are not recorded.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub frontends: BTreeMap<String, FrontendEntry>,
+}
+
+/// Sockets of one backend that came through one frontend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrontendEntry {
+    /// Connected to the backend now.
+    pub connected: u64,
+    /// Without a peer, have sent to it.
+    pub unconnected: u64,
 }
 
 impl BackendEntry {
@@ -72,6 +85,9 @@ pub struct Listing {
     pub nodes: u64,
     /// Everything that was counted since load.
     pub counters: Counters,
+    /// Numbers of the frontends. Left out where they are not recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontends: Option<FrontendCounters>,
 }
 
 /// How many memberships of each kind the index holds: what `status`, `top` and `index` say alike.
@@ -120,12 +136,28 @@ impl Listing {
         let mut sockets = HashSet::new();
         let mut netns: BTreeMap<Backend, HashSet<u64>> = BTreeMap::new();
         let automatic = automatic_ports();
-        walker.walk_all(|batch| {
-            for victim in batch {
-                sockets.insert(victim.cookie());
-                listing.add(victim, automatic, &mut netns);
+        let mut frontends: BTreeMap<(Backend, u32), FrontendEntry> = BTreeMap::new();
+        walker.walk_all_with_frontends(|victim, frontend| {
+            sockets.insert(victim.cookie());
+            if let Some(backend) = listing.add(victim, automatic, &mut netns) {
+                let entry = frontends.entry((backend, frontend)).or_default();
+                *(if victim.relation() == Relation::Connected {
+                    &mut entry.connected
+                } else {
+                    &mut entry.unconnected
+                }) += 1;
             }
         })?;
+        if let Some(known) = index.frontends() {
+            for ((backend, id), n) in frontends {
+                let name =
+                    known.name(id).map_or_else(|| "unknown".to_owned(), |frontend| frontend.to_string());
+                let entry = listing.backends.entry(backend).or_default().frontends.entry(name).or_default();
+                entry.connected += n.connected;
+                entry.unconnected += n.unconnected;
+            }
+            listing.frontends = Some(known.counters()?);
+        }
         for (backend, seen) in netns {
             listing.backends.entry(backend).or_default().netns = seen.len() as u64;
         }
@@ -136,7 +168,13 @@ impl Listing {
         Ok(listing)
     }
 
-    fn add(&mut self, victim: &Victim, automatic: u16, netns: &mut BTreeMap<Backend, HashSet<u64>>) {
+    /// Returns the backend, if the socket counts as one of a backend.
+    fn add(
+        &mut self,
+        victim: &Victim,
+        automatic: u16,
+        netns: &mut BTreeMap<Backend, HashSet<u64>>,
+    ) -> Option<Backend> {
         let relation = victim.relation();
         match relation {
             Relation::MovedOn => self.moved_on += 1,
@@ -145,7 +183,7 @@ impl Listing {
             Relation::Connected | Relation::Unconnected => {
                 let Some(backend) = victim.backend() else {
                     self.unnamed += 1;
-                    return;
+                    return None;
                 };
                 let entry = self.backends.entry(backend).or_default();
                 if relation == Relation::Connected {
@@ -157,8 +195,10 @@ impl Listing {
                     entry.replies += u64::from(reply);
                 }
                 netns.entry(backend).or_default().insert(victim.netns());
+                return Some(backend);
             }
         }
+        None
     }
 }
 
@@ -183,8 +223,12 @@ mod tests {
 
     #[test]
     fn one_real_client_makes_a_backend() {
-        let entry =
-            |connected, unconnected, replies| BackendEntry { connected, unconnected, replies, netns: 1 };
+        let entry = |connected, unconnected, replies| BackendEntry {
+            connected,
+            unconnected,
+            replies,
+            ..BackendEntry::default()
+        };
         assert!(entry(0, 2, 2).is_client());
         assert!(!entry(0, 2, 1).is_client() && !entry(1, 2, 2).is_client() && !entry(0, 0, 0).is_client());
     }

@@ -41,6 +41,18 @@ impl Observer {
         self.walker.lock().walk_all(each)
     }
 
+    /// The same, and forgets the frontends that were recorded since this epoch, if there is one.
+    pub(crate) fn walk_all_forgetting(
+        &self,
+        epoch: Option<u32>,
+        each: impl FnMut(&[Victim]),
+    ) -> Result<WalkCounts, Error> {
+        match epoch {
+            Some(epoch) => self.walker.lock().walk_forgetting(epoch, each),
+            None => self.walk_all(each),
+        }
+    }
+
     /// The counters of the index since it was loaded.
     ///
     /// # Errors

@@ -198,6 +198,8 @@ impl Totals {
         all.stale += new.stale;
         all.gone += new.gone;
         all.other_link += new.other_link;
+        all.frontend += new.frontend;
+        all.frontend_unknown += new.frontend_unknown;
         all.kernel += new.kernel;
         all.accepted += new.accepted;
         for (errno, n) in report.failed.by_errno() {
@@ -325,6 +327,18 @@ pub struct OrderStatus {
     /// restart the service.
     #[serde(default)]
     pub detached: u64,
+    /// The place of our first programs. Left out where no frontends are recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<FirstStatus>,
+}
+
+/// Where our first programs stand, which see the address as the client has named it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirstStatus {
+    /// True if no other program runs before ours. If not, no frontends are recorded.
+    pub first: bool,
+    /// How often another program came before ours, and ours was attached before it.
+    pub moves: u64,
 }
 
 /// Result of an audit, which compares the index with an independent scan.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use skreap_bpf::module::ModuleError;
 use skreap_bpf::pin::{Origin, Pins};
-use skreap_bpf::{Config, Index};
+use skreap_bpf::{Config, FRONTENDS_MAX, Index};
 use skreap_core::{ActionName, EngineName};
 
 use super::builder::Builder;
@@ -96,7 +96,11 @@ impl Builder {
     fn load(&self, watched: &Watched) -> Result<(Option<Pins>, Arc<Index>, Origin), Error> {
         // What only one engine needs costs nothing with the others.
         let refs = self.config.refs || self.engine.may_destroy_in_walk();
-        let config = Config { refs, ..self.config };
+        let frontends = match self.config.frontends {
+            0 if self.frontends => FRONTENDS_MAX,
+            set => set,
+        };
+        let config = Config { refs, frontends, ..self.config };
         let pins = self.pin.as_deref().map(objects::lock_pins).transpose()?;
         let (index, origin) = objects::load(&config, pins.as_ref(), watched.file.as_fd())?;
         Ok((pins, Arc::new(index), origin))

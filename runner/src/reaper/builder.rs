@@ -62,6 +62,7 @@ pub struct Builder {
     pub(super) no_revive: bool,
     pub(super) heal_after: HealAfter,
     pub(super) leave_order: bool,
+    pub(super) frontends: bool,
     pub(super) grace: bool,
 }
 
@@ -229,6 +230,15 @@ impl Builder {
     #[must_use]
     pub fn revive(mut self, allow: bool) -> Self {
         self.no_revive = !allow;
+        self
+    }
+
+    /// Records the address that each client named before a load balancer translated it, so that events
+    /// can mean only the clients of some frontends ([`Event::through`](skreap_core::Event)). A second
+    /// program runs before all others on each hook. Needs Linux 6.15. Off by default.
+    #[must_use]
+    pub fn frontends(mut self, record: bool) -> Self {
+        self.frontends = record;
         self
     }
 

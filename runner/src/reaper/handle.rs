@@ -77,6 +77,8 @@ impl Reaper {
             done.fail(Incomplete::Refused, objection);
         } else if let Err(e) = event.check_links() {
             done.fail(Incomplete::EngineFailed, e.to_string());
+        } else if let Err(why) = self.may_restrict(&event, &done.action) {
+            done.fail(Incomplete::EngineFailed, why);
         } else {
             self.work(batch, &event, &mut done);
         }
@@ -96,11 +98,20 @@ impl Reaper {
         let start = Instant::now();
         self.order_unknown = !self.keep_order();
         done.order_ns = nanos(start.elapsed());
+        if self.order_unknown && !event.through.is_any() {
+            let why = "the order of the programs could not be checked, so a frontend may be wrong: see the log, and \
+                       send the event again";
+            return done.fail(Incomplete::HookOrder, why.to_owned());
+        }
         let mut backends = self.gone(event, done);
         backends.retain(|backend| !done.cancelled.contains_key(&backend.without_zone()));
         // The name of a link means something in one netns only, so it is no key for events that
         // waited together.
-        if !event.dry_run && event.netns.is_none() && done.action == VictimAction::Destroy {
+        if !event.dry_run
+            && event.netns.is_none()
+            && event.through.is_any()
+            && done.action == VictimAction::Destroy
+        {
             (backends, done.merged) = batch.split(backends);
         }
         let backends = match links(event, backends) {
@@ -192,7 +203,7 @@ impl Reaper {
             done.total.victims_listed = Some(Vec::new());
         }
         let mut all = Vec::with_capacity(backends.len());
-        let mut chosen = Chosen::default();
+        let mut chosen = Chosen::through(&event.through);
         let gone: Vec<Backend> = backends.iter().map(|(backend, _)| *backend).collect();
         if matches!(done.action, VictimAction::Revive(_)) && !event.dry_run {
             chosen.remember();
@@ -229,7 +240,7 @@ impl Reaper {
             done.revival = Revival::new(&event.id, chosen.take_remembered(), how, &gone);
         }
         for One { backend, link, outcome, .. } in all {
-            let whole = !matches!(done.action, VictimAction::Move(_));
+            let whole = event.through.is_any() && !matches!(done.action, VictimAction::Move(_));
             if whole && !event.dry_run && link.is_none() && outcome.is_clean() {
                 batch.add(backend, &event.id);
             }
@@ -312,10 +323,17 @@ impl Reaper {
         if self.order_unknown && !self.engine.name().scans() {
             outcome.incomplete.insert(Incomplete::HookOrder);
         }
-        if let Some(fallback) = &mut self.fallback {
-            fallback.run(target, chosen, &mut outcome);
+        if chosen.frontends().is_any() {
+            if let Some(fallback) = &mut self.fallback {
+                fallback.run(target, chosen, &mut outcome);
+            }
+            self.kernel_sockets.finish(&mut self.walker, target, chosen, self.order_unknown, &mut outcome);
+        } else {
+            self.note_kernel_sockets(target, &mut outcome)?;
         }
-        self.kernel_sockets.finish(&mut self.walker, target, chosen, self.order_unknown, &mut outcome);
+        if target.dry_run {
+            self.name_frontends(target, &mut outcome)?;
+        }
         // Engines that destroy in one step cannot pause in the middle of it: the next target waits
         // instead.
         let (spent, _) = self.pace.totals();

@@ -81,7 +81,7 @@ impl Reaper {
             done.guard.refused = unrestricted;
             return true;
         }
-        let Some(found) = self.count(backends, done) else {
+        let Some(found) = self.count(event, backends, done) else {
             return false;
         };
         let total = found.total();
@@ -112,10 +112,15 @@ impl Reaper {
         self.attribute || self.pool.ledger().is_on()
     }
 
-    fn count(&mut self, backends: &[(Backend, Option<Link>)], done: &mut Done) -> Option<Count> {
+    fn count(
+        &mut self,
+        event: &Event,
+        backends: &[(Backend, Option<Link>)],
+        done: &mut Done,
+    ) -> Option<Count> {
         let mut found = Count::default();
         // The count is a pass of its own: what it finds is still to be done.
-        let mut chosen = Chosen::default();
+        let mut chosen = Chosen::through(&event.through);
         for &(backend, link) in backends {
             chosen.set_link(link);
             match self.run(&self.target(backend, true), &mut chosen) {

@@ -7,6 +7,7 @@ mod builder;
 mod done;
 mod error;
 pub(crate) mod fallback;
+mod frontends;
 mod handle;
 mod limits;
 mod link;

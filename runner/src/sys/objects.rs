@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use skreap_bpf::attach_order::{Hook, Order};
+use skreap_bpf::attach_order::{Hook, Order, Program, foreign_before};
 use skreap_bpf::hooks::Hooks;
 use skreap_bpf::pin::{Origin, Pins};
 use skreap_bpf::{Config, Error, Index};
@@ -67,6 +67,27 @@ pub(crate) fn become_last(
 ) -> Result<(), Error> {
     let _raised = privileges::raise();
     hooks.become_last(index, hook, cgroup)
+}
+
+/// As [`Hooks::become_first`].
+pub(crate) fn become_first(
+    hooks: &mut Hooks,
+    index: &Index,
+    hook: Hook,
+    cgroup: BorrowedFd<'_>,
+) -> Result<(), Error> {
+    let _raised = privileges::raise();
+    hooks.become_first(index, hook, cgroup)
+}
+
+/// The programs of others before the first one of these hooks; `None` if that one is not attached.
+pub(crate) fn before_first(
+    hooks: &Hooks,
+    hook: Hook,
+    cgroup: BorrowedFd<'_>,
+) -> io::Result<Option<Vec<Program>>> {
+    let _raised = privileges::raise();
+    foreign_before(cgroup, hook, hooks.first_program_id(hook)?)
 }
 
 /// The order of the programs around the one of these hooks.

@@ -13,13 +13,15 @@ use std::mem::replace;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use skreap_bpf::attach_order::{Hook, HookRevision, Order, Program};
+use skreap_bpf::attach_order::{Hook, HookRevision, Order};
 use skreap_bpf::hooks::{self, Hooks};
 use skreap_bpf::{Index, Rekeyed, Rekeyer, Relation};
 
 use crate::observe::observer::Observer;
 use crate::observe::status::OrderStatus;
 use crate::sys::{objects, rcu};
+
+use super::first_order::{FirstKeeper, listed};
 
 /// Maximum number of moves of the hooks in [`WINDOW`]. Another agent may also want to be last, and
 /// two such agents would do nothing but move.
@@ -35,6 +37,8 @@ const SUSPECT_WINDOW: Duration = Duration::from_secs(2);
 pub struct OrderKeeper {
     cgroup: File,
     rekeyer: Rekeyer,
+    /// Keeps the first programs, where there are any.
+    first: Option<FirstKeeper>,
     /// The revisions of the hooks when the order was last restored.
     revisions: [Option<HookRevision>; Hook::ALL.len()],
     moves: VecDeque<Instant>,
@@ -62,6 +66,7 @@ impl OrderKeeper {
     /// [`skreap_bpf::Error::Object`] if the re-key program is missing.
     pub fn new(index: &Index, cgroup: File) -> Result<Self, skreap_bpf::Error> {
         Ok(Self {
+            first: FirstKeeper::new(index, &cgroup)?,
             cgroup,
             rekeyer: index.rekeyer()?,
             revisions: [const { None }; Hook::ALL.len()],
@@ -80,7 +85,7 @@ impl OrderKeeper {
     /// The position of the hooks, and the work done so far.
     #[must_use]
     pub fn status(&self) -> OrderStatus {
-        self.status
+        OrderStatus { first: self.first.as_ref().map(FirstKeeper::status), ..self.status }
     }
 
     /// Call it before each event: afterwards every socket is recorded under its live peer, whatever
@@ -96,6 +101,7 @@ impl OrderKeeper {
         } else {
             Ok(())
         };
+        let done = done.and_then(|()| self.begin_epoch());
         report(done) && !self.blind
     }
 
@@ -114,6 +120,12 @@ impl OrderKeeper {
                 self.suspects = Vec::new();
             }
         }
+        report(self.begin_epoch());
+    }
+
+    /// To be called after each look at the order: see `first_order.rs`.
+    fn begin_epoch(&mut self) -> Result<(), skreap_bpf::Error> {
+        self.first.as_mut().map_or(Ok(()), FirstKeeper::begin_epoch)
     }
 
     /// A detached hook is not attached again. Without a connect hook each event has a fallback scan;
@@ -132,6 +144,9 @@ impl OrderKeeper {
 
     /// Whether anything was attached or detached since the order was restored.
     fn changed(&mut self, thorough: bool) -> bool {
+        if self.first.as_ref().is_some_and(FirstKeeper::changed) {
+            return true;
+        }
         Hook::ALL.iter().zip(&self.revisions).any(|(hook, seen)| {
             let now = HookRevision::take(self.cgroup.as_fd(), *hook, thorough).ok();
             match (seen, now) {
@@ -154,6 +169,11 @@ impl OrderKeeper {
         let now = Instant::now();
         let may_move = self.may_move(now);
         let (mut tried, mut moved, mut behind, mut waiting, mut blind) = (false, false, 0, false, false);
+        if let Some(first) = &mut self.first {
+            first.doubt();
+            // Before the revisions below are read: this changes them.
+            tried = may_move && first.put_first(hooks, observer.index(), &self.cgroup);
+        }
         for ((hook, revision), told) in Hook::ALL.into_iter().zip(&mut self.revisions).zip(&mut self.told) {
             // The revision is read first: a later change is seen the next time.
             let mut at = HookRevision::take(self.cgroup.as_fd(), hook, true);
@@ -189,6 +209,9 @@ impl OrderKeeper {
         self.status.last = behind == 0 && !blind;
         self.waiting = waiting;
         self.blind = blind;
+        if let Some(first) = &mut self.first {
+            first.look(hooks, &self.cgroup)?;
+        }
         // After a grace period every hook that ran in the old order has ended: the kernel runs them
         // in RCU sections.
         rcu::grace_period_or_pause();
@@ -202,7 +225,8 @@ impl OrderKeeper {
         self.unseen = true;
         let mut cookies = Vec::new();
         let (mut visited, mut sent) = (0_u64, 0_u64);
-        observer.walk_all(|batch| {
+        let forget = self.first.as_ref().and_then(FirstKeeper::doubtful);
+        observer.walk_all_forgetting(forget, |batch| {
             visited += batch.len() as u64;
             for victim in batch {
                 match victim.relation() {
@@ -214,6 +238,9 @@ impl OrderKeeper {
                 }
             }
         })?;
+        if let Some(first) = &mut self.first {
+            first.forgotten();
+        }
         cookies.sort_unstable();
         cookies.dedup();
         self.suspects.clear();
@@ -322,10 +349,6 @@ fn tell(order: &Order, may_move: bool) {
         tracing::warn!(%hook, after = %listed(order.foreign_after()), moves = MOVES, seconds = WINDOW.as_secs(),
             "another agent also keeps attaching last: not moved for now, and each event takes a pass over the index");
     }
-}
-
-fn listed<'a>(programs: impl Iterator<Item = &'a Program>) -> String {
-    programs.map(Program::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn report(done: Result<(), skreap_bpf::Error>) -> bool {

@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod bootstrap;
+mod first_order;
 pub(crate) mod heal;
 pub mod hook_order;
 pub(crate) mod revive;

@@ -98,6 +98,8 @@ fn outcome(u: &mut Unstructured<'_>, dry_run: bool) -> Result<Outcome> {
         stale: n(u)?,
         gone,
         other_link: n(u)?,
+        frontend: n(u)?,
+        frontend_unknown: n(u)?,
         kernel: n(u)?,
         accepted: n(u)?,
     };

@@ -5,6 +5,7 @@
  */
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
@@ -83,6 +84,27 @@ SEC("cgroup/connect6")
 int lb_connect6(struct bpf_sock_addr *ctx)
 {
 	return translate6(ctx);
+}
+
+/* Of IPv6 sockets that name an IPv4 address: as that one is translated. */
+SEC("cgroup/connect6")
+int lb_mapped(struct bpf_sock_addr *ctx)
+{
+	volatile struct bpf_sock_addr *c = ctx;
+	__u32 i;
+
+	if (c->user_ip6[0] || c->user_ip6[1] || c->user_ip6[2] != bpf_htonl(0xffff))
+		return ALLOW;
+	for (i = 0; i < ENTRIES; i++) {
+		struct lb_entry *e = entry_at(i, AF_INET, c->protocol);
+
+		if (!e || c->user_port != e->vip_port || c->user_ip6[3] != e->vip[0])
+			continue;
+		c->user_ip6[3] = e->backend[0];
+		c->user_port = e->backend_port;
+		break;
+	}
+	return ALLOW;
 }
 
 SEC("cgroup/sendmsg4")

@@ -130,6 +130,8 @@ fn sockets(to: &mut Encoder<'_>, t: &Totals, h: &HeldStatus) -> fmt::Result {
                 ("gone", k.gone),
                 ("kernel", k.kernel),
                 ("other-link", k.other_link),
+                ("frontend", k.frontend),
+                ("frontend-unknown", k.frontend_unknown),
                 ("accepted", k.accepted),
             ],
         ),

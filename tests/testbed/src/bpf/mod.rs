@@ -33,6 +33,8 @@ pub enum Placing {
     Last,
     /// With `BPF_F_PREORDER`: before all that are attached without it.
     Preorder,
+    /// Before those, too.
+    First,
 }
 
 /// A socket load balancer of at most two entries: it translates a virtual address to a backend when
@@ -78,11 +80,22 @@ impl LoadBalancer {
         let flags = match placing {
             Placing::Last => 0,
             Placing::Preorder => libbpf_sys::BPF_F_PREORDER,
+            Placing::First => libbpf_sys::BPF_F_PREORDER | libbpf_sys::BPF_F_BEFORE,
         };
         self.links = PROGRAMS
             .iter()
             .map(|name| attach_program(&self.object, name, flags, cgroup))
             .collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    /// From now on it also translates what IPv6 sockets connect to in the mapped form, behind the existing
+    /// programs.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn translate_mapped(&mut self, cgroup: BorrowedFd<'_>) -> Result<(), Error> {
+        self.links.push(attach_program(&self.object, "lb_mapped", 0, cgroup)?);
         Ok(())
     }
 

@@ -1,0 +1,78 @@
+//! Events that mean only the clients of some frontends.
+
+use std::collections::HashMap;
+
+use skreap_bpf::Victim;
+use skreap_core::{Event, Incomplete, Outcome, Target, Unconnected, VictimAction};
+
+use super::Reaper;
+use crate::engine::EngineError;
+
+impl Reaper {
+    /// Whether this service can tell the clients of the event's frontends from others.
+    ///
+    /// # Errors
+    /// Why not, and what to do.
+    pub(super) fn may_restrict(&self, event: &Event, action: &VictimAction) -> Result<(), String> {
+        event.check_through().map_err(|e| e.to_string())?;
+        if event.through.is_any() {
+            return Ok(());
+        }
+        if self.index.frontends().is_none() {
+            return Err(
+                "\"frontend\" needs a service that records frontends: start it with `serve --frontends`, \
+                        or send the event without"
+                    .to_owned(),
+            );
+        }
+        if matches!(action, VictimAction::Move(_)) {
+            return Err("sockets are moved however they came: send the event without \"frontend\", or with \"action\":\"destroy\""
+                .to_owned());
+        }
+        let engine = self.engine.name();
+        if engine.scans() {
+            return Err(format!(
+                "engine {engine} does not look into the index, and nothing else knows frontends: start the service with \
+                 --engine netlink, or send the event without \"frontend\""
+            ));
+        }
+        Ok(())
+    }
+
+    /// No scan is made for such an event: the frontends of what only a scan finds are not known. So the
+    /// outcome stays incomplete where the index is; and where the kernel's own sockets are connected.
+    pub(super) fn note_kernel_sockets(
+        &mut self,
+        target: &Target,
+        outcome: &mut Outcome,
+    ) -> Result<(), EngineError> {
+        if self.index.kernel_sockets_seen()? {
+            let all = Target { unconnected: Unconnected::Destroy, dry_run: true, ..*target };
+            if self.walker.walk(&all, &mut Vec::new())?.incomplete_kernel {
+                outcome.incomplete.insert(Incomplete::KernelSockets);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds to each listed victim the frontend that it came through, where frontends are recorded.
+    pub(super) fn name_frontends(
+        &mut self,
+        target: &Target,
+        outcome: &mut Outcome,
+    ) -> Result<(), EngineError> {
+        let (Some(frontends), Some(listed)) = (self.index.frontends(), &mut outcome.victims_listed) else {
+            return Ok(());
+        };
+        let all = Target { unconnected: Unconnected::Destroy, dry_run: true, ..*target };
+        let mut ids = HashMap::new();
+        self.walker.walk_with_frontends(&all, |victim: &Victim, id| {
+            ids.insert(victim.cookie(), id);
+        })?;
+        for socket in listed {
+            let known = ids.get(&socket.cookie).and_then(|id| frontends.name(*id));
+            socket.frontend = Some(known.map_or_else(|| "unknown".to_owned(), |known| known.to_string()));
+        }
+        Ok(())
+    }
+}

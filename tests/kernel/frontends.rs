@@ -1,0 +1,631 @@
+//! Frontends: two services with one backend, and clients that name the backend itself. No socket may ever be taken for
+//! one of another frontend; what cannot be known is unknown, and counted.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::{Context as _, Result, ensure};
+use skreap::Reaper;
+use skreap::bpf::{Config, FrontendCounters};
+use skreap::choice::EngineChoice;
+use skreap::core::{
+    Action, Backend, EngineName, Event, Frontend, Incomplete, Report, Skipped, Through, Unconnected,
+    UnknownFrontend,
+};
+use skreap_testbed::bpf::{LoadBalancer, Placing};
+use skreap_testbed::{Bpffs, Client, Family, OpenSpec, SpawnOptions};
+
+use crate::case::{Case, case};
+use crate::sockets::*;
+use crate::unconnected::{send_to_all, sender};
+use crate::world::{World, WorldOptions};
+
+const A: &str = "udp://10.177.9.1:5353";
+const B: &str = "udp://10.177.9.2:5353";
+const A6: &str = "udp://[fd77::9:1]:5353";
+const B6: &str = "udp://[fd77::9:2]:5353";
+const A_TCP: &str = "tcp://10.177.9.1:8080";
+const B_TCP: &str = "tcp://10.177.9.2:8080";
+const POD: &str = "udp://10.177.0.1:53";
+const POD6: &str = "udp://[fd77::1]:53";
+const POD_TCP: &str = "tcp://10.177.0.1:80";
+const DIRECT: &str = "direct";
+const UNKNOWN: &str = "unknown";
+
+/// Two services with one pod.
+const V4: &[(&str, &str)] = &[(A, POD), (B, POD)];
+const V6: &[(&str, &str)] = &[(A6, POD6), (B6, POD6)];
+const TCP: &[(&str, &str)] = &[(A_TCP, POD_TCP), (B_TCP, POD_TCP)];
+
+pub fn cases() -> Vec<Case> {
+    let plain = WorldOptions { frontends: 64, ..WorldOptions::default() };
+    let behind = |balancer| WorldOptions { balancer, ..plain };
+    let destroy = WorldOptions { unconnected: Unconnected::Destroy, ..behind(V4) };
+    vec![
+        case!(each_form_kills_its_own_udp).with(behind(V4)).index_only(),
+        case!(each_form_kills_its_own_udp6).with(behind(V6)).index_only(),
+        case!(each_form_kills_its_own_tcp).with(behind(TCP)).index_only(),
+        case!(each_form_kills_its_own_mapped).with(plain).index_only(),
+        case!(lists_of_frontends_and_of_backends).with(behind(V4)).index_only(),
+        case!(senders_have_frontends_too).with(destroy).index_only(),
+        case!(a_sender_through_two_frontends_has_none).with(destroy).index_only(),
+        case!(a_socket_connects_through_the_other_service).with(behind(V4)).index_only(),
+        case!(a_failed_connect_changes_no_frontend).with(behind(V4)).index_only(),
+        case!(balancer_after_the_hooks).with(plain).index_only(),
+        case!(balancer_behind_our_back).with(plain).index_only(),
+        case!(balancer_on_a_child).with(plain).index_only(),
+        case!(balancer_with_preorder_after_ours).with(plain).index_only(),
+        case!(balancer_before_the_first_program).with(plain).index_only(),
+        case!(balancer_that_was_first_for_a_moment).with(plain).index_only(),
+        case!(balancer_above_that_is_first).with(plain).index_only(),
+        case!(balancer_moves_in_a_storm).with(plain).index_only(),
+        case!(a_full_table_says_so).with(WorldOptions { frontends: 2, ..behind(V4) }).index_only(),
+        case!(older_sockets_have_no_frontend).with(behind(V4)).only(EngineName::Netlink),
+        case!(pins_keep_frontends).with(behind(V4)).only(EngineName::Netlink),
+        case!(pins_with_the_option_and_without).with(behind(V4)).only(EngineName::Netlink),
+        case!(a_full_index_makes_a_restricted_event_incomplete)
+            .with(WorldOptions { max_sockets: 10, ..behind(V4) })
+            .only(EngineName::Netlink),
+        case!(without_the_option_an_event_is_refused).index_only(),
+        case!(scans_refuse).with(behind(V4)).only(EngineName::Iter).and(EngineName::Diag),
+    ]
+}
+
+fn backend(text: &str) -> Backend {
+    text.parse().unwrap_or_else(|error| unreachable!("{text}: {error}"))
+}
+
+fn through(frontends: &[&str], unknown: UnknownFrontend) -> Through {
+    let parsed =
+        |text: &&str| text.parse::<Frontend>().unwrap_or_else(|error| unreachable!("{text}: {error}"));
+    Through { frontends: frontends.iter().map(parsed).collect(), unknown }
+}
+
+/// Has the clients of the pod destroyed that came through this frontend.
+fn reap_through(world: &mut World, pod: &str, frontend: &str) -> Result<Report> {
+    let action = Action::BackendDeleted { backend: backend(pod) };
+    world.tell_through(action, through(&[frontend], UnknownFrontend::Preserve), false)
+}
+
+/// Which frontend each socket of the pod came through, as a dry run says.
+fn listed(world: &mut World, pod: &str) -> Result<BTreeMap<u64, String>> {
+    let report = world.dry_run(backend(pod))?;
+    let sockets = report.sockets.as_ref().context("a dry run lists its victims")?;
+    let named = |frontend: &Option<String>| frontend.clone().context("a victim without a frontend");
+    sockets.iter().map(|socket| Ok((socket.cookie, named(&socket.frontend)?))).collect()
+}
+
+/// Says that exactly these sockets came through these frontends.
+fn expect_listed(world: &mut World, pod: &str, expected: &[(&[u64], &str)]) -> Result<()> {
+    let found = listed(world, pod)?;
+    let expected: BTreeMap<u64, String> = expected
+        .iter()
+        .flat_map(|(cookies, frontend)| cookies.iter().map(|cookie| (*cookie, (*frontend).to_owned())))
+        .collect();
+    ensure!(found == expected, "{found:?}, not {expected:?}");
+    Ok(())
+}
+
+fn expect_skips(report: &Report, frontend: u64, frontend_unknown: u64) -> Result<()> {
+    let skipped = Skipped { frontend, frontend_unknown, ..Skipped::default() };
+    let found = Skipped { no_peer: 0, moved_on: 0, ..report.skipped };
+    ensure!(found == skipped, "{skipped:?}: {report:?}");
+    Ok(())
+}
+
+fn counters(world: &World) -> Result<FrontendCounters> {
+    Ok(world.reaper().index().frontends().context("no frontends")?.counters()?)
+}
+
+fn many_to(client: &mut Client, to: &str, count: u32) -> Result<Vec<u64>> {
+    Ok(connect_many(client, Default::default(), backend(to), count)?.cookies)
+}
+
+/// Three through one service, four through the other, five directly.
+fn three_ways(world: &mut World, a: &str, b: &str, pod: &str, open: &Opener<'_>) -> Result<()> {
+    world.serve(&[backend(pod)])?;
+    let mut client = world.client("client")?;
+    let through_a = open(&mut client, a, 3)?;
+    let through_b = open(&mut client, b, 4)?;
+    let direct = open(&mut client, pod, 5)?;
+    expect_listed(world, pod, &[(&through_a, a), (&through_b, b), (&direct, DIRECT)])?;
+    ensure!(expect_answers(&mut client)? == 12);
+
+    let report = reap_through(world, pod, a)?;
+    expect_skips(&report, 9, 0)?;
+    ensure!(report.visited == 12, "{report:?}");
+    expect_exactly(&report, &mut [&mut client], &through_a)?;
+    let report = reap_through(world, pod, DIRECT)?;
+    expect_skips(&report, 4, 0)?;
+    expect_exactly(&report, &mut [&mut client], &direct)?;
+    let report = reap_through(world, pod, a)?;
+    expect_skips(&report, 4, 0)?;
+    expect_exactly(&report, &mut [&mut client], &[])?;
+    let report = reap_through(world, pod, b)?;
+    expect_skips(&report, 0, 0)?;
+    expect_exactly(&report, &mut [&mut client], &through_b)?;
+    let found = counters(world)?;
+    let expected = FrontendCounters { known: 2, room: 64, ..FrontendCounters::default() };
+    ensure!(found == expected, "{found:?}, not {expected:?}");
+    Ok(())
+}
+
+type Opener<'a> = dyn Fn(&mut Client, &str, u32) -> Result<Vec<u64>> + 'a;
+
+fn each_form_kills_its_own_udp(world: &mut World) -> Result<()> {
+    three_ways(world, A, B, POD, &many_to)
+}
+
+fn each_form_kills_its_own_udp6(world: &mut World) -> Result<()> {
+    three_ways(world, A6, B6, POD6, &many_to)
+}
+
+fn each_form_kills_its_own_tcp(world: &mut World) -> Result<()> {
+    three_ways(world, A_TCP, B_TCP, POD_TCP, &many_to)
+}
+
+/// IPv6 sockets that name IPv4 addresses: their frontends are IPv4, and the same as those of IPv4 sockets.
+fn each_form_kills_its_own_mapped(world: &mut World) -> Result<()> {
+    let mut balancer = balance(world, Placing::Last)?;
+    balancer.translate_mapped(world.cgroup().open()?.as_fd())?;
+    world.tidy();
+    three_ways(world, A, B, POD, &|client, to, count| {
+        let spec = || OpenSpec { family: Family::V6, ..spec_for(backend(POD)) };
+        let mut cookies = many_to(client, to, 1)?;
+        for _ in 1..count {
+            cookies.push(open_to(client, spec(), mapped(backend(to)))?.cookie);
+        }
+        Ok(cookies)
+    })
+}
+
+fn lists_of_frontends_and_of_backends(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD), udp(2)])?;
+    let mut client = world.client("client")?;
+    let through_a = many_to(&mut client, A, 2)?;
+    let through_b = many_to(&mut client, B, 2)?;
+    let mut direct = many_to(&mut client, POD, 2)?;
+    let mut elsewhere = connect_many(&mut client, Default::default(), udp(2), 2)?.cookies;
+    let action = Action::BackendDeleted { backend: backend(POD) };
+    let report = world.tell_through(action, through(&[A, B], UnknownFrontend::Preserve), false)?;
+    let both: Vec<u64> = through_a.into_iter().chain(through_b).collect();
+    expect_exactly(&report, &mut [&mut client], &both)?;
+    expect_skips(&report, 2, 0)?;
+    let action = Action::BackendsDeleted { backends: vec![backend(POD), udp(2)] };
+    let report = world.tell_through(action, through(&[DIRECT], UnknownFrontend::Preserve), false)?;
+    direct.append(&mut elsewhere);
+    expect_exactly(&report, &mut [&mut client], &direct)
+}
+
+/// What is sent without connecting.
+fn senders_have_frontends_too(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let mut client = world.client("client")?;
+    let a = sender(&mut client, &[backend(A)])?;
+    let b = sender(&mut client, &[backend(B)])?;
+    let direct = sender(&mut client, &[backend(POD)])?;
+    // Again, as ever.
+    send_to_all(&mut client, a, &[backend(A), backend(A)])?;
+    // An IPv6 socket sends to the mapped address of the service.
+    let six = open(&mut client, OpenSpec { family: Family::V6, ..spec_for(backend(POD)) })?;
+    client.send_to(six.handle, mapped(backend(A)), b"hello")?;
+    expect_listed(world, POD, &[(&[a.cookie, six.cookie], A), (&[b.cookie], B), (&[direct.cookie], DIRECT)])?;
+    client.close(six.handle)?;
+    for (frontend, cookie, others) in [(A, a.cookie, 2), (DIRECT, direct.cookie, 1), (B, b.cookie, 0)] {
+        let report = reap_through(world, POD, frontend)?;
+        expect_destroyed(&report, &mut [&mut client], &[cookie])?;
+        ensure!(report.skipped.frontend == others, "{report:?}");
+    }
+    Ok(())
+}
+
+fn a_sender_through_two_frontends_has_none(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let mut client = world.client("client")?;
+    let both = sender(&mut client, &[backend(A), backend(B)])?;
+    // Connected through one, it sends through the other: the connect counts.
+    let connected = connect(&mut client, backend(A))?;
+    send_to_all(&mut client, connected, &[backend(B)])?;
+    expect_listed(world, POD, &[(&[both.cookie], UNKNOWN), (&[connected.cookie], A)])?;
+    // Without its peer, it is a sender of whom nobody knows.
+    client.disconnect(connected.handle)?;
+    send_to_all(&mut client, connected, &[backend(B)])?;
+    expect_listed(world, POD, &[(&[both.cookie, connected.cookie], UNKNOWN)])?;
+    let report = reap_through(world, POD, A)?;
+    expect_destroyed(&report, &mut [&mut client], &[])?;
+    expect_skips(&report, 0, 2)?;
+    let action = Action::BackendDeleted { backend: backend(POD) };
+    let report = world.tell_through(action, through(&[A], UnknownFrontend::Destroy), false)?;
+    expect_destroyed(&report, &mut [&mut client], &[both.cookie, connected.cookie])
+}
+
+/// The backend stays the same, the frontend does not.
+fn a_socket_connects_through_the_other_service(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let mut client = world.client("client")?;
+    let socket = connect(&mut client, backend(A))?;
+    for to in [B, POD, A, A, B] {
+        client.connect(socket.handle, backend(to).socket_addr())?;
+        let frontend = if to == POD { DIRECT } else { to };
+        expect_listed(world, POD, &[(&[socket.cookie], frontend)])?;
+    }
+    expect_exactly(&reap_through(world, POD, A)?, &mut [&mut client], &[])?;
+    expect_exactly(&reap_through(world, POD, B)?, &mut [&mut client], &[socket.cookie])
+}
+
+/// The old peer stays in force, and with it the way to it.
+fn a_failed_connect_changes_no_frontend(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let mut client = world.client("client")?;
+    let socket = connect(&mut client, backend(A))?;
+    let nowhere: SocketAddr = "203.0.113.9:53".parse()?;
+    ensure!(errno(client.connect(socket.handle, nowhere))? == libc::ENETUNREACH);
+    expect_listed(world, POD, &[(&[socket.cookie], A)])?;
+    expect_exactly(&reap_through(world, POD, A)?, &mut [&mut client], &[socket.cookie])
+}
+
+fn balance(world: &World, placing: Placing) -> Result<LoadBalancer> {
+    let entries = [(backend(A), backend(POD)), (backend(B), backend(POD))];
+    Ok(LoadBalancer::attach_placed(&entries, world.cgroup().open()?.as_fd(), placing)?)
+}
+
+/// Two through each service and two directly, of which everything is known.
+fn expect_known(world: &mut World, client: &mut Client) -> Result<()> {
+    let through_a = many_to(client, A, 2)?;
+    let through_b = many_to(client, B, 2)?;
+    let direct = many_to(client, POD, 2)?;
+    expect_listed(world, POD, &[(&through_a, A), (&through_b, B), (&direct, DIRECT)])?;
+    expect_exactly(&reap_through(world, POD, B)?, &mut [client], &through_b)?;
+    expect_exactly(&reap_through(world, POD, DIRECT)?, &mut [client], &direct)?;
+    expect_exactly(&reap_through(world, POD, A)?, &mut [client], &through_a)
+}
+
+/// Attached behind ours; seen before anybody connects.
+fn balancer_after_the_hooks(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let mut client = world.client("client")?;
+    let _balancer = balance(world, Placing::Last)?;
+    world.tidy();
+    expect_known(world, &mut client)
+}
+
+/// Attached behind ours, and nobody has looked when clients connect: what they named is not known. Nor is it of a
+/// socket that was connected to the backend before, and is again, by way of the service.
+fn balancer_behind_our_back(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let mut client = world.client("client")?;
+    let old = many_to(&mut client, POD, 3)?;
+    let moves = connect(&mut client, backend(POD))?;
+    // What was recorded before the last look but one is beyond doubt.
+    world.tidy();
+    world.tidy();
+    let _balancer = balance(world, Placing::Last)?;
+    let through_a = many_to(&mut client, A, 4)?;
+    client.connect(moves.handle, backend(A).socket_addr())?;
+    let unknown: Vec<u64> = through_a.iter().copied().chain([moves.cookie]).collect();
+    expect_listed(world, POD, &[(&old, DIRECT), (&unknown, UNKNOWN)])?;
+    let report = reap_through(world, POD, A)?;
+    expect_exactly(&report, &mut [&mut client], &[])?;
+    expect_skips(&report, 3, 5)?;
+    let action = Action::BackendDeleted { backend: backend(POD) };
+    let report = world.tell_through(action, through(&[A], UnknownFrontend::Destroy), false)?;
+    expect_exactly(&report, &mut [&mut client], &unknown)?;
+    expect_exactly(&reap_through(world, POD, DIRECT)?, &mut [&mut client], &old)?;
+    expect_known(world, &mut client)
+}
+
+fn balancer_on_a_child(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let child = world.cgroup().child("child")?;
+    let options = SpawnOptions { label: "client", cgroup: Some(&child), netns: Some(world.netns(0)) };
+    let mut client = Client::spawn(&options)?;
+    let entries = [(backend(A), backend(POD)), (backend(B), backend(POD))];
+    for placing in [Placing::Last, Placing::Preorder, Placing::First] {
+        let _balancer = LoadBalancer::attach_placed(&entries, child.open()?.as_fd(), placing)?;
+        expect_known(world, &mut client)?;
+    }
+    Ok(())
+}
+
+fn balancer_with_preorder_after_ours(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let mut client = world.client("client")?;
+    let _balancer = balance(world, Placing::Preorder)?;
+    world.tidy();
+    expect_known(world, &mut client)?;
+    let first = world.reaper().order().first.context("no first programs")?;
+    ensure!(first.first && first.moves == 0, "{first:?}");
+    Ok(())
+}
+
+/// Attached before our first program: it sees backends only, until it is the first again.
+fn balancer_before_the_first_program(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let mut client = world.client("client")?;
+    let old = many_to(&mut client, POD, 3)?;
+    world.tidy();
+    world.tidy();
+    let _balancer = balance(world, Placing::First)?;
+    let doubtful = [many_to(&mut client, A, 2)?, many_to(&mut client, POD, 2)?].concat();
+    expect_listed(world, POD, &[(&old, DIRECT), (&doubtful, UNKNOWN)])?;
+    let first = world.reaper().order().first.context("no first programs")?;
+    ensure!(first.first && first.moves == 4, "{first:?}");
+    let report = reap_through(world, POD, DIRECT)?;
+    expect_exactly(&report, &mut [&mut client], &old)?;
+    expect_skips(&report, 0, 4)?;
+    expect_known_beside(world, &mut client, 4)
+}
+
+/// As [`expect_known`], beside sockets of which nothing is known.
+fn expect_known_beside(world: &mut World, client: &mut Client, unknown: u64) -> Result<()> {
+    let through_a = many_to(client, A, 2)?;
+    let direct = many_to(client, POD, 2)?;
+    let report = reap_through(world, POD, A)?;
+    expect_exactly(&report, &mut [client], &through_a)?;
+    expect_skips(&report, 2, unknown)?;
+    let report = reap_through(world, POD, DIRECT)?;
+    expect_exactly(&report, &mut [client], &direct)?;
+    expect_skips(&report, 0, unknown)
+}
+
+/// Came and went between two looks: the order is as it was, and yet what was recorded is not right.
+fn balancer_that_was_first_for_a_moment(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let mut client = world.client("client")?;
+    let old = many_to(&mut client, POD, 3)?;
+    world.tidy();
+    world.tidy();
+    let balancer = balance(world, Placing::First)?;
+    let doubtful = many_to(&mut client, A, 4)?;
+    drop(balancer);
+    expect_listed(world, POD, &[(&old, DIRECT), (&doubtful, UNKNOWN)])?;
+    let first = world.reaper().order().first.context("no first programs")?;
+    ensure!(first.first && first.moves == 0, "{first:?}");
+    expect_exactly(&reap_through(world, POD, DIRECT)?, &mut [&mut client], &old)
+}
+
+/// On a parent, with PREORDER: nothing gets before it, so no frontend is recorded while it is there.
+fn balancer_above_that_is_first(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let child = world.cgroup().child("child")?;
+    let mut reaper = Reaper::builder()
+        .cgroup(child.path())
+        .config(Config { max_sockets: 1000, frontends: 64, ..Config::default() })
+        .engine(EngineChoice::Named(world.reaper().engine()))
+        .build()?;
+    let options = SpawnOptions { label: "client", cgroup: Some(&child), netns: Some(world.netns(0)) };
+    let mut client = Client::spawn(&options)?;
+    let direct = many_to(&mut client, POD, 3)?;
+    reaper.tidy();
+    reaper.tidy();
+    let balancer = balance(world, Placing::Preorder)?;
+    let doubtful = many_to(&mut client, A, 4)?;
+    let event = |through: Through| Event::deleted(backend(POD)).with_through(through);
+    let report = reaper.handle(&event(through(&[A], UnknownFrontend::Preserve)));
+    expect_exactly(&report, &mut [&mut client], &[])?;
+    expect_skips(&report, 3, 4)?;
+    ensure!(!reaper.order().first.context("no first programs")?.first, "{:?}", reaper.order());
+    // Recorded as unknown from the start.
+    let later = many_to(&mut client, A, 2)?;
+    let report = reaper.handle(&event(through(&[DIRECT], UnknownFrontend::Preserve)));
+    expect_exactly(&report, &mut [&mut client], &direct)?;
+    expect_skips(&report, 0, 6)?;
+    let counters = reaper.index().frontends().context("no frontends")?.counters()?;
+    ensure!(counters.not_first == 2, "{counters:?}");
+    drop(balancer);
+    reaper.tidy();
+    ensure!(reaper.order().first.context("no first programs")?.first, "{:?}", reaper.order());
+    let again = many_to(&mut client, POD, 2)?;
+    let report = reaper.handle(&event(through(&[DIRECT], UnknownFrontend::Preserve)));
+    expect_exactly(&report, &mut [&mut client], &again)?;
+    let report = reaper.handle(&event(through(&[DIRECT], UnknownFrontend::Destroy)));
+    expect_exactly(&report, &mut [&mut client], &[doubtful, later].concat())?;
+    drop(client);
+    Ok(())
+}
+
+/// The load balancer is attached anew at every place in turn, while clients connect through both services and
+/// directly. After each round every frontend that is named is the right one.
+fn balancer_moves_in_a_storm(world: &mut World) -> Result<()> {
+    const ROUNDS: usize = 24;
+    world.serve(&[backend(POD)])?;
+    let mut balancer = balance(world, Placing::Preorder)?;
+    world.tidy();
+    let cgroup = world.cgroup().open()?;
+    let mut stormers = [world.client("a")?, world.client("b")?, world.client("pod")?];
+    let stop = AtomicBool::new(false);
+    let (mut known, mut unknown) = (0, 0);
+    let opened = thread::scope(|scope| {
+        let stop = &stop;
+        let storms: Vec<_> = stormers
+            .iter_mut()
+            .zip([A, B, POD])
+            .map(|(client, to)| scope.spawn(move || storm(client, to, stop)))
+            .collect();
+        let mut rounds = || -> Result<Vec<(u64, String)>> {
+            let mut seen = Vec::new();
+            for round in 0..ROUNDS {
+                let placing = [Placing::Last, Placing::First, Placing::Preorder][round % 3];
+                balancer.attach_again(cgroup.as_fd(), placing)?;
+                world.tidy();
+                seen.extend(listed(world, POD)?);
+            }
+            // It stays where it is: then most are known.
+            for _ in 0..8 {
+                seen.extend(listed(world, POD)?);
+            }
+            Ok(seen)
+        };
+        let done = rounds();
+        stop.store(true, Ordering::Relaxed);
+        let mut truth = BTreeMap::new();
+        for (storm, name) in storms.into_iter().zip([A, B, DIRECT]) {
+            let opened = storm.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+            truth.extend(opened.into_iter().map(|cookie| (cookie, name)));
+        }
+        for (cookie, frontend) in done? {
+            let Some(named) = truth.get(&cookie) else {
+                continue;
+            };
+            ensure!(frontend == *named || frontend == UNKNOWN, "{cookie}: {frontend}, and not {named}");
+            *(if frontend == UNKNOWN { &mut unknown } else { &mut known }) += 1;
+        }
+        Ok(truth.len())
+    })?;
+    ensure!(opened > 1000 && known > 0, "{opened} opened, {known} known, {unknown} unknown");
+    eprintln!("{opened} opened; listed {known} with their frontend, {unknown} as unknown");
+    drop(stormers);
+    Ok(())
+}
+
+/// Opens, connects and closes until told to stop; the cookies of all.
+fn storm(client: &mut Client, to: &str, stop: &AtomicBool) -> Result<Vec<u64>> {
+    let mut opened = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        opened.extend(many_to(client, to, 20)?);
+        client.close_all()?;
+    }
+    Ok(opened)
+}
+
+/// Room for two: a third is unknown, and counted; who names the two, or the backend, is known as ever.
+fn a_full_table_says_so(world: &mut World) -> Result<()> {
+    const C: &str = "udp://10.177.9.3:5353";
+    world.serve(&[backend(POD)])?;
+    let mut client = world.client("client")?;
+    let through_a = many_to(&mut client, A, 2)?;
+    let through_b = many_to(&mut client, B, 2)?;
+    world.exchange_balancer(&[(C, POD), (B, POD)])?;
+    let third = many_to(&mut client, C, 3)?;
+    let more_b = many_to(&mut client, B, 1)?;
+    let direct = many_to(&mut client, POD, 1)?;
+    let through_b = [through_b, more_b].concat();
+    expect_listed(world, POD, &[(&through_a, A), (&through_b, B), (&third, UNKNOWN), (&direct, DIRECT)])?;
+    let expected = FrontendCounters { known: 2, room: 2, table_full: 3, ..FrontendCounters::default() };
+    ensure!(counters(world)? == expected, "{:?}, not {expected:?}", counters(world)?);
+    let report = reap_through(world, POD, C)?;
+    expect_exactly(&report, &mut [&mut client], &[])?;
+    expect_skips(&report, 6, 3)?;
+    let action = Action::BackendDeleted { backend: backend(POD) };
+    let report = world.tell_through(action, through(&[C], UnknownFrontend::Destroy), false)?;
+    expect_exactly(&report, &mut [&mut client], &third)
+}
+
+/// A second service, with the sizes of the tests of pins.
+fn second(world: &World, frontends: u32, pins: Option<&std::path::Path>) -> Result<Reaper> {
+    let mut builder = Reaper::builder()
+        .cgroup(world.cgroup().path())
+        .config(Config { max_sockets: 4096, buckets: 1024, frontends, ..Config::default() })
+        .engine(EngineChoice::Named(world.reaper().engine()));
+    if let Some(pins) = pins {
+        builder = builder.pin(pins);
+    }
+    Ok(builder.build()?)
+}
+
+fn handle(reaper: &mut Reaper, frontend: &str) -> Report {
+    let through = through(&[frontend], UnknownFrontend::Preserve);
+    reaper.handle(&Event::deleted(backend(POD)).with_through(through))
+}
+
+fn older_sockets_have_no_frontend(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let mut client = world.client("client")?;
+    many_to(&mut client, A, 3)?;
+    many_to(&mut client, POD, 2)?;
+    let mut later = second(world, 64, None)?;
+    let through_a = many_to(&mut client, A, 1)?;
+    let report = handle(&mut later, A);
+    expect_exactly(&report, &mut [&mut client], &through_a)?;
+    expect_skips(&report, 0, 5)
+}
+
+/// The next process knows what this one knew; what was recorded while nobody looked is forgotten.
+fn pins_keep_frontends(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let bpffs = Bpffs::create()?;
+    let pins = bpffs.path("pins");
+    let mut client = world.client("client")?;
+    let mut first = second(world, 64, Some(&pins))?;
+    let through_a = many_to(&mut client, A, 3)?;
+    let direct = many_to(&mut client, POD, 2)?;
+    first.tidy();
+    first.tidy();
+    drop(first);
+    let meanwhile = many_to(&mut client, A, 4)?;
+    let mut next = second(world, 64, Some(&pins))?;
+    let later = many_to(&mut client, A, 1)?;
+    let report = handle(&mut next, A);
+    expect_exactly(&report, &mut [&mut client], &[through_a, later].concat())?;
+    expect_skips(&report, 2, 4)?;
+    let report = handle(&mut next, DIRECT);
+    expect_exactly(&report, &mut [&mut client], &direct)?;
+    expect_skips(&report, 0, 4)?;
+    let event = Event::deleted(backend(POD));
+    expect_exactly(&next.handle(&event), &mut [&mut client], &meanwhile)?;
+    drop(client);
+    Ok(())
+}
+
+/// Another memory: the index is made anew, and the sockets are found as older ones. No event misses one.
+fn pins_with_the_option_and_without(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let bpffs = Bpffs::create()?;
+    let pins = bpffs.path("pins");
+    let mut client = world.client("client")?;
+    for frontends in [0, 64, 0, 64, 32] {
+        let mut reaper = second(world, frontends, Some(&pins))?;
+        many_to(&mut client, A, 1)?;
+        reaper.tidy();
+    }
+    let mut reaper = second(world, 64, Some(&pins))?;
+    let sockets = client.cookies(skreap_testbed::Selection::All)?;
+    let report = handle(&mut reaper, A);
+    expect_exactly(&report, &mut [&mut client], &[])?;
+    expect_skips(&report, 0, 5)?;
+    let event = Event::deleted(backend(POD));
+    expect_exactly(&reaper.handle(&event), &mut [&mut client], &sockets)?;
+    drop(client);
+    Ok(())
+}
+
+/// A scan would find what has no node, but not through which frontend it came: the event says that it may lack some.
+fn a_full_index_makes_a_restricted_event_incomplete(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let mut client = world.client("client")?;
+    let capacity = u32::try_from(world.counters()?.capacity)?;
+    let listed = many_to(&mut client, A, capacity)?;
+    many_to(&mut client, A, 3)?;
+    let report = reap_through(world, POD, A)?;
+    ensure!(!report.complete && report.fallbacks.is_empty(), "{report:?}");
+    ensure!(report.incomplete_because.iter().eq([&Incomplete::IndexFull]), "{report:?}");
+    let mut died = client.destroyed(skreap_testbed::Selection::All)?;
+    died.sort_unstable();
+    ensure!(died == listed && report.destroyed == u64::from(capacity), "{died:?}: {report:?}");
+    Ok(())
+}
+
+fn refused(world: &mut World, says: &str) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let mut client = world.client("client")?;
+    many_to(&mut client, POD, 2)?;
+    let action = Action::BackendDeleted { backend: backend(POD) };
+    let report = world.attempt_through(action, through(&[DIRECT], UnknownFrontend::Destroy), false);
+    let error = report.error.clone().unwrap_or_default();
+    ensure!(error.contains(says) && report.victims == 0 && !report.complete, "{report:?}");
+    ensure!(expect_answers(&mut client)? == 2);
+    Ok(())
+}
+
+fn without_the_option_an_event_is_refused(world: &mut World) -> Result<()> {
+    ensure!(world.reaper().index().frontends().is_none());
+    refused(world, "start it with `serve --frontends`")
+}
+
+fn scans_refuse(world: &mut World) -> Result<()> {
+    refused(world, "does not look into the index")
+}
