@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use libbpf_cargo::SkeletonBuilder;
 
-const OBJECTS: [&str; 7] = ["skreap", "frontends", "scan", "owner", "netns", "tables", "openers"];
+const OBJECTS: [&str; 8] = ["skreap", "frontends", "scan", "owner", "netns", "tables", "openers", "select"];
 
 /// Where a package has the types, for documentation only: docs.rs has no clang. `make types` writes them.
 const TYPES: &str = "types";

@@ -266,11 +266,16 @@ struct socket {
 	struct file *file; /* null: a socket of the kernel's own, or one that was released */
 };
 
+typedef struct {
+	__u32 val;
+} kuid_t;
+
 struct sock {
 	struct sock_common __sk_common;
 	struct socket *sk_socket; /* null: closed by its owner, the kernel finishes the connection */
 	struct sock_cgroup_data sk_cgrp_data;
 	__u32 sk_max_ack_backlog;
+	kuid_t sk_uid; /* of its inode: who made it, or to whom fchown() gave it */
 	__u8 sk_kern_sock : 1;
 	__u16 sk_type;
 	__u16 sk_protocol;

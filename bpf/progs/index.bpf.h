@@ -149,6 +149,33 @@ static __always_inline __u32 bucket_of_node(const struct node *n)
 	return n->tag & NODE_WILDCARD ? bucket_wildcard() : bucket_of(n->key);
 }
 
+/* ---- records ---- */
+
+/* Longest record chain that is followed under the lock.  The seed keeps anyone from building one. */
+#define CHAIN_MAX 65536
+
+/*
+ * Neighbouring cookies share cache lines; where a whole run of them lands depends on the seed.  The bits
+ * that chose the shard say nothing here and are left out.
+ */
+static __always_inline __u32 record_slot(__u64 cookie)
+{
+	__u64 c = (cookie & 4095) | (cookie >> (12 + cfg_shard_bits)) << 12;
+
+	return (__u32)(c + ((c >> cfg_record_bits) * cfg_seed >> 32)) & (cfg_record_slots - 1);
+}
+
+static __always_inline __u32 *record_at(__u64 cookie)
+{
+	__u32 i = shard_of(cookie) * cfg_record_slots + record_slot(cookie);
+
+	barrier_var(i);
+	if (i >= cfg_all_records)
+		return NULL;
+	barrier_var(i);
+	return &records[i];
+}
+
 /* ---- buckets; the caller holds the shard's lock ---- */
 
 static __always_inline void bucket_link(__u32 *first, __u32 i, struct node *n)

@@ -19,6 +19,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #include "socket.bpf.h"
 #include "cgroup.bpf.h"
 #include "accepted.bpf.h"
+#include "filter.bpf.h"
 
 /* The cgroup whose sockets, and those of the cgroups below, may be touched; 0: all. Set before load. */
 const volatile __u64 cfg_cgroup;
@@ -28,7 +29,7 @@ struct scan_request {
 	struct peer peer;
 	__u32 states; /* bit 1 << TCP_*: these TCP sockets are looked at; full sockets only */
 	__u32 dry_run;
-	__u32 padding;
+	__u32 filtered; /* 1: no peer, but all sockets to which the filter applies */
 	__u64 cookie; /* not 0: exactly this socket, if it has the peer, or none if that has no port */
 };
 
@@ -73,6 +74,12 @@ static __always_inline bool matches(const struct sock *sk, __u8 protocol)
 	const struct scan_request *request = &scan.request;
 	struct peer live, wanted;
 
+	if (request->filtered) {
+		live_peer(sk, protocol, &live);
+		if (!live.dport || !filter_socket(sk, filter_peer(&live)))
+			return false;
+		return sk->sk_socket && in_cgroup(sk, cfg_cgroup);
+	}
 	if (request->cookie && sock_cookie(sk) != request->cookie)
 		return false;
 	/* Looked for by name, it may have gone elsewhere since. */

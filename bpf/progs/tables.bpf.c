@@ -28,6 +28,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #include "socket.bpf.h"
 #include "cgroup.bpf.h"
 #include "accepted.bpf.h"
+#include "filter.bpf.h"
 
 /* Sockets, or tables, listed in one call.  A bucket with more is asked for in parts. */
 #define LISTED_MAX 8192
@@ -78,7 +79,7 @@ struct tables_request {
 	__u32 done;	  /* out: 1 at the end of the table */
 	__u32 full;	  /* out: 1: the bucket has more than can be listed in one call */
 	__u32 restless;	  /* out: chains that never stood still */
-	__u32 padding;
+	__u32 filtered;	  /* in: 1: list only sockets with a peer to which the filter applies */
 };
 _Static_assert(sizeof(struct tables_request) == 80, "no hidden padding");
 
@@ -242,6 +243,8 @@ __noinline int put(__u64 address)
 	if (wanted.dport ? !same_peer(&live, &wanted) : !live.dport && !state.r.peerless)
 		return 1;
 	if ((cookie ? cookie : sk->__sk_common.skc_num) % state.r.parts != state.r.part)
+		return 1;
+	if (state.r.filtered && !filter_socket(sk, filter_peer(&live)))
 		return 1;
 	flags = flags_of(sk, &live);
 	if (flags & state.r.hide)

@@ -69,6 +69,8 @@ points! {
     NetnsList, "listing the netns";
     TablesLoad, "loading the programs that read the tables of sockets";
     TablesRead, "reading a table of sockets";
+    SelectLoad, "loading the program that selects sockets";
+    SelectRun, "selecting sockets";
     NetnsOpen, "opening a netns";
     NetnsEnter, "entering a netns";
     DiagOpen, "opening a diag socket";

@@ -18,7 +18,8 @@ use crate::mapping::Mapping;
 use crate::module::{self, ModuleError};
 use crate::object::{self, failure};
 use crate::prog::run;
-use crate::shape::{CFG, Shape, pinned_cfg, prepare, reuse_maps};
+use crate::shape::{CFG, Shape, pinned_cfg, prepare, resize, reuse_maps};
+use crate::share;
 use crate::skel::types;
 use crate::walk::{Emit, Slots, Walker};
 use crate::{Config, Counters, Error, IncompleteBits, IncompleteWriter, Rekeyer, SentLooker};
@@ -111,6 +112,13 @@ impl Index {
             index.destroys = index.functions()?;
         }
         Ok(index)
+    }
+
+    /// Prepares another object to be loaded on the maps of this index.
+    pub(crate) fn share(&self, open: &mut libbpf_rs::OpenObject) -> Result<(), Error> {
+        share::constants(open, &self.shape)?;
+        resize(open, &self.shape.layout, false)?;
+        share::maps(open, &self.object)
     }
 
     /// Pins every map with state into a directory.

@@ -27,6 +27,7 @@ mod counters;
 mod error;
 #[doc(hidden)]
 pub mod fault;
+mod filter;
 mod frontends;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -50,8 +51,10 @@ mod pod;
 mod prog;
 mod rekey;
 mod scan;
+mod select;
 mod sent;
 mod shape;
+mod share;
 mod skel;
 mod sockopt;
 mod tables;
@@ -65,6 +68,7 @@ pub use connects::{CONNECTS_MAX, Connects, ConnectsLooker, Theirs};
 pub use cost::HookCost;
 pub use counters::Counters;
 pub use error::Error;
+pub use filter::{Filter, Place, Rule};
 pub use frontends::{FRONTENDS_MAX, FrontendCounters, Frontends};
 pub use incomplete::{IncompleteBits, IncompleteWriter};
 pub use index::Index;
@@ -73,6 +77,7 @@ pub use openers::{Opener, Openers};
 pub use owner::{Owner, Owners};
 pub use rekey::{Rekeyed, Rekeyer};
 pub use scan::{Scan, ScanCounts, ScanHit, ScanPass};
+pub use select::{Select, Selected};
 pub use sent::{Sent, SentLooker};
 pub use shape::ABI_VERSION;
 pub use sockopt::socket_option;

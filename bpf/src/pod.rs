@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::Victim;
 use crate::skel::{
-    frontends_types, netns_types, openers_types, owner_types, scan_types, tables_types, types,
+    frontends_types, netns_types, openers_types, owner_types, scan_types, select_types, tables_types, types,
 };
 
 macro_rules! plain_data {
@@ -48,6 +48,8 @@ plain_data!(
     scan_types::scan,
     scan_types::scan_hit,
     scan_types::skreap_victim,
+    select_types::select_request,
+    select_types::skreap_victim,
     tables_types::skreap_victim,
     tables_types::tables_netns,
     tables_types::tables_request,

@@ -8,6 +8,7 @@ use libbpf_rs::{Link, MapCore as _, Object};
 use skreap_core::{Protocol, Target};
 
 use crate::fault::{self, Point};
+use crate::filter::Filter;
 use crate::iterator::{self, Records};
 use crate::object::{self, failure};
 use crate::skel::{SCAN_OBJECT, scan_types};
@@ -186,6 +187,21 @@ impl Scan {
             failed: n.failed,
             kernel: n.kernel,
             accepted: n.accepted,
+        })
+    }
+
+    /// Starts a scan for the sockets of a filter, as [`begin`](Self::begin) does for those of a target.
+    ///
+    /// # Errors
+    /// [`Error::Object`] if a map cannot be written.
+    pub fn begin_filtered(&mut self, filter: &Filter, states: u32, dry_run: bool) -> Result<(), Error> {
+        filter.write_to(&self.object).map_err(failure("filter of the scan"))?;
+        let dry_run = u32::from(dry_run);
+        self.request(scan_types::scan_request {
+            states,
+            dry_run,
+            filtered: 1,
+            ..scan_types::scan_request::default()
         })
     }
 

@@ -153,7 +153,7 @@ fn open_rodata(open: &mut OpenObject) -> Result<&mut types::rodata, Error> {
     Ok(unsafe { &mut *data.cast::<types::rodata>() })
 }
 
-fn resize(open: &mut OpenObject, layout: &Layout, refs: bool) -> Result<(), Error> {
+pub(crate) fn resize(open: &mut OpenObject, layout: &Layout, refs: bool) -> Result<(), Error> {
     let words = |n: u32| n.checked_mul(4);
     for mut map in open.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();

@@ -50,11 +50,17 @@ mod openers {
     include!(concat!(env!("OUT_DIR"), "/openers.types.rs"));
 }
 
+/// The selection.
+mod select {
+    include!(concat!(env!("OUT_DIR"), "/select.skel.rs"));
+}
+
 pub(crate) use frontends::types as frontends_types;
 pub(crate) use netns::types as netns_types;
 pub(crate) use openers::types as openers_types;
 pub(crate) use owner::types as owner_types;
 pub(crate) use scan::types as scan_types;
+pub(crate) use select::types as select_types;
 pub(crate) use skreap::types;
 pub(crate) use tables::types as tables_types;
 
@@ -78,3 +84,6 @@ pub static TABLES_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tabl
 
 /// The compiled program that finds the processes that have sockets open.
 pub static OPENERS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/openers.bpf.o"));
+
+/// The compiled program that selects sockets by a filter.
+pub static SELECT_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/select.bpf.o"));

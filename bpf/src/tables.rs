@@ -8,6 +8,7 @@ use libbpf_rs::Object;
 use skreap_core::{Backend, Protocol};
 
 use crate::fault::{self, Point};
+use crate::filter::Filter;
 use crate::mapping::Mapping;
 use crate::object::{self, failure};
 use crate::prog::run;
@@ -87,6 +88,7 @@ pub struct Tables {
     sockets: Mapping,
     tables: Mapping,
     cgroup: u64,
+    filtered: bool,
 }
 
 impl Tables {
@@ -99,7 +101,7 @@ impl Tables {
         let object = object::load(object::open(TABLES_OBJECT)?, Point::TablesLoad)?;
         let sockets = object::memory(&object, ".bss.sockets", size_of::<types::bss_sockets>())?;
         let tables = object::memory(&object, ".bss.tables", size_of::<types::bss_tables>())?;
-        Ok(Self { object, sockets, tables, cgroup: cgroup.unwrap_or(0) })
+        Ok(Self { object, sockets, tables, cgroup: cgroup.unwrap_or(0), filtered: false })
     }
 
     /// The sockets of a protocol that the question asks for. Takes a few nanoseconds for each socket of the machine and for
@@ -119,6 +121,22 @@ impl Tables {
             }
         }
         Ok(found)
+    }
+
+    /// The sockets of any backend to which the filter applies, of both protocols.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn select(&mut self, filter: &Filter) -> Result<Vec<TableSocket>, Error> {
+        filter.write_to(&self.object).map_err(failure("filter of the tables of sockets"))?;
+        let mut found = Vec::new();
+        self.filtered = true;
+        let read = Protocol::ALL.iter().try_for_each(|protocol| {
+            found.append(&mut self.read(*protocol, &Question::default())?);
+            Ok(())
+        });
+        self.filtered = false;
+        read.map(|()| found)
     }
 
     /// One netns for each table.
@@ -221,6 +239,7 @@ impl Tables {
             cgroup: self.cgroup,
             netns,
             peerless: question.peerless.into(),
+            filtered: self.filtered.into(),
             parts: 1,
             ..types::tables_request::default()
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::limits::MAX_BACKENDS;
 
@@ -125,6 +126,18 @@ pub(crate) fn by_name<T: Copy>(
         given: excerpt(given),
         known: all.iter().map(|value| name(*value)).collect::<Vec<_>>().join(", "),
     })
+}
+
+/// What a JSON value is, for use in a message.
+pub(crate) fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
 }
 
 /// Quotes a part of the input for use in a message: control characters escaped, cut after 64 characters.

@@ -8,6 +8,7 @@ use crate::action::{ActionError, VictimAction};
 use crate::backend::Backend;
 use crate::frontend::{FrontendError, Through};
 use crate::network::Network;
+use crate::selector::{FieldError, Selector, check_limits};
 
 /// Longest accepted event or request id, in bytes of UTF-8.
 pub const MAX_ID_BYTES: usize = 256;
@@ -33,6 +34,12 @@ pub struct Event {
     /// `/run/netns/blue`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
+    /// Only sockets for which this holds are victims.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    pub selector: Option<Box<Selector>>,
+    /// Sockets for which this holds are no victims.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub except: Option<Box<Selector>>,
     /// Milliseconds that the event waits for a [`BackendAdded`](Action::BackendAdded) that takes it back; a service waits,
     /// a reaper of one's own does not. Left out of the wire form when 0.
     #[serde(skip_serializing_if = "is_zero")]
@@ -46,17 +53,41 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event that is no dry run, names neither a netns nor a frontend, and has done with its victims what is usual.
+    /// An event that is no dry run, names neither a netns nor a frontend, is about all sockets of its backends, and has
+    /// done with its victims what is usual.
     pub fn new(id: impl Into<String>, action: Action) -> Self {
         Self {
             id: id.into(),
             action,
             dry_run: false,
             netns: None,
+            selector: None,
+            except: None,
             confirm_after_ms: 0,
             victim_action: None,
             through: Through::default(),
         }
+    }
+
+    /// Checks the selectors of the event.
+    ///
+    /// # Errors
+    /// [`FieldError`] names the field at fault.
+    pub fn check_selectors(&self) -> Result<(), FieldError> {
+        let named = [("where", self.selector.as_deref()), ("except", self.except.as_deref())];
+        for (field, selector) in named {
+            selector.map_or(Ok(()), Selector::check).map_err(|e| e.within(field))?;
+        }
+        if self.selector.is_none() && self.action.needs_selector() {
+            return Err(FieldError {
+                field: "where".to_owned(),
+                message: "it is missing; write which sockets are meant, as in {\"to\":[\"10.0.0.0/8\"]}"
+                    .to_owned(),
+            });
+        }
+        let selectors = named.into_iter().filter_map(|(_, selector)| selector).chain(self.action.allowed());
+        let field = if self.action.allowed().is_empty() { "where" } else { "allow" };
+        check_limits(selectors).map_err(|message| FieldError { field: field.to_owned(), message })
     }
 
     /// Checks that the sockets of the deleted backends can be connected where the event wants them to be.
@@ -223,6 +254,21 @@ pub enum Action {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max_victims: Option<u64>,
     },
+    /// The connected sockets that the event's `where` selects are to end, whoever they are connected to.
+    Terminate {
+        /// Do nothing if it would destroy more sockets than this.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_victims: Option<u64>,
+    },
+    /// The connected sockets that the event's `where` selects are to end, unless they are connected to what is
+    /// allowed.
+    Policy {
+        /// What is allowed: 1 to [`MAX_ALLOWED`](crate::MAX_ALLOWED) selectors of protocol and peer.
+        allow: Vec<Selector>,
+        /// Do nothing if it would destroy more sockets than this.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_victims: Option<u64>,
+    },
 }
 
 impl Action {
@@ -233,16 +279,44 @@ impl Action {
             Self::BackendsDeleted { .. } => "backends-deleted",
             Self::BackendAdded { .. } => "backend-added",
             Self::Reconcile { .. } => "reconcile",
+            Self::Terminate { .. } => "terminate",
+            Self::Policy { .. } => "policy",
+        }
+    }
+
+    /// True if it names no backends, but the sockets that a selector selects.
+    pub const fn needs_selector(&self) -> bool {
+        matches!(self, Self::Terminate { .. } | Self::Policy { .. })
+    }
+
+    /// What a policy allows.
+    pub fn allowed(&self) -> &[Selector] {
+        match self {
+            Self::Policy { allow, .. } => allow,
+            _ => &[],
+        }
+    }
+
+    /// The most victims that the event allows itself.
+    pub const fn max_victims(&self) -> Option<u64> {
+        match self {
+            Self::Reconcile { max_victims, .. }
+            | Self::Terminate { max_victims }
+            | Self::Policy { max_victims, .. } => *max_victims,
+            Self::BackendDeleted { .. } | Self::BackendsDeleted { .. } | Self::BackendAdded { .. } => None,
         }
     }
 
     /// The backends that this action names as gone; none for a reconcile, which names those that
-    /// live.
+    /// live, and where a selector says which sockets are meant.
     pub fn gone(&self) -> &[Backend] {
         match self {
             Self::BackendDeleted { backend } => std::slice::from_ref(backend),
             Self::BackendsDeleted { backends } => backends,
-            Self::BackendAdded { .. } | Self::Reconcile { .. } => &[],
+            Self::BackendAdded { .. }
+            | Self::Reconcile { .. }
+            | Self::Terminate { .. }
+            | Self::Policy { .. } => &[],
         }
     }
 }

@@ -52,10 +52,12 @@ mod limits;
 mod network;
 mod outcome;
 mod plural;
+mod radius;
 mod report;
 mod request;
 mod result;
 mod revived;
+mod selector;
 mod skipped;
 mod socket;
 #[cfg(test)]
@@ -83,10 +85,15 @@ pub use limits::MAX_BACKENDS;
 pub use network::{MAX_NETWORKS, Network, NetworkError};
 pub use outcome::{Imbalance, Outcome};
 pub use plural::{counted, grouped, plural};
+pub use radius::Radius;
 pub use report::{BackendReport, Report};
 pub use request::Request;
 pub use result::{Results, SocketEnd, SocketResult};
 pub use revived::{Connected, Moved, Revived, Reviving};
+pub use selector::{
+    CgroupName, FieldError, MAX_ALLOWED, MAX_PORT_RANGES, MAX_PREFIXES, NetnsName, PlaceError, PortRange,
+    PortsError, Prefix, PrefixError, Selector,
+};
 pub use skipped::Skipped;
 pub use socket::{Attribution, SocketTuple, state_name};
 pub use target::{Target, Unconnected};

@@ -29,6 +29,16 @@ impl Network {
     /// there are bits of the address behind the prefix, which is usually a mistake in one of the
     /// two.
     pub fn new(addr: IpAddr, prefix: u8) -> Result<Self, NetworkError> {
+        match Self::or_everything(addr, prefix) {
+            Ok(Self { prefix: 0, .. }) | Err(NetworkError::HostBits(Self { prefix: 0, .. })) => {
+                Err(NetworkError::Everything)
+            }
+            made => made,
+        }
+    }
+
+    /// As [`new`](Self::new), also with a prefix of length 0.
+    pub(crate) fn or_everything(addr: IpAddr, prefix: u8) -> Result<Self, NetworkError> {
         let longest = if addr.is_ipv4() { 32 } else { 128 };
         if prefix > longest {
             return Err(NetworkError::Prefix { longest });
@@ -37,14 +47,31 @@ impl Network {
             canonical @ IpAddr::V4(_) if addr.is_ipv6() && prefix >= 96 => (canonical, prefix - 96),
             _ => (addr, prefix),
         };
-        if prefix == 0 {
-            return Err(NetworkError::Everything);
-        }
         let first = mask(addr, prefix);
         if first != addr {
             return Err(NetworkError::HostBits(Self { addr: first, prefix }));
         }
         Ok(Self { addr, prefix })
+    }
+
+    /// The network of one address.
+    pub(crate) fn single(addr: IpAddr) -> Self {
+        let addr = addr.to_canonical();
+        Self { addr, prefix: if addr.is_ipv4() { 32 } else { 128 } }
+    }
+
+    /// The first and the last address.
+    pub(crate) fn range(&self) -> (IpAddr, IpAddr) {
+        let prefix = u32::from(self.prefix);
+        let last = match self.addr {
+            IpAddr::V4(a) => {
+                Ipv4Addr::from_bits(a.to_bits() | u32::MAX.checked_shr(prefix).unwrap_or(0)).into()
+            }
+            IpAddr::V6(a) => {
+                Ipv6Addr::from_bits(a.to_bits() | u128::MAX.checked_shr(prefix).unwrap_or(0)).into()
+            }
+        };
+        (self.addr, last)
     }
 
     /// True if the address is in this network. An IPv4-mapped address is the IPv4 address it stands

@@ -13,8 +13,10 @@ use crate::fallback::FallbackRun;
 use crate::guard::Guarded;
 use crate::incomplete::Incomplete;
 use crate::outcome::Outcome;
+use crate::radius::Radius;
 use crate::result::Results;
 use crate::revived::{Moved, Reviving};
+use crate::selector::Selector;
 use crate::skipped::Skipped;
 use crate::socket::SocketTuple;
 use crate::timing::Phases;
@@ -31,6 +33,12 @@ pub struct Report {
     /// What happened: `type` and its own fields, such as `backend`.
     #[serde(flatten)]
     pub action: Action,
+    /// The event's own: only these sockets were meant.
+    #[serde(rename = "where", default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<Box<Selector>>,
+    /// The event's own: these sockets were not meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub except: Option<Box<Selector>>,
     /// What was done with the victims, unless they were destroyed.
     #[serde(rename = "action", default, skip_serializing_if = "Option::is_none")]
     pub victim_action: Option<ActionName>,
@@ -82,6 +90,9 @@ pub struct Report {
     /// A reconcile has those that are gone. Left out when there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by_backend: Vec<BackendReport>,
+    /// What a dry run with a selector would hit. Left out of others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub radius: Option<Box<Radius>>,
     /// Sockets that were to be moved. Those that were not and were destroyed are among the victims. Left out when the
     /// event moves none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -152,6 +163,8 @@ impl Report {
         Self {
             id: event.id.clone(),
             action: event.action.clone(),
+            selector: event.selector.clone(),
+            except: event.except.clone(),
             victim_action: None,
             engine: outcome.engine,
             dry_run: event.dry_run,
@@ -170,6 +183,7 @@ impl Report {
             merged: BTreeMap::new(),
             cancelled: BTreeMap::new(),
             by_backend: Vec::new(),
+            radius: None,
             moved: None,
             reviving: None,
             ns: phases,

@@ -1,6 +1,7 @@
 //! One line of input: an event, or a question about the service itself.
 
 mod action;
+mod strict;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,11 +13,13 @@ use serde_json::Value;
 use serde_json::error::Category;
 
 use crate::backend::Backend;
-use crate::error::{Refusal, excerpt};
+use crate::error::{Refusal, excerpt, type_of};
 use crate::event::{Action, CONFIRM_AFTER_MAX_MS, Event, check_id};
 use crate::frontend::{Frontend, MAX_FRONTENDS, Through, UnknownFrontend};
 use crate::limits::MAX_BACKENDS;
 use crate::network::{MAX_NETWORKS, Network};
+use crate::selector::{FieldError, Selector, read_allow, read_selector};
+use strict::{Strict, TWICE};
 
 /// One request type.
 struct Type {
@@ -32,6 +35,8 @@ enum Kind {
     BackendsDeleted,
     BackendAdded,
     Reconcile,
+    Terminate,
+    Policy,
     Index,
     Status,
     Top,
@@ -47,6 +52,8 @@ const TYPES: &[Type] = &[
             "id",
             "type",
             "backend",
+            "where",
+            "except",
             "dry_run",
             "netns",
             "confirm_after_ms",
@@ -67,6 +74,8 @@ const TYPES: &[Type] = &[
             "id",
             "type",
             "backends",
+            "where",
+            "except",
             "dry_run",
             "netns",
             "confirm_after_ms",
@@ -88,6 +97,8 @@ const TYPES: &[Type] = &[
             "type",
             "backends",
             "within",
+            "where",
+            "except",
             "max_victims",
             "dry_run",
             "confirm_after_ms",
@@ -98,6 +109,16 @@ const TYPES: &[Type] = &[
             "tcp",
             "else",
         ],
+    },
+    Type {
+        name: "terminate",
+        kind: Kind::Terminate,
+        takes: &["id", "type", "where", "except", "max_victims", "dry_run"],
+    },
+    Type {
+        name: "policy",
+        kind: Kind::Policy,
+        takes: &["id", "type", "where", "except", "allow", "max_victims", "dry_run"],
     },
     Type { name: "backend-added", kind: Kind::BackendAdded, takes: &["id", "type", "backend"] },
     Type { name: "index", kind: Kind::Index, takes: &["id", "type"] },
@@ -196,15 +217,19 @@ const NETWORKS_EXAMPLE: &str =
 
 const FRONTENDS_EXAMPLE: &str = "write an address that clients name, such as \"udp://10.96.0.10:53\", or \"direct\", \
      or an array of these";
+const ALLOW_EXAMPLE: &str = "write what may stay, such as [{\"to\":[\"10.0.0.0/8\"],\"ports\":[\"53\"]}]";
 
 fn bad_json(line: u64, error: &serde_json::Error) -> Refusal {
+    // serde_json counts lines within this one; ours is the number that means something.
+    let text = error.to_string();
+    let what = text.rfind(" at line ").map_or(&*text, |end| &text[..end]);
+    if let Some(name) = what.strip_prefix(TWICE) {
+        return Refusal::new(line, format!("field {name} is there twice; write it once"));
+    }
     // The visitor takes any object, so a data error can only be another JSON type.
     if error.classify() == Category::Data {
         return Refusal::new(line, format!("this is not a JSON object; {EXAMPLE}"));
     }
-    // serde_json counts lines within this one; ours is the number that means something.
-    let text = error.to_string();
-    let what = text.rfind(" at line ").map_or(&*text, |end| &text[..end]);
     let column = error.column();
     Refusal::new(line, format!("this is not JSON: {what} at column {column}; {EXAMPLE}"))
 }
@@ -225,8 +250,8 @@ impl<'de> Deserialize<'de> for Object {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
                 let mut fields = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
+                while let Some((name, Strict(value))) = map.next_entry()? {
+                    fields.push((name, value));
                 }
                 Ok(Object(fields))
             }
@@ -276,16 +301,22 @@ impl<'a> Reader<'a> {
                 within: self.networks("within")?,
                 max_victims: self.number("max_victims")?,
             },
+            Kind::Terminate => Action::Terminate { max_victims: self.number("max_victims")? },
+            Kind::Policy => {
+                Action::Policy { allow: self.allow("allow")?, max_victims: self.number("max_victims")? }
+            }
         };
         let event = Event {
-            id,
-            action,
             dry_run: self.flag("dry_run")?,
             netns: self.path("netns")?,
             confirm_after_ms: self.milliseconds("confirm_after_ms", 0, CONFIRM_AFTER_MAX_MS)?,
+            selector: self.selector("where")?,
+            except: self.selector("except")?,
             victim_action: self.victim_action()?,
             through: self.through()?,
+            ..Event::new(id, action)
         };
+        event.check_selectors().map_err(|error| self.refuse(&error.field, error.message))?;
         event.check_links().map_err(|error| self.refuse(error.field(&event.action), error.to_string()))?;
         event.check_action().map_err(|error| self.refuse("to", error.to_string()))?;
         event.check_through().map_err(|error| self.refuse(error.field(), error.to_string()))?;
@@ -424,6 +455,23 @@ impl<'a> Reader<'a> {
         Ok(Through { frontends, unknown })
     }
 
+    /// An optional selector.
+    fn selector(&self, field: &str) -> Result<Option<Box<Selector>>, Refusal> {
+        let read = self.get(field).map(|value| read_selector(value).map(Box::new));
+        read.transpose().map_err(|error| self.refuse_in(field, error))
+    }
+
+    /// The required list of what a policy allows.
+    fn allow(&self, field: &str) -> Result<Vec<Selector>, Refusal> {
+        let missing = || self.refuse(field, format!("{field:?} is missing; {ALLOW_EXAMPLE}"));
+        read_allow(self.get(field).ok_or_else(missing)?).map_err(|error| self.refuse_in(field, error))
+    }
+
+    fn refuse_in(&self, field: &str, error: FieldError) -> Refusal {
+        let FieldError { field, message } = error.within(field);
+        self.refuse(&field, message)
+    }
+
     /// Every entry of a list of strings, read.
     fn entries<T>(&self, field: &str, list: &[Value]) -> Result<Vec<T>, Refusal>
     where
@@ -493,16 +541,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn type_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
-    }
-}
-
+#[cfg(test)]
+mod selector_tests;
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,9 @@ pub struct Skipped {
     /// Left out when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub frontend_unknown: u64,
+    /// Connected to a backend of the event, but not selected by its `where`, or excepted. Left out when 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub not_selected: u64,
     /// The kernel's own (an NFS or CIFS mount, say): nothing can be told to its owner, and no engine
     /// destroys it. The subflows of MPTCP, which belong to a program's socket, are victims instead.
     /// Left out when 0.
@@ -58,6 +61,7 @@ impl Skipped {
             self.other_link,
             self.frontend,
             self.frontend_unknown,
+            self.not_selected,
             self.kernel,
             self.accepted,
         ]
@@ -84,8 +88,9 @@ mod tests {
             accepted: 100_000_000,
             frontend: 1_000_000_000,
             frontend_unknown: 10_000_000_000,
+            not_selected: 100_000_000_000,
         };
-        assert_eq!(skipped.total(), 11_111_111_111);
+        assert_eq!(skipped.total(), 111_111_111_111);
         assert_eq!(Skipped::default().total(), 0);
     }
 }

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use crate::{
-    Action, Backend, Destinations, EngineName, Event, Frontend, Incomplete, Instead, Move, Network,
-    NetworkError, Outcome, Phases, Protocol, REVIVE_AFTER_MAX_MS, Report, Request, Revive, Skipped,
-    SocketTuple, Spread, Through, UnknownFrontend, VictimAction, check_id, state_name,
+    Action, Backend, CgroupName, Destinations, EngineName, Event, Frontend, Incomplete, Instead, Move,
+    NetnsName, Network, NetworkError, Outcome, Phases, PortRange, Prefix, PrefixError, Protocol,
+    REVIVE_AFTER_MAX_MS, Report, Request, Revive, Selector, Skipped, SocketTuple, Spread, Through,
+    UnknownFrontend, VictimAction, Zone, check_id, state_name,
 };
 
 pub(crate) fn a_socket(cookie: u64) -> SocketTuple {
@@ -52,6 +53,50 @@ fn action() -> impl Strategy<Value = Action> {
         (list(), prop::collection::vec(network(), 0..4), any::<Option<u64>>())
             .prop_map(|(backends, within, max_victims)| Action::Reconcile { backends, within, max_victims }),
     ]
+}
+
+fn prefix() -> impl Strategy<Value = Prefix> {
+    (any::<IpAddr>(), 0..=128_u8).prop_filter_map("not a prefix", |(addr, length)| {
+        match Prefix::new(addr, length) {
+            Err(PrefixError::Network(NetworkError::HostBits(network))) => network.to_string().parse().ok(),
+            made => made.ok(),
+        }
+    })
+}
+
+/// Any selector that is accepted.
+pub(crate) fn selector() -> impl Strategy<Value = Selector> {
+    let ports = any::<[u16; 2]>().prop_filter_map("not a range", |[a, b]| PortRange::new(a, b).ok());
+    let place = (
+        prop::option::of(prop_oneof![
+            (1..=u64::MAX).prop_map(CgroupName::Id),
+            "/[^\\pC]{0,40}".prop_map(CgroupName::Path)
+        ]),
+        prop::option::of(prop_oneof![
+            (1..=u64::MAX).prop_map(NetnsName::Cookie),
+            (1..=u32::MAX).prop_map(NetnsName::Pid),
+            "[a-z]{1,10}".prop_map(NetnsName::Name),
+            "/[^\\pC]{0,40}".prop_map(NetnsName::Path)
+        ]),
+        prop::option::of(0..u32::MAX),
+        prop::option::of("[a-z0-9.-]{1,15}".prop_filter_map("not a zone", |text| Zone::read(&text).ok())),
+    );
+    (
+        prop::option::of(protocol()),
+        prop::collection::vec(prefix(), 0..4),
+        prop::collection::vec(ports, 0..4),
+        place,
+    )
+        .prop_map(|(protocol, to, ports, (cgroup, netns, uid, interface))| Selector {
+            protocol,
+            to,
+            ports,
+            cgroup,
+            netns,
+            uid,
+            interface,
+        })
+        .prop_filter("not a selector", |selector| selector.check().is_ok())
 }
 
 fn network() -> impl Strategy<Value = Network> {
@@ -111,6 +156,31 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
                 _ => event,
             })
     };
+    let allow = prop::collection::vec(
+        selector()
+            .prop_map(|s| Selector { protocol: s.protocol, to: s.to, ports: s.ports, ..Selector::default() })
+            .prop_filter("allows all", |s| !s.is_empty()),
+        1..4,
+    );
+    let intents =
+        (id(), allow, selector(), prop::option::of(selector()), any::<Option<u64>>(), any::<bool>())
+            .prop_map(|(id, allow, selector, except, max_victims, policy)| Event {
+                selector: Some(Box::new(selector)),
+                except: except.map(Box::new),
+                ..Event::new(
+                    id,
+                    if policy {
+                        Action::Policy { allow, max_victims }
+                    } else {
+                        Action::Terminate { max_victims }
+                    },
+                )
+            });
+    let selected = (plain(), selector())
+        .prop_filter("takes nothing but the backend", |(event, _)| {
+            !matches!(event.action, Action::BackendAdded { .. })
+        })
+        .prop_map(|(event, selector)| Event { selector: Some(Box::new(selector)), ..event });
     let on_links = (id(), prop::collection::vec(on_a_link(), 1..4), "/[^\\pC]{0,40}").prop_map(
         |(id, backends, netns)| Event {
             netns: Some(netns),
@@ -124,7 +194,15 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
                 ..event
             })
             .prop_filter("a frontend that does not fit", |event| event.check_through().is_ok());
-    prop_oneof![8 => plain(), 1 => on_links, 1 => restricted]
+    // Boxed: the trees of values would be too large for the stack of a test.
+    prop_oneof![
+        6 => plain().boxed(),
+        2 => intents.boxed(),
+        1 => selected.boxed(),
+        1 => on_links.boxed(),
+        1 => restricted.boxed(),
+    ]
+    .boxed()
 }
 
 pub(crate) fn request() -> impl Strategy<Value = Request> {
@@ -166,7 +244,7 @@ fn socket() -> impl Strategy<Value = SocketTuple> {
 fn outcome() -> impl Strategy<Value = Outcome> {
     (
         prop::sample::select(&EngineName::ALL[..]),
-        any::<[u64; 14]>(),
+        any::<[u64; 15]>(),
         prop::collection::vec((socket(), any::<i32>()), 0..80),
         prop::collection::btree_set(prop::sample::select(&Incomplete::ALL[..]), 0..3),
         prop::option::of(prop::collection::vec(socket(), 0..4)),
@@ -188,6 +266,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
                     accepted: counts[11],
                     frontend: counts[12],
                     frontend_unknown: counts[13],
+                    not_selected: counts[14],
                 },
                 incomplete,
                 victims_listed,

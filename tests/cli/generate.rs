@@ -13,8 +13,20 @@ use crate::serve::Serve;
 
 crate::tests![manual_pages, completions, backends_are_completed];
 
-const COMMANDS: [&str; 11] =
-    ["probe", "serve", "unload", "index", "status", "audit", "top", "reap", "reconcile", "replay", "demo"];
+const COMMANDS: [&str; 12] = [
+    "probe",
+    "serve",
+    "unload",
+    "index",
+    "status",
+    "audit",
+    "top",
+    "reap",
+    "reconcile",
+    "replay",
+    "terminate",
+    "demo",
+];
 
 /// One for each command, with all sections, and nothing that man complains about.
 fn manual_pages() -> Result<()> {

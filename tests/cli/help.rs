@@ -21,7 +21,7 @@ crate::tests![
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not possible on this kernel or with these privileges.";
 
-const HELP: [&[&str]; 12] = [
+const HELP: [&[&str]; 13] = [
     &["--help"],
     &["probe", "--help"],
     &["serve", "--help"],
@@ -32,6 +32,7 @@ const HELP: [&[&str]; 12] = [
     &["reap", "--help"],
     &["reconcile", "--help"],
     &["replay", "--help"],
+    &["terminate", "--help"],
     &["audit", "--help"],
     &["demo", "--help"],
 ];
@@ -142,6 +143,14 @@ fn wrong_use_is_exit_2() -> Result<()> {
         &["reap", "udp://10.0.0.1:53", "udp://10.0.0.1"],
         &["reconcile"],
         &["reconcile", "udp://10.0.0.1"],
+        &["terminate"],
+        &["terminate", "--to", "0.0.0.0"],
+        &["terminate", "--to", "fe80::1"],
+        &["terminate", "--to", "10.0.0.1/8"],
+        &["terminate", "--port", "0"],
+        &["terminate", "--port", "9-8"],
+        &["terminate", "--interface", "eth0"],
+        &["terminate", "--cgroup", "a.slice"],
         &["serve", "--states", "LISTEN"],
         &["serve", "--scope", "some"],
         &["serve", "--max-rate", "0"],

@@ -50,6 +50,7 @@ mod reach;
 mod revive;
 mod scan_held;
 mod selection;
+mod selectors;
 mod senders;
 mod sharing;
 mod sockets;
@@ -129,6 +130,7 @@ fn main() -> ExitCode {
         verifier::cases(),
         link::cases(),
         whose::cases(),
+        selectors::cases(),
     ];
     let trials = cases.into_iter().flatten().flat_map(|case| case.trials(selection.engines(), &missing));
     let trials = trials.filter(|trial| selection.takes(trial.name())).collect();

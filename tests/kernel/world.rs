@@ -252,6 +252,15 @@ impl World {
         self.check(&event, report)
     }
 
+    /// Has this event handled, which must be possible.
+    pub fn tell_event(&mut self, event: &Event) -> Result<Report> {
+        let report = self.reaper.handle(event);
+        if let Some(error) = &report.error {
+            bail!("{}: {error}", event.action.name());
+        }
+        self.check(event, report)
+    }
+
     /// Has an event handled, whatever comes of it.
     pub fn attempt(&mut self, action: Action, dry_run: bool) -> Report {
         let event = self.event(action, dry_run);

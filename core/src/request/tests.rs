@@ -24,15 +24,8 @@ fn refused(line: &str, id: Option<&str>, field: Option<&str>, message: &str) {
 fn reads_events() {
     let read = |line: &str| Request::parse(line.as_bytes(), 1).unwrap();
     let event = |dry_run| {
-        Request::Event(Event {
-            id: "e1".to_owned(),
-            action: Action::BackendDeleted { backend: "udp://10.0.0.1:53".parse().unwrap() },
-            dry_run,
-            netns: None,
-            confirm_after_ms: 0,
-            victim_action: None,
-            through: Through::default(),
-        })
+        let action = Action::BackendDeleted { backend: "udp://10.0.0.1:53".parse().unwrap() };
+        Request::Event(Event { dry_run, ..Event::new("e1", action) })
     };
     let line = r#"{"id":"e1","type":"backend-deleted","backend":"udp://10.0.0.1:53""#;
     assert_eq!(read(&format!("{line}}}\r\n")), event(false));
@@ -68,14 +61,14 @@ fn refuses_fields() {
         r#"{"id":"e1","type":"backend-lost"}"#,
         Some("e1"),
         Some("type"),
-        "type \"backend-lost\" is not known; write one of: backend-deleted, backends-deleted, reconcile, backend-added, index, \
-         status, top, audit",
+        "type \"backend-lost\" is not known; write one of: backend-deleted, backends-deleted, reconcile, terminate, policy, \
+         backend-added, index, status, top, audit",
     );
     refused(
         r#"{"id":"e1","type":"backend-deleted","bakend":"udp://10.0.0.1:53"}"#,
         Some("e1"),
         Some("bakend"),
-        "field \"bakend\" is not known; \"backend-deleted\" takes: id, type, backend, dry_run, netns, \
+        "field \"bakend\" is not known; \"backend-deleted\" takes: id, type, backend, where, except, dry_run, netns, \
          confirm_after_ms, action, to, spread, after_ms, tcp, else, frontend, unknown_frontend",
     );
     refused(
@@ -156,15 +149,8 @@ fn refuses_lists() {
 #[test]
 fn the_longest_list_fits_in_one_mebibyte() {
     let longest: Backend = "tcp://[1111:2222:3333:4444:5555:6666:7777:8888]:55555".parse().unwrap();
-    let event = Event {
-        id: "\u{10ffff}".repeat(64),
-        action: Action::BackendsDeleted { backends: vec![longest; MAX_BACKENDS] },
-        dry_run: true,
-        netns: None,
-        confirm_after_ms: 0,
-        victim_action: None,
-        through: Through::default(),
-    };
+    let action = Action::BackendsDeleted { backends: vec![longest; MAX_BACKENDS] };
+    let event = Event { dry_run: true, ..Event::new("\u{10ffff}".repeat(64), action) };
     assert!(serde_json::to_vec(&event).unwrap().len() <= 1 << 20);
 }
 

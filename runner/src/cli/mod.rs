@@ -18,6 +18,7 @@ mod replay;
 mod serve;
 mod socket;
 mod status;
+mod terminate;
 mod text;
 mod top;
 mod unload;
@@ -119,6 +120,9 @@ enum Command {
     /// Send the events of an audit log again, or show what they would do now, through a running `serve`
     #[command(after_help = EXIT_CODES)]
     Replay(replay::Args),
+    /// Destroy the sockets that are selected by peer, cgroup, netns or user, through a running `serve`
+    #[command(after_help = EXIT_CODES)]
+    Terminate(terminate::Args),
     /// Demonstrate it with namespaces, servers and clients: exactly the sockets of a deleted server are destroyed
     #[cfg(feature = "demo")]
     #[command(after_help = EXIT_CODES)]
@@ -171,6 +175,7 @@ pub fn main() -> ExitCode {
         Command::Reap(args) => reap::run(args),
         Command::Reconcile(args) => reconcile::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Terminate(args) => terminate::run(args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args),
         Command::Generate(args) => generate::run(args),

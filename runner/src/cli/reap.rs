@@ -11,7 +11,7 @@ use comfy_table::presets::NOTHING;
 use serde::Deserialize as _;
 use serde_json::Value;
 use skreap::core::{
-    Action, Backend, Event, FallbackReason, Frontend, Report, Request, Revived, SocketTuple, Through,
+    Action, Backend, Event, FallbackReason, Frontend, Radius, Report, Request, Revived, SocketTuple, Through,
     UnknownFrontend, VictimAction,
 };
 
@@ -139,6 +139,9 @@ pub(super) fn print(out: &mut impl Write, subject: &str, report: &Report) -> io:
     for (backend, id) in &report.merged {
         writeln!(out, "  {backend}: done with event {id}")?;
     }
+    if let Some(radius) = report.radius.as_ref().filter(|_| report.victims > 0) {
+        print_radius(out, radius)?;
+    }
     if let Some(sockets) = report.sockets.as_ref().filter(|sockets| !sockets.is_empty()) {
         writeln!(out, "{}", table(sockets).trim_fmt())?;
     }
@@ -181,6 +184,29 @@ fn print_result(out: &mut impl Write, subject: &str, report: &Report) -> io::Res
             ms(report.ns.walk_ns),
             ms(report.ns.destroy_ns),
         )?;
+    }
+    Ok(())
+}
+
+/// How many sockets of what, those with the most first.
+fn print_radius(out: &mut impl Write, radius: &Radius) -> io::Result<()> {
+    const NAMED: usize = 5;
+    for (what, by) in [
+        ("cgroup", &radius.cgroup),
+        ("netns", &radius.netns),
+        ("backend", &radius.backend),
+        ("process", &radius.command),
+        ("what is not allowed", &radius.not_allowed),
+    ] {
+        let mut largest: Vec<(&String, &u64)> = by.iter().collect();
+        largest.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+        let named: Vec<String> =
+            largest.iter().take(NAMED).map(|(name, n)| format!("{name} ({n})")).collect();
+        let more = by.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        if !named.is_empty() {
+            writeln!(out, "  by {what}: {}{more}", named.join(", "))?;
+        }
     }
     Ok(())
 }
@@ -248,6 +274,7 @@ fn print_skipped(out: &mut impl Write, report: &Report) -> io::Result<()> {
         (s.other_link, "on another link"),
         (s.frontend, "came through another frontend"),
         (s.frontend_unknown, "not known through which frontend, preserved"),
+        (s.not_selected, "not selected, or excepted"),
         (s.kernel, "the kernel's own"),
         (s.accepted, "the server's side of a connection"),
     ] {

@@ -5,6 +5,9 @@ use std::collections::{HashMap, HashSet};
 use skreap_bpf::{Relation, Victim};
 use skreap_core::{Protocol, Target, Through, Unconnected};
 
+use super::link::Link;
+use super::selection::Rules;
+
 /// The victims of one event so far: a sender becomes one of them only once.
 ///
 /// A UDP socket that sends without connecting is recorded under each backend it has sent to. A
@@ -22,15 +25,7 @@ pub struct Chosen {
     /// The connected UDP victims, if they are wanted.
     remembered: Option<HashMap<u64, Victim>>,
     through: Through,
-}
-
-/// One link of one network namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// Cookie of the netns.
-    pub netns: u64,
-    /// Number of the interface in it.
-    pub ifindex: u32,
+    rules: Option<Rules>,
 }
 
 /// What was taken out of the victims of a walk.
@@ -46,6 +41,17 @@ impl Chosen {
     /// True if a socket can be found a second time for this target.
     pub(super) fn matters(target: &Target) -> bool {
         target.unconnected == Unconnected::Destroy && target.backend.protocol() == Protocol::Udp
+    }
+
+    /// Of an event whose selectors say more of its sockets than their backend.
+    #[must_use]
+    pub(crate) fn with_rules(self, rules: Option<Rules>) -> Self {
+        Self { rules, ..self }
+    }
+
+    /// What the selectors of the event say.
+    pub(crate) fn rules(&self) -> Option<&Rules> {
+        self.rules.as_ref()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -90,7 +96,7 @@ impl Chosen {
     }
 
     /// The link that victims have to be on.
-    pub(super) fn link(&self) -> Option<Link> {
+    pub(crate) fn link(&self) -> Option<Link> {
         self.link
     }
 

@@ -4,14 +4,17 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use skreap_bpf::{Owner, Question, TableSocket, Tables, Victim, Walker};
+use skreap_bpf::{Owner, Question, Select, TableSocket, Tables, Victim, Walker};
 use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
 
 use super::destroy::Destroyer;
+use super::in_tables::InTables;
 use super::membership::{CgroupRelation, Membership};
 use super::named::tuple;
 use super::scope::Finder;
-use super::{Chosen, Engine, EngineError, EngineOptions, OwnerFinder, Scope, StateMask, membership, nanos};
+use super::{
+    Chosen, Engine, EngineError, EngineOptions, OwnerFinder, Scope, Selection, StateMask, membership, nanos,
+};
 use crate::sys::netns::{AllNetns, NetnsId};
 use crate::sys::sock_diag::{DiagSockets, Dump, DumpEnd, Filter, InetDiag};
 
@@ -61,16 +64,7 @@ impl Diag {
     }
 
     fn make(name: EngineName, walker: Walker, options: &EngineOptions) -> Result<Self, EngineError> {
-        let membership = match &options.cgroup {
-            Some(path) => Membership::new(path)?,
-            None => None,
-        };
-        let scan = Scan {
-            filter_in_kernel: name == EngineName::DiagFilter,
-            states: options.states,
-            membership,
-            buffer: Vec::new(),
-        };
+        let scan = Scan { filter_in_kernel: name == EngineName::DiagFilter, ..Scan::filtered(options)? };
         let finder = Finder::new(walker, options.scope.clone());
         let diag = DiagSockets::new()
             .map_err(|source| EngineError::Io { what: "cannot start the netns thread".to_owned(), source })?;
@@ -155,6 +149,18 @@ impl Engine for Diag {
         outcome.walk_ns = nanos(walked.duration_since(start));
         outcome.destroy_ns = nanos(walked.elapsed());
         Ok(outcome)
+    }
+
+    /// A dump knows neither prefixes nor places: the tables that confirm it are read with the filter instead.
+    fn select(&mut self, selection: &Selection, _select: &mut Select) -> Result<Outcome, EngineError> {
+        let AllNetns { netns, .. } = self.finder.find_any()?;
+        let Self { name, tables, scan, diag, destroyer, .. } = self;
+        let tables = tables.as_mut().ok_or(EngineError::NoSelection(*name))?;
+        let states = scan.states;
+        let mut dump = |backend: &Backend| {
+            scan.all(diag, &netns, backend, &mut Vec::new(), &mut Vec::new());
+        };
+        InTables { name: *name, tables, states, dump: &mut dump }.run(selection, destroyer)
     }
 
     fn set_scope(&mut self, scope: Scope) {

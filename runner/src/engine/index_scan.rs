@@ -6,10 +6,11 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use skreap_bpf::{Relation, Victim, Walker};
+use skreap_bpf::{Relation, Select, Victim, Walker};
 use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
 
 use super::destroy::Destroyer;
+use super::selection::{InIndex, Selection};
 use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos};
 
 /// Engine `index-scan`: every bucket, matched in user space, exact-id `SOCK_DESTROY` in batches.
@@ -90,6 +91,11 @@ impl Engine for IndexScan {
         outcome.walk_ns = nanos(walked.duration_since(start));
         outcome.destroy_ns = nanos(walked.elapsed());
         Ok(outcome)
+    }
+
+    fn select(&mut self, selection: &Selection, select: &mut Select) -> Result<Outcome, EngineError> {
+        let Self { walker, destroyer, states, .. } = self;
+        InIndex { name: EngineName::IndexScan, walker, destroyer, states: *states }.run(selection, select)
     }
 }
 

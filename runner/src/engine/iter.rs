@@ -5,12 +5,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use skreap_bpf::{Scan, ScanCounts, ScanHit, ScanPass, Victim, Walker};
-use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected};
+use skreap_bpf::{Filter, Rule, Scan, ScanCounts, ScanHit, ScanPass, Select, Victim, Walker};
+use skreap_core::{EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
 
 use super::destroy::Destroyer;
 use super::named::tuple;
 use super::scope::Finder;
+use super::selection::Selection;
 use super::{Chosen, Engine, EngineError, EngineOptions, Scope, StateMask, membership, nanos};
 use crate::sys::netns::visitor::{Visit, Visitor};
 use crate::sys::netns::{AllNetns, NetnsId};
@@ -48,11 +49,19 @@ impl Iter {
 impl Iter {
     /// The sockets that a pass is about to destroy, if each is to be named: the pass itself only counts them. One that
     /// connects in between is destroyed and not named.
-    fn list_first(&mut self, target: &Target, netns: &[NetnsId]) -> Result<Vec<Victim>, EngineError> {
-        if target.dry_run || !self.options.pool.ledger().is_on() {
+    fn list_first(&mut self, wanted: Wanted<'_>, netns: &[NetnsId]) -> Result<Vec<Victim>, EngineError> {
+        if wanted.is_dry_run() || !self.options.pool.ledger().is_on() {
             return Ok(Vec::new());
         }
-        let listed = self.scanner.scan(&Target { dry_run: true, ..*target }, self.states, netns)?;
+        let (scanner, states) = (&mut self.scanner, self.states);
+        let listed = match wanted {
+            Wanted::Target(target) => {
+                scanner.scan(Wanted::Target(&Target { dry_run: true, ..*target }), states, netns)?
+            }
+            Wanted::Filter { filter, protocol, .. } => {
+                scanner.scan(Wanted::Filter { filter, protocol, dry_run: true }, states, netns)?
+            }
+        };
         Ok(listed.hits.iter().map(|hit| hit.victim).collect())
     }
 
@@ -81,7 +90,7 @@ impl Iter {
             None => {}
         }
         let (scanner, states) = (&mut self.scanner, self.states);
-        let mut list = || scanner.scan(&Target { dry_run: true, ..*target }, states, &netns);
+        let mut list = || scanner.scan(Wanted::Target(&Target { dry_run: true, ..*target }), states, &netns);
         let done = list()?;
         done.explain(&mut outcome);
         let mut victims: Vec<Victim> = done.hits.iter().map(|hit| hit.victim).collect();
@@ -117,30 +126,36 @@ impl Engine for Iter {
             outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
         let AllNetns { netns, whole } = self.finder.find(target)?;
-        let listed = self.list_first(target, &netns)?;
-        let done = self.scanner.scan(target, self.states, &netns)?;
+        let listed = self.list_first(Wanted::Target(target), &netns)?;
+        let done = self.scanner.scan(Wanted::Target(target), self.states, &netns)?;
         self.write_down(&listed, &done.hits);
         if !whole {
             outcome.incomplete.insert(Incomplete::NetnsUnreachable);
         }
-        done.explain(&mut outcome);
-        tracing::debug!(counts = ?done.counts, given_up = done.given_up, "scanned");
-        let ScanCounts { destroyed, gone, unsupported, accepted, .. } = done.counts;
-        // Each match is counted, or it is among the hits. (What a pass that was given up had still to tell is not.)
-        let matched = destroyed + gone + unsupported + done.hits.len() as u64;
-        outcome.visited = matched + accepted;
-        outcome.victims = matched - unsupported;
-        outcome.destroyed = destroyed;
-        outcome.skipped.gone = gone;
-        outcome.skipped.state = unsupported;
-        outcome.skipped.accepted = accepted;
-        if target.dry_run {
-            outcome.victims_listed = Some(done.hits.iter().map(|hit| tuple(&hit.victim)).collect());
-        } else {
-            for hit in &done.hits {
-                outcome.add_failure(tuple(&hit.victim), hit.errno);
-            }
+        done.conclude(target.dry_run, &mut outcome);
+        outcome.walk_ns = nanos(start.elapsed());
+        Ok(outcome)
+    }
+
+    fn select(&mut self, selection: &Selection, _select: &mut Select) -> Result<Outcome, EngineError> {
+        let start = Instant::now();
+        let mut outcome = Outcome::new(EngineName::Iter);
+        if selection.unconnected == Unconnected::Destroy {
+            outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
+        let filter = selection.rules.filter(self.states)?;
+        let Rule { protocol, place, .. } = &selection.rules.selected;
+        let AllNetns { mut netns, whole } = self.finder.find_any()?;
+        netns.retain(|id| place.netns.is_none_or(|wanted| wanted == id.cookie));
+        if !whole {
+            outcome.incomplete.insert(Incomplete::NetnsUnreachable);
+        }
+        let (protocol, dry_run) = (*protocol, selection.dry_run);
+        let wanted = Wanted::Filter { filter: &filter, protocol, dry_run };
+        let listed = self.list_first(wanted, &netns)?;
+        let done = self.scanner.scan(wanted, self.states, &netns)?;
+        self.write_down(&listed, &done.hits);
+        done.conclude(dry_run, &mut outcome);
         outcome.walk_ns = nanos(start.elapsed());
         Ok(outcome)
     }
@@ -172,6 +187,28 @@ impl Done {
         }
     }
 
+    /// Puts the numbers into the outcome, and the sockets that were told of.
+    fn conclude(&self, dry_run: bool, outcome: &mut Outcome) {
+        self.explain(outcome);
+        tracing::debug!(counts = ?self.counts, given_up = self.given_up, "scanned");
+        let ScanCounts { destroyed, gone, unsupported, accepted, .. } = self.counts;
+        // Each match is counted, or it is among the hits. (What a pass that was given up had still to tell is not.)
+        let matched = destroyed + gone + unsupported + self.hits.len() as u64;
+        outcome.visited = matched + accepted;
+        outcome.victims = matched - unsupported;
+        outcome.destroyed = destroyed;
+        outcome.skipped.gone = gone;
+        outcome.skipped.state = unsupported;
+        outcome.skipped.accepted = accepted;
+        if dry_run {
+            outcome.victims_listed = Some(self.hits.iter().map(|hit| tuple(&hit.victim)).collect());
+            return;
+        }
+        for hit in &self.hits {
+            outcome.add_failure(tuple(&hit.victim), hit.errno);
+        }
+    }
+
     fn add(&mut self, more: ScanCounts) {
         self.counts.scanned += more.scanned;
         self.counts.matched += more.matched;
@@ -181,6 +218,36 @@ impl Done {
         self.counts.failed += more.failed;
         self.counts.kernel += more.kernel;
         self.counts.accepted += more.accepted;
+    }
+}
+
+/// What a scan looks for.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    Target(&'a Target),
+    Filter { filter: &'a Filter, protocol: Option<Protocol>, dry_run: bool },
+}
+
+impl Wanted<'_> {
+    fn begin(self, scan: &mut Scan, states: StateMask) -> Result<(), skreap_bpf::Error> {
+        match self {
+            Self::Target(target) => scan.begin(target, states.bits()),
+            Self::Filter { filter, dry_run, .. } => scan.begin_filtered(filter, states.bits(), dry_run),
+        }
+    }
+
+    fn is_dry_run(self) -> bool {
+        match self {
+            Self::Target(target) => target.dry_run,
+            Self::Filter { dry_run, .. } => dry_run,
+        }
+    }
+
+    fn protocols(self) -> Vec<Protocol> {
+        match self {
+            Self::Target(target) => vec![target.backend.protocol()],
+            Self::Filter { protocol, .. } => protocol.map_or_else(|| Protocol::ALL.to_vec(), |one| vec![one]),
+        }
     }
 }
 
@@ -195,12 +262,18 @@ struct Scanner {
 }
 
 impl Scanner {
-    fn scan(&mut self, target: &Target, states: StateMask, netns: &[NetnsId]) -> Result<Done, EngineError> {
+    fn scan(
+        &mut self,
+        wanted: Wanted<'_>,
+        states: StateMask,
+        netns: &[NetnsId],
+    ) -> Result<Done, EngineError> {
         let mut done = Done::default();
         let mut visitor = Visitor::new("skreap-scan", "cannot scan netns", self.patience);
-        let protocol = target.backend.protocol();
-        self.fresh()?.begin(target, states.bits())?;
-        for &id in netns {
+        wanted.begin(self.fresh()?, states)?;
+        let protocols = wanted.protocols();
+        let each = |id: &NetnsId| protocols.iter().map(|protocol| (*id, *protocol)).collect::<Vec<_>>();
+        for (id, protocol) in netns.iter().flat_map(each) {
             if visitor.given_up() == GIVEN_UP_MAX {
                 break;
             }
@@ -210,7 +283,7 @@ impl Scanner {
                 Visit::Done(mut hits) => done.hits.append(&mut hits),
                 Visit::GivenUp => {
                     self.give_up(&mut done)?;
-                    self.fresh()?.begin(target, states.bits())?;
+                    wanted.begin(self.fresh()?, states)?;
                 }
                 Visit::Gone | Visit::Failed => {}
             }

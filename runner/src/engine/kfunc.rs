@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use skreap_bpf::{Undestroyed, Victim, Walker};
+use skreap_bpf::{Select, Undestroyed, Victim, Walker};
 use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected, errno_name};
 
 use super::destroy::Destroyer;
 use super::named::tuple;
+use super::selection::{InIndex, Selection};
 use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos};
 
 /// Engine `kfunc`: targeted walk that destroys in place.
@@ -147,6 +148,12 @@ impl Engine for Kfunc {
         }
         outcome.walk_ns = nanos(walked.duration_since(start));
         Ok(outcome)
+    }
+
+    /// By their ids, as engine `netlink` does.
+    fn select(&mut self, selection: &Selection, select: &mut Select) -> Result<Outcome, EngineError> {
+        let Self { walker, destroyer, states, .. } = self;
+        InIndex { name: EngineName::Kfunc, walker, destroyer, states: *states }.run(selection, select)
     }
 }
 

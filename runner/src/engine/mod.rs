@@ -16,11 +16,13 @@ mod chosen;
 pub(crate) mod connect;
 pub(crate) mod destroy;
 mod diag;
+mod in_tables;
 mod index_scan;
 mod iter;
 mod kernel_sockets;
 mod kfunc;
 mod ledger;
+mod link;
 pub(crate) mod membership;
 mod named;
 mod netlink;
@@ -30,15 +32,17 @@ pub mod pool;
 pub mod probe;
 mod scope;
 pub mod select;
+mod selection;
 mod states;
 mod trial;
 
 use std::path::PathBuf;
 
+use skreap_bpf::Select;
 pub(crate) use skreap_core::nanos;
 use skreap_core::{EngineName, Outcome, Target};
 
-pub use chosen::{Chosen, Link};
+pub use chosen::Chosen;
 pub use diag::Diag;
 pub use index_scan::IndexScan;
 pub use iter::Iter;
@@ -46,6 +50,7 @@ pub(crate) use kernel_sockets::KernelSockets;
 pub use kfunc::Kfunc;
 pub(crate) use ledger::Entry;
 pub use ledger::{LateResult, Ledger};
+pub use link::Link;
 pub(crate) use membership::{CgroupRelation, Membership};
 pub(crate) use named::{netns_id, tuple};
 pub use netlink::Netlink;
@@ -53,6 +58,7 @@ pub use owners::OwnerFinder;
 pub use pace::Pace;
 pub use pool::{DESTROYERS_MAX, Pool, PoolOptions, VICTIM_TIMEOUT};
 pub use scope::Scope;
+pub use selection::{Rules, Selection};
 pub use states::{StateMask, UnknownState};
 
 /// Settings of engines at their start.
@@ -89,6 +95,14 @@ pub trait Engine: Send {
     /// [`EngineError`] if the engine could not do its work at all; nothing, or not all, was destroyed then.
     fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError>;
 
+    /// Does the sockets of a selection. `select` finds them in the index.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); [`EngineError::NoSelection`] if the engine cannot.
+    fn select(&mut self, _selection: &Selection, _select: &mut Select) -> Result<Outcome, EngineError> {
+        Err(EngineError::NoSelection(self.name()))
+    }
+
     /// Changes which netns are visited from now on; engines that walk the index visit no netns and ignore it.
     fn set_scope(&mut self, _scope: Scope) {}
 }
@@ -100,6 +114,9 @@ pub enum EngineError {
     /// The walk itself failed.
     #[error(transparent)]
     Walk(#[from] skreap_bpf::Error),
+    /// The engine finds sockets by their backends only.
+    #[error("engine {0} does not know selectors; use engine auto, or name backends and nothing else")]
+    NoSelection(EngineName),
     /// A socket or thread the engine needs could not be had.
     #[error("{what}: {source}")]
     Io {

@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
-use skreap_bpf::{Victim, Walker};
+use skreap_bpf::{Select, Victim, Walker};
 use skreap_core::{EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
 
 use super::destroy::Destroyer;
+use super::selection::{InIndex, Selection};
 use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos};
 
 /// Engine `netlink`: targeted walk, exact-id `SOCK_DESTROY` in batches.
@@ -72,5 +73,10 @@ impl Engine for Netlink {
         outcome.walk_ns = nanos(walked.duration_since(start));
         outcome.destroy_ns = nanos(walked.elapsed());
         Ok(outcome)
+    }
+
+    fn select(&mut self, selection: &Selection, select: &mut Select) -> Result<Outcome, EngineError> {
+        let Self { walker, destroyer, states, .. } = self;
+        InIndex { name: EngineName::Netlink, walker, destroyer, states: *states }.run(selection, select)
     }
 }

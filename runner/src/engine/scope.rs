@@ -72,18 +72,26 @@ impl Finder {
         Ok(self.victims.iter().map(Victim::cookie).collect())
     }
 
+    /// The netns to visit for a selection, and whether these are all of the scope.
+    ///
+    /// # Errors
+    /// [`EngineError`] if `/proc` cannot be read.
+    pub(super) fn find_any(&self) -> Result<AllNetns, EngineError> {
+        match &self.scope {
+            Scope::Known(known) => Ok(AllNetns { netns: known.clone(), whole: true }),
+            Scope::All => netns::everywhere().map_err(|source| EngineError::Io {
+                what: "cannot list the netns in /proc".to_owned(),
+                source,
+            }),
+        }
+    }
+
     /// The netns to visit for this target, and whether these are all of the scope.
     ///
     /// # Errors
     /// [`EngineError`] if `/proc` cannot be read or the index cannot be walked.
     pub(super) fn find(&mut self, target: &Target) -> Result<AllNetns, EngineError> {
-        if let Scope::Known(known) = &self.scope {
-            return Ok(AllNetns { netns: known.clone(), whole: true });
-        }
-        let listed = netns::everywhere().map_err(|source| EngineError::Io {
-            what: "cannot list the netns in /proc".to_owned(),
-            source,
-        })?;
+        let listed = self.find_any()?;
         if listed.whole {
             return Ok(listed);
         }

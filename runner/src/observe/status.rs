@@ -200,6 +200,7 @@ impl Totals {
         all.other_link += new.other_link;
         all.frontend += new.frontend;
         all.frontend_unknown += new.frontend_unknown;
+        all.not_selected += new.not_selected;
         all.kernel += new.kernel;
         all.accepted += new.accepted;
         for (errno, n) in report.failed.by_errno() {
@@ -265,7 +266,12 @@ fn destroyed(report: &Report) -> BTreeMap<(EngineName, &'static str), u64> {
             *all.entry((engine, protocol)).or_default() += n;
         }
     };
-    if others == 0 {
+    if by_protocol.is_empty() && report.action.needs_selector() {
+        let protocol = report.selector.as_ref().and_then(|selector| selector.protocol);
+        let protocol = protocol.map_or(MIXED, Protocol::name);
+        add(report.engine, protocol, report.destroyed.saturating_sub(others));
+        report.fallbacks.iter().for_each(|finished| add(finished.engine, protocol, finished.destroyed));
+    } else if others == 0 {
         by_protocol.iter().for_each(|(protocol, n)| add(report.engine, protocol.name(), *n));
     } else {
         // By engine or by protocol: a report with several of both does not say which destroyed

@@ -64,6 +64,7 @@ impl Builder {
             healing: Arc::default(),
             fallback: engines.fallback,
             kernel_sockets: engines.kernel_sockets,
+            select: None,
             audits: None,
             walker,
             monitor,

@@ -7,9 +7,10 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
+use skreap_bpf::Select;
 use skreap_core::{FallbackReason, FallbackRun, Incomplete, Outcome, Target};
 
-use crate::engine::{Chosen, Engine, nanos};
+use crate::engine::{Chosen, Engine, EngineError, Selection, nanos};
 
 /// The reasons that a scan can repair, the most important first.
 const REASONS: [(Incomplete, FallbackReason); 3] = [
@@ -28,17 +29,35 @@ impl Fallback {
         Self { engine }
     }
 
+    /// As [`run`](Self::run), for a selection.
+    pub(crate) fn run_selection(
+        &mut self,
+        selection: &Selection,
+        select: &mut Select,
+        outcome: &mut Outcome,
+    ) {
+        self.run_by(outcome, |engine| engine.select(selection, select));
+    }
+
     /// Scans for the rest of the target's sockets, if the index may lack some. If the scan fails,
     /// the outcome stays incomplete.
     pub(crate) fn run(&mut self, target: &Target, chosen: &mut Chosen, outcome: &mut Outcome) {
+        self.run_by(outcome, |engine| engine.run(target, chosen));
+    }
+
+    fn run_by(
+        &mut self,
+        outcome: &mut Outcome,
+        scan: impl FnOnce(&mut dyn Engine) -> Result<Outcome, EngineError>,
+    ) {
         let Some((_, because)) = REASONS.into_iter().find(|(why, _)| outcome.incomplete.contains(why)) else {
             return;
         };
         let start = Instant::now();
-        let mut scan = match self.engine.run(target, chosen) {
+        let mut scan = match scan(self.engine.as_mut()) {
             Ok(scan) => scan,
             Err(e) => {
-                tracing::warn!(backend = %target.backend, "the fallback scan failed: {e}");
+                tracing::warn!("the fallback scan failed: {e}");
                 return;
             }
         };

@@ -11,7 +11,7 @@ use skreap_core::{
 
 use super::done::Done;
 use super::{Reaper, Underway, link};
-use crate::engine::{Chosen, EngineError, Link, Scope, nanos};
+use crate::engine::{Chosen, EngineError, Link, Rules, Scope, nanos};
 use crate::reaper::batch::{Batch, distinct};
 use crate::reaper::pending::{self, FIRST_PAUSE, Found, grace_period};
 use crate::reaper::reconcile;
@@ -67,7 +67,12 @@ impl Reaper {
     ) -> Underway {
         let queue_ns = nanos(received.elapsed());
         let (_, waited_ns) = self.pace.totals();
-        let mut done = Done::new(self.engine.name(), self.action_of(event));
+        let mut action = self.action_of(event);
+        if event.action.needs_selector() && action.to().is_some() {
+            // What is usual for a deleted backend makes no sense where the connections are not wanted.
+            action = VictimAction::Destroy;
+        }
+        let mut done = Done::new(self.engine.name(), action);
         done.guard.max_rate = self.pace.rate();
         done.cancelled = cancelled;
         let mut event = event.clone();
@@ -75,8 +80,8 @@ impl Reaper {
         event.dry_run |= done.action == VictimAction::None;
         if let Some(objection) = self.objection(&event, &done.action) {
             done.fail(Incomplete::Refused, objection);
-        } else if let Err(e) = event.check_links() {
-            done.fail(Incomplete::EngineFailed, e.to_string());
+        } else if let Err(e) = check(&event, &done.action) {
+            done.fail(Incomplete::EngineFailed, e);
         } else if let Err(why) = self.may_restrict(&event, &done.action) {
             done.fail(Incomplete::EngineFailed, why);
         } else {
@@ -103,27 +108,31 @@ impl Reaper {
                        send the event again";
             return done.fail(Incomplete::HookOrder, why.to_owned());
         }
-        let mut backends = self.gone(event, done);
+        if event.action.needs_selector() {
+            return self.terminate(event, done);
+        }
+        let rules = match Self::restriction(event) {
+            Ok(rules) => rules,
+            Err(message) => return done.fail(Incomplete::EngineFailed, message),
+        };
+        let mut backends = self.gone(event, rules.as_ref(), done);
         backends.retain(|backend| !done.cancelled.contains_key(&backend.without_zone()));
         // The name of a link means something in one netns only, so it is no key for events that
-        // waited together.
-        if !event.dry_run
-            && event.netns.is_none()
-            && event.through.is_any()
-            && done.action == VictimAction::Destroy
-        {
+        // waited together. Nor has an event that is restricted done all the work of another.
+        let whole = event.netns.is_none() && event.through.is_any() && rules.is_none();
+        if !event.dry_run && whole && done.action == VictimAction::Destroy {
             (backends, done.merged) = batch.split(backends);
         }
         let backends = match links(event, backends) {
             Ok(backends) => backends,
             Err(message) => return done.fail(Incomplete::EngineFailed, message),
         };
-        if self.may_reap(event, &backends, done) {
+        if self.may_reap(event, &backends, rules.as_ref(), done) {
             let backends = match done.action.clone() {
                 VictimAction::Move(how) if !event.dry_run => self.move_victims(&how, backends, done),
                 _ => backends,
             };
-            self.reap(batch, event, backends, done);
+            self.reap(batch, event, backends, rules, done);
         }
     }
 
@@ -138,13 +147,13 @@ impl Reaper {
     }
 
     /// The backends that the event says are gone, each once.
-    fn gone(&mut self, event: &Event, done: &mut Done) -> Vec<Backend> {
+    fn gone(&mut self, event: &Event, rules: Option<&Rules>, done: &mut Done) -> Vec<Backend> {
         let Action::Reconcile { backends: living, within, .. } = &event.action else {
             self.limits.apply(event, 0, &mut done.guard);
             return distinct(event.action.gone());
         };
         let start = Instant::now();
-        let found = self.not_among(living, within);
+        let found = self.not_among(living, within, rules);
         done.count_ns = nanos(start.elapsed());
         match found {
             Ok(found) => {
@@ -167,11 +176,19 @@ impl Reaper {
         &mut self,
         living: &[Backend],
         within: &[Network],
-    ) -> Result<reconcile::Found, skreap_bpf::Error> {
+        rules: Option<&Rules>,
+    ) -> Result<reconcile::Found, EngineError> {
         // Read before and after the pass: a healing may index a socket behind the pass and clear
         // its bit.
         let before = self.index.incomplete()?;
-        let mut found = reconcile::gone(&mut self.walker, living, within, self.unconnected)?;
+        let mut found = match rules {
+            Some(rules) => {
+                let mut search = reconcile::Search::new(living, within, self.unconnected);
+                search.add(&self.selected(rules)?);
+                search.found()
+            }
+            None => reconcile::gone(&mut self.walker, living, within, self.unconnected)?,
+        };
         // A backend none of whose sockets was recorded is not known to the index at all; nor is one that only the
         // kernel's own sockets are connected to.
         if self.index.kernel_sockets_seen()? {
@@ -196,6 +213,7 @@ impl Reaper {
         batch: &mut Batch,
         event: &Event,
         backends: Vec<(Backend, Option<Link>)>,
+        rules: Option<Rules>,
         done: &mut Done,
     ) {
         let many = !matches!(event.action, Action::BackendDeleted { .. });
@@ -203,7 +221,8 @@ impl Reaper {
             done.total.victims_listed = Some(Vec::new());
         }
         let mut all = Vec::with_capacity(backends.len());
-        let mut chosen = Chosen::through(&event.through);
+        let restricted = rules.is_some();
+        let mut chosen = Chosen::through(&event.through).with_rules(rules);
         let gone: Vec<Backend> = backends.iter().map(|(backend, _)| *backend).collect();
         if matches!(done.action, VictimAction::Revive(_)) && !event.dry_run {
             chosen.remember();
@@ -240,7 +259,8 @@ impl Reaper {
             done.revival = Revival::new(&event.id, chosen.take_remembered(), how, &gone);
         }
         for One { backend, link, outcome, .. } in all {
-            let whole = event.through.is_any() && !matches!(done.action, VictimAction::Move(_));
+            let whole =
+                !restricted && event.through.is_any() && !matches!(done.action, VictimAction::Move(_));
             if whole && !event.dry_run && link.is_none() && outcome.is_clean() {
                 batch.add(backend, &event.id);
             }
@@ -310,6 +330,9 @@ impl Reaper {
 
     /// One target, completely.
     pub(super) fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
+        if let Some(rules) = chosen.rules().cloned() {
+            return self.run_restricted(target, &rules, chosen);
+        }
         if self.scan_known {
             let unknown = self.order_unknown;
             let scope = if unknown { Scope::All } else { Scope::known(&mut self.walker, target)? };
@@ -340,6 +363,25 @@ impl Reaper {
         self.pace.after(outcome.destroyed.saturating_sub(spent - before));
         Ok(outcome)
     }
+}
+
+/// What is wrong with the event itself, if anything is.
+fn check(event: &Event, action: &VictimAction) -> Result<(), String> {
+    event.check_selectors().map_err(|e| e.to_string())?;
+    event.check_links().map_err(|e| e.to_string())?;
+    let restricted = event.selector.is_some() || event.except.is_some();
+    if restricted && !event.through.is_any() {
+        return Err(
+            "this version cannot combine a selector and \"frontend\"; send an event for each".to_owned()
+        );
+    }
+    if restricted && action.to().is_some() {
+        let name = action.name();
+        return Err(format!(
+            "this version cannot {name} the sockets of an event with a selector; send it with \"action\":\"destroy\""
+        ));
+    }
+    Ok(())
 }
 
 /// The backends, with the link of each if the event names the netns of links.

@@ -4,7 +4,7 @@ use skreap_core::{Action, Backend, Event, Guarded, Incomplete, Limit, ReconcileM
 
 use super::done::Done;
 use super::{Reaper, attribution};
-use crate::engine::{Chosen, Link};
+use crate::engine::{Chosen, Link, Rules};
 
 /// Backends that a refused reconcile names, those with the most victims first.
 const NAMED: usize = 5;
@@ -49,13 +49,14 @@ impl Limits {
         if let Some(most) = self.max_victims {
             guard.lower(most, Limit::MaxVictims);
         }
-        let Action::Reconcile { within, max_victims, .. } = &event.action else {
+        if let Some(most) = event.action.max_victims() {
+            guard.lower(most, Limit::OfTheEvent);
+        }
+        let Action::Reconcile { within, .. } = &event.action else {
             return;
         };
-        if let Some(most) = max_victims {
-            guard.lower(*most, Limit::OfTheEvent);
-        }
-        if self.whole_machine && within.is_empty() && guard.max_victims.is_none() {
+        let everywhere = within.is_empty() && event.selector.is_none();
+        if self.whole_machine && everywhere && guard.max_victims.is_none() {
             guard.limit = Some(Limit::Unrestricted);
         } else {
             guard.lower(self.reconcile_max.of(connected), Limit::ReconcileMax);
@@ -70,6 +71,7 @@ impl Reaper {
         &mut self,
         event: &Event,
         backends: &[(Backend, Option<Link>)],
+        rules: Option<&Rules>,
         done: &mut Done,
     ) -> bool {
         let unrestricted = done.guard.limit == Some(Limit::Unrestricted);
@@ -81,7 +83,7 @@ impl Reaper {
             done.guard.refused = unrestricted;
             return true;
         }
-        let Some(found) = self.count(event, backends, done) else {
+        let Some(found) = self.count(event, backends, rules, done) else {
             return false;
         };
         let total = found.total();
@@ -108,7 +110,7 @@ impl Reaper {
     }
 
     /// Victims are listed before any is destroyed.
-    fn names_victims(&self) -> bool {
+    pub(super) fn names_victims(&self) -> bool {
         self.attribute || self.pool.ledger().is_on()
     }
 
@@ -116,11 +118,12 @@ impl Reaper {
         &mut self,
         event: &Event,
         backends: &[(Backend, Option<Link>)],
+        rules: Option<&Rules>,
         done: &mut Done,
     ) -> Option<Count> {
         let mut found = Count::default();
         // The count is a pass of its own: what it finds is still to be done.
-        let mut chosen = Chosen::through(&event.through);
+        let mut chosen = Chosen::through(&event.through).with_rules(rules.cloned());
         for &(backend, link) in backends {
             chosen.set_link(link);
             match self.run(&self.target(backend, true), &mut chosen) {
@@ -141,7 +144,7 @@ impl Reaper {
     }
 
     /// Always false: the event is not carried out.
-    fn refuse(&self, event: &Event, found: u64, would: Option<String>, done: &mut Done) -> bool {
+    pub(super) fn refuse(&self, event: &Event, found: u64, would: Option<String>, done: &mut Done) -> bool {
         done.guard.refused = true;
         let refusal = done.guard.refusal(found).unwrap_or_default();
         let refusal = match would {
@@ -154,7 +157,7 @@ impl Reaper {
     }
 }
 
-fn attribute_all(sockets: &mut [SocketTuple]) {
+pub(super) fn attribute_all(sockets: &mut [SocketTuple]) {
     attribution::attribute(&mut sockets.iter_mut().collect::<Vec<_>>());
 }
 

@@ -13,8 +13,10 @@ mod limits;
 mod link;
 mod moving;
 pub(crate) mod pending;
+mod place;
 pub(crate) mod reconcile;
 mod revive;
+mod terminate;
 mod underway;
 
 use std::path::{Path, PathBuf};
@@ -24,7 +26,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use skreap_bpf::hooks::Hooks;
 use skreap_bpf::pin::Pins;
-use skreap_bpf::{Counters, Index, Walker};
+use skreap_bpf::{Counters, Index, Select, Walker};
 use skreap_core::{EngineName, Unconnected, VictimAction};
 
 use crate::engine::connect::Connector;
@@ -69,6 +71,8 @@ pub struct Reaper {
     engine: Box<dyn Engine>,
     fallback: Option<Fallback>,
     kernel_sockets: KernelSockets,
+    /// Loaded when the first selector comes.
+    select: Option<Select>,
     walker: Walker,
     order: OrderKeeper,
     overseer: Observer,

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use skreap_bpf::{Error, Relation, Walker};
+use skreap_bpf::{Error, Relation, Victim, Walker};
 use skreap_core::{Backend, Incomplete, Network, Unconnected};
 
 /// What a pass over the index has found.
@@ -32,40 +32,62 @@ pub(crate) fn gone(
     within: &[Network],
     unconnected: Unconnected,
 ) -> Result<Found, Error> {
-    let living: HashSet<&Backend> = living.iter().collect();
-    let is_meant = |backend: &Backend| {
-        let inside = within.is_empty() || within.iter().any(|network| network.contains(backend.addr()));
-        inside && !backend.is_link_local() && !living.contains(backend)
-    };
-    let mut gone = BTreeSet::new();
-    let mut found = Found::default();
-    let counts = walker.walk_all(|batch| {
-        for victim in batch {
-            let wanted = match victim.relation() {
-                Relation::Connected => {
-                    found.connected += 1;
-                    true
-                }
-                Relation::Unconnected => unconnected == Unconnected::Destroy,
-                Relation::MovedOn | Relation::NoPeer | Relation::Stale => false,
-            };
-            match victim.backend() {
-                Some(backend) if wanted && is_meant(&backend) => {
-                    gone.insert(backend);
-                }
-                // A multicast address cannot be a backend, so a socket connected to one is not a
-                // victim.
-                None if wanted && victim.relation() == Relation::Unconnected => {
-                    found.incomplete.insert(Incomplete::WildcardUnconnected);
-                }
-                _ => {}
-            }
-        }
-    })?;
+    let mut search = Search::new(living, within, unconnected);
+    let counts = walker.walk_all(|batch| search.add(batch))?;
+    let mut found = search.found();
     // Its destinations are not known: they may be backends that no other socket is recorded under.
     if counts.incomplete_unconnected && unconnected == Unconnected::Destroy {
         found.incomplete.insert(Incomplete::WildcardUnconnected);
     }
-    found.gone = gone.into_iter().collect();
     Ok(found)
+}
+
+/// Takes the backends out of sockets that are shown.
+pub(crate) struct Search<'a> {
+    living: HashSet<&'a Backend>,
+    within: &'a [Network],
+    unconnected: Unconnected,
+    gone: BTreeSet<Backend>,
+    found: Found,
+}
+
+impl<'a> Search<'a> {
+    pub(crate) fn new(living: &'a [Backend], within: &'a [Network], unconnected: Unconnected) -> Self {
+        let living = living.iter().collect();
+        Self { living, within, unconnected, gone: BTreeSet::new(), found: Found::default() }
+    }
+
+    pub(crate) fn add(&mut self, sockets: &[Victim]) {
+        for victim in sockets {
+            let wanted = match victim.relation() {
+                Relation::Connected => {
+                    self.found.connected += 1;
+                    true
+                }
+                Relation::Unconnected => self.unconnected == Unconnected::Destroy,
+                Relation::MovedOn | Relation::NoPeer | Relation::Stale => false,
+            };
+            match victim.backend() {
+                Some(backend) if wanted && self.is_meant(&backend) => {
+                    self.gone.insert(backend);
+                }
+                // A multicast address cannot be a backend, so a socket connected to one is not a
+                // victim.
+                None if wanted && victim.relation() == Relation::Unconnected => {
+                    self.found.incomplete.insert(Incomplete::WildcardUnconnected);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn is_meant(&self, backend: &Backend) -> bool {
+        let within = self.within;
+        let inside = within.is_empty() || within.iter().any(|network| network.contains(backend.addr()));
+        inside && !backend.is_link_local() && !self.living.contains(backend)
+    }
+
+    pub(crate) fn found(self) -> Found {
+        Found { gone: self.gone.into_iter().collect(), ..self.found }
+    }
 }

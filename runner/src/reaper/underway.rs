@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 use skreap_core::{
-    ActionName, Event, Phases, Report, Results, SocketEnd, SocketResult, SocketTuple, VictimAction,
+    ActionName, Event, Phases, Radius, Report, Results, SocketEnd, SocketResult, SocketTuple, VictimAction,
 };
 
 use super::done::Done;
@@ -171,15 +171,18 @@ impl Reaper {
         if action == VictimAction::None {
             report.sockets = None;
         }
-        if self.pool.ledger().is_on() {
-            let sockets = results(ledger, attributed.as_deref(), refused, received);
-            report.results = Some(Box::new(Results::new(event, sockets)));
-        }
+        let sockets =
+            self.pool.ledger().is_on().then(|| results(ledger, attributed.as_deref(), refused, received));
         if attributed.is_some() && self.attribute {
             report.sockets = attributed;
         } else if let Some(sockets) = &mut report.sockets {
             attribution::attribute(&mut sockets.iter_mut().collect::<Vec<_>>());
         }
+        let selects = event.selector.is_some() || event.except.is_some();
+        if let Some(sockets) = report.sockets.as_ref().filter(|_| event.dry_run && selects) {
+            report.radius = Some(Box::new(Radius::new(&event, sockets)));
+        }
+        report.results = sockets.map(|sockets| Box::new(Results::new(event, sockets)));
         attribution::attribute(&mut report.failed.sockets_mut().collect::<Vec<_>>());
         report.ns = phases.closed(nanos(received.elapsed()));
         self.monitor.report(&report);

@@ -71,7 +71,11 @@ fn subject(report: &Report) -> String {
     }
     match &report.action {
         Action::Reconcile { backends, .. } => format!("not among {} living: {text}", backends.len()),
-        _ => text,
+        _ => match &report.selector {
+            Some(selector) if text.is_empty() => format!("where {selector}"),
+            Some(selector) => format!("{text} where {selector}"),
+            None => text,
+        },
     }
 }
 

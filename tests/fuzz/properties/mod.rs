@@ -9,19 +9,21 @@ pub mod records;
 pub mod report;
 pub mod request;
 pub mod scrape;
+pub mod selector;
 pub mod sock_diag;
 
 /// One property: holds for these bytes, or panics.
 pub type Property = fn(&[u8]);
 
 /// Every property, by the name of its fuzz target and of the directory of its inputs.
-pub const PROPERTIES: [(&str, Property); 7] = [
+pub const PROPERTIES: [(&str, Property); 8] = [
     ("connection", connection::holds),
     ("lines", lines::holds),
     ("records", records::holds),
     ("report", report::holds),
     ("request", request::holds),
     ("scrape", scrape::holds),
+    ("selector", selector::holds),
     ("sock_diag", sock_diag::holds),
 ];
 

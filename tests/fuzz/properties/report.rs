@@ -100,6 +100,7 @@ fn outcome(u: &mut Unstructured<'_>, dry_run: bool) -> Result<Outcome> {
         other_link: n(u)?,
         frontend: n(u)?,
         frontend_unknown: n(u)?,
+        not_selected: n(u)?,
         kernel: n(u)?,
         accepted: n(u)?,
     };
@@ -133,6 +134,7 @@ fn socket(u: &mut Unstructured<'_>) -> Result<SocketTuple> {
         netns_inum: u.arbitrary()?,
         state: state_name(u.arbitrary()?).into(),
         attribution: attribution(u)?.map(Box::new),
+        frontend: None,
     })
 }
 

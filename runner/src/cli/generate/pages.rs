@@ -59,7 +59,7 @@ const OF_CLIENTS: &str = "The owner of a destroyed UDP socket gets ECONNABORTED 
     connects again, and SO_BINDTODEVICE of a UDP socket is lost. /usr/share/doc/skreap/client-view.md has the results of \
     each call.";
 
-pub(super) const PAGES: [Page; 12] = [
+pub(super) const PAGES: [Page; 13] = [
     Page {
         command: "skreap",
         more: &[
@@ -228,6 +228,32 @@ pub(super) const PAGES: [Page; 12] = [
             ("Without a service:", "skreap reap --once udp://10.0.0.1:53"),
         ],
         see: &["skreap(1)", "skreap-reconcile(1)"],
+    },
+    Page {
+        command: "terminate",
+        more: &[
+            "Destroys the connected sockets for which all conditions hold that are given, of all network namespaces at \
+             once; a list means any of its entries. Sockets for which all --except conditions hold stay. At least one \
+             condition is needed. Try --dry-run first: it shows how many sockets of which cgroup, netns, backend and \
+             process would be destroyed.",
+            "10.0.0.0/8 also holds IPv4-mapped addresses of IPv6 sockets; ::/0 holds no IPv4 address. The cgroup is the one \
+             that the socket was made in, also if that was removed or its process moved since. The user is that of the \
+             socket: who made it, or to whom fchown(2) has given it; a socket that is passed to another process keeps its \
+             user. A cgroup or netns that is gone is an error.",
+            "Sockets without a peer, which only ever sent, stay; serve --unconnected=destroy changes that.",
+            OF_REPORTS,
+        ],
+        environment: &SOCKET,
+        files: &[SOCKET_FILE],
+        examples: &[
+            ("See what a prefix would end:", "skreap terminate --to 10.0.0.0/8 --dry-run"),
+            (
+                "DNS of a service, but for its own resolver:",
+                "skreap terminate --port 53 --cgroup /sys/fs/cgroup/a.slice --except-to 10.0.0.53",
+            ),
+            ("One of two tenants with the same addresses:", "skreap terminate --to 10.0.0.7 --netns blue"),
+        ],
+        see: &["skreap(1)", "skreap-reap(1)", "skreap-reconcile(1)"],
     },
     Page {
         command: "reconcile",

@@ -132,6 +132,7 @@ fn sockets(to: &mut Encoder<'_>, t: &Totals, h: &HeldStatus) -> fmt::Result {
                 ("other-link", k.other_link),
                 ("frontend", k.frontend),
                 ("frontend-unknown", k.frontend_unknown),
+                ("not-selected", k.not_selected),
                 ("accepted", k.accepted),
             ],
         ),

@@ -1,0 +1,145 @@
+//! One pass over the index that lists the sockets of a filter.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::AsFd as _;
+
+use libbpf_rs::{MapCore as _, MapFlags, Object};
+
+use crate::error::io_error;
+use crate::fault::{self, Point};
+use crate::filter::Filter;
+use crate::mapping::Mapping;
+use crate::object;
+use crate::prog::run;
+use crate::skel::{SELECT_OBJECT, select_types as types};
+use crate::{Error, Index, Relation, Victim};
+
+const PROGRAM: &str = "skreap_select";
+
+/// What a pass has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Selected {
+    /// Calls of the program.
+    pub calls: u64,
+    /// Nodes of the index.
+    pub nodes: u64,
+    /// Not listed: sockets that have only sent, as senders were not asked for.
+    pub senders: u64,
+    /// Not listed: in a TCP state that is not wanted.
+    pub state: u64,
+    /// A socket that has no peer has sent to backends that are not known.
+    pub unnamed: bool,
+}
+
+/// Finds sockets in the index by a filter, in all netns at once.
+#[derive(Debug)]
+pub struct Select {
+    object: Object,
+    listed: Mapping,
+}
+
+impl Select {
+    /// Loads the program on the maps of the index.
+    ///
+    /// # Errors
+    /// As [`Index::load`].
+    pub fn load(index: &Index) -> Result<Self, Error> {
+        let mut open = object::open(SELECT_OBJECT)?;
+        index.share(&mut open)?;
+        let object = object::load(open, Point::SelectLoad)?;
+        let listed = object::memory(&object, ".bss.selected", size_of::<types::bss_selected>())?;
+        Ok(Self { object, listed })
+    }
+
+    /// Appends the sockets of the filter to `victims`, each once; with `senders` also those without a peer that have
+    /// sent to a backend of the filter.
+    ///
+    /// # Errors
+    /// [`Error::Object`] with the kernel's errno.
+    pub fn pass(
+        &mut self,
+        filter: &Filter,
+        senders: bool,
+        victims: &mut Vec<Victim>,
+    ) -> Result<Selected, Error> {
+        filter.write_to(&self.object).map_err(failure())?;
+        let flags = if senders { types::select_flags::SELECT_SENDERS.0 } else { 0 };
+        let first = victims.len();
+        let mut counts = Selected::default();
+        self.call(types::select_request { flags, ..types::select_request::default() }, &mut counts, victims)?;
+        // A socket may have several nodes.
+        let mut seen = HashSet::with_capacity(victims.len() - first);
+        let mut at = 0;
+        victims.retain(|victim| {
+            at += 1;
+            at <= first || seen.insert(victim.cookie())
+        });
+        Ok(counts)
+    }
+
+    /// Keeps those of these sockets that the filter means now, as they are now; senders among them by what is known of the socket itself.
+    ///
+    /// # Errors
+    /// [`Error::Object`] with the kernel's errno.
+    pub fn sift(&mut self, filter: &Filter, victims: &mut Vec<Victim>) -> Result<(), Error> {
+        if victims.is_empty() {
+            return Ok(());
+        }
+        filter.write_to(&self.object).map_err(failure())?;
+        let mut found = Vec::new();
+        for part in victims.chunks(LISTED_MAX) {
+            let mut cookies: Vec<u8> = part.iter().flat_map(|v| v.cookie().to_ne_bytes()).collect();
+            cookies.resize(size_of::<types::bss_cookies>(), 0);
+            object::map(&self.object, ".bss.cookies")
+                .and_then(|map| map.update(&0_u32.to_ne_bytes(), &cookies, MapFlags::ANY).map_err(io_error))
+                .map_err(failure())?;
+            let flags = types::select_flags::SELECT_SENDERS.0 | types::select_flags::SELECT_COOKIES.0;
+            let asked = part.len() as u32;
+            let request = types::select_request { flags, asked, ..types::select_request::default() };
+            self.call(request, &mut Selected::default(), &mut found)?;
+        }
+        let found: HashMap<u64, Victim> = found.iter().map(|victim| (victim.cookie(), *victim)).collect();
+        victims.retain_mut(|victim| match found.get(&victim.cookie()) {
+            Some(now) if now.relation() == Relation::Connected => {
+                *victim = *now;
+                true
+            }
+            // Its backend is that of its node.
+            now => now.is_some(),
+        });
+        Ok(())
+    }
+
+    fn call(
+        &self,
+        mut request: types::select_request,
+        counts: &mut Selected,
+        victims: &mut Vec<Victim>,
+    ) -> Result<(), Error> {
+        let program = object::program(&self.object, PROGRAM).map_err(failure())?;
+        loop {
+            fault::at(Point::SelectRun)
+                .and_then(|()| run(program.as_fd(), &mut request))
+                .map_err(failure())?;
+            counts.calls += 1;
+            counts.nodes += request.nodes;
+            counts.senders += request.senders;
+            counts.state += request.state;
+            counts.unnamed |= request.unnamed != 0;
+            let mut listed: Vec<types::skreap_victim> = Vec::new();
+            self.listed.copy_to(0, request.listed as usize, &mut listed).map_err(failure())?;
+            victims.extend(listed.into_iter().map(Victim::from_twin));
+            if request.more == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Sockets that one call lists, or is asked about.
+const LISTED_MAX: usize = size_of::<types::bss_selected>() / size_of::<types::skreap_victim>();
+
+fn failure() -> impl FnOnce(io::Error) -> Error {
+    object::failure(format!("program {PROGRAM}"))
+}

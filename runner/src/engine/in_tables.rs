@@ -1,0 +1,86 @@
+//! A selection as engines find it that do not use the index: in the kernel's own tables of sockets.
+
+use std::time::Instant;
+
+use skreap_bpf::{Filter, TableSocket, Tables, Victim};
+use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Unconnected};
+
+use super::destroy::Destroyer;
+use super::selection::Selection;
+use super::{EngineError, StateMask, nanos};
+
+/// What the search needs.
+pub(super) struct InTables<'a> {
+    pub(super) name: EngineName,
+    pub(super) tables: &'a mut Tables,
+    pub(super) states: StateMask,
+    /// Dumps the sockets of a backend, for nothing but that each then has a cookie.
+    pub(super) dump: &'a mut dyn FnMut(&Backend),
+}
+
+/// What the tables have of a selection.
+struct Found {
+    victims: Vec<Victim>,
+    /// Left alone: the server's side of a connection.
+    accepted: u64,
+    /// Left alone: in a state that is not wanted.
+    state: u64,
+}
+
+impl InTables<'_> {
+    /// Finds the sockets of the selection, and destroys them by their ids.
+    pub(super) fn run(
+        mut self,
+        selection: &Selection,
+        destroyer: &mut Destroyer,
+    ) -> Result<Outcome, EngineError> {
+        let start = Instant::now();
+        let mut outcome = Outcome::new(self.name);
+        if selection.unconnected == Unconnected::Destroy {
+            // Only the index has the destinations of an unconnected socket.
+            outcome.incomplete.insert(Incomplete::WildcardUnconnected);
+        }
+        let filter = selection.rules.filter(self.states)?;
+        let Found { mut victims, accepted, state } = self.look(&filter)?;
+        outcome.skipped.accepted = accepted;
+        outcome.skipped.state = state;
+        let walked = Instant::now();
+        outcome.victims = victims.len() as u64;
+        outcome.visited = outcome.victims + outcome.skipped.total();
+        destroyer.finish(selection.dry_run, &mut victims, &mut outcome, |victims| {
+            victims.append(&mut self.look(&filter)?.victims);
+            Ok(())
+        });
+        outcome.walk_ns = nanos(walked.duration_since(start));
+        outcome.destroy_ns = nanos(walked.elapsed());
+        Ok(outcome)
+    }
+
+    /// The sockets in the tables to which the filter applies.
+    fn look(&mut self, filter: &Filter) -> Result<Found, EngineError> {
+        let mut sockets = self.tables.select(filter)?;
+        // Nobody has asked for its cookie yet. A dump does.
+        let unnamed = |socket: &&TableSocket| socket.is_client() && socket.victim.cookie() == 0;
+        let mut backends: Vec<Backend> =
+            sockets.iter().filter(unnamed).filter_map(|socket| socket.victim.backend()).collect();
+        if !backends.is_empty() {
+            backends.sort_unstable();
+            backends.dedup();
+            backends.iter().for_each(&mut *self.dump);
+            sockets = self.tables.select(filter)?;
+        }
+        let mut found = Found { victims: Vec::new(), accepted: 0, state: 0 };
+        // The kernel's own are the index's matter: whether there are any is said there.
+        for socket in sockets.iter().filter(|socket| socket.victim.cookie() != 0 && !socket.is_kernel()) {
+            let tcp = socket.victim.protocol() == Some(Protocol::Tcp);
+            if socket.is_accepted() {
+                found.accepted += 1;
+            } else if tcp && !self.states.contains(socket.victim.state()) {
+                found.state += 1;
+            } else {
+                found.victims.push(socket.victim);
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,165 @@
+//! Events that say by a selector which sockets are meant.
+
+use std::time::Instant;
+
+use skreap_bpf::{Select, Victim};
+use skreap_core::{Event, Incomplete, Outcome, Target, Unconnected};
+
+use super::Reaper;
+use super::done::Done;
+use super::limits::attribute_all;
+use crate::engine::{Chosen, EngineError, Rules, Scope, Selection, StateMask, nanos};
+use crate::reaper::place;
+
+impl Reaper {
+    /// An event that names no backends.
+    pub(super) fn terminate(&mut self, event: &Event, done: &mut Done) {
+        self.limits.apply(event, 0, &mut done.guard);
+        let start = Instant::now();
+        let rules = place::rules(event);
+        done.pending_ns = done.pending_ns.saturating_add(nanos(start.elapsed()));
+        let rules = match rules {
+            Ok(rules) => rules,
+            Err(message) => return done.fail(Incomplete::EngineFailed, message),
+        };
+        let backends = event.selector.as_ref().and_then(|selector| selector.exact()).unwrap_or_default();
+        let backends = if event.action.allowed().is_empty() { backends } else { Vec::new() };
+        let mut selection = Selection { rules, backends, unconnected: self.unconnected, dry_run: true };
+        if !self.may_terminate(event, &selection, done) {
+            return;
+        }
+        selection.dry_run = event.dry_run;
+        if event.dry_run {
+            done.total.victims_listed = Some(Vec::new());
+        }
+        match self.select(&selection) {
+            Ok(outcome) => done.total.add_backend(outcome),
+            Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
+        }
+    }
+
+    /// Counts the victims, if their number is limited or they are to be attributed.
+    fn may_terminate(&mut self, event: &Event, selection: &Selection, done: &mut Done) -> bool {
+        let attribute = self.names_victims() && !event.dry_run;
+        if done.guard.max_victims.is_none() && !attribute {
+            return true;
+        }
+        let found = match self.select(selection) {
+            Ok(outcome) => outcome,
+            Err(e) => {
+                done.fail(Incomplete::EngineFailed, format!("cannot count the victims: {e}"));
+                return false;
+            }
+        };
+        done.count_ns = done.count_ns.saturating_add(found.walk_ns);
+        if done.guard.max_victims.is_some() {
+            done.guard.found = Some(found.victims);
+        }
+        if done.guard.refusal(found.victims).is_some() {
+            done.guard.refused = true;
+            if !event.dry_run {
+                if self.pool.ledger().is_on() {
+                    done.refused = found.victims_listed.unwrap_or_default();
+                    attribute_all(&mut done.refused);
+                }
+                return self.refuse(event, found.victims, None, done);
+            }
+        }
+        if attribute {
+            let mut sockets = found.victims_listed.unwrap_or_default();
+            attribute_all(&mut sockets);
+            done.attributed = Some(sockets);
+        }
+        true
+    }
+
+    /// One backend of an event, restricted to what its selectors say.
+    pub(super) fn run_restricted(
+        &mut self,
+        target: &Target,
+        rules: &Rules,
+        chosen: &Chosen,
+    ) -> Result<Outcome, EngineError> {
+        let Some(rules) = rules.of_backend(&target.backend, chosen.link()) else {
+            let mut nothing = Outcome::new(self.engine.name());
+            nothing.victims_listed = target.dry_run.then(Vec::new);
+            return Ok(nothing);
+        };
+        let Target { backend, unconnected, dry_run } = *target;
+        self.select(&Selection { rules, backends: vec![backend], unconnected, dry_run })
+    }
+
+    /// One selection, completely.
+    fn select(&mut self, selection: &Selection) -> Result<Outcome, EngineError> {
+        if !selection.dry_run {
+            self.pace.before();
+        }
+        let (before, _) = self.pace.totals();
+        let passes = selection.backends.is_empty();
+        if self.scan_known {
+            // What the index knows of one backend says nothing here.
+            self.engine.set_scope(Scope::All);
+        }
+        let before_pass = self.missed()?;
+        let mut select = self.take_select()?;
+        let outcome = self.engine.select(selection, &mut select);
+        let outcome = match outcome {
+            Ok(outcome) if self.engine.name().scans() => outcome,
+            Ok(mut outcome) => {
+                if passes {
+                    outcome.incomplete.extend(before_pass);
+                    outcome.incomplete.extend(self.missed()?);
+                }
+                if self.order_unknown {
+                    outcome.incomplete.insert(Incomplete::HookOrder);
+                }
+                if let Some(fallback) = &mut self.fallback {
+                    fallback.run_selection(selection, &mut select, &mut outcome);
+                }
+                outcome
+            }
+            Err(e) => return Err(e),
+        };
+        self.select = Some(select);
+        let (spent, _) = self.pace.totals();
+        self.pace.after(outcome.destroyed.saturating_sub(spent - before));
+        Ok(outcome)
+    }
+
+    /// The program that selects sockets; loaded when the first selector comes.
+    fn take_select(&mut self) -> Result<Select, EngineError> {
+        match self.select.take() {
+            Some(select) => Ok(select),
+            None => Ok(Select::load(&self.index)?),
+        }
+    }
+
+    /// The sockets in the index that the rules select, whatever their state.
+    pub(super) fn selected(&mut self, rules: &Rules) -> Result<Vec<Victim>, EngineError> {
+        let (mut select, mut victims) = (self.take_select()?, Vec::new());
+        let senders = self.unconnected == Unconnected::Destroy;
+        select.pass(&rules.filter(StateMask::default())?, senders, &mut victims)?;
+        self.select = Some(select);
+        Ok(victims)
+    }
+
+    /// Why the index may lack sockets of some backend. Asked before and after a pass: a healing may index a socket behind
+    /// the pass and clear its mark.
+    fn missed(&self) -> Result<Vec<Incomplete>, EngineError> {
+        let marks = self.index.incomplete()?;
+        let reasons = [
+            (marks.backends > 0, Incomplete::IndexFull),
+            (marks.everything, Incomplete::IndexUnsure),
+            (marks.sent > 0 && self.unconnected == Unconnected::Destroy, Incomplete::WildcardUnconnected),
+            // The index has none of the kernel's own, and nobody has looked where these are.
+            (self.index.kernel_sockets_seen()?, Incomplete::KernelSockets),
+        ];
+        Ok(reasons.into_iter().filter(|(there, _)| *there).map(|(_, why)| why).collect())
+    }
+
+    /// The rules that restrict an event on backends, if any do.
+    pub(super) fn restriction(event: &Event) -> Result<Option<Rules>, String> {
+        let restricted = event.selector.is_some() || event.except.is_some();
+        restricted.then(|| place::rules(event)).transpose()
+    }
+}
