@@ -19,6 +19,8 @@ const FIND: &str = "skreap_tables_find";
 const READ: &str = "skreap_tables_read";
 /// More parts than a bucket needs, or than any machine has netns for.
 const PARTS_MAX: u32 = 1 << 12;
+/// Netns that may go while a table is read through them, one after the other.
+const WAYS_MAX: usize = 64;
 
 /// Which sockets are asked for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -113,12 +115,8 @@ impl Tables {
     pub fn read(&mut self, protocol: Protocol, question: &Question) -> Result<Vec<TableSocket>, Error> {
         let error = |source| failure("tables of sockets")(source);
         let mut found = Vec::new();
-        for netns in self.ways(protocol).map_err(error)? {
-            match self.read_table(netns, protocol, question, &mut found) {
-                // The netns is gone, and with it the table of its own.
-                Err(e) if e.raw_os_error() == Some(libc::ESTALE) => {}
-                read => read.map_err(error)?,
-            }
+        for (table, netns) in self.ways(protocol).map_err(error)? {
+            self.read_by_any_way(table, netns, protocol, question, &mut found).map_err(error)?;
         }
         Ok(found)
     }
@@ -139,8 +137,34 @@ impl Tables {
         read.map(|()| found)
     }
 
-    /// One netns for each table.
-    fn ways(&mut self, protocol: Protocol) -> io::Result<Vec<u64>> {
+    /// Reads a table through the netns, or through another that uses it if that one goes meanwhile.
+    fn read_by_any_way(
+        &mut self,
+        table: u64,
+        mut netns: u64,
+        protocol: Protocol,
+        question: &Question,
+        found: &mut Vec<TableSocket>,
+    ) -> io::Result<()> {
+        let before = found.len();
+        for _ in 0..WAYS_MAX {
+            match self.read_table(netns, protocol, question, found) {
+                Err(e) if e.raw_os_error() == Some(libc::ESTALE) => {}
+                read => return read,
+            }
+            found.truncate(before);
+            match self.ways(protocol)?.get(&table) {
+                Some(&other) => netns = other,
+                // It was the netns's own, and is gone with it.
+                None => return Ok(()),
+            }
+        }
+        Err(io::Error::from_raw_os_error(libc::EBUSY))
+    }
+
+    /// The tables by their numbers, and for each a netns that uses it: the one with the smallest cookie. That of the first
+    /// netns, which never goes, is smaller than all others, so the table that netns share is always within reach.
+    fn ways(&mut self, protocol: Protocol) -> io::Result<BTreeMap<u64, u64>> {
         let mut parts = 1;
         while parts <= PARTS_MAX {
             let mut tables: BTreeMap<u64, u64> = BTreeMap::new();
@@ -151,14 +175,19 @@ impl Tables {
                 whole &= request.done != 0;
                 let mut listed: Vec<types::tables_netns> = Vec::new();
                 self.tables.copy_to(0, request.listed as usize, &mut listed)?;
-                // Of the netns that share a table the last one is taken, which is the oldest that lives.
-                tables.extend(listed.iter().map(|netns| match protocol {
-                    Protocol::Tcp => (netns.tcp, netns.netns),
-                    Protocol::Udp => (netns.udp, netns.netns),
-                }));
+                for one in &listed {
+                    let table = match protocol {
+                        Protocol::Tcp => one.tcp,
+                        Protocol::Udp => one.udp,
+                    };
+                    tables
+                        .entry(table)
+                        .and_modify(|netns| *netns = one.netns.min(*netns))
+                        .or_insert(one.netns);
+                }
             }
             if whole {
-                return Ok(tables.into_values().collect());
+                return Ok(tables);
             }
             parts *= 2;
         }

@@ -1,6 +1,6 @@
 //! Dumps while other sockets of the same buckets come and go: what a dump has skipped is found all the same.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::env;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::panic::resume_unwind;
@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::core::EngineName;
+use nix::sched::{CloneFlags, unshare};
+use skreap::bpf::{Question, TableSocket, Tables};
+use skreap::core::{EngineName, Protocol};
 use skreap_testbed::{Client, Netns, Selection};
 
 use crate::case::{Case, case};
@@ -19,13 +21,51 @@ use crate::world::World;
 const BUCKETS: &str = "128";
 const VICTIMS: u32 = 2000;
 const CHURNERS: usize = 2;
+/// Sockets of each protocol in the tables that netns share, and how often each of these is read
+const SHARED: u32 = 100;
+const READS: usize = 1000;
 /// Sockets that a churner has open at a time.
 const OPEN: usize = 256;
 /// Rounds, unless `SKREAP_DUMP_ROUNDS` says how many.
 const ROUNDS: u32 = 5;
 
 pub fn cases() -> Vec<Case> {
-    vec![case!(a_dump_beside_churn_leaves_nobody).only(EngineName::Diag).and(EngineName::DiagFilter)]
+    vec![
+        case!(a_dump_beside_churn_leaves_nobody).only(EngineName::Diag).and(EngineName::DiagFilter),
+        case!(tables_are_read_whole_while_netns_go).only(EngineName::Netlink),
+    ]
+}
+
+/// The tables that netns share are reached through one of them. Whichever goes meanwhile, no socket is left out.
+fn tables_are_read_whole_while_netns_go(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), tcp(1)])?;
+    let mut client = world.client("client")?;
+    connect_many(&mut client, Default::default(), udp(1), SHARED)?;
+    connect_many(&mut client, Default::default(), tcp(1), SHARED)?;
+    let (stop, made) = (AtomicBool::new(false), AtomicU64::new(0));
+    let mut tables = Tables::load(None)?;
+    let counts = thread::scope(|scope| {
+        let maker = scope.spawn(|| -> Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                // The thread leaves the netns before, which ends with it.
+                unshare(CloneFlags::CLONE_NEWNET)?;
+                made.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        let mut count = |protocol, backend| -> Result<BTreeSet<usize>> {
+            let question = Question { backend: Some(backend), ..Question::default() };
+            let clients = |sockets: Vec<TableSocket>| sockets.iter().filter(|one| one.is_client()).count();
+            (0..READS).map(|_| Ok(clients(tables.read(protocol, &question)?))).collect()
+        };
+        let counts = count(Protocol::Udp, udp(1)).and_then(|udp| Ok((udp, count(Protocol::Tcp, tcp(1))?)));
+        stop.store(true, Ordering::Relaxed);
+        maker.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        counts
+    })?;
+    ensure!(made.load(Ordering::Relaxed) >= 10, "{} netns came and went", made.load(Ordering::Relaxed));
+    ensure!(counts == (BTreeSet::from([SHARED as usize]), BTreeSet::from([SHARED as usize])), "{counts:?}");
+    Ok(())
 }
 
 /// The victims stay open, so none may be left or be taken for gone, whenever the report says that it is complete.
