@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::env;
+use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
+use std::os::unix::fs::MetadataExt as _;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -43,7 +45,8 @@ fn tables_are_read_whole_while_netns_go(world: &mut World) -> Result<()> {
     connect_many(&mut client, Default::default(), udp(1), SHARED)?;
     connect_many(&mut client, Default::default(), tcp(1), SHARED)?;
     let (stop, made) = (AtomicBool::new(false), AtomicU64::new(0));
-    let mut tables = Tables::load(None)?;
+    let cgroup = fs::metadata(world.cgroup().path())?.ino();
+    let mut tables = Tables::load(Some(cgroup))?;
     let counts = thread::scope(|scope| {
         let maker = scope.spawn(|| -> Result<()> {
             while !stop.load(Ordering::Relaxed) {
