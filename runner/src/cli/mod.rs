@@ -114,15 +114,15 @@ enum Command {
     /// Destroy the sockets of deleted backends, through a running `serve`
     #[command(after_help = EXIT_CODES)]
     Reap(reap::Args),
+    /// Destroy the sockets that are selected by peer, cgroup, netns or user, through a running `serve`
+    #[command(after_help = EXIT_CODES)]
+    Terminate(terminate::Args),
     /// Destroy the sockets of all backends except the listed ones, through a running `serve`
     #[command(after_help = EXIT_CODES)]
     Reconcile(reconcile::Args),
     /// Send the events of an audit log again, or show what they would do now, through a running `serve`
     #[command(after_help = EXIT_CODES)]
     Replay(replay::Args),
-    /// Destroy the sockets that are selected by peer, cgroup, netns or user, through a running `serve`
-    #[command(after_help = EXIT_CODES)]
-    Terminate(terminate::Args),
     /// Demonstrate it with namespaces, servers and clients: exactly the sockets of a deleted server are destroyed
     #[cfg(feature = "demo")]
     #[command(after_help = EXIT_CODES)]
