@@ -13,7 +13,6 @@ use crate::engine::Rules;
 use crate::sys::alone::Alone;
 use crate::sys::cgroup;
 use crate::sys::netns::{self, NetnsId, file};
-use crate::sys::privileges;
 
 /// How long the look may take. A path can lead to a file system that never returns.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -37,7 +36,7 @@ fn of_selector(selector: &Selector) -> Result<Rule, String> {
 /// On a thread of its own, which is left behind if it hangs.
 fn find(selector: &Selector) -> Result<Place, String> {
     let owned = selector.clone();
-    let looking = Alone::beside("skreap-place", move || look(&owned)).map_err(|e| {
+    let looking = Alone::beside_raised("skreap-place", move || look(&owned)).map_err(|e| {
         format!("cannot start the thread that looks for {selector}: {e}; send the event again")
     })?;
     looking.wait(PATIENCE, || ()).unwrap_or_else(|| {
@@ -46,7 +45,6 @@ fn find(selector: &Selector) -> Result<Place, String> {
 }
 
 fn look(selector: &Selector) -> Result<Place, String> {
-    let _raised = privileges::raise();
     let netns = selector.netns.as_ref().map(find_netns).transpose()?;
     let interface = selector.interface.zip(netns);
     Ok(Place {

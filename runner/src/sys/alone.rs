@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use super::descriptors;
+use super::{descriptors, privileges};
 
 /// How often its progress is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -60,6 +60,17 @@ impl<T: Send + 'static> Alone<T> {
         // The starter may have given up.
         thread::Builder::new().name(name.to_owned()).spawn(move || drop(reply.send(work())))?;
         Ok(Self { done })
+    }
+
+    /// As [`beside`](Self::beside), with the capabilities in force on that thread.
+    ///
+    /// # Errors
+    /// The errno of making the thread.
+    pub(crate) fn beside_raised(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<Self> {
+        Self::beside(name, move || {
+            let _raised = privileges::raise();
+            work()
+        })
     }
 
     /// Waits for what came of the work; `None` if `progress` has stood still for as long as `patience`, or the thread has
