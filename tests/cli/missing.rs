@@ -28,7 +28,7 @@ crate::tests![
 const NEEDY: [&[&str]; 4] = [&["probe"], &["probe", "--json"], &["serve"], &["demo", "--json"]];
 
 /// What `probe` tries, in this order.
-const FEATURES: [&str; 12] = [
+const FEATURES: [&str; 13] = [
     "BTF",
     "cgroup2",
     "BPF programs",
@@ -38,6 +38,7 @@ const FEATURES: [&str; 12] = [
     "cgroup/sendmsg6",
     "cgroup/sock_release",
     "SYSCALL test_run",
+    "frontends",
     "bpf_sock_destroy in iterators",
     "SOCK_DESTROY",
     "lock-taking kfunc",

@@ -151,7 +151,7 @@ fn a_backend_that_comes_back_keeps_its_sockets() -> Result<()> {
     let serve = Serve::start("cli-unconfirmed")?;
     let mut ten = Ten::new(&serve)?;
     let (mut client, mut other) = (serve.client()?, serve.client()?);
-    client.send(&unconfirmed("d1", 60_000))?;
+    client.send(&unconfirmed("d1", 3_600_000))?;
     // Events of others are handled meanwhile.
     other.ask("between")?;
     other.send(&(added("a1", UDP) + &added("a2", TCP)))?;
