@@ -49,7 +49,7 @@ impl Keys {
     /// The backend of a key.
     ///
     /// # Errors
-    /// [`KeyError`].
+    /// When it has another form; the message says which part is wrong.
     pub fn backend(&self, key: &str) -> Result<Backend, KeyError> {
         let rest = key.strip_prefix(&self.prefix).ok_or(KeyError::Form)?;
         let (protocol, address) = rest.split_once('/').ok_or(KeyError::Form)?;
