@@ -255,7 +255,7 @@ _Static_assert(sizeof(struct skreap_bootstrap) == 56, "no hidden padding");
 /* Most distinct frontends; the default of a service that records them */
 #define SKREAP_FRONTENDS_MAX 16384
 
-/* What a node says of the address that was named before a translation: one of these, or an element of the table */
+/* The frontend of a node: the address that the application named.  One of these, or an element of the table of frontends */
 enum skreap_frontend_id {
 	SKREAP_FRONTEND_UNKNOWN = 0,
 	SKREAP_FRONTEND_DIRECT = 1, /* the backend itself was named */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
 /*
- * Who connects some sockets: this process, or anybody else.
+ * Distinguishes the connects of this process from those of all others, for chosen sockets.
  *
  * A socket that user space connects for its owner (to revive or to move it) may be connected by the owner at the same
  * moment, and the owner must have the last word.  So while there are such sockets, the connect hooks count the connects of

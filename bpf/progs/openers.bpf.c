@@ -3,8 +3,8 @@
  * Which processes have some sockets open, and under which descriptors: one pass over the files of all processes, which
  * takes no socket's lock.
  *
- * Threads share the descriptors of their process, and the iterator shows those once.  One that has a table of its own is
- * shown by itself, so its own number is told and not that of its process.
+ * Threads usually share the descriptors of their process, and the iterator shows those once.  A thread with a descriptor
+ * table of its own is shown separately, so the thread is reported, not the process.
  */
 #include "../include/kernel.h"
 #include <bpf/bpf_helpers.h>
@@ -12,7 +12,7 @@
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-/* One descriptor.  Numbers of processes are those of the PID namespace of whoever reads. */
+/* One descriptor.  Numbers of threads are those of the reader's PID namespace. */
 struct opener {
 	__u64 cookie;
 	__u32 thread;

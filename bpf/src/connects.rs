@@ -1,4 +1,4 @@
-//! Who connects some sockets: this process, or anybody else.
+//! Distinguishes the connects of this process from those of all others, for chosen sockets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -103,7 +103,7 @@ impl ConnectsLooker {
     #[must_use]
     pub fn look(&self, cookie: u64) -> Option<Theirs> {
         let mut value = skreap_connects::default();
-        // SAFETY: key and value are as long as those of the map, and the value is made of integers.
+        // SAFETY: key and value have the sizes of the map's, and any bytes are a valid value: it has only integers.
         let ret = unsafe {
             libbpf_sys::bpf_map_lookup_elem(
                 self.0.as_raw_fd(),

@@ -197,8 +197,8 @@ impl Frontends {
         })
     }
 
-    /// What the last call of a walk on this slot has left out: sockets of other frontends, and of
-    /// unknown ones.
+    /// How many sockets the last call of a walk on this slot has skipped: those of other frontends,
+    /// and those whose frontend is unknown.
     pub(crate) fn left_out(&self, slot: u16) -> Result<(u64, u64), Error> {
         let mut filter: Vec<skreap_frontend_filter> = Vec::with_capacity(1);
         self.filters.copy_to(slot.into(), 1, &mut filter).map_err(Error::Walk)?;

@@ -28,8 +28,8 @@ pub(crate) fn test_run(program: BorrowedFd<'_>, packet: &[u8], ctx: &mut [u8]) -
         opts.ctx_in = ctx.as_mut_ptr().cast();
         opts.ctx_size_in = ctx.len() as u32;
     }
-    // SAFETY: packet and context are as long as opts says and borrowed for the call, the context exclusively, as the
-    // kernel may write it back; opts names no other output.
+    // SAFETY: packet and context have the lengths in opts and are borrowed for the call. The context is borrowed
+    // exclusively, because the kernel may write to it. opts names no other output.
     let ret = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut opts) };
     if ret < 0 { Err(io::Error::from_raw_os_error(-ret)) } else { Ok(opts.retval) }
 }

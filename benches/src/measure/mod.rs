@@ -56,7 +56,7 @@ impl Kind {
         engines.into_iter().chain(whole).chain([Self::Floor]).collect()
     }
 
-    /// What an event costs its receiver, after others and after a pause, and what bounds it.
+    /// Whole events, right after others and after a pause; the engines; and the lower bound.
     pub fn events() -> Vec<Self> {
         let lulls = [Lull::Quiet, Lull::None];
         let events = lulls.map(Self::Event).into_iter().chain(lulls.map(Self::Service));
