@@ -1,6 +1,6 @@
 //! Distinguishes the connects of this process from those of all others, for chosen sockets.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle};
@@ -9,7 +9,7 @@ use crate::error::io_error;
 use crate::object::{self, failure};
 use crate::prog::run;
 use crate::skel::types::{skreap_connecting, skreap_connects};
-use crate::{Error, Index};
+use crate::{Error, Index, address};
 
 const PROGRAM: &str = "skreap_connecting";
 const CONNECTS: &str = "own_connects";
@@ -116,10 +116,6 @@ impl ConnectsLooker {
 }
 
 fn last(value: &skreap_connects) -> Option<SocketAddr> {
-    let octets = value.daddr.map(u32::to_ne_bytes);
-    let addr = match i32::from(value.family) {
-        libc::AF_INET6 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(octets.concat()).ok()?)),
-        _ => IpAddr::V4(Ipv4Addr::from(octets[0])),
-    };
+    let addr = address::from_words(value.family as u8, value.daddr);
     (value.theirs > 0).then(|| SocketAddr::new(addr.to_canonical(), u16::from_be(value.dport)))
 }

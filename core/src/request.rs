@@ -43,52 +43,34 @@ enum Kind {
     Audit,
 }
 
+/// The fields of a deletion, which names what is gone in the field `$gone`.
+macro_rules! deletion {
+    ($gone:literal) => {
+        &[
+            "id",
+            "type",
+            $gone,
+            "where",
+            "except",
+            "dry_run",
+            "netns",
+            "confirm_after_ms",
+            "action",
+            "to",
+            "spread",
+            "after_ms",
+            "tcp",
+            "else",
+            "frontend",
+            "unknown_frontend",
+        ]
+    };
+}
+
 /// Every request type, in the order of messages.
 const TYPES: &[Type] = &[
-    Type {
-        name: "backend-deleted",
-        kind: Kind::BackendDeleted,
-        takes: &[
-            "id",
-            "type",
-            "backend",
-            "where",
-            "except",
-            "dry_run",
-            "netns",
-            "confirm_after_ms",
-            "action",
-            "to",
-            "spread",
-            "after_ms",
-            "tcp",
-            "else",
-            "frontend",
-            "unknown_frontend",
-        ],
-    },
-    Type {
-        name: "backends-deleted",
-        kind: Kind::BackendsDeleted,
-        takes: &[
-            "id",
-            "type",
-            "backends",
-            "where",
-            "except",
-            "dry_run",
-            "netns",
-            "confirm_after_ms",
-            "action",
-            "to",
-            "spread",
-            "after_ms",
-            "tcp",
-            "else",
-            "frontend",
-            "unknown_frontend",
-        ],
-    },
+    Type { name: "backend-deleted", kind: Kind::BackendDeleted, takes: deletion!("backend") },
+    Type { name: "backends-deleted", kind: Kind::BackendsDeleted, takes: deletion!("backends") },
     Type {
         name: "reconcile",
         kind: Kind::Reconcile,
