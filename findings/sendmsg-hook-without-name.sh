@@ -31,11 +31,11 @@ python3 - <<'EOF'
 import os
 import socket
 import struct
-from cgroup_bpf import HOOKS, Counter, join
+from cgroup_bpf import ADDRESS_HOOKS, Counter, join
 from clients import udp
 
 cgroup = os.environ["FINDING_CGROUP"]
-counters = {hook: Counter(hook).link(cgroup) for hook in HOOKS}
+counters = {hook: Counter(hook).link(cgroup) for hook in ADDRESS_HOOKS}
 join(cgroup)
 
 
