@@ -26,13 +26,8 @@ python3 - <<'EOF'
 import json
 import re
 import subprocess
-import time
 from clients import LONG
-
-
-def etcdctl(*arguments):
-    done = subprocess.run(["etcdctl", *arguments], check=True, capture_output=True, text=True)
-    return done.stdout
+from etcd import etcdctl, wait_for_etcd
 
 
 def revision():
@@ -56,11 +51,7 @@ def watch(start):
     return refused.group() if refused else ", ".join(events) or errors
 
 
-deadline = time.monotonic() + LONG
-while subprocess.run(["etcdctl", "endpoint", "health"], capture_output=True).returncode:
-    assert time.monotonic() < deadline, "etcd does not start"
-    time.sleep(0.2)
-
+wait_for_etcd()
 etcdctl("put", "backend", "10.0.0.1")
 etcdctl("del", "backend")
 deleted = revision()
