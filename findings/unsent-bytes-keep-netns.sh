@@ -14,7 +14,7 @@
 # Seen:
 #   nothing to deliver, killed, deleted: the interface is gone
 #   delivered and not read, killed, deleted: the interface is gone
-#   more than the receiver takes, killed, deleted, 5 s later: the interface exists, processes there: 0
+#   more than it takes, killed, deleted, 5 s later: the interface exists, processes there: 0
 #   the receiver reads: more than it had, end of file; the interface is gone
 set -eu
 . "$(dirname "$0")/lib.sh"
@@ -113,7 +113,7 @@ receiver, _ = kill(lambda sock: (sock.send(b"data"), time.sleep(0.5)))
 print("delivered and not read, killed, deleted:", interface(LONG))
 receiver.close()
 receiver, inode = kill(fill)
-print("more than the receiver takes, killed, deleted, 5 s later:", interface(5), end=", ")
+print("more than it takes, killed, deleted, 5 s later:", interface(5), end=", ")
 print("processes there:", processes(inode))
 receiver.settimeout(LONG)
 waiting = int.from_bytes(fcntl.ioctl(receiver, termios.FIONREAD, bytes(4)), "little")
