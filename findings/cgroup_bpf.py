@@ -11,7 +11,7 @@ import struct
 from clients import skip
 
 # enum bpf_cmd
-BPF_MAP_CREATE, BPF_MAP_LOOKUP_ELEM, BPF_PROG_LOAD, BPF_PROG_ATTACH = 0, 1, 5, 8
+BPF_MAP_CREATE, BPF_MAP_LOOKUP_ELEM, BPF_PROG_LOAD, BPF_OBJ_PIN, BPF_PROG_ATTACH = 0, 1, 5, 6, 8
 BPF_PROG_QUERY, BPF_LINK_CREATE = 16, 28
 BPF_F_ALLOW_OVERRIDE, BPF_F_ALLOW_MULTI, BPF_F_QUERY_EFFECTIVE = 1, 2, 1
 BPF_MAP_TYPE_ARRAY = 2
@@ -110,6 +110,12 @@ def attach(program, hook, cgroup, flags):
     """Attaches a program without a link; it stays until the cgroup is removed."""
     with open_folder(cgroup) as target:
         bpf(BPF_PROG_ATTACH, struct.pack("=IIII", target, program, HOOKS[hook], flags))
+
+
+def pin(fd, path):
+    """Pins a map, program or link in a bpffs."""
+    name = ctypes.create_string_buffer(path.encode())
+    bpf(BPF_OBJ_PIN, struct.pack("=QI", ctypes.addressof(name), fd))
 
 
 def query(hook, cgroup, flags=0):
