@@ -6,7 +6,7 @@
 # Behaviour: io_uring can make a socket in a table of its own (direct descriptors), with all later
 #   calls on the index in that table. The process has no descriptor of it: `ss -tp` shows the
 #   connection without a process, lsof does not show it, and pidfd_getfd() has no number to ask for.
-#   Only /proc/PID/fdinfo/RING shows the socket's inode, in the table UserFiles. After close() of the
+#   Only /proc/PID/fdinfo/RING shows the inode of the socket, among UserFiles. After close() of the
 #   ring, the memory that is still mapped keeps it connected.
 # Hence: a tool that finds the owner of a socket through descriptors calls a busy server's sockets
 #   orphans. Read the fdinfo of io_uring descriptors as well.
