@@ -104,7 +104,7 @@ findings:
 
 # Which part imports which, and the numbers of the tree
 .PHONY: house
-house:
+house: deps
 	$(CARGO) test --locked --quiet --package skreap --test house -- --nocapture --test-threads 1
 
 # Fuzzing: findings of a target are kept in target/fuzz; move the useful ones to tests/fuzz/corpus.
@@ -147,7 +147,8 @@ deb: build target/tools/cargo-deb-$(CARGO_DEB)
 # Installs the package on a throw-away machine with systemd, uses it, removes it.
 test-deb: deb
 	@$(MAKE) --no-print-directory deps PACKAGES='iproute2 $(TEST_PACKAGES)'
-	$(SUDO) tests/deb/run.sh $(DEB)
+	$(CARGO) build --locked --release --package skreap-testbed --example hold-lock
+	$(SUDO) tests/deb/run.sh $(DEB) $(BUILD)/examples/hold-lock
 # Random operations compared with a model, for two minutes or SECONDS
 .PHONY: model
 model:

@@ -76,6 +76,30 @@ if grep -E ' (WARN|ERROR) ' /tmp/log; then
 fi
 said "used: 3 of 4 sockets destroyed; taken over after a restart, a kill, an update"
 
+# An owner holds the lock of its socket: the process that was to destroy that socket cannot end, and systemd waits for it
+# for twice TimeoutStopSec=. The next one takes over; other backends are answered.
+printf '[Service]\nTimeoutStopSec=2s\n' >/etc/systemd/system/skreap.service.d/stop.conf
+systemctl daemon-reload
+coproc holder { exec /mnt/shared/hold-lock 127.0.0.1:5355; }
+read -r line <&"${holder[0]}"
+said "$line"
+exec 7<>/dev/udp/127.0.0.1/5356
+fails skreap reap udp://127.0.0.1:5355
+expect "held" "$(skreap status --json | tr ',{' '\n\n' | sed -n 's/^"waiting"://p')" 1
+stuck=$(systemctl show -P MainPID skreap)
+since=$SECONDS
+systemctl restart skreap
+waited=$((SECONDS - since))
+[ "$waited" -ge 4 ] && [ "$waited" -le 30 ]
+expect "the service beside the one that cannot end" "$(systemctl is-active skreap)" active
+grep -q '^State:.*zombie' "/proc/$stuck/status"
+expect "another backend" "$(skreap reap udp://127.0.0.1:5356 | cut -d ' ' -f 1-4)" "udp://127.0.0.1:5356: 1 of 1"
+eval "exec ${holder[1]}>&-"
+until [ ! -e "/proc/$stuck" ]; do sleep 0.1; done
+fails skreap reap udp://127.0.0.1:5357
+expect "a backend that has no sockets any more" "$(skreap reap udp://127.0.0.1:5355 | cut -d ' ' -f 1-4)" "udp://127.0.0.1:5355: 0 of 0"
+said "a process that could not end was replaced after $waited s; it ended with the owner's send"
+
 dpkg -r skreap
 [ ! -e /sys/fs/bpf/skreap ]
 expect "hooks left" "$(hooks)" "$before"

@@ -1,7 +1,9 @@
 #!/bin/bash
 # The package on a machine: installed, started by systemd as its unit says, used, updated, removed; nothing is left.
 #
-#   tests/deb/run.sh FILE.deb
+#   tests/deb/run.sh FILE.deb HOLD-LOCK
+#
+# HOLD-LOCK is the example hold-lock of tests/testbed: an owner that does not let go of its socket's lock.
 #
 # The machine is a throw-away one: a copy-on-write view of this one's file system, with namespaces of its own (mount, PID,
 # network, UTS, IPC, cgroup) and systemd as its first process. What is installed there is installed nowhere else, and its root
@@ -31,11 +33,12 @@ if [ "${1-}" != --inside ]; then
 	trap end EXIT
 	mkdir "$work/shared"
 	cp "$deb" "$work/shared/skreap.deb"
+	cp "$2" "$work/shared/hold-lock"
 	cp "$here/inside.sh" "$work/shared/"
 	status=0
 	# The shell that goes into the cgroup is the one that becomes systemd's parent.
 	sh -c 'echo $$ >"$1/cgroup.procs"; shift; exec "$@"' sh "$cgroup" \
-		timeout --kill-after=5 170 unshare --mount --pid --net --uts --ipc --cgroup --fork --kill-child \
+		timeout --kill-after=5 200 unshare --mount --pid --net --uts --ipc --cgroup --fork --kill-child \
 		"$here/run.sh" --inside "$work" >"$work/console" 2>&1 || status=$?
 	cat "$work/shared/output" 2>/dev/null || :
 	if [ "$(cat "$work/shared/verdict" 2>/dev/null)" != passed ]; then
@@ -86,7 +89,7 @@ ExecStart=/bin/bash /mnt/shared/inside.sh
 ExecStopPost=/bin/systemctl --no-block exit
 StandardOutput=file:/mnt/shared/output
 StandardError=file:/mnt/shared/output
-TimeoutStartSec=150
+TimeoutStartSec=180
 UNIT
 cat >"$etc/check.target" <<'UNIT'
 [Unit]
