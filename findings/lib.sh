@@ -1,8 +1,8 @@
 # shellcheck shell=sh
 # Sourced by every finding, right after its header. The first time, this file
 # - skips (exit 77) without root or without the commands that the script named in `needs`,
-# - makes the temporary folder $work, with the Debian packages in `packages`, and the cgroup
-#   $FINDING_CGROUP if `needs_cgroup` is set,
+# - makes the temporary folder $work, with the packages of Debian, PyPI and npm that are named in
+#   `packages`, `pypi` and `npm`, and the cgroup $FINDING_CGROUP if `needs_cgroup` is set,
 # - runs the script once more, in network, mount and process namespaces of its own,
 # - compares the output of that run with the lines below "Seen:" in the header (exit 1 if it
 #   differs), and
@@ -34,6 +34,27 @@ unpack() {
 	export LD_LIBRARY_PATH
 }
 
+# fetch COMMAND...: runs a package manager; the finding cannot be shown if it fails.
+fetch() {
+	"$@" >"$FINDING_WORK/fetch" 2>&1 || skip "$1 cannot get the packages: $(tail -1 "$FINDING_WORK/fetch")"
+}
+
+# Installs the packages named in `pypi` (NAME==VERSION) and `npm` (NAME@VERSION) in $FINDING_WORK,
+# all of them by name: their dependencies are not followed by pip, and pinned by npm only if named.
+install() {
+	# shellcheck disable=SC2086 # a list of names
+	if [ -n "${pypi-}" ]; then
+		fetch python3 -m pip install --no-deps --only-binary :all: --target "$FINDING_WORK/python" $pypi
+		PYTHONPATH=$PYTHONPATH:$FINDING_WORK/python
+	fi
+	# shellcheck disable=SC2086 # a list of names
+	if [ -n "${npm-}" ]; then
+		fetch npm install --prefix "$FINDING_WORK" --ignore-scripts --no-audit --no-fund $npm
+		NODE_PATH=$FINDING_WORK/node_modules
+		export NODE_PATH
+	fi
+}
+
 # The inner run: the loopback device is up, and names of network namespaces end with the run.
 inside() {
 	# shellcheck disable=SC2034 # used by the scripts
@@ -51,7 +72,7 @@ outside() {
 	PYTHONDONTWRITEBYTECODE=1
 	export PATH LC_ALL PYTHONPATH PYTHONDONTWRITEBYTECODE
 	[ "$(id -u)" = 0 ] || skip "needs root"
-	for command in ip python3 unshare ${needs-} ${packages:+apt-get dpkg}; do
+	for command in ip python3 unshare ${needs-} ${packages:+apt-get dpkg} ${npm:+node npm}; do
 		command -v "$command" >/dev/null || skip "needs the command $command"
 	done
 
@@ -68,6 +89,7 @@ outside() {
 	trap 'exit 130' INT TERM
 	[ -z "$FINDING_CGROUP" ] || mkdir "$FINDING_CGROUP"
 	[ -z "${packages-}" ] || unpack
+	install
 	timeout --kill-after=5 "${seconds-120}" \
 		unshare --net --mount --propagation private --pid --fork --kill-child --mount-proc \
 		"$script" >"$FINDING_WORK/seen" &
