@@ -4,9 +4,9 @@
 # Guess: a netlink socket with this option gets the events of all network namespaces, a new one from
 #   its first change on.
 # Behaviour: it gets those of the namespaces that have an id (nsid) in the listener's own. A new
-#   namespace has none: `ip netns add` gives none, nor does listing them. The first veth pair between
-#   the two gives it one, as does `ip netns set`; it keeps it when the pair is gone. Events before
-#   that are lost without a sign.
+#   namespace has none: `ip netns add` gives none, nor does listing them. The first veth pair
+#   between the two gives it one, as does `ip netns set`; it keeps it when the pair is gone. Events
+#   before that are lost without a sign.
 # Hence: a monitor of all containers misses addresses and routes that were set before the
 #   namespace got its first interface, and whole namespaces without a pair to the host's (host-local
 #   ones, those behind another namespace). Give each an id (RTM_NEWNSID) and list it then.
@@ -16,7 +16,7 @@
 #   ip netns list: nsid none; an address added in it: no event
 #   a veth pair to it: nsid yes; an address added in it: 1 event
 #   the pair is gone: nsid yes; an address added in it: 1 event
-#   ip netns add green, ip netns set green 77: nsid 77; an address added in it: 1 event, from nsid 77
+#   ip netns add green, set to 77: nsid 77; an address added in it: 1 event, from nsid 77
 set -eu
 . "$(dirname "$0")/lib.sh"
 
@@ -80,5 +80,5 @@ ip("link", "delete", "host")
 show("the pair is gone", "blue")
 ip("netns", "add", "green")
 ip("netns", "set", "green", "77")
-show("ip netns add green, ip netns set green 77", "green", 77)
+show("ip netns add green, set to 77", "green", 77)
 EOF

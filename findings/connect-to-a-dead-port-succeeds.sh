@@ -3,8 +3,8 @@
 #
 # Guess: connect() to a port on this machine that nobody listens on returns ECONNREFUSED, however
 #   often it is tried, until the server is back.
-# Behaviour: if the port is in the range of ephemeral ports, the kernel may give the client that very
-#   port as its own. TCP then connects the socket to itself (a simultaneous open): connect()
+# Behaviour: if the port is in the range of ephemeral ports, the kernel may give the client that
+#   very port as its own. TCP then connects the socket to itself (a simultaneous open): connect()
 #   succeeds, the client reads what it sends, and the server cannot bind its port (EADDRINUSE). UDP
 #   alike. Here the range has one port, so the first try hits; else it is one of some 28,000.
 # Hence: a retry loop to a backend with a port above 32767 finds a "server" sooner or later, which

@@ -3,11 +3,11 @@
 #
 # Guess: the groups SKNLGRP_INET_TCP_DESTROY and _UDP_DESTROY of sock_diag, which `ss -E` shows,
 #   report a socket that SOCK_DESTROY ended, at that moment, with its addresses.
-# Behaviour: SOCK_DESTROY sends no event. The event comes when the kernel frees the socket, after its
-#   owner's close(), however it ended. A UDP socket that was destroyed is reported without its peer
-#   then, so it cannot be told which backend it had. TCP keeps the peer, and a connection that is
-#   closed in order is reported at close() too, while its TIME_WAIT goes on; the end of TIME_WAIT is
-#   no event. Of a socket that two processes share, the last close counts.
+# Behaviour: SOCK_DESTROY sends no event. The event comes when the kernel frees the socket, after
+#   its owner's close(), however it ended. A UDP socket that was destroyed is reported without its
+#   peer then, so it cannot be told which backend it had. TCP keeps the peer, and a connection that
+#   is closed in order is reported at close() too, while its TIME_WAIT goes on; the end of TIME_WAIT
+#   is no event. Of a socket that two processes share, the last close counts.
 # Hence: these events do not confirm a destroy: a client that never closes never appears. To learn
 #   who was connected to what, look before the destroy.
 # Versions: Linux 6.18.44, iproute2 6.1.0-3 (ss -K)

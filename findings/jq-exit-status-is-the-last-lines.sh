@@ -6,8 +6,9 @@
 # Behaviour: jq reads all lines, and its exit status is that of the *last* line alone: 1 if its
 #   output is false or null, 4 if it has none, else 0. What was before it is forgotten, for
 #   `select(.complete)` too. A field that is missing is null, and `null < 1` is true.
-# Hence: collect the lines: `jq -se 'all(.complete)'`, and `all(.[]; .failed.total == 0)` rather than
-#   a comparison by < on a field that may be missing. An empty input makes all() true: count too.
+# Hence: collect the lines: `jq -se 'all(.complete)'`, and `all(.[]; .failed.total == 0)` rather
+#   than a comparison by < on a field that may be missing. An empty input makes all() true: count
+#   too.
 # Versions: jq 1.6-2.1+deb12u3 (Debian 12)
 # Seen:
 #   .complete, true then false: exit 1

@@ -3,8 +3,8 @@
 #
 # Guess: the family of a socket is fixed when it is made. A table by cookie may keep it, and a
 #   socket that is gone from the IPv6 dump is closed.
-# Behaviour: setsockopt(IPV6_ADDRFORM, AF_INET) turns an IPv6 socket with an IPv4-mapped peer into an
-#   IPv4 socket: SO_DOMAIN, getsockname() and the lists of the kernel change, cookie, inode,
+# Behaviour: setsockopt(IPV6_ADDRFORM, AF_INET) turns an IPv6 socket with an IPv4-mapped peer into
+#   an IPv4 socket: SO_DOMAIN, getsockname() and the lists of the kernel change, cookie, inode,
 #   descriptor and connection stay. UDP and TCP alike, for every process that shares it.
 # Hence: what was recorded by an IPv6 hook is found in the IPv4 dump later. Take family and address
 #   from the live socket each time, and compare IPv4-mapped addresses as IPv4.

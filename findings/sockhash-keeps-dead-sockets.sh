@@ -2,12 +2,12 @@
 # A SOCKHASH keeps sockets that are destroyed, reset or connected elsewhere
 #
 # Guess: the kernel takes a socket out of a SOCKHASH or SOCKMAP when its connection ends: sockets in
-#   it are established TCP sockets, or UDP sockets with a place in the hash tables. It refuses others
-#   at the insertion, after all.
+#   it are established TCP sockets, or UDP sockets with a place in the hash tables. It refuses
+#   others at the insertion, after all.
 # Behaviour: it checks at the insertion alone. A UDP socket that is not bound is refused. Afterwards
-#   the socket stays in the map, under the old key, until close(): after SOCK_DESTROY, connect() with
-#   AF_UNSPEC, connect() to another peer, and a reset by the peer. User space reads its cookie there
-#   as before.
+#   the socket stays in the map, under the old key, until close(): after SOCK_DESTROY, connect()
+#   with AF_UNSPEC, connect() to another peer, and a reset by the peer. User space reads its cookie
+#   there as before.
 # Hence: an index of sockets by backend in a SOCKHASH lists sockets that have left the backend long
 #   ago. Compare the live socket's peer before you act on an entry, and count entries as an upper
 #   bound.
