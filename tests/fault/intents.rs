@@ -2,10 +2,11 @@
 
 use anyhow::{Result, bail};
 use serde_json::json;
-use skreap::core::{Action, Backend, EngineName, Frontend, Report, Request, Through, UnknownFrontend};
+use skreap::bpf::fault::Point;
+use skreap::core::{Action, Backend, EngineName, Event, Frontend, Report, Request, Through, UnknownFrontend};
 
 use crate::case::{Case, case};
-use crate::round::{BOTH, ERRNOS, any, for_each_fault, open_each, two_events};
+use crate::round::{BOTH, ERRNOS, any, beside, for_each_fault, open_each, two_events};
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
 
@@ -14,22 +15,46 @@ pub fn cases() -> Vec<Case> {
     let with_frontends = WorldOptions { frontends: 64, ..two_netns };
     vec![
         case!(event_with_a_selector).with(two_netns).only(EngineName::Netlink).and(EngineName::Iter),
+        case!(first_event_with_a_selector).with(two_netns).only(EngineName::Netlink),
         case!(event_with_a_frontend).with(with_frontends).only(EngineName::Netlink),
     ]
 }
 
 /// Those of another host stay, whatever fails.
 fn event_with_a_selector(world: &mut World) -> Result<()> {
+    let event = selecting()?;
+    rounds(world, |world, _| world.reaper_mut().handle(&event))
+}
+
+/// The program that selects is loaded when it is first needed: each round has a reaper of its own.
+fn first_event_with_a_selector(world: &mut World) -> Result<()> {
+    let event = selecting()?;
+    let backend = udp(1);
+    world.serve(&[backend])?;
+    let mut clients = [world.client_in("first", 0)?, world.client_in("second", 1)?];
+    for_each_fault(
+        &ERRNOS,
+        &BOTH,
+        |point| point == Point::SelectLoad,
+        |fault| {
+            let mut reaper = beside(world).bootstrap(false).build()?;
+            let opened = open_each(&mut clients, backend, 3)?;
+            two_events(fault, &mut clients, &opened, backend, |_| reaper.handle(&event))?;
+            opened.close(&mut clients)
+        },
+    )
+}
+
+fn selecting() -> Result<Event> {
     let json = json!({
         "id": "by-selector",
         "type": "terminate",
         "where": { "protocol": "udp", "to": ["10.177.0.0/30"], "ports": ["53"] },
     });
-    let event = match Request::parse(json.to_string().as_bytes(), 1) {
-        Ok(Request::Event(event)) => event,
+    match Request::parse(json.to_string().as_bytes(), 1) {
+        Ok(Request::Event(event)) => Ok(event),
         other => bail!("{json}: {other:?}"),
-    };
-    rounds(world, |world, _| world.reaper_mut().handle(&event))
+    }
 }
 
 /// Nobody came through a load balancer: everybody is meant, and told from those who are not known. After a fault, those
