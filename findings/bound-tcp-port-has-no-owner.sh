@@ -5,11 +5,11 @@
 #   sockets.
 # Behaviour: a TCP socket that was bound, and neither listens nor is connected, holds its port and
 #   is in no list. `ss -tan` and /proc/net/tcp are empty; lsof shows a socket of the process without
-#   its port. sock_diag shows it since Linux 6.8, but only if the request's mask has the state
-#   TCP_BOUND_INACTIVE, which the mask of `ss -a` lacks. A bound UDP socket is shown.
-# Hence: a client that binds its source port and hangs before connect(), or a server that crashes
-#   between bind() and listen() in a parent that keeps the socket, blocks the port invisibly. Use
-#   `ss -tan state bound-inactive` of iproute2 6.8 and later, or a mask of all ones.
+#   its port. sock_diag shows it, but only if the request's mask has the state TCP_BOUND_INACTIVE,
+#   which the mask of `ss -a` lacks. A bound UDP socket is shown.
+# Hence: a client that binds its source port and hangs before connect(), or a server that fails
+#   between bind() and listen() in a parent that keeps the socket, blocks the port invisibly. Ask
+#   sock_diag with a mask of all ones.
 # Versions: Linux 6.18.44, iproute2 6.1.0-3, lsof 4.95.0-1 (Debian 12)
 # Seen:
 #   bind to port 4444 of another socket: EADDRINUSE

@@ -8,9 +8,9 @@
 #   its datagram makes an entry of its own, untranslated: the client does not get it, because it
 #   comes from the server's own address. The client's next datagram then collides with that entry,
 #   and conntrack gives it another source port: the server sees a stranger.
-# Hence: deleting the entries of a service (kube-proxy and other controllers do, when backends
-#   change) can break sessions with backends that stay: DTLS, QUIC, TFTP, all that know a client by
-#   its port. Delete only the entries of the backend that went (--dst-nat or -r).
+# Hence: deleting all entries of a service when one backend goes can break the sessions with the
+#   backends that stay: DTLS, QUIC, TFTP, all that know a client by its port. Delete only the entries
+#   of the backend that went (conntrack --dst-nat, or -r).
 # Versions: Linux 6.18.44, nftables 1.0.6-2+deb12u2, conntrack 1.4.7-1+b2 (Debian 12)
 # Seen:
 #   before: the server sees 10.1.0.1 port 5301, the client gets the reply
