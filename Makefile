@@ -1,6 +1,8 @@
 # make demo    a demonstration on this machine's kernel (root or sudo)
 # make test    every required check: format, lints, unit and kernel tests, a stock kernel in QEMU (root or sudo)
 # make test-matrix   the tests on all kernels of docs/support-matrix.md in QEMU (root or sudo)
+# make test-fleet    the watcher and the service in a cluster with a real control plane (root or sudo)
+# make image   the container image, in target/image
 # make deb     the Debian package, in target/debian
 # make findings   runs the scripts of findings/: behaviour of the kernel and others that surprises (root or sudo)
 # make fuzz    looks for input that breaks a property (nightly toolchain); SECONDS=600 TARGET=request
@@ -87,13 +89,38 @@ kernel-tests:
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --test kernel
 	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap --features fault --test fault
 
-# `skreap-watch` beside a real etcd, a hand-made API server and a real service
+# `skreap-watch` beside a real etcd, a hand-made API server and a real service; alerts and dashboard in Prometheus
 .PHONY: watch-tests
 watch-tests:
 	@$(MAKE) --no-print-directory deps PACKAGES='etcd-server openssl'
+	tests/fleet/unpack.sh prometheus
 	$(CARGO) build --locked --release --package skreap --package skreap-watch
 	$(CARGO) test --locked --release --package skreap-watch --test watch --no-run
-	$(SUDO) env SKREAP_TESTS=required $(CARGO) test --locked --release --package skreap-watch --test watch
+	$(SUDO) env SKREAP_TESTS=required HOME="$$HOME" $(CARGO) test --locked --release --package skreap-watch --test watch
+
+# A cluster with a real control plane. etcd and kubectl are Debian's, the servers are built once from its source (3 GB of disk,
+# 5 minutes or more), all of it in ~/.cache/skreap: nothing is installed. SKREAP_FLEET_AWAY: seconds that the API server is
+# away (20); SKREAP_FLEET_KILLS: random kills (12). FILTER=image runs the tests with that in their names.
+FLEET_PACKAGES = kubernetes-client umoci runc crun libyajl2 golang-github-containers-common
+.PHONY: test-fleet
+test-fleet: image
+	@$(MAKE) --no-print-directory deps PACKAGES='dpkg-dev etcd-client etcd-server openssl libseccomp2'
+	tests/fleet/build.sh
+	tests/fleet/unpack.sh $(FLEET_PACKAGES)
+	$(CARGO) build --locked --release --package skreap --package skreap-watch
+	$(CARGO) test --locked --release --package skreap-watch --test fleet --no-run
+	$(SUDO) env SKREAP_TESTS=required HOME="$$HOME" \
+		$(CARGO) test --locked --release --package skreap-watch --test fleet -- --nocapture $(FILTER)
+
+# The container image, an OCI layout in an archive: static programs and nothing else. Needs no daemon.
+IMAGE        = target/image/skreap.tar
+IMAGE_TARGET = x86_64-unknown-linux-gnu
+.PHONY: image
+image: deps
+	LIBBPF_SYS_LIBRARY_PATH=/usr/lib/x86_64-linux-gnu RUSTFLAGS='-C target-feature=+crt-static' \
+		$(CARGO) build --locked --release --target $(IMAGE_TARGET) --features libbpf-sys/static \
+		--package skreap-bpf --package skreap --package skreap-watch
+	runner/dist/image.sh target/$(IMAGE_TARGET)/release $(IMAGE) $(VERSION)
 
 # Behaviour of kernels, libraries and tools that a good engineer guesses wrong: a verdict for each script in findings/. Not
 # a part of `test`: the behaviour is not ours, and some scripts download packages from Debian's archive.
@@ -140,8 +167,10 @@ target/tools/cargo-deb-$(CARGO_DEB):
 deb: build target/tools/cargo-deb-$(CARGO_DEB)
 	@$(MAKE) --no-print-directory deps PACKAGES=dpkg-dev
 	rm -rf target/deb
-	$(BUILD)/skreap generate man target/deb/man
-	$(BUILD)/skreap generate completions target/deb/completions
+	@for program in skreap skreap-watch; do \
+		$(BUILD)/$$program generate man target/deb/man && \
+		$(BUILD)/$$program generate completions target/deb/completions || exit 1; \
+	done
 	target/tools/cargo-deb-$(CARGO_DEB) --package skreap --no-build --strip --locked --quiet --output $(DEB)
 
 # Installs the package on a throw-away machine with systemd, uses it, removes it.
@@ -244,7 +273,7 @@ shellcheck:
 	@$(MAKE) --no-print-directory deps PACKAGES=shellcheck
 	shellcheck --external-sources --check-sourced --source-path=SCRIPTDIR .ci/run tests/vm/run.sh \
 		tests/vm/checkpatch.sh tests/vm/command.sh tests/vm/verifier.sh tests/vm/kfunc-in-order tests/vm/soak.sh \
-		tests/deb/run.sh tests/deb/inside.sh findings/run findings/*.sh
+		tests/deb/run.sh tests/deb/inside.sh tests/fleet/build.sh tests/fleet/unpack.sh runner/dist/image.sh findings/run findings/*.sh
 	shellcheck --shell=sh tests/vm/init
 
 # The kernel's own style check, from Debian's package of the kernel's source

@@ -22,7 +22,7 @@ before=$(hooks)
 
 # The root cgroup here is a part of the machine's, which has to be named. The package's own settings stay as they are.
 mkdir -p /etc/systemd/system/skreap.service.d
-echo 'SKREAP_OPTS="--cgroup /sys/fs/cgroup"' >/etc/skreap-cgroup
+echo 'SKREAP_OPTS="--cgroup /sys/fs/cgroup --allow-uid skreap-watch"' >/etc/skreap-cgroup
 printf '[Service]\nEnvironmentFile=/etc/skreap-cgroup\n' >/etc/systemd/system/skreap.service.d/cgroup.conf
 
 dpkg -i /mnt/shared/skreap.deb
@@ -30,9 +30,9 @@ expect "the service" "$(systemctl is-active skreap)" active
 expect "at boot it" "$(systemctl is-enabled skreap)" enabled
 systemctl show -P StatusText skreap | grep -q '^engine netlink; '
 said "installed and ready: $(systemctl show -P StatusText skreap)"
-for page in skreap skreap-serve skreap-reap; do man -w "$page" >/dev/null; done
+for page in skreap skreap-serve skreap-reap skreap-watch skreap-watch-etcd; do man -w "$page" >/dev/null; done
 for file in bash-completion/completions/skreap zsh/vendor-completions/_skreap fish/vendor_completions.d/skreap.fish \
-	doc/skreap/operating.md doc/skreap/copyright; do
+	bash-completion/completions/skreap-watch doc/skreap/operating.md doc/skreap/alerts.yaml doc/skreap/copyright; do
 	test -s "/usr/share/$file" || test -s "/usr/share/$file.gz"
 done
 
@@ -100,15 +100,27 @@ fails skreap reap udp://127.0.0.1:5357
 expect "a backend that has no sockets any more" "$(skreap reap udp://127.0.0.1:5355 | cut -d ' ' -f 1-4)" "udp://127.0.0.1:5355: 0 of 0"
 said "a process that could not end was replaced after $waited s; it ended with the owner's send"
 
+# The watcher has a user of its own, whom the service lets in. It runs only when somebody starts it.
+expect "the watcher" "$(systemctl is-active skreap-watch || :)" inactive
+expect "at boot the watcher" "$(systemctl is-enabled skreap-watch || :)" disabled
+echo 'SKREAP_WATCH_OPTS="etcd --endpoints http://127.0.0.1:1 --metrics"' >/etc/default/skreap-watch
+systemctl start skreap-watch
+connected() { (exec 7<>/dev/tcp/127.0.0.1/9746 && printf 'GET /metrics HTTP/1.1\r\n\r\n' >&7 && grep -a connected <&7) 2>/dev/null; }
+until connected | grep -q '^skreap_watch_connected 1$'; do sleep 0.1; done
+expect "the watcher's user" "$(stat -c %U "/proc/$(systemctl show -P MainPID skreap-watch)")" skreap-watch
+said "watched: as user skreap-watch, connected to the service"
+
 dpkg -r skreap
+expect "the watcher, removed" "$(systemctl is-active skreap-watch || :)" inactive
 [ ! -e /sys/fs/bpf/skreap ]
 expect "hooks left" "$(hooks)" "$before"
 [ -e /etc/default/skreap ]
 dpkg -P skreap
-[ ! -e /etc/default/skreap ] && [ ! -e /usr/bin/skreap ] && [ ! -e /run/skreap ]
+[ ! -e /etc/default/skreap ] && [ ! -e /etc/default/skreap-watch ] && [ ! -e /usr/bin/skreap ] && [ ! -e /run/skreap ]
 rm -r /etc/systemd/system/skreap.service.d /etc/skreap-cgroup
 systemctl daemon-reload
 fails systemctl cat skreap
+fails systemctl cat skreap-watch
 kill "$other"
 said "removed: no hooks, no pins, no files"
 echo passed >/mnt/shared/verdict

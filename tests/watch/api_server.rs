@@ -120,6 +120,17 @@ impl ApiServer {
         self.change(|world| world.put(SERVICES, name, object));
     }
 
+    /// Makes or changes a slice of a Service as it is, without its names.
+    pub fn odd_slice(&self, name: &str, service: &str, mut object: Value) {
+        object["metadata"] =
+            json!({"name": name, "namespace": "d", "labels": {"kubernetes.io/service-name": service}});
+        self.change(|world| world.put(SLICES, name, object));
+    }
+
+    pub fn delete_service(&self, name: &str) {
+        self.change(|world| world.delete(SERVICES, name));
+    }
+
     pub fn delete_slice(&self, name: &str) {
         self.change(|world| world.delete(SLICES, name));
     }

@@ -42,23 +42,30 @@ fn skreap() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_skreap-watch")).with_file_name("skreap")
 }
 
-const A: (&str, &str) = ("/skreap/udp/10.0.0.1:53", "10.0.0.1:53");
+pub const A: (&str, &str) = ("/skreap/udp/10.0.0.1:53", "10.0.0.1:53");
 const B: (&str, &str) = ("/skreap/tcp/10.0.0.2:80", "10.0.0.2:80");
 const C: (&str, &str) = ("/skreap/udp/10.0.0.3:53", "10.0.0.3:53");
 
-struct World {
-    etcd: Etcd,
+/// Everything on the way, and clients.
+pub struct World {
+    pub etcd: Etcd,
     watch: Option<Process>,
     serve: Option<Process>,
     client: Client,
-    folder: TempDir,
+    pub folder: TempDir,
     cgroup: Cgroup,
+    /// Where the service and the watcher serve metrics.
+    metrics: Option<[SocketAddr; 2]>,
     _netns: Netns,
 }
 
 impl World {
     /// 23 UDP sockets of A, 5 of C; all three keys are there.
     fn new(label: &str) -> anyhow::Result<Self> {
+        Self::with_metrics(label, None)
+    }
+
+    pub fn with_metrics(label: &str, metrics: Option<[SocketAddr; 2]>) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let etcd = Etcd::start(folder.path())?;
         etcd.put(&[A.0, B.0, C.0])?;
@@ -68,7 +75,8 @@ impl World {
         }
         let options = SpawnOptions { label, cgroup: Some(&cgroup), netns: Some(&netns) };
         let client = Client::spawn(&options)?;
-        let mut world = Self { etcd, watch: None, serve: None, client, folder, cgroup, _netns: netns };
+        let mut world =
+            Self { etcd, watch: None, serve: None, client, folder, cgroup, metrics, _netns: netns };
         world.open(23, A.1)?;
         world.open(5, C.1)?;
         world.serve()?;
@@ -92,6 +100,9 @@ impl World {
         let mut command = Command::new(skreap());
         command.arg("serve").arg("--cgroup").arg(self.cgroup.path());
         command.arg("--source").arg(format!("unix:{}", self.socket().display()));
+        if let Some([metrics, _]) = self.metrics {
+            command.arg("--metrics").arg(metrics.to_string());
+        }
         command.stdout(Stdio::null()).stderr(Stdio::null());
         self.serve = Some(Process::start(&mut command)?);
         until("the service listens", || UnixStream::connect(self.socket()).is_ok())
@@ -102,9 +113,16 @@ impl World {
         let mut command = Command::new(env!("CARGO_BIN_EXE_skreap-watch"));
         command.args(["etcd", "--settle-ms", "300", "--endpoints", &self.etcd.endpoint()]);
         command.arg("--socket").arg(self.socket()).stderr(std::fs::File::create(&log)?);
+        if let Some([_, metrics]) = self.metrics {
+            command.arg("--metrics").arg(metrics.to_string());
+        }
         self.watch = Some(Process::start(&mut command)?);
         let read = || std::fs::read_to_string(&log).unwrap_or_default();
         until("the keys are listed", || read().contains("listed") && read().contains("connected"))
+    }
+
+    pub fn kill_watch(&mut self) -> anyhow::Result<()> {
+        Self::kill(&mut self.watch)
     }
 
     fn kill(process: &mut Option<Process>) -> anyhow::Result<()> {
@@ -116,7 +134,7 @@ impl World {
 
     /// Waits until so many sockets are destroyed, and a second longer for those that should not be. Returns how many
     /// of each backend still have their peer.
-    fn destroyed(&mut self, expected: usize) -> anyhow::Result<(usize, usize)> {
+    pub fn destroyed(&mut self, expected: usize) -> anyhow::Result<(usize, usize)> {
         let all = self.peers()?.len();
         let end = Instant::now() + LONG;
         while all - self.peers()?.iter().flatten().count() < expected && Instant::now() < end {

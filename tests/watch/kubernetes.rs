@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::api_server::ApiServer;
@@ -22,6 +23,10 @@ crate::tests!(
     a_list_that_fails_half_way_says_nothing,
     a_token_that_has_expired,
     annotations_say_what_is_done,
+    a_thousand_endpoints_and_slices_without_backends,
+    one_address_and_another_pod_in_one_update,
+    one_name_of_a_port_and_other_numbers,
+    a_service_deleted_before_its_slices,
 );
 
 struct World {
@@ -228,4 +233,90 @@ fn annotations_say_what_is_done() -> anyhow::Result<()> {
         world.api.delete_slice(slice);
     }
     world.service.wait(&["udp://10.1.0.7:53"])
+}
+
+fn a_thousand_endpoints_and_slices_without_backends() -> anyhow::Result<()> {
+    let world = World::new()?;
+    let port = json!([{"name": "dns", "protocol": "UDP", "port": 53}]);
+    let endpoints = |count: usize| -> serde_json::Value {
+        (0..count)
+            .map(|n| json!({"addresses": [format!("10.2.{}.{}", n / 250, n % 250 + 1)], "conditions": null}))
+            .collect()
+    };
+    let slice = |kind: &str, endpoints: serde_json::Value, ports: &serde_json::Value| json!({"addressType": kind, "endpoints": endpoints, "ports": ports});
+    world.api.odd_slice("big-1", "big", slice("IPv4", endpoints(1000), &port));
+    world.api.odd_slice("big-2", "big", slice("FQDN", json!([{"addresses": ["db.example"]}]), &port));
+    world.api.odd_slice("big-3", "big", slice("IPv4", json!(null), &json!(null)));
+    let sctp = json!([{"name": "dns", "protocol": "SCTP", "port": 53}]);
+    world.api.odd_slice(
+        "big-4",
+        "big",
+        slice("IPv4", json!([{"addresses": ["10.3.0.1"], "conditions": {}}]), &sctp),
+    );
+    let _watch = world.watch(&[])?;
+    ensure!(world.log().contains("7 slices listed"), "{}", world.log());
+    world.api.odd_slice("big-1", "big", slice("IPv4", endpoints(1), &port));
+    for slice in ["big-2", "big-3", "big-4"] {
+        world.api.delete_slice(slice);
+    }
+    until("they are gone", || world.service.gone().len() >= 999)?;
+    thread::sleep(Duration::from_millis(500));
+    let gone = world.service.gone();
+    ensure!(
+        gone.len() == 999 && gone.iter().all(|b| b.starts_with("udp://10.2.")),
+        "{} are gone",
+        gone.len()
+    );
+    ensure!(!gone.contains(&"udp://10.2.0.1:53".to_owned()), "that one lives");
+    Ok(())
+}
+
+/// A socket of the old pod cannot be told from one of the new pod: neither is destroyed.
+fn one_address_and_another_pod_in_one_update() -> anyhow::Result<()> {
+    let world = World::new()?;
+    let slice = |uids: &[&str]| {
+        let endpoints: serde_json::Value = uids
+            .iter()
+            .map(|uid| {
+                json!({"addresses": ["10.2.0.1"], "conditions": {"ready": true},
+                "targetRef": {"kind": "Pod", "uid": uid}})
+            })
+            .collect();
+        json!({"addressType": "IPv4", "endpoints": endpoints, "ports": [{"name": "dns", "protocol": "UDP", "port": 53}]})
+    };
+    world.api.odd_slice("one-1", "one", slice(&["old"]));
+    let _watch = world.watch(&[])?;
+    world.api.odd_slice("one-1", "one", slice(&["new"]));
+    // Both at once, as a slice of a slow controller may have them, and then only one.
+    world.api.odd_slice("one-1", "one", slice(&["new", "newer"]));
+    world.api.odd_slice("one-1", "one", slice(&["newer"]));
+    world.api.slice("dns-1", "dns", &["10.1.0.1"]);
+    world.service.wait(&[GONE])
+}
+
+fn one_name_of_a_port_and_other_numbers() -> anyhow::Result<()> {
+    let world = World::new()?;
+    let slice = |address: &str, port: u16| {
+        json!({"addressType": "IPv4", "endpoints": [{"addresses": [address]}],
+            "ports": [{"name": "dns", "protocol": "UDP", "port": port}]})
+    };
+    world.api.odd_slice("two-1", "dns", slice("10.2.0.1", 8053));
+    world.api.odd_slice("two-2", "dns", slice("10.2.0.2", 9053));
+    let _watch = world.watch(&[])?;
+    // The number changes with the pod's own.
+    world.api.odd_slice("two-1", "dns", slice("10.2.0.1", 9053));
+    world.api.delete_slice("two-2");
+    world.service.wait(&["udp://10.2.0.1:8053", "udp://10.2.0.2:9053"])
+}
+
+fn a_service_deleted_before_its_slices() -> anyhow::Result<()> {
+    let world = World::new()?;
+    let _watch = world.watch(&[])?;
+    world.api.delete_service("dns");
+    thread::sleep(Duration::from_millis(500));
+    ensure!(world.service.events().is_empty(), "its endpoints live on");
+    world.api.delete_slice("dns-1");
+    world.api.delete_slice("dns-2");
+    // One is still in another Service. The addresses of the one that is gone are known until its last endpoint is.
+    world.service.wait(&[LEFT, GONE, "udp://10.1.0.3:53"])
 }

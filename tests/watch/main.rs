@@ -1,6 +1,6 @@
 //! `skreap-watch` from outside: a real etcd, or an API server made by hand, on one side; a socket that answers as `skreap serve` does on the other.
 //!
-//! The tests of `e2e` need root, Linux 6.9 with BTF, and the command `skreap`; the others need no privileges. What is missing is said, and the test ignored; with `SKREAP_TESTS=required` it fails.
+//! The tests of `e2e` and `prometheus` need root, Linux 6.9 with BTF, and the command `skreap`; the others need no privileges. What is missing is said, and the test ignored; with `SKREAP_TESTS=required` it fails.
 
 #![allow(clippy::unwrap_used, reason = "it fails the test")]
 
@@ -10,6 +10,7 @@ mod etcd;
 mod etcd_server;
 mod kubernetes;
 mod process;
+mod prometheus;
 mod service;
 
 use std::env;
@@ -44,7 +45,11 @@ fn main() -> ExitCode {
     };
     let etcd = etcd::tests().into_iter().map(|test| trial(test, etcd_server::lacks()));
     let e2e = e2e::tests().into_iter().map(|test| trial(test, e2e::lacks()));
-    let trials =
-        etcd.chain(e2e).chain(kubernetes::tests().into_iter().map(|test| trial(test, None))).collect();
+    let prometheus = prometheus::tests().into_iter().map(|test| trial(test, prometheus::lacks()));
+    let trials = etcd
+        .chain(e2e)
+        .chain(prometheus)
+        .chain(kubernetes::tests().into_iter().map(|test| trial(test, None)))
+        .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

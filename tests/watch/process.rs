@@ -21,8 +21,17 @@ impl Process {
         Ok(Self(child))
     }
 
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.0.try_wait().ok().flatten()
+    }
+
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        Ok(kill(Pid::from_raw(i32::try_from(self.0.id())?), signal)?)
+        Ok(kill(Pid::from_raw(i32::try_from(self.id())?), signal)?)
     }
 
     /// Sends a signal that ends it, and waits for the end; true if it has ended well.
@@ -30,7 +39,7 @@ impl Process {
         self.signal(signal)?;
         let until = Instant::now() + LONG;
         loop {
-            if let Some(status) = self.0.try_wait()? {
+            if let Some(status) = self.ended() {
                 return Ok(status.success());
             }
             if Instant::now() > until {

@@ -2,6 +2,7 @@
 
 mod common;
 mod etcd;
+mod generate;
 mod kubernetes;
 
 use std::io::IsTerminal as _;
@@ -26,6 +27,9 @@ enum Command {
     Etcd(Box<etcd::Etcd>),
     /// Watch EndpointSlices and Services of Kubernetes
     Kubernetes(kubernetes::Kubernetes),
+    /// Write manual pages or shell completions
+    #[command(hide = true)]
+    Generate(generate::Generate),
 }
 
 /// Runs the command of this process.
@@ -44,6 +48,7 @@ pub fn main() -> ExitCode {
     let run = match cli.command {
         Command::Etcd(etcd) => common::block_on(etcd.run()),
         Command::Kubernetes(kubernetes) => common::block_on(kubernetes.run()),
+        Command::Generate(generate) => generate.run(),
     };
     match run {
         Ok(()) => ExitCode::SUCCESS,
