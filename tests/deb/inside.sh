@@ -85,7 +85,7 @@ read -r line <&"${holder[0]}"
 said "$line"
 exec 7<>/dev/udp/127.0.0.1/5356
 fails skreap reap udp://127.0.0.1:5355
-expect "held" "$(skreap status --json | tr ',{' '\n\n' | sed -n 's/^"waiting"://p')" 1
+expect "held" "$(skreap status --json | tr ',{' '[\n*]' | sed -n 's/^"waiting"://p')" 1
 stuck=$(systemctl show -P MainPID skreap)
 since=$SECONDS
 systemctl restart skreap
