@@ -1,7 +1,8 @@
 //! The control plane: etcd, the API server and its controllers, on loopback.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -238,22 +239,39 @@ impl Cluster {
         Ok(pods)
     }
 
-    /// Waits until a Deployment has these many pods, all of them ready, and no others are left.
+    /// Waits until a Deployment has these many pods, all of them ready and in its slices, and no others are left.
     pub fn settled(&self, name: &str, replicas: usize) -> anyhow::Result<Vec<Pod>> {
         let path = format!("/apis/apps/v1/namespaces/default/deployments/{name}");
+        let mut pods = Vec::new();
         until(&format!("{name} has {replicas} pods"), || {
             let deployment = self.api.get(&path).unwrap_or_default();
             let (meta, status) = (&deployment["metadata"], &deployment["status"]);
             let count = |field: &str| status[field].as_u64().unwrap_or(0) == replicas as u64;
             let selector = format!("/api/v1/namespaces/default/pods?labelSelector=app%3D{name}");
             let all = self.api.get(&selector).unwrap_or_default();
+            pods = self.pods(name).unwrap_or_default();
+            // Controllers that were away have an old status for a moment.
             status["observedGeneration"] == meta["generation"]
                 && count("replicas")
                 && count("updatedReplicas")
                 && count("availableReplicas")
                 && all["items"].as_array().is_some_and(|items| items.len() == replicas)
+                && pods.len() == replicas
+                && self
+                    .in_slices(name)
+                    .is_ok_and(|addresses| pods.iter().map(|pod| pod.address).eq(addresses))
         })?;
-        self.pods(name)
+        Ok(pods)
+    }
+
+    /// Addresses in the slices of a Service that is there; a dataplane leads clients to no others.
+    fn in_slices(&self, name: &str) -> anyhow::Result<BTreeSet<Ipv4Addr>> {
+        let selector = format!("labelSelector=kubernetes.io%2Fservice-name%3D{name}");
+        let path = format!("/apis/discovery.k8s.io/v1beta1/namespaces/default/endpointslices?{selector}");
+        let list = self.api.get(&path)?;
+        let slices = list["items"].as_array().into_iter().flatten();
+        let endpoints = slices.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
+        Ok(endpoints.filter_map(|endpoint| endpoint["addresses"][0].as_str()?.parse().ok()).collect())
     }
 }
 
@@ -278,7 +296,7 @@ impl Drop for Cluster {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
     pub name: String,
-    pub address: std::net::Ipv4Addr,
+    pub address: Ipv4Addr,
     pub node: String,
 }
 

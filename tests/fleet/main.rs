@@ -74,7 +74,10 @@ fn lacks() -> Option<String> {
         let asked = Command::new(program).arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         asked.is_err()
     };
-    ["etcd", "openssl"].iter().find(|program| runs(program)).map(|program| format!("{program} is missing"))
+    ["etcd", "etcdctl", "openssl"]
+        .iter()
+        .find(|program| runs(program))
+        .map(|program| format!("{program} is missing"))
 }
 
 fn main() -> ExitCode {

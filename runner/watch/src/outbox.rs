@@ -195,7 +195,7 @@ impl Outbox {
         if self.flying.len() >= IN_FLIGHT {
             return None;
         }
-        if self.initial == Initial::Wanted && state.listed() {
+        if self.initial == Initial::Wanted && state.settled() {
             self.initial = Initial::Done;
             if let Some(line) = self.reconcile(state) {
                 return Some(line);
@@ -373,6 +373,8 @@ mod tests {
         let members = living.iter().map(member).collect();
         state.apply(Change::Listed("s".into(), Object::Slice(Slice { service: None, members })));
         state.apply(Change::ListComplete(Kind::Slices));
+        // The settle time.
+        assert_eq!(state.advance(Duration::from_secs(1)), []);
         state
     }
 

@@ -72,8 +72,8 @@ pub struct State {
     /// When something of a backend may be decided.
     due: BTreeSet<(Duration, Backend)>,
     listings: Vec<Listing>,
-    /// The slices were listed once.
-    listed: bool,
+    /// Since when the watch of slices has worked without a break, from the list on.
+    live_since: Option<Duration>,
     /// The watch of slices works: only then does silence mean that nothing has changed.
     live: bool,
     counts: Counts,
@@ -90,7 +90,7 @@ impl State {
             backends: HashMap::new(),
             due: BTreeSet::new(),
             listings: Vec::new(),
-            listed: false,
+            live_since: None,
             live: false,
             counts: Counts::default(),
         }
@@ -101,9 +101,14 @@ impl State {
         self.counts
     }
 
-    /// True once the slices were listed.
-    pub const fn listed(&self) -> bool {
-        self.listed
+    /// True when the slices were listed and the settle time is over since: a list may be made while they are rewritten, and
+    /// lack backends that live.
+    pub fn settled(&self) -> bool {
+        self.live && self.settled_at().is_some_and(|at| at <= self.now)
+    }
+
+    fn settled_at(&self) -> Option<Duration> {
+        self.live_since.map(|since| since + self.policy.settle)
     }
 
     /// True while the watch of slices works.
@@ -121,14 +126,17 @@ impl State {
         self.slices.len()
     }
 
-    /// Backends that some slice names.
+    /// Backends that some slice names, and those of which it is not decided that they are gone.
     pub fn living(&self) -> impl Iterator<Item = Backend> + '_ {
-        self.backends.iter().filter(|(_, entry)| !entry.places.is_empty()).map(|(backend, _)| *backend)
+        self.backends.keys().copied()
     }
 
-    /// The moment of the next decision, if no change comes before it.
+    /// The moment of the next decision, or the one from which the list has [settled](Self::settled), if no change comes
+    /// before it.
     pub fn next_due(&self) -> Option<Duration> {
-        self.due.first().filter(|_| self.live).map(|(at, _)| *at)
+        let decision = self.due.first().map(|(at, _)| *at);
+        let settled = self.settled_at().filter(|at| *at > self.now);
+        decision.into_iter().chain(settled).min().filter(|_| self.live)
     }
 
     /// Goes on to this moment of the source's time, and returns what is decided by then.
@@ -208,7 +216,6 @@ impl State {
                     }
                 }
                 self.look_at(touched);
-                self.listed = true;
                 self.restart_settling();
             }
         }
@@ -217,6 +224,7 @@ impl State {
     /// What has been missing since before the watch broke has settled only when it stays away for the whole time again.
     fn restart_settling(&mut self) {
         self.live = true;
+        self.live_since = Some(self.now);
         let at = self.now + self.policy.settle;
         for (_, backend) in std::mem::take(&mut self.due) {
             if let Some(entry) = self.backends.get_mut(&backend) {

@@ -5,9 +5,16 @@ use super::*;
 #[test]
 fn the_first_list_decides_nothing() {
     let mut story = Story::new(Policy::default());
-    assert!(!story.state.listed());
+    assert!(!story.state.settled());
     story.relist(0, &[("s1", "d/dns", &["udp://10.1.0.1:53 dns FFF", B])]);
-    assert!(story.state.listed());
+    assert!(!story.state.settled(), "the list may have been made while slices were rewritten");
+    assert_eq!(story.state.next_due(), Some(ms(1_000)));
+    story.until(1_000);
+    assert!(story.state.settled());
+    // A backend that is in no slice for a moment is among the living.
+    story.put(1_100, "s1", "d/dns", &[]);
+    assert_eq!(story.state.living().count(), 2);
+    story.put(1_150, "s1", "d/dns", &["udp://10.1.0.1:53 dns FFF", B]);
     story.service(0, "d/dns", &["dns=udp://10.96.0.10:53"]);
     story.nothing();
 }
