@@ -9,7 +9,7 @@
 #   comes from the server's own address. The client's next datagram then collides with that entry,
 #   and conntrack gives it another source port: the server sees a stranger.
 # Hence: deleting all entries of a service when one backend goes can break the sessions with the
-#   backends that stay: DTLS, QUIC, TFTP, all that know a client by its port. Delete only the entries
+#   backends that stay: DTLS, TFTP, all that know a client by its port. Delete only the entries
 #   of the backend that went (conntrack --dst-nat, or -r).
 # Versions: Linux 6.18.44, nftables 1.0.6-2+deb12u2, conntrack 1.4.7-1+b2 (Debian 12)
 # Seen:
