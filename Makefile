@@ -5,6 +5,7 @@
 # make image   the container image, in target/image
 # make deb     the Debian package, in target/debian
 # make findings   runs the scripts of findings/: behaviour of the kernel and others that surprises (root or sudo)
+# make clients   what real programs do after a destroy, a revive and a move (root or sudo)
 # make fuzz    looks for input that breaks a property (nightly toolchain); SECONDS=600 TARGET=request
 # make bench   a quick run of the benchmark kit (root or sudo)
 
@@ -128,6 +129,13 @@ image: deps
 findings:
 	@$(MAKE) --no-print-directory deps PACKAGES='iproute2 python3 util-linux'
 	@$(SUDO) findings/run
+
+# What real programs do after a destroy, a revive and a move: packages of Debian, PyPI and npm, in a temporary folder.
+# NAMES="dig node": only these. Not a part of `test`: the programs are not ours.
+.PHONY: clients
+clients: build
+	@$(MAKE) --no-print-directory deps PACKAGES='iproute2 python3 util-linux'
+	@$(SUDO) tests/clients/run --skreap $(BUILD)/skreap --out $(if $(NAMES),target,tests/clients)/results.jsonl $(NAMES)
 
 # Which part imports which, and the numbers of the tree
 .PHONY: house
