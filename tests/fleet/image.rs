@@ -48,6 +48,14 @@ pub fn lacks() -> Option<String> {
     Some(format!("{} is missing: see test-fleet in the Makefile", missing.display()))
 }
 
+/// Why crun cannot run here at all.
+pub fn crun_refuses() -> Option<String> {
+    let hybrid = Path::new("/sys/fs/cgroup/unified").exists();
+    hybrid.then(|| {
+        "crun runs nothing where cgroups of version 2 are mounted beside those of version 1".to_owned()
+    })
+}
+
 fn under_runc() -> anyhow::Result<()> {
     the_manifest_is_enough("runc", &tool("sbin/runc"))
 }
@@ -144,10 +152,6 @@ impl Pod {
         let mut command = Command::new(&self.runtime);
         command.env("LD_LIBRARY_PATH", tool("lib/x86_64-linux-gnu"));
         command.arg("--root").arg(self.folder.join("state"));
-        // crun refuses machines that have cgroups of both versions; this one's are tested under runc then.
-        if self.label == "crun" && hybrid() {
-            command.arg("--cgroup-manager=disabled");
-        }
         command
     }
 
@@ -315,11 +319,6 @@ impl Drop for Pod {
             _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
         }
     }
-}
-
-/// Cgroups of version 1, with those of version 2 beside them.
-fn hybrid() -> bool {
-    Path::new("/sys/fs/cgroup/unified").exists()
 }
 
 fn strings(value: &Value) -> impl Iterator<Item = &str> {
