@@ -101,7 +101,8 @@ watch-tests:
 
 # A cluster with a real control plane. etcd and kubectl are Debian's, the servers are built once from its source (3 GB of disk,
 # 5 minutes or more), all of it in ~/.cache/skreap: nothing is installed. SKREAP_FLEET_AWAY: seconds that the API server is
-# away (20); SKREAP_FLEET_KILLS: random kills (12). FILTER=image runs the tests with that in their names.
+# away (20); SKREAP_FLEET_KILLS: random kills (12); SKREAP_FLEET_LOAD: seconds of a measurement beside curl and
+# kubectl (none), SKREAP_FLEET_OUT: where its numbers are written. FILTER=image runs the tests with that in their names.
 FLEET_PACKAGES = kubernetes-client umoci runc crun libyajl2 golang-github-containers-common
 .PHONY: test-fleet
 test-fleet: image
