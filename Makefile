@@ -8,6 +8,7 @@
 # make clients   what real programs do after a destroy, a revive and a move (root or sudo)
 # make fuzz    looks for input that breaks a property (nightly toolchain); SECONDS=600 TARGET=request
 # make bench   a quick run of the benchmark kit (root or sudo)
+# make bench-guard   ratios that a change must not make worse (root or sudo, ten minutes)
 
 CARGO ?= cargo
 SUDO  ?= $(if $(filter 0,$(shell id -u)),,sudo -E)
@@ -212,6 +213,11 @@ endif
 bench: build
 	$(SUDO) $(BUILD)/skreap-bench run --preset quick --out target/bench
 	@echo "tables and plots: target/bench/results.md, target/bench/report.html"
+
+# Ratios that a change must not make worse, each measured until it is decided; ten minutes at most.
+.PHONY: bench-guard
+bench-guard: build
+	$(SUDO) $(BUILD)/skreap-bench guard
 
 # Beyond PACKAGES, for kmod and test-vm
 VM_PACKAGES = $(shell sed '/^\#/d' tests/vm/packages)

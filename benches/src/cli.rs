@@ -6,14 +6,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use skreap::core::Protocol;
 use skreap_testbed as testbed;
 use tracing_subscriber::EnvFilter;
 
 use crate::chains;
 use crate::experiment;
-use crate::grid::{Axes, Preset, Tables};
+use crate::grid::{Axes, Pauses, Preset, Tables};
+use crate::guard;
 use crate::hooks;
 use crate::measure::Kind;
 use crate::memory;
@@ -40,9 +41,16 @@ enum Command {
     Run(RunArgs),
     /// Draw tables and plots (results.md, report.html) from the results.json of a run.
     Report {
-        /// The directory of the run.
-        directory: PathBuf,
+        /// Print this table of the runs, as Markdown, and write nothing.
+        #[arg(long, value_enum)]
+        table: Option<TableName>,
+        /// The directories of the runs.
+        #[arg(required = true)]
+        directories: Vec<PathBuf>,
     },
+    /// Measure ratios that a change must not make worse, each until it is decided. Fails if one is
+    /// missed or undecided.
+    Guard(guard::Options),
     /// Measure the cost of the hooks for applications.
     Hooks(hooks::Options),
     /// Bytes per tracked socket.
@@ -57,6 +65,13 @@ enum Command {
     /// Try something once and show what happens.
     #[command(subcommand)]
     Experiment(Experiment),
+}
+
+/// A table that is printed alone.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TableName {
+    /// That of the README: whole events against full scans, by the number of sockets.
+    Readme,
 }
 
 #[derive(Debug, Subcommand)]
@@ -87,9 +102,9 @@ struct RunArgs {
     #[arg(long, value_delimiter = ',', value_enum)]
     tables: Vec<Tables>,
     /// Measures: kfunc, netlink, iter, diag, diag-filter, index-scan (engines), event,
-    /// event-quiet, service, service-quiet, ss, floor. Default: all but the quiet ones; with preset
-    /// quiet those of whole events. Measures that cannot run here are left out, and the result gives
-    /// the reason.
+    /// event-quiet, service, service-quiet, base-service, base-service-quiet, ss, floor,
+    /// floor-quiet, floor-closed, floor-closed-quiet. Default: those of the preset. Measures that
+    /// cannot run here are left out, and the result gives the reason.
     #[arg(long, value_delimiter = ',')]
     engines: Vec<Kind>,
     /// Measured rounds: a full scan runs once in each, the others five times.
@@ -98,6 +113,10 @@ struct RunArgs {
     /// How long nothing happens before each sample of event-quiet and service-quiet, milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(..=3_600_000))]
     quiet_ms: u64,
+    /// Another build of the skreap command: measured in the same run as base-service and
+    /// base-service-quiet, beside service and service-quiet.
+    #[arg(long, value_name = "COMMAND")]
+    base: Option<PathBuf>,
     /// Directory for results.json, the histograms and the report.
     #[arg(long, default_value = "bench-out")]
     out: PathBuf,
@@ -114,7 +133,7 @@ pub fn main() -> ExitCode {
         .with_target(false)
         .init();
     match execute(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) if run::was_stopped(&error) => {
             eprintln!("{}", error.root_cause());
             ExitCode::from(STOPPED)
@@ -126,15 +145,24 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn execute(command: Command) -> Result<()> {
+fn execute(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Run(args) => execute_run(args),
-        Command::Report { directory } => report::write(&directory),
-        Command::Hooks(options) => hooks::run(&options, &prepared()?),
-        Command::Memory { json } => memory::run(json),
-        Command::Chains(options) => chains::run(&options, &prepared()?),
-        Command::Experiment(Experiment::UnreachableRoute(options)) => experiment::run(&options, &prepared()?),
+        Command::Guard(options) => return guard::run(&options, &prepared()?),
+        Command::Run(args) => execute_run(args)?,
+        Command::Report { table: Some(TableName::Readme), directories } => {
+            print!("{}", report::readme(&directories)?);
+        }
+        Command::Report { table: None, directories } => {
+            directories.iter().try_for_each(|directory| report::write(directory))?;
+        }
+        Command::Hooks(options) => hooks::run(&options, &prepared()?)?,
+        Command::Memory { json } => memory::run(json)?,
+        Command::Chains(options) => chains::run(&options, &prepared()?)?,
+        Command::Experiment(Experiment::UnreachableRoute(options)) => {
+            experiment::run(&options, &prepared()?)?;
+        }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Handles signals, and removes the leftovers of a killed run.
@@ -156,9 +184,16 @@ fn execute_run(args: RunArgs) -> Result<()> {
         victims: args.victims,
         tables: args.tables,
     };
+    let pauses = if args.engines.is_empty() { args.preset.pauses() } else { Pauses::All };
+    let mut kinds = if args.engines.is_empty() { args.preset.kinds() } else { args.engines };
+    if args.base.is_some() && !kinds.iter().any(|kind| matches!(kind, Kind::Base(_))) {
+        kinds.extend(kinds.clone().into_iter().filter_map(Kind::of_base));
+    }
     let plan = Plan {
         worlds: args.preset.worlds(&axes),
-        kinds: if args.engines.is_empty() { args.preset.kinds() } else { args.engines },
+        kinds,
+        pauses,
+        base: args.base,
         rounds: args.rounds.map_or(args.preset.rounds(), |rounds| rounds as usize),
         quiet: Duration::from_millis(args.quiet_ms),
     };

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use skreap::core::Protocol;
 
-use crate::measure::Kind;
+use crate::measure::{Kind, Lull};
 
 /// The hash tables that hold the sockets of a netns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
@@ -62,7 +62,7 @@ impl fmt::Display for WorldSpec {
 pub enum Preset {
     /// Small worlds, less than two minutes.
     Quick,
-    /// 100 netns with 100,000 UDP and 50,000 TCP sockets, about eight minutes on two slow cores.
+    /// 100 netns with 100,000 UDP and 50,000 TCP sockets, about twelve minutes on two slow cores.
     Standard,
     /// The table of the SOCKHASH RFC: 100 to 1,000,000 UDP sockets in 100 netns, 1 and 5 destroyed.
     Rfc,
@@ -70,6 +70,27 @@ pub enum Preset {
     Million,
     /// Whole events, also the first after 15 seconds of quiet: 10 victims in 10 netns of 100,000 UDP sockets.
     Quiet,
+}
+
+/// Where and how often measures run that wait for a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pauses {
+    /// In every case, once in each round.
+    All,
+    /// With UDP, shared tables and the fewest victims of each world.
+    Few,
+    /// The same, in every second round.
+    Rare,
+}
+
+impl Pauses {
+    /// True if they run in this case.
+    pub fn are_in(self, spec: &WorldSpec, victims: u32) -> bool {
+        let few = spec.proto == Protocol::Udp
+            && spec.tables == Tables::Shared
+            && spec.victims.iter().min() == Some(&victims);
+        self == Self::All || few
+    }
 }
 
 /// Values to combine, each with each.
@@ -93,15 +114,25 @@ impl Preset {
         match self {
             Self::Quick | Self::Rfc | Self::Million => 5,
             Self::Standard => 10,
-            Self::Quiet => 20,
+            Self::Quiet => 12,
         }
     }
 
     /// What is measured if the command line does not say.
     pub fn kinds(self) -> Vec<Kind> {
         match self {
+            Self::Quick => Kind::all(),
             Self::Quiet => Kind::events(),
-            _ => Kind::all(),
+            _ => Kind::all().into_iter().chain([Kind::Event(Lull::Quiet)]).collect(),
+        }
+    }
+
+    /// Where and how often measures run that wait for a pause.
+    pub const fn pauses(self) -> Pauses {
+        match self {
+            Self::Standard => Pauses::Rare,
+            Self::Quick | Self::Rfc | Self::Million => Pauses::Few,
+            Self::Quiet => Pauses::All,
         }
     }
 
@@ -198,6 +229,17 @@ mod tests {
         );
         assert_eq!(rfc[0].victims, [5, 1]);
         assert_eq!(Preset::Million.worlds(&none)[1].sockets, 1_000_000);
+    }
+
+    #[test]
+    fn pauses_are_few_but_in_the_preset_for_them() {
+        let few = |preset: Preset| {
+            let worlds = preset.worlds(&Axes::default());
+            let cases = worlds.iter().flat_map(|w| w.victims.iter().map(move |v| (w, *v)));
+            cases.filter(|(w, v)| preset.pauses().are_in(w, *v)).count()
+        };
+        assert_eq!([Preset::Standard, Preset::Million, Preset::Quiet].map(few), [3, 2, 1]);
+        assert!(!Preset::Quick.kinds().contains(&Kind::Event(Lull::Quiet)));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod chains;
 mod cli;
 mod experiment;
 mod grid;
+mod guard;
 mod histogram;
 mod hooks;
 mod machine;

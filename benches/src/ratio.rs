@@ -8,8 +8,18 @@ pub use skreap::core::grouped;
 use crate::grid::Tables;
 use crate::results::{Case, Scope};
 
-/// Names of measures that are not engines: the lower bound.
+/// Names of measures that are not engines: the lower bound with a socket open in every netns.
 pub const FLOOR: &str = "floor";
+/// See [`FLOOR`].
+pub const FLOOR_QUIET: &str = "floor-quiet";
+/// The lower bound with nothing open.
+pub const FLOOR_CLOSED: &str = "floor-closed";
+/// See [`FLOOR_CLOSED`].
+pub const FLOOR_CLOSED_QUIET: &str = "floor-closed-quiet";
+/// As [`SERVICE`], of the build that is compared with.
+pub const BASE_SERVICE: &str = "base-service";
+/// See [`BASE_SERVICE`].
+pub const BASE_SERVICE_QUIET: &str = "base-service-quiet";
 /// The whole event in the library, right after another one, and after a pause.
 pub const EVENT: &str = "event";
 /// See [`EVENT`].

@@ -1,13 +1,13 @@
 //! `skreap-bench run`: builds the worlds, measures every engine in each, stores the samples.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::grid::WorldSpec;
+use crate::grid::{Pauses, WorldSpec};
 use crate::histogram;
 use crate::machine::Machine;
 use crate::measure::{self, Kind, Lull, Measure, Sample};
@@ -17,7 +17,7 @@ use crate::results::{Case, Raw, Results};
 use crate::schedule::{self, Pace};
 use crate::stats::Percentiles;
 use crate::stop::{Stop, Stopped};
-use crate::world::{World, check_memory, index_size};
+use crate::world::{Verdict, World, check_memory, index_size};
 
 /// How often a fast measure runs in each round.
 const REPEATS: usize = 5;
@@ -37,6 +37,17 @@ pub struct Plan {
     pub rounds: usize,
     /// How long nothing happens before an event that is the first after a pause.
     pub quiet: Duration,
+    /// Where measures run that wait for it.
+    pub pauses: Pauses,
+    /// The other build.
+    pub base: Option<PathBuf>,
+}
+
+impl Plan {
+    fn kinds_in(&self, spec: &WorldSpec, victims: u32) -> Vec<Kind> {
+        let pauses = self.pauses.are_in(spec, victims);
+        self.kinds.iter().copied().filter(|kind| pauses || kind.lull() == Lull::None).collect()
+    }
 }
 
 /// Runs the plan and writes `results.json` and the histograms into `out` after every case.
@@ -61,7 +72,12 @@ pub fn run(plan: &Plan, out: &Path, stop: &Stop) -> Result<Results> {
             let alive = spec.sockets - victims;
             world.fill(alive, stop).with_context(|| format!("open the sockets of {spec}"))?;
             tracing::info!("{spec}: {alive} sockets and {victims} victims after {:.1?}", built.elapsed());
-            let (measures, refused) = measure::all(&world, &plan.kinds, victims);
+            let kinds = plan.kinds_in(spec, victims);
+            let (mut measures, refused) = measure::all(&world, &kinds, victims, plan.base.as_deref());
+            if plan.pauses == Pauses::Rare {
+                let paused = measures.iter_mut().filter(|measure| measure.lull() == Lull::Quiet);
+                paused.for_each(|measure| measure.set_pace(Pace::Rare));
+            }
             for (kind, why) in refused {
                 results.refuse(&kind.to_string(), format!("{why:#}"));
             }
@@ -79,6 +95,54 @@ pub fn run(plan: &Plan, out: &Path, stop: &Stop) -> Result<Results> {
         }
     }
     Ok(results)
+}
+
+/// The sockets of a world at the time of an event.
+#[derive(Clone, Copy, Debug)]
+pub struct Crowd {
+    /// All of them.
+    pub sockets: u32,
+    /// Those of the backend that is gone.
+    pub victims: u32,
+}
+
+/// Opens the victims, lets one measure destroy them after the pause that it needs, and checks whether
+/// exactly they have died.
+///
+/// # Errors
+/// When sockets cannot be opened or checked, the measure could not do its work, or the user stops.
+pub fn once(
+    world: &mut World,
+    measure: &mut Measure,
+    crowd: Crowd,
+    quiet: Duration,
+    stop: &Stop,
+) -> Result<(Sample, Verdict)> {
+    let name = measure.name().to_owned();
+    let start = Instant::now();
+    world.raise_victims(crowd.victims)?;
+    let raised = Instant::now();
+    measure.prepare(world).with_context(|| format!("prepare {name}"))?;
+    match measure.lull() {
+        Lull::None => thread::sleep(QUIET_DELAY),
+        Lull::Quiet => stop.sleep(quiet)?,
+    }
+    let ready = Instant::now();
+    let sample = measure.run(world).with_context(|| format!("run {name}"))?;
+    let ran = Instant::now();
+    let mut verdict = world.verify(crowd.sockets - crowd.victims)?;
+    world.bury_victims()?;
+    tracing::debug!(
+        "{name}: victims {:.1?}, prepare {:.1?}, run {:.1?}, verify {:.1?}",
+        raised - start,
+        ready - raised,
+        ran - ready,
+        ran.elapsed()
+    );
+    if verdict.is_ok() && sample.destroyed != u64::from(crowd.victims) {
+        verdict = Err(format!("it says that it destroyed {}", sample.destroyed));
+    }
+    Ok((sample, verdict))
 }
 
 /// One measure and its samples.
@@ -129,34 +193,12 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Opens the victims, lets one measure destroy them, and counts the sample if exactly they have
-    /// died.
+    /// Lets one measure destroy victims, and counts the sample if exactly they have died.
     fn sample(&mut self, index: usize, counts: bool, progress: &Progress, stop: &Stop) -> Result<()> {
         let Some(column) = self.columns.get_mut(index) else { bail!("there is no measure {index}") };
         let name = column.measure.name().to_owned();
-        let start = Instant::now();
-        self.world.raise_victims(self.victims)?;
-        let raised = Instant::now();
-        column.measure.prepare(self.world).with_context(|| format!("prepare {name}"))?;
-        match column.measure.lull() {
-            Lull::None => thread::sleep(QUIET_DELAY),
-            Lull::Quiet => stop.sleep(self.quiet)?,
-        }
-        let ready = Instant::now();
-        let sample = column.measure.run(self.world).with_context(|| format!("run {name}"))?;
-        let ran = Instant::now();
-        let mut verdict = self.world.verify(self.spec.sockets - self.victims)?;
-        self.world.bury_victims()?;
-        tracing::debug!(
-            "{name}: victims {:.1?}, prepare {:.1?}, run {:.1?}, verify {:.1?}",
-            raised - start,
-            ready - raised,
-            ran - ready,
-            ran.elapsed()
-        );
-        if verdict.is_ok() && sample.destroyed != u64::from(self.victims) {
-            verdict = Err(format!("it says that it destroyed {}", sample.destroyed));
-        }
+        let crowd = Crowd { sockets: self.spec.sockets, victims: self.victims };
+        let (sample, verdict) = once(self.world, &mut column.measure, crowd, self.quiet, stop)?;
         match verdict {
             Ok(()) if counts => column.raw.push(sample),
             Ok(()) => {}

@@ -7,6 +7,14 @@ pub enum Pace {
     Fast,
     /// Once: it takes up to seconds.
     Slow,
+    /// Once in every second round, and not in the one that warms up: it takes longer.
+    Rare,
+}
+
+impl Pace {
+    fn runs_in(self, round: usize) -> bool {
+        self != Self::Rare || round % 2 == 1
+    }
 }
 
 /// The order of round `round`: indexes into `paces`.
@@ -21,7 +29,8 @@ pub fn of_round(paces: &[Pace], round: usize, repeats: usize) -> Vec<usize> {
     for (measure, pace) in paces.iter().enumerate() {
         match pace {
             Pace::Fast => turns.iter_mut().for_each(|turn| turn.push(measure)),
-            Pace::Slow => {
+            Pace::Slow | Pace::Rare if !pace.runs_in(round) => {}
+            Pace::Slow | Pace::Rare => {
                 // Another turn in each round.
                 if let Some(turn) = turns.get_mut((slow_seen + round) % repeats) {
                     turn.push(measure);
@@ -54,6 +63,12 @@ mod tests {
             let count = |m: usize| order.iter().filter(|&&x| x == m).count();
             assert_eq!([0, 1, 2, 3, 4].map(count), [3, 1, 3, 1, 1]);
         }
+    }
+
+    #[test]
+    fn rare_ones_run_in_every_second_round() {
+        let of = |round| of_round(&[Pace::Rare, Slow], round, 5);
+        assert_eq!([0, 1, 2, 3].map(|round| of(round).len()), [1, 2, 1, 2]);
     }
 
     #[test]

@@ -62,6 +62,35 @@ impl Quartiles {
     }
 }
 
+/// The median of samples, and an interval that has the true one in it with at least 95% confidence,
+/// whatever the distribution is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Interval {
+    /// Its lower end: a sample.
+    pub low: f64,
+    /// The median.
+    pub median: f64,
+    /// Its upper end: a sample.
+    pub high: f64,
+}
+
+impl Interval {
+    /// Of values in any order. The whole range if they are fewer than six; all zero if there are none.
+    ///
+    /// The number of samples below the true median is binomial with one half, so the interval is
+    /// between two order statistics: the rank is that of the normal approximation, rounded outwards.
+    pub fn of_median(values: &[f64]) -> Self {
+        let mut sorted = values.to_vec();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let n = sorted.len() as f64;
+        let rank = ((n - 1.96 * n.sqrt()) / 2.0).floor().max(0.0) as usize;
+        let low = sorted.get(rank.saturating_sub(usize::from(rank > 0))).copied();
+        let high = sorted.len().checked_sub(rank.max(1)).and_then(|at| sorted.get(at)).copied();
+        let median = Quartiles::of(values).p50;
+        Self { low: low.unwrap_or(median), median, high: high.unwrap_or(median) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +106,31 @@ mod tests {
     #[test]
     fn few_samples_have_their_maximum_as_p99() {
         assert_eq!(Percentiles::of(&[1, 2, 3]), Percentiles { p50: 2, p90: 3, p99: 3, max: 3 });
+    }
+
+    #[test]
+    fn intervals_of_medians_have_the_confidence_that_they_say() {
+        // P(X <= k) of a binomial with one half.
+        let below = |n: usize, k: usize| {
+            let mut term = 0.5_f64.powi(n as i32);
+            let mut sum = 0.0;
+            for i in 0..=k {
+                sum += term;
+                term *= (n - i) as f64 / (i + 1) as f64;
+            }
+            sum
+        };
+        for n in 6..200_usize {
+            let values: Vec<f64> = (1..=n).map(|i| i as f64).collect();
+            let Interval { low, median, high } = Interval::of_median(&values);
+            assert!((low + high - (n + 1) as f64).abs() < 1e-9, "{n}: {low} {high}");
+            assert!(low < median && median < high);
+            // The true median is outside if fewer than `low` samples are below it, or above it.
+            let outside = 2.0 * below(n, low as usize - 1);
+            assert!(outside <= 0.05, "{n}: {low} {high} {outside}");
+        }
+        assert_eq!(Interval::of_median(&[]), Interval::default());
+        assert_eq!(Interval::of_median(&[2.0]), Interval { low: 2.0, median: 2.0, high: 2.0 });
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! The lower bound for every targeted engine: one call of the walk program, and the destroys.
+//! The lower bounds for every targeted engine: one call of the walk program, and the destroys; with a
+//! socket open in every netns, and with none.
 
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail};
 use skreap::bpf::{Victim, Walker};
 use skreap::core::Target;
-use skreap::netns::NetnsId;
-use skreap::sock_diag::{DiagSockets, Verdict};
+use skreap::netns::{self, NetnsId};
+use skreap::sock_diag::{DiagSocket, DiagSockets, Verdict};
 
 use super::{Sample, nanos};
 use crate::world::World;
@@ -29,15 +31,12 @@ impl Floor {
 
     /// Learns the victims.
     pub fn prepare(&mut self, world: &World) -> Result<()> {
-        let mut walker = world.index().walker()?;
-        self.victims.clear();
-        walker.walk(&world.target()?, &mut self.victims)?;
-        self.victims.sort_unstable_by_key(Victim::netns);
+        let walker = find(world, &mut self.victims)?;
         let ids: Vec<NetnsId> = self
             .victims
             .chunk_by(|a, b| a.netns() == b.netns())
             .filter_map(|group| group.first())
-            .map(|v| NetnsId { cookie: v.netns(), inum: v.netns_inum() })
+            .map(netns_of)
             .collect();
         let mut rest = ids.as_slice();
         while !rest.is_empty() {
@@ -65,13 +64,67 @@ impl Floor {
             let diag = self.diag.get(first.netns()).ok_or_else(|| anyhow!("a netns is gone"))?;
             diag.destroy(group, &mut verdicts)?;
         }
-        let end = Instant::now();
-        let destroyed = verdicts.iter().filter(|v| **v == Verdict::Destroyed).count();
-        Ok(Sample {
-            total_ns: nanos(end - start),
-            walk_ns: nanos(walked - start),
-            destroy_ns: nanos(end - walked),
-            destroyed: destroyed as u64,
-        })
+        Ok(sample(start, walked, &verdicts))
+    }
+}
+
+/// As [`Floor`], but no netns is open before: each is opened, entered, and left for the next one.
+pub struct FloorClosed {
+    home: OwnedFd,
+    victims: Vec<Victim>,
+    walk: Option<(Walker, Target)>,
+}
+
+impl FloorClosed {
+    /// # Errors
+    /// When the netns of this process cannot be opened.
+    pub fn new() -> Result<Self> {
+        Ok(Self { home: netns::current()?, victims: Vec::new(), walk: None })
+    }
+
+    /// Learns the victims.
+    pub fn prepare(&mut self, world: &World) -> Result<()> {
+        self.walk = Some((find(world, &mut self.victims)?, world.nobody()?));
+        Ok(())
+    }
+
+    /// Does it, on the calling thread.
+    pub fn run(&mut self) -> Result<Sample> {
+        let Some((mut walker, nobody)) = self.walk.take() else { bail!("run before prepare") };
+        let mut none = Vec::new();
+        let mut verdicts = Vec::with_capacity(self.victims.len());
+        let start = Instant::now();
+        walker.walk(&nobody, &mut none)?;
+        let walked = Instant::now();
+        for group in self.victims.chunk_by(|a, b| a.netns() == b.netns()) {
+            let Some(first) = group.first() else { continue };
+            netns::enter(&netns::open(netns_of(first))?)?;
+            DiagSocket::open_to_destroy()?.destroy(group, &mut verdicts)?;
+        }
+        netns::enter(&self.home)?;
+        Ok(sample(start, walked, &verdicts))
+    }
+}
+
+/// The victims, by netns, and the walker that has found them.
+fn find(world: &World, victims: &mut Vec<Victim>) -> Result<Walker> {
+    let mut walker = world.index().walker()?;
+    victims.clear();
+    walker.walk(&world.target()?, victims)?;
+    victims.sort_unstable_by_key(Victim::netns);
+    Ok(walker)
+}
+
+fn netns_of(victim: &Victim) -> NetnsId {
+    NetnsId { cookie: victim.netns(), inum: victim.netns_inum() }
+}
+
+fn sample(start: Instant, walked: Instant, verdicts: &[Verdict]) -> Sample {
+    let end = Instant::now();
+    Sample {
+        total_ns: nanos(end - start),
+        walk_ns: nanos(walked - start),
+        destroy_ns: nanos(end - walked),
+        destroyed: verdicts.iter().filter(|v| **v == Verdict::Destroyed).count() as u64,
     }
 }

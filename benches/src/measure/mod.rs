@@ -7,20 +7,24 @@ mod service;
 mod ss;
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use skreap::core::EngineName;
 use skreap::engine::{Chosen, Engine};
 
-use crate::ratio::{EVENT, EVENT_QUIET, FLOOR, SERVICE, SERVICE_QUIET, SS};
+use crate::ratio::{
+    BASE_SERVICE, BASE_SERVICE_QUIET, EVENT, EVENT_QUIET, FLOOR, FLOOR_CLOSED, FLOOR_CLOSED_QUIET,
+    FLOOR_QUIET, SERVICE, SERVICE_QUIET, SS,
+};
 use crate::results::Scope;
 use crate::schedule::Pace;
 use crate::world::World;
 
 use event::Whole;
-use floor::Floor;
+use floor::{Floor, FloorClosed};
 use service::Service;
 use ss::Ss;
 
@@ -42,26 +46,63 @@ pub enum Kind {
     Event(Lull),
     /// `skreap serve`: from a client's write to the end of the answer.
     Service(Lull),
+    /// The same with the other build that the command line names.
+    Base(Lull),
     /// `ss -K` in each netns, one process after the other.
     Ss,
-    /// One empty walk, and the same destroys by exact id.
-    Floor,
+    /// One empty walk, and the same destroys by exact id, with a socket open in every netns.
+    Floor(Lull),
+    /// The same with nothing open: each netns is opened, entered and left.
+    FloorClosed(Lull),
 }
+
+/// Every measure that is not an engine, and its name.
+const NAMES: [(&str, Kind); 11] = [
+    (EVENT, Kind::Event(Lull::None)),
+    (EVENT_QUIET, Kind::Event(Lull::Quiet)),
+    (SERVICE, Kind::Service(Lull::None)),
+    (SERVICE_QUIET, Kind::Service(Lull::Quiet)),
+    (BASE_SERVICE, Kind::Base(Lull::None)),
+    (BASE_SERVICE_QUIET, Kind::Base(Lull::Quiet)),
+    (SS, Kind::Ss),
+    (FLOOR, Kind::Floor(Lull::None)),
+    (FLOOR_QUIET, Kind::Floor(Lull::Quiet)),
+    (FLOOR_CLOSED, Kind::FloorClosed(Lull::None)),
+    (FLOOR_CLOSED_QUIET, Kind::FloorClosed(Lull::Quiet)),
+];
 
 impl Kind {
     /// Everything that needs no pause, targeted first.
     pub fn all() -> Vec<Self> {
         let engines = EngineName::ALL.map(Self::Engine);
         let whole = [Self::Event(Lull::None), Self::Service(Lull::None), Self::Ss];
-        engines.into_iter().chain(whole).chain([Self::Floor]).collect()
+        let floors = [Self::Floor, Self::FloorClosed].map(|floor| floor(Lull::None));
+        engines.into_iter().chain(whole).chain(floors).collect()
     }
 
-    /// Whole events, right after others and after a pause; the engines; and the lower bound.
+    /// Whole events, right after others and after a pause; the engines; and the lower bounds.
     pub fn events() -> Vec<Self> {
-        let lulls = [Lull::Quiet, Lull::None];
-        let events = lulls.map(Self::Event).into_iter().chain(lulls.map(Self::Service));
+        let pairs = [Self::Event, Self::Service, Self::Floor, Self::FloorClosed];
+        let pairs = pairs.iter().flat_map(|pair| [pair(Lull::Quiet), pair(Lull::None)]);
         let engines = [EngineName::Kfunc, EngineName::Netlink].map(Self::Engine);
-        events.chain(engines).chain([Self::Ss, Self::Floor]).collect()
+        pairs.chain(engines).chain([Self::Ss]).collect()
+    }
+
+    /// The same measure of the other build, if it has one.
+    pub fn of_base(self) -> Option<Self> {
+        if let Self::Service(lull) = self { Some(Self::Base(lull)) } else { None }
+    }
+
+    /// What was before it.
+    pub fn lull(self) -> Lull {
+        match self {
+            Self::Event(lull)
+            | Self::Service(lull)
+            | Self::Base(lull)
+            | Self::Floor(lull)
+            | Self::FloorClosed(lull) => lull,
+            Self::Engine(_) | Self::Ss => Lull::None,
+        }
     }
 
     fn is_scan(self) -> bool {
@@ -69,9 +110,11 @@ impl Kind {
     }
 
     fn pace(self) -> Pace {
-        let slow = self.is_scan()
-            || matches!(self, Self::Ss | Self::Event(Lull::Quiet) | Self::Service(Lull::Quiet));
-        if slow { Pace::Slow } else { Pace::Fast }
+        match self {
+            Self::Ss => Pace::Rare,
+            _ if self.is_scan() || self.lull() == Lull::Quiet => Pace::Slow,
+            _ => Pace::Fast,
+        }
     }
 }
 
@@ -79,12 +122,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Engine(name) => name.fmt(f),
-            Self::Event(Lull::None) => f.pad(EVENT),
-            Self::Event(Lull::Quiet) => f.pad(EVENT_QUIET),
-            Self::Service(Lull::None) => f.pad(SERVICE),
-            Self::Service(Lull::Quiet) => f.pad(SERVICE_QUIET),
-            Self::Ss => f.pad(SS),
-            Self::Floor => f.pad(FLOOR),
+            _ => f.pad(NAMES.iter().find(|(_, kind)| kind == self).map_or("?", |(name, _)| name)),
         }
     }
 }
@@ -93,17 +131,12 @@ impl FromStr for Kind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            FLOOR => Ok(Self::Floor),
-            EVENT => Ok(Self::Event(Lull::None)),
-            EVENT_QUIET => Ok(Self::Event(Lull::Quiet)),
-            SERVICE => Ok(Self::Service(Lull::None)),
-            SERVICE_QUIET => Ok(Self::Service(Lull::Quiet)),
-            SS => Ok(Self::Ss),
-            _ => text.parse().map(Self::Engine).map_err(|e: skreap::core::UnknownName| {
-                format!("{e}, {EVENT}, {EVENT_QUIET}, {SERVICE}, {SERVICE_QUIET}, {SS}, {FLOOR}")
-            }),
+        if let Some((_, kind)) = NAMES.iter().find(|(name, _)| *name == text) {
+            return Ok(*kind);
         }
+        text.parse().map(Self::Engine).map_err(|e: skreap::core::UnknownName| {
+            NAMES.iter().fold(e.to_string(), |all, (name, _)| format!("{all}, {name}"))
+        })
     }
 }
 
@@ -123,6 +156,7 @@ pub struct Sample {
 enum State {
     Engine(Box<dyn Engine>),
     Floor(Box<Floor>),
+    FloorClosed(Box<FloorClosed>),
     Event(Box<Whole>),
     Service(Service),
     Ss(Ss),
@@ -139,7 +173,12 @@ pub struct Measure {
 }
 
 /// The measures that work with `victims` victims in this world, and the others with the reason.
-pub fn all(world: &World, kinds: &[Kind], victims: u32) -> (Vec<Measure>, Vec<(Kind, anyhow::Error)>) {
+pub fn all(
+    world: &World,
+    kinds: &[Kind],
+    victims: u32,
+    base: Option<&Path>,
+) -> (Vec<Measure>, Vec<(Kind, anyhow::Error)>) {
     let (mut measures, mut refused) = (Vec::new(), Vec::new());
     let everywhere = world.victim_netns(victims).len() == world.all_netns().len();
     for &kind in kinds {
@@ -149,7 +188,7 @@ pub fn all(world: &World, kinds: &[Kind], victims: u32) -> (Vec<Measure>, Vec<(K
             scopes.push(Scope::Known);
         }
         for scope in scopes {
-            match Measure::new(world, kind, scope, victims) {
+            match Measure::new(world, kind, scope, victims, base) {
                 Ok(measure) => measures.push(measure),
                 Err(error) => refused.push((kind, error)),
             }
@@ -159,27 +198,28 @@ pub fn all(world: &World, kinds: &[Kind], victims: u32) -> (Vec<Measure>, Vec<(K
 }
 
 impl Measure {
-    fn new(world: &World, kind: Kind, scope: Scope, victims: u32) -> Result<Self> {
+    fn new(world: &World, kind: Kind, scope: Scope, victims: u32, base: Option<&Path>) -> Result<Self> {
         let netns = match scope {
             Scope::All => world.all_netns(),
             Scope::Known => world.victim_netns(victims),
         };
         let state = match kind {
             Kind::Engine(name) => State::Engine(engines::start(name, world, &netns)?),
-            Kind::Floor => State::Floor(Box::new(Floor::new()?)),
+            Kind::Floor(_) => State::Floor(Box::new(Floor::new()?)),
+            Kind::FloorClosed(_) => State::FloorClosed(Box::new(FloorClosed::new()?)),
             Kind::Event(_) => State::Event(Box::new(Whole::new(world)?)),
-            Kind::Service(_) => State::Service(Service::new(world, &kind.to_string())?),
+            Kind::Service(_) => State::Service(Service::new(world, &kind.to_string(), &service::ours()?)?),
+            Kind::Base(_) => {
+                let base = base.context("needs --base")?;
+                State::Service(Service::new(world, &kind.to_string(), base)?)
+            }
             Kind::Ss => State::Ss(Ss::new(world)?),
         };
         let name = match &state {
             State::Engine(engine) => engine.name().to_string(),
             _ => kind.to_string(),
         };
-        let lull = match kind {
-            Kind::Event(lull) | Kind::Service(lull) => lull,
-            _ => Lull::None,
-        };
-        Ok(Self { name, scope, pace: kind.pace(), lull, victims: victims.into(), state })
+        Ok(Self { name, scope, pace: kind.pace(), lull: kind.lull(), victims: victims.into(), state })
     }
 
     /// The engine's own name, or that of the measure.
@@ -197,6 +237,11 @@ impl Measure {
         self.pace
     }
 
+    /// From now on it runs so often.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
+    }
+
     /// What has to be before the event.
     pub fn lull(&self) -> Lull {
         self.lull
@@ -210,6 +255,7 @@ impl Measure {
         match &mut self.state {
             State::Engine(_) | State::Event(_) | State::Service(_) | State::Ss(_) => Ok(()),
             State::Floor(floor) => floor.prepare(world),
+            State::FloorClosed(floor) => floor.prepare(world),
         }
     }
 
@@ -222,6 +268,7 @@ impl Measure {
         let engine = match &mut self.state {
             State::Engine(engine) => engine,
             State::Floor(floor) => return floor.run(),
+            State::FloorClosed(floor) => return floor.run(),
             State::Event(whole) => return whole.run(world),
             State::Service(service) => return service.run(world),
             State::Ss(ss) => return ss.run(world, self.victims),
@@ -248,14 +295,12 @@ mod tests {
 
     #[test]
     fn names_agree() {
-        for kind in Kind::all().into_iter().chain(Kind::events()) {
+        let named = NAMES.map(|(_, kind)| kind);
+        for kind in Kind::all().into_iter().chain(Kind::events()).chain(named) {
             assert_eq!(kind.to_string().parse(), Ok(kind));
         }
-        assert_eq!(Kind::all().len(), 10);
+        assert_eq!((Kind::all().len(), Kind::events().len()), (11, 11));
         let refusal = "auto".parse::<Kind>().unwrap_err();
-        assert!(
-            refusal.ends_with("index-scan, event, event-quiet, service, service-quiet, ss, floor"),
-            "{refusal}"
-        );
+        assert!(refusal.ends_with("floor, floor-quiet, floor-closed, floor-closed-quiet"), "{refusal}");
     }
 }

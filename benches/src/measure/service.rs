@@ -4,7 +4,7 @@
 use std::env;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,15 +41,22 @@ impl Drop for Process {
     }
 }
 
+/// The command beside this one.
+///
+/// # Errors
+/// When this program cannot be found.
+pub fn ours() -> Result<PathBuf> {
+    Ok(env::current_exe().context("find this program")?.with_file_name("skreap"))
+}
+
 impl Service {
-    /// Starts `skreap serve`, the command beside this one, and waits until it is ready.
+    /// Starts `skreap serve` of this command, and waits until it is ready.
     ///
     /// # Errors
     /// When the command is missing or does not start.
-    pub fn new(world: &World, label: &str) -> Result<Self> {
-        let command = env::current_exe().context("find this program")?.with_file_name("skreap");
+    pub fn new(world: &World, label: &str, command: &Path) -> Result<Self> {
         let socket = env::temp_dir().join(format!("skreap-bench-{}-{label}.sock", std::process::id()));
-        let child = Command::new(&command)
+        let child = Command::new(command)
             .arg("serve")
             .arg("--cgroup")
             .arg(world.cgroup())

@@ -5,7 +5,7 @@ use crate::results::Results;
 use super::tables::{self, Table};
 
 /// Meaning of the words in the tables; the HTML page says the same.
-pub const LEGEND: [(&str, &str); 9] = [
+pub const LEGEND: [(&str, &str); 11] = [
     ("targeted", "the walk of one bucket of the index: the first of kfunc and netlink that ran"),
     (
         "iter, diag, diag-filter",
@@ -23,7 +23,12 @@ pub const LEGEND: [(&str, &str); 9] = [
     ("ss", "ss -K with the backend as its filter, one process in each netns, one after the other"),
     (
         "floor",
-        "one walk that finds nothing, and the same destroys by exact id with everything known beforehand",
+        "one walk that finds nothing, and the same destroys by exact id with everything known beforehand and a socket open in every netns",
+    ),
+    ("floor-closed", "as floor, with no socket open: one thread opens, enters and leaves each netns"),
+    (
+        "floor-quiet, floor-closed-quiet, base-service",
+        "the same after a pause; service of the build that was compared with",
     ),
     (
         "walk, destroy",
@@ -53,7 +58,8 @@ pub fn page(results: &Results) -> String {
     text
 }
 
-fn table(text: &mut String, table: &Table) {
+/// Adds the table to the text.
+pub fn table(text: &mut String, table: &Table) {
     let mut row = |cells: &[String]| {
         text.push('|');
         for cell in cells {

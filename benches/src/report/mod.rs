@@ -3,12 +3,13 @@
 mod charts;
 mod html;
 mod markdown;
+mod readme;
 mod scale;
 mod series;
 mod tables;
 mod terminal;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -34,6 +35,17 @@ pub fn write(directory: &Path) -> Result<()> {
         write_whole(&directory.join(plot_file(&group)), charts::growth(&group)?.as_bytes())?;
     }
     Ok(())
+}
+
+/// The table of the README from these runs, as Markdown.
+///
+/// # Errors
+/// When there is no result.
+pub fn readme(directories: &[PathBuf]) -> Result<String> {
+    let runs = directories.iter().map(|directory| Results::read(directory)).collect::<Result<Vec<_>>>()?;
+    let mut text = String::new();
+    markdown::table(&mut text, &readme::table(&runs));
+    Ok(text)
 }
 
 /// The same tables in columns, for a terminal.

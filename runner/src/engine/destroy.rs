@@ -1,6 +1,6 @@
 //! Destroying victims by exact id over netlink, for every engine that lists them first.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
 use skreap_bpf::Victim;
@@ -12,6 +12,9 @@ use super::{EngineError, EngineOptions, Ledger, Pace, nanos};
 
 /// What [`Fate::Unreached`] says of a netns that is there and that nothing leads to.
 const NOTHING_LEADS_THERE: i32 = libc::ESRCH;
+
+/// How many victims the pool gets at a time: more have no advantage, and it makes copies of them.
+const TOGETHER: usize = 16_384;
 
 /// Destroys what an engine has found, at the pace that is set.
 #[derive(Debug)]
@@ -27,6 +30,11 @@ impl Destroyer {
         let what = "cannot start a thread that destroys".to_owned();
         options.pool.start().map_err(|source| EngineError::Io { what, source })?;
         Ok(Self { pool: options.pool.clone(), pace: options.pace.clone() })
+    }
+
+    /// There may be victims in a moment.
+    pub(super) fn get_ready(&self) {
+        self.pool.call();
     }
 
     /// Where what comes of each victim is written down.
@@ -53,12 +61,44 @@ impl Destroyer {
         }
     }
 
+    /// Destroys the victims of several targets together, at no pace. Each has the place of its outcome.
+    pub(super) fn finish_all(
+        &mut self,
+        mut found: Vec<(usize, Victim)>,
+        outcomes: &mut [Result<Outcome, EngineError>],
+        mut again: impl FnMut(usize, &mut Vec<Victim>) -> Result<(), EngineError>,
+    ) {
+        found.sort_unstable_by_key(|(_, victim)| victim.netns());
+        let mut unresolved: BTreeMap<usize, Vec<Unresolved>> = BTreeMap::new();
+        for part in found.chunks(TOGETHER) {
+            let start = Instant::now();
+            let victims: Vec<Victim> = part.iter().map(|(_, victim)| *victim).collect();
+            let fates = self.pool.destroy(&victims, Naming::Ids);
+            // All have taken part in it.
+            let each_ns = nanos(start.elapsed()) / part.len() as u64;
+            for ((at, victim), fate) in part.iter().zip(fates) {
+                let Some(Ok(outcome)) = outcomes.get_mut(*at) else { continue };
+                outcome.destroy_ns += each_ns;
+                if let Some(more) = self.count(outcome, victim, fate) {
+                    unresolved.entry(*at).or_default().push(more);
+                }
+            }
+        }
+        for (at, unresolved) in unresolved {
+            if let Some(Ok(outcome)) = outcomes.get_mut(at) {
+                let start = Instant::now();
+                self.retry_unresolved(&mut Vec::new(), outcome, unresolved, |victims| again(at, victims));
+                outcome.destroy_ns += nanos(start.elapsed());
+            }
+        }
+    }
+
     /// Destroys the victims; returns those that the kernel could not find, or whose answer was lost.
     fn destroy(&mut self, victims: &mut [Victim], outcome: &mut Outcome) -> Vec<Unresolved> {
         // One message per netns: sockets of one netns side by side.
         victims.sort_unstable_by_key(Victim::netns);
         let mut unresolved = Vec::new();
-        for part in victims.chunks(self.pace.batch()) {
+        for part in victims.chunks(self.pace.batch().min(TOGETHER)) {
             self.pace.before();
             for (victim, fate) in part.iter().zip(self.pool.destroy(part, Naming::Ids)) {
                 unresolved.extend(self.count(outcome, victim, fate));

@@ -95,6 +95,12 @@ pub trait Engine: Send {
     /// [`EngineError`] if the engine could not do its work at all; nothing, or not all, was destroyed then.
     fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError>;
 
+    /// Does several targets; what came of each, in order. Nothing of one is destroyed before the others
+    /// were looked for, in engines for which that is faster.
+    fn run_all(&mut self, targets: &[Target], chosen: &mut Chosen) -> Vec<Result<Outcome, EngineError>> {
+        targets.iter().map(|target| self.run(target, chosen)).collect()
+    }
+
     /// Does the sockets of a selection. `select` finds them in the index.
     ///
     /// # Errors
@@ -102,6 +108,9 @@ pub trait Engine: Send {
     fn select(&mut self, _selection: &Selection, _select: &mut Select) -> Result<Outcome, EngineError> {
         Err(EngineError::NoSelection(self.name()))
     }
+
+    /// [`run`](Self::run) may come in a moment: what takes time to be ready gets ready meanwhile.
+    fn get_ready(&self) {}
 
     /// Changes which netns are visited from now on; engines that walk the index visit no netns and ignore it.
     fn set_scope(&mut self, _scope: Scope) {}

@@ -7,7 +7,7 @@ use skreap_core::{EngineName, Incomplete, Outcome, Protocol, Target, Unconnected
 
 use super::destroy::Destroyer;
 use super::selection::{InIndex, Selection};
-use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos};
+use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos, tuple};
 
 /// Engine `netlink`: targeted walk, exact-id `SOCK_DESTROY` in batches.
 #[derive(Debug)]
@@ -25,30 +25,28 @@ impl Netlink {
         let destroyer = Destroyer::new(options)?;
         Ok(Self { walker, destroyer, victims: Vec::new(), states: options.states })
     }
-}
 
-impl Engine for Netlink {
-    fn name(&self) -> EngineName {
-        EngineName::Netlink
-    }
-
-    fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
+    /// Adds the victims of a target to `victims`, which is empty.
+    fn find(
+        &mut self,
+        target: &Target,
+        chosen: &mut Chosen,
+        victims: &mut Vec<Victim>,
+    ) -> Result<Outcome, EngineError> {
         let start = Instant::now();
-        self.victims.clear();
         self.walker.restrict(chosen.frontends())?;
-        let counts = self.walker.walk(target, &mut self.victims)?;
+        let counts = self.walker.walk(target, victims)?;
         let mut outcome = Outcome::new(EngineName::Netlink);
         outcome.skipped.state = counts.state;
         // The walk itself leaves out what the default mask does.
         if self.states != StateMask::default() && target.backend.protocol() == Protocol::Tcp {
-            let all = self.victims.len();
-            self.victims.retain(|v| self.states.contains(v.state()));
-            outcome.skipped.state += (all - self.victims.len()) as u64;
+            let all = victims.len();
+            victims.retain(|v| self.states.contains(v.state()));
+            outcome.skipped.state += (all - victims.len()) as u64;
         }
-        let sifted = chosen.sift(target, &mut self.victims);
-        let walked = Instant::now();
+        let sifted = chosen.sift(target, victims);
         outcome.visited = counts.visited;
-        outcome.victims = self.victims.len() as u64;
+        outcome.victims = victims.len() as u64;
         outcome.skipped.unconnected = counts.unconnected;
         outcome.skipped.moved_on = counts.moved_on;
         outcome.skipped.no_peer = counts.no_peer + sifted.again;
@@ -65,14 +63,62 @@ impl Engine for Netlink {
         if counts.incomplete_unconnected && target.unconnected == Unconnected::Destroy {
             outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
+        outcome.walk_ns = nanos(start.elapsed());
+        Ok(outcome)
+    }
+}
+
+impl Engine for Netlink {
+    fn name(&self) -> EngineName {
+        EngineName::Netlink
+    }
+
+    fn get_ready(&self) {
+        self.destroyer.get_ready();
+    }
+
+    fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
+        let mut victims = std::mem::take(&mut self.victims);
+        victims.clear();
+        let mut outcome = self.find(target, chosen, &mut victims)?;
+        let walked = Instant::now();
         let walker = &mut self.walker;
-        self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |victims| {
+        self.destroyer.finish(target.dry_run, &mut victims, &mut outcome, |victims| {
             walker.walk(target, victims)?;
             Ok(())
         });
-        outcome.walk_ns = nanos(walked.duration_since(start));
         outcome.destroy_ns = nanos(walked.elapsed());
+        self.victims = victims;
         Ok(outcome)
+    }
+
+    /// Walks for all of them first, and destroys what was found in one go: a netns is opened once, not
+    /// once for each target.
+    fn run_all(&mut self, targets: &[Target], chosen: &mut Chosen) -> Vec<Result<Outcome, EngineError>> {
+        let mut outcomes = Vec::with_capacity(targets.len());
+        let mut found: Vec<(usize, Victim)> = Vec::new();
+        let mut victims = Vec::new();
+        for (at, target) in targets.iter().enumerate() {
+            victims.clear();
+            let outcome = self.find(target, chosen, &mut victims);
+            if outcome.is_ok() && !target.dry_run {
+                found.extend(victims.iter().map(|victim| (at, *victim)));
+            }
+            outcomes.push(outcome.map(|mut outcome| {
+                if target.dry_run {
+                    outcome.victims_listed = Some(victims.iter().map(tuple).collect());
+                }
+                outcome
+            }));
+        }
+        let walker = &mut self.walker;
+        self.destroyer.finish_all(found, &mut outcomes, |at, victims| {
+            if let Some(target) = targets.get(at) {
+                walker.walk(target, victims)?;
+            }
+            Ok(())
+        });
+        outcomes
     }
 
     fn select(&mut self, selection: &Selection, select: &mut Select) -> Result<Outcome, EngineError> {

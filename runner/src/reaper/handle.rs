@@ -17,6 +17,9 @@ use crate::reaper::pending::{self, FIRST_PAUSE, Found, grace_period};
 use crate::reaper::reconcile;
 use crate::upkeep::revive::Revival;
 
+/// Backends that are done together: a bound for what is between a walk and its destroys.
+const TOGETHER: usize = 4096;
+
 /// One backend of an event.
 struct One {
     /// As the event names it.
@@ -99,6 +102,9 @@ impl Reaper {
                 Ok(()) => batch.grace = true,
                 Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
             }
+        }
+        if !event.dry_run {
+            self.engine.get_ready();
         }
         let start = Instant::now();
         self.order_unknown = !self.keep_order();
@@ -227,31 +233,11 @@ impl Reaper {
         if matches!(done.action, VictimAction::Revive(_)) && !event.dry_run {
             chosen.remember();
         }
-        for (backend, link) in backends {
-            let target = self.target(backend, event.dry_run);
-            // Before the walk: afterwards a destroyed socket looks like a pending connect.
-            let start = Instant::now();
-            let watched = if event.dry_run || self.pending_wait.is_zero() {
-                Ok(Found::default())
-            } else {
-                pending::watch(&mut self.walker, &target)
-            };
-            done.pending_ns = done.pending_ns.saturating_add(nanos(start.elapsed()));
-            chosen.set_link(link);
-            match self.run(&target, &mut chosen) {
-                Ok(mut outcome) => {
-                    let mut waiting = watched.unwrap_or_else(|_| {
-                        outcome.incomplete.insert(Incomplete::EngineFailed);
-                        Found::default()
-                    });
-                    outcome.add_stale(waiting.stale);
-                    // They look as if they were on their way from there.
-                    waiting.sockets.retain(|cookie| !done.moved_cookies.contains(cookie));
-                    all.push(One { backend, link, target, outcome, waiting: waiting.sockets });
-                }
-                Err(e) if many => done.fail(Incomplete::EngineFailed, format!("{backend}: {e}")),
-                Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
-            }
+        // A restricted target, and one on a link, has a run of its own.
+        let alone = restricted || self.scan_known || self.pace.rate().is_some();
+        let alone = alone || backends.iter().any(|(_, link)| link.is_some());
+        for part in backends.chunks(if alone { 1 } else { TOGETHER }) {
+            all.extend(self.reap_part(event, part, many, &mut chosen, done));
         }
         let pending_ns = self.look_again(&mut all, &mut chosen);
         done.pending_ns = done.pending_ns.saturating_add(pending_ns);
@@ -269,6 +255,57 @@ impl Reaper {
             }
             done.total.add_backend(outcome);
         }
+    }
+
+    /// Some backends of an event, for the first time.
+    fn reap_part(
+        &mut self,
+        event: &Event,
+        part: &[(Backend, Option<Link>)],
+        many: bool,
+        chosen: &mut Chosen,
+        done: &mut Done,
+    ) -> Vec<One> {
+        let targets: Vec<Target> =
+            part.iter().map(|(backend, _)| self.target(*backend, event.dry_run)).collect();
+        // Before the walk: afterwards a destroyed socket looks like a pending connect.
+        let start = Instant::now();
+        let watched: Vec<_> = targets.iter().map(|target| self.watch(target)).collect();
+        done.pending_ns = done.pending_ns.saturating_add(nanos(start.elapsed()));
+        let outcomes = match (targets.as_slice(), part) {
+            ([target], [(_, link)]) => {
+                chosen.set_link(*link);
+                vec![self.run(target, chosen)]
+            }
+            _ => self.run_all(&targets, chosen),
+        };
+        let mut all = Vec::with_capacity(part.len());
+        let results = watched.into_iter().zip(outcomes);
+        for ((&(backend, link), target), (watched, outcome)) in part.iter().zip(targets).zip(results) {
+            match outcome {
+                Ok(mut outcome) => {
+                    let mut waiting = watched.unwrap_or_else(|_| {
+                        outcome.incomplete.insert(Incomplete::EngineFailed);
+                        Found::default()
+                    });
+                    outcome.add_stale(waiting.stale);
+                    // They look as if they were on their way from there.
+                    waiting.sockets.retain(|cookie| !done.moved_cookies.contains(cookie));
+                    all.push(One { backend, link, target, outcome, waiting: waiting.sockets });
+                }
+                Err(e) if many => done.fail(Incomplete::EngineFailed, format!("{backend}: {e}")),
+                Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
+            }
+        }
+        all
+    }
+
+    /// The sockets whose connect to the target is under way, if an event waits for such.
+    fn watch(&mut self, target: &Target) -> Result<Found, EngineError> {
+        if target.dry_run || self.pending_wait.is_zero() {
+            return Ok(Found::default());
+        }
+        pending::watch(&mut self.walker, target)
     }
 
     /// Waits for pending connects, of all backends together, and reaps what came of them. Answers
@@ -342,7 +379,31 @@ impl Reaper {
             self.pace.before();
         }
         let (before, _) = self.pace.totals();
-        let mut outcome = self.engine.run(target, chosen)?;
+        let outcome = self.engine.run(target, chosen)?;
+        let outcome = self.complete(target, chosen, outcome)?;
+        // Engines that destroy in one step cannot pause in the middle of it: the next target waits
+        // instead.
+        let (spent, _) = self.pace.totals();
+        self.pace.after(outcome.destroyed.saturating_sub(spent - before));
+        Ok(outcome)
+    }
+
+    /// Several targets, completely, at no pace and without rules.
+    fn run_all(&mut self, targets: &[Target], chosen: &mut Chosen) -> Vec<Result<Outcome, EngineError>> {
+        let outcomes = self.engine.run_all(targets, chosen);
+        let complete = |(outcome, target): (Result<Outcome, EngineError>, &Target)| {
+            self.complete(target, chosen, outcome?)
+        };
+        outcomes.into_iter().zip(targets).map(complete).collect()
+    }
+
+    /// Adds to what the engine has done what it cannot know of.
+    fn complete(
+        &mut self,
+        target: &Target,
+        chosen: &mut Chosen,
+        mut outcome: Outcome,
+    ) -> Result<Outcome, EngineError> {
         if self.order_unknown && !self.engine.name().scans() {
             outcome.incomplete.insert(Incomplete::HookOrder);
         }
@@ -357,10 +418,6 @@ impl Reaper {
         if target.dry_run {
             self.name_frontends(target, &mut outcome)?;
         }
-        // Engines that destroy in one step cannot pause in the middle of it: the next target waits
-        // instead.
-        let (spent, _) = self.pace.totals();
-        self.pace.after(outcome.destroyed.saturating_sub(spent - before));
         Ok(outcome)
     }
 }

@@ -11,6 +11,7 @@ use skreap_core::{counted, plural};
 
 use super::Pool;
 use super::job::{Fate, Job, Task};
+use super::queue::{LINGER, spin};
 use crate::engine::netns_id;
 use crate::sys::netns::{self, NetnsId, Way};
 
@@ -176,15 +177,25 @@ impl<'a> Event<'a> {
         let at = part.start;
         let job = Job::new(self.todo[part].to_vec(), task, self.done.0.clone());
         self.open.push(Part { job: Arc::clone(&job), at });
-        // The pool has a receiver of its own.
-        let _ = self.pool.0.jobs.send(job);
+        self.pool.0.queue.push(job);
+    }
+
+    /// Waits until a job may have ended. A short one is waited for without sleeping, if the thread
+    /// takes no CPU from the destroyers.
+    fn wait(&self) {
+        let done = &self.done.1;
+        if self.open.len() < self.pool.0.cpus && spin(LINGER, || !done.is_empty()) {
+            let _ = done.try_recv();
+        } else {
+            // Woken or not: all are looked at.
+            let _ = done.recv_timeout(PATIENCE);
+        }
     }
 
     /// Waits for all jobs, but for those that wait for a lock.
     fn finish(mut self) -> Vec<Fate> {
         while !self.open.is_empty() {
-            // Woken or not: all are looked at.
-            let _ = self.done.1.recv_timeout(PATIENCE);
+            self.wait();
             for part in std::mem::take(&mut self.open) {
                 let progress = part.job.progress();
                 if progress.ended {

@@ -9,6 +9,7 @@
 mod event;
 mod held;
 mod job;
+mod queue;
 pub(super) mod table;
 mod worker;
 
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::Receiver;
 use skreap_bpf::Victim;
 use skreap_core::{counted, plural};
 
@@ -26,6 +27,7 @@ pub(crate) use held::{Awaited, End};
 use held::{Shared, State};
 pub(crate) use job::Fate;
 use job::Job;
+use queue::Queue;
 
 use super::Ledger;
 
@@ -65,10 +67,10 @@ impl Default for Pool {
 
 #[derive(Debug)]
 struct Inner {
-    jobs: Sender<Arc<Job>>,
-    /// What new destroyers read from.
-    queue: Receiver<Arc<Job>>,
+    queue: Arc<Queue>,
     shared: Arc<Shared>,
+    /// Of the machine, as far as this process may use them.
+    cpus: usize,
     wanted: usize,
     options: PoolOptions,
 }
@@ -83,10 +85,10 @@ impl Pool {
     /// As [`new`](Self::new), and what comes of each victim is written down.
     #[must_use]
     pub fn with_ledger(options: PoolOptions, ledger: Ledger) -> Self {
-        let (jobs, queue) = unbounded();
         let cpus = thread::available_parallelism().map_or(1, usize::from);
         let wanted = cpus.min(WORKERS_MAX);
-        Self(Arc::new(Inner { jobs, queue, shared: Shared::new(ledger), wanted, options }))
+        let queue = Arc::new(Queue::new(cpus));
+        Self(Arc::new(Inner { queue, shared: Shared::new(ledger), cpus, wanted, options }))
     }
 
     /// Where what comes of each victim is written down.
@@ -123,6 +125,11 @@ impl Pool {
 
     fn add(&self) -> io::Result<()> {
         worker::start(&self.0.shared, &self.0.queue, self.0.wanted)
+    }
+
+    /// There may be victims in a moment: a destroyer wakes up while they are looked for.
+    pub(super) fn call(&self) {
+        self.0.queue.call();
     }
 
     /// Does without this destroyer from now on, if it is still stuck, and has another in its place.
@@ -212,6 +219,7 @@ impl Watch {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.queue.close();
         // Those that wait are not waited for.
         let held = self.shared.len() as u64;
         if held > 0 {

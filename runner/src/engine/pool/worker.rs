@@ -6,20 +6,19 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use skreap_bpf::fault::{self, Point};
 use skreap_bpf::{Relation, Scan, Victim};
 use skreap_core::{Protocol, counted, plural};
 
 use super::held::Shared;
 use super::job::{Fate, Job, Task};
+use super::queue::Queue;
 use crate::engine::netns_id;
 use crate::sys::descriptors;
 use crate::sys::netns::{self, Way};
-use crate::sys::sock_diag::{BATCH, DiagSocket, Verdict, open_first};
+use crate::sys::sock_diag::{BATCH, DiagSocket, Round, Verdict};
 
-/// Netns that have a diag socket at one time.
-const OPEN: usize = 32;
 /// A destroyer keeps little on its stack.
 const STACK: usize = 512 * 1024;
 
@@ -34,9 +33,9 @@ struct Worker {
 ///
 /// # Errors
 /// The errno of making the thread, or of opening the netns that it comes back to.
-pub(super) fn start(shared: &Arc<Shared>, jobs: &Receiver<Arc<Job>>, wanted: usize) -> io::Result<()> {
+pub(super) fn start(shared: &Arc<Shared>, jobs: &Arc<Queue>, wanted: usize) -> io::Result<()> {
     let (ready, started) = bounded(1);
-    let (shared, jobs) = (Arc::clone(shared), jobs.clone());
+    let (shared, jobs) = (Arc::clone(shared), Arc::clone(jobs));
     thread::Builder::new()
         .name("skreap-destroy".to_owned())
         .stack_size(STACK)
@@ -44,7 +43,7 @@ pub(super) fn start(shared: &Arc<Shared>, jobs: &Receiver<Arc<Job>>, wanted: usi
     started.recv().map_err(|_| io::Error::other("a destroyer ended as it began"))?
 }
 
-fn run(shared: Arc<Shared>, jobs: &Receiver<Arc<Job>>, wanted: usize, ready: &Sender<io::Result<()>>) {
+fn run(shared: Arc<Shared>, jobs: &Queue, wanted: usize, ready: &Sender<io::Result<()>>) {
     if let Err(e) = fault::at(Point::DestroyerTable).and_then(|()| descriptors::leave()) {
         tracing::warn!(
             "a thread that destroys shares the descriptors of the process, which keep locks and clients if it has to wait: {e}"
@@ -60,7 +59,9 @@ fn run(shared: Arc<Shared>, jobs: &Receiver<Arc<Job>>, wanted: usize, ready: &Se
     shared.state().available += 1;
     let _ = ready.send(Ok(()));
     let mut worker = Worker { shared, home, verdicts: Vec::new() };
-    for job in jobs {
+    let mut just_worked = false;
+    while let Some(job) = jobs.take(just_worked) {
+        just_worked = true;
         if !job.take_on() {
             continue;
         }
@@ -95,51 +96,25 @@ impl super::held::State {
 }
 
 impl Worker {
-    /// Goes from netns to netns: opens some, comes back, and destroys what is in them. Nothing is open any more when it
-    /// returns.
+    /// Goes from netns to netns, with one open at a time, and comes back: nothing is open any more when
+    /// it returns. If it is stuck in one of them, so is what keeps that one: the held socket.
     fn by_id(&mut self, job: &Arc<Job>, way: Way, asked: usize) -> io::Result<()> {
-        let mut groups = Vec::new();
+        let round = Round::start();
         let mut start = 0;
-        for group in job.victims.chunk_by(|a, b| a.netns() == b.netns()) {
-            groups.push(start..start + group.len());
-            start += group.len();
-        }
-        let mut left = Ok(());
-        let mut rest = groups.as_slice();
-        while !rest.is_empty() && left.is_ok() {
-            let opened;
-            (opened, left) = self.open_some(job, way, rest);
-            rest = rest.get(opened.len()..).unwrap_or_default();
-            for (group, diag) in opened {
-                match diag {
-                    Ok(mut diag) => {
-                        if !self.group(job, &mut diag, group, asked) {
-                            return left;
-                        }
+        for victims in job.victims.chunk_by(|a, b| a.netns() == b.netns()) {
+            let group = start..start + victims.len();
+            start = group.end;
+            let Some(first) = victims.first() else { continue };
+            match round.enter(netns_id(first), way) {
+                Ok(mut diag) => {
+                    if !self.group(job, &mut diag, group, asked) {
+                        break;
                     }
-                    Err(e) => job.say(group, Fate::Unreached(e.raw_os_error().unwrap_or(libc::EIO))),
                 }
+                Err(e) => job.say(group, Fate::Unreached(e.raw_os_error().unwrap_or(libc::EIO))),
             }
         }
-        for group in rest {
-            job.say(group.clone(), Fate::Unreached(libc::EIO));
-        }
-        left
-    }
-
-    /// Opens a diag socket for each of the first groups: fewer when there are no more descriptors, but one at least.
-    #[expect(clippy::type_complexity, reason = "two results, both needed")]
-    fn open_some(
-        &self,
-        job: &Job,
-        way: Way,
-        groups: &[Range<usize>],
-    ) -> (Vec<(Range<usize>, io::Result<DiagSocket>)>, io::Result<()>) {
-        let firsts = groups.iter().take(OPEN).filter_map(|group| job.victims.get(group.start));
-        let ids: Vec<_> = firsts.map(netns_id).collect();
-        let opened = open_first(&ids, |id| netns::open_by(id, way));
-        let opened = groups.iter().cloned().zip(opened.into_iter().map(|(_, diag)| diag)).collect();
-        (opened, netns::enter(&self.home))
+        round.end(&self.home)
     }
 
     /// Destroys the victims of one netns; false if this destroyer was given up meanwhile.
@@ -198,7 +173,7 @@ impl Worker {
             Fate::Failed(libc::ENOENT)
         })?;
         netns::open_by(netns_id(first), way)
-            .and_then(|fd| netns::enter(&fd))
+            .and_then(|opened| netns::enter(&opened.netns))
             .map_err(|e| Fate::Unreached(e.raw_os_error().unwrap_or(libc::EIO)))?;
         for (i, victim) in job.victims.iter().enumerate() {
             job.begin(i..i + 1);

@@ -102,10 +102,19 @@ pub fn open(id: NetnsId) -> io::Result<OwnedFd> {
 /// # Errors
 /// As [`open`].
 pub(crate) fn open_at_once(id: NetnsId) -> io::Result<OwnedFd> {
-    match open_by(id, Way::Handle) {
+    let opened = match open_by(id, Way::Handle) {
         Err(e) if e.raw_os_error() == Some(libc::ESTALE) && !is_gone(id) => open_by(id, Way::Anything),
         opened => opened,
-    }
+    };
+    opened.map(|opened| opened.netns)
+}
+
+/// An open netns.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) netns: OwnedFd,
+    /// The kernel has compared the cookie. Otherwise it may be a successor with the same inode number.
+    pub(crate) certain: bool,
 }
 
 /// What a thread is to try that has a descriptor table of its own.
@@ -122,11 +131,12 @@ pub(crate) enum Way {
 ///
 /// # Errors
 /// As [`open`].
-pub(crate) fn open_by(id: NetnsId, way: Way) -> io::Result<OwnedFd> {
+pub(crate) fn open_by(id: NetnsId, way: Way) -> io::Result<Opened> {
     fault::at(Point::NetnsOpen)?;
+    let by_inum = |netns| Opened { netns, certain: false };
     if way == Way::Anything {
         return if privileges::may_enter_netns() {
-            through_anything(id)
+            through_anything(id).map(by_inum)
         } else {
             // So the kernel says to who may not enter it; and, since 6.19, of one that only sockets keep alive.
             Err(io::Error::from_raw_os_error(libc::EPERM))
@@ -140,16 +150,17 @@ pub(crate) fn open_by(id: NetnsId, way: Way) -> io::Result<OwnedFd> {
                 Some(libc::EBADF | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS)
             ) =>
         {
-            through_anything(id)
+            through_anything(id).map(by_inum)
         }
         // The own one needs no privilege.
         Err(e)
             if e.raw_os_error() == Some(libc::EPERM)
                 && inum_here().is_ok_and(|here| here == u64::from(id.inum)) =>
         {
-            current()
+            current().map(by_inum)
         }
-        opened => opened,
+        // `nsfs_fh_to_dentry()` looks for both numbers of the handle.
+        opened => opened.map(|netns| Opened { netns, certain: true }),
     }
 }
 

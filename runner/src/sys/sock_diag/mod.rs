@@ -17,7 +17,8 @@ use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
 use skreap_bpf::fault::{self, Point};
 
-use crate::sys::netns::{self, NetnsId};
+use crate::sys::netns::{self, NetnsId, Opened, Way};
+use crate::sys::privileges::{self, Raised};
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use destroy::Errors;
@@ -27,7 +28,6 @@ pub(crate) use dump::Made;
 pub(crate) use dump::datagram;
 pub use dump::{Dump, DumpEnd, Filter, InetDiag};
 pub use per_netns::DiagSockets;
-pub(crate) use per_netns::open_first;
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2`.
 const REQUEST_BYTES: usize = 16 + 56;
@@ -48,10 +48,21 @@ impl DiagSocket {
     /// # Errors
     /// The errno of the socket calls; `EPROTONOSUPPORT` on a kernel without CONFIG_INET_DIAG.
     pub fn open() -> io::Result<Self> {
+        let diag = Self::open_to_destroy()?;
+        diag.socket.set_cap_ack(true)?;
+        diag.socket.set_non_blocking(true)?;
+        Ok(diag)
+    }
+
+    /// One that has cost two system calls: to [destroy](Self::destroy) and to [look](Self::look) with,
+    /// which wait for nothing, and not for dumps. It is connected, so that no other program in the
+    /// netns can send to it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_to_destroy() -> io::Result<Self> {
         fault::at(Point::DiagOpen)?;
         let socket = Socket::new(NETLINK_SOCK_DIAG)?;
-        socket.set_cap_ack(true)?;
-        socket.set_non_blocking(true)?;
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self {
             socket,
@@ -71,11 +82,53 @@ impl DiagSocket {
     pub(crate) fn open_in(id: NetnsId, open: impl Fn(NetnsId) -> io::Result<OwnedFd>) -> io::Result<Self> {
         netns::enter(&open(id)?)?;
         let diag = Self::open()?;
-        match fault::at(Point::DiagCookie).and_then(|()| netns::cookie_of_socket(&diag.socket.as_raw_fd())) {
+        match diag.netns_cookie() {
             Ok(cookie) if cookie == id.cookie => Ok(diag),
             Ok(_) => Err(io::Error::from_raw_os_error(libc::ESTALE)),
             Err(e) => Err(e),
         }
+    }
+
+    fn netns_cookie(&self) -> io::Result<u64> {
+        fault::at(Point::DiagCookie)?;
+        netns::cookie_of_socket(&self.socket.as_raw_fd())
+    }
+}
+
+/// A thread on its way through several netns. Privileges are raised once for all of them.
+pub(crate) struct Round {
+    _raised: Raised,
+}
+
+impl Round {
+    /// The calling thread is about to leave its netns.
+    pub(crate) fn start() -> Self {
+        Self { _raised: privileges::raise() }
+    }
+
+    /// Moves the thread into the netns and opens a diag socket there, to destroy and to look with; makes
+    /// sure that it is that netns and not a successor with its number.
+    ///
+    /// # Errors
+    /// As [`DiagSocket::open_in`].
+    pub(crate) fn enter(&self, id: NetnsId, way: Way) -> io::Result<DiagSocket> {
+        let Opened { netns, certain } = netns::open_by(id, way)?;
+        netns::enter(&netns)?;
+        drop(netns);
+        let diag = DiagSocket::open_to_destroy()?;
+        if certain || diag.netns_cookie()? == id.cookie {
+            Ok(diag)
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ESTALE))
+        }
+    }
+
+    /// Moves the thread back.
+    ///
+    /// # Errors
+    /// The errno of setns(2).
+    pub(crate) fn end(self, home: &OwnedFd) -> io::Result<()> {
+        netns::enter(home)
     }
 }
 

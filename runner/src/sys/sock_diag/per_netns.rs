@@ -11,7 +11,7 @@ use super::DiagSocket;
 use crate::sys::netns::{self, NetnsId};
 use crate::sys::privileges;
 
-pub(crate) type Opened = Vec<(NetnsId, io::Result<DiagSocket>)>;
+type Opened = Vec<(NetnsId, io::Result<DiagSocket>)>;
 
 /// Netns that are opened in one go.
 const CHUNK: usize = 64;
@@ -106,7 +106,7 @@ impl Drop for DiagSockets {
 }
 
 /// Opens these one after the other, until there are no more descriptors: whoever asked closes some then, and asks again.
-pub(crate) fn open_first(ids: &[NetnsId], open: impl Fn(NetnsId) -> io::Result<OwnedFd>) -> Opened {
+fn open_first(ids: &[NetnsId], open: impl Fn(NetnsId) -> io::Result<OwnedFd>) -> Opened {
     // Once for all of them.
     let _raised = privileges::raise();
     let mut opened = Opened::new();
