@@ -113,7 +113,7 @@ impl Preset {
     pub const fn rounds(self) -> usize {
         match self {
             Self::Quick | Self::Rfc | Self::Million => 5,
-            Self::Standard => 10,
+            Self::Standard => 8,
             Self::Quiet => 12,
         }
     }
