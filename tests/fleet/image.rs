@@ -318,6 +318,14 @@ impl Drop for Pod {
             // Those that have ended are gone.
             _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
         }
+        // On a machine with cgroups of version 1, runc has made the parent in each of their hierarchies.
+        let name = self.cgroup.path().file_name().unwrap_or_default();
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let made = hierarchy.path().join(name);
+            if made != self.cgroup.path() {
+                _ = fs::remove_dir(made);
+            }
+        }
     }
 }
 
