@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use libbpf_cargo::SkeletonBuilder;
 
-const OBJECTS: [&str; 8] = ["skreap", "frontends", "scan", "owner", "netns", "tables", "openers", "select"];
+const OBJECTS: [&str; 9] =
+    ["skreap", "frontends", "scan", "owner", "netns", "tables", "openers", "select", "select_frontends"];
 
 /// Where a package has the types, for documentation only: docs.rs has no clang. `make types` writes them.
 const TYPES: &str = "types";

@@ -6,7 +6,9 @@ pub use crate::error::{io_error, load_error};
 pub use crate::hooks::attach_program;
 pub use crate::object::{map, open, program, read, write};
 pub use crate::prog::{by_id, info};
-pub use crate::skel::{NETNS_OBJECT, OWNER_OBJECT, SCAN_OBJECT, SELECT_OBJECT, TABLES_OBJECT};
+pub use crate::skel::{
+    NETNS_OBJECT, OWNER_OBJECT, SCAN_OBJECT, SELECT_FRONTENDS_OBJECT, SELECT_OBJECT, TABLES_OBJECT,
+};
 
 /// The messages of libbpf.
 pub mod log {

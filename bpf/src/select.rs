@@ -12,7 +12,7 @@ use crate::filter::Filter;
 use crate::mapping::Mapping;
 use crate::object;
 use crate::prog::run;
-use crate::skel::{SELECT_OBJECT, select_types as types};
+use crate::skel::{SELECT_FRONTENDS_OBJECT, SELECT_OBJECT, select_types as types};
 use crate::{Error, Index, Relation, Victim};
 
 const PROGRAM: &str = "skreap_select";
@@ -45,7 +45,9 @@ impl Select {
     /// # Errors
     /// As [`Index::load`].
     pub fn load(index: &Index) -> Result<Self, Error> {
-        let mut open = object::open(SELECT_OBJECT)?;
+        // Their nodes differ in length.
+        let object = if index.frontends().is_some() { SELECT_FRONTENDS_OBJECT } else { SELECT_OBJECT };
+        let mut open = object::open(object)?;
         index.share(&mut open)?;
         let object = object::load(open, Point::SelectLoad)?;
         let listed = object::memory(&object, ".bss.selected", size_of::<types::bss_selected>())?;

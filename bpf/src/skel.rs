@@ -87,3 +87,7 @@ pub static OPENERS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ope
 
 /// The compiled program that selects sockets by a filter.
 pub static SELECT_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/select.bpf.o"));
+
+/// The same for an index that records frontends.
+pub static SELECT_FRONTENDS_OBJECT: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/select_frontends.bpf.o"));
