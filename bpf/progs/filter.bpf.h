@@ -5,8 +5,7 @@
  * User space compiles up to 64 rules into tables (bpf/src/filter.rs); rule n has bit n.  Rule 0 says which sockets are
  * selected; a socket to which any other rule applies is spared.  What a rule says of protocol and peer is in the
  * tables: they give the set of rules that hold for a protocol, an address and a port, so that the number of rules and
- * prefixes makes no difference to a socket but for the length of two binary searches.  Rules 0 and 1 may have
- * conditions that only the live socket can decide.
+ * prefixes makes little difference to a socket.  Rules 0 and 1 may have conditions that only the live socket can decide.
  *
  * Tables have the first number of each interval, in host byte order, the first interval beginning at 0 without an
  * entry: interval i ends before entry i, and has the set i.
@@ -16,6 +15,9 @@
 
 #define FILTER_ADDRESSES 2048 /* bounds of 1,024 prefixes; a power of two */
 #define FILTER_PORTS 512      /* bounds of 256 ranges; a power of two */
+#define FILTER_FEW 4          /* bounds that are searched in two or three rounds; a power of two */
+#define FILTER_BLOCKS 8192    /* of the trie: one for each bound and level below the first; a power of two */
+#define TRIE_INNER 0x8000
 
 /* Conditions of a rule that are in use; others hold for every socket. */
 enum filter_has {
@@ -67,10 +69,38 @@ struct filter filter SEC(".bss.filter");
 const volatile enum filter_has filter_has_type;
 
 /*
+ * More than a few IPv4 bounds also make a trie: the upper 16 bits of an address, then 4 bits at a time.  An entry is an
+ * interval, or, with TRIE_INNER, the block to go on with.  Most addresses take one lookup, and none more than five,
+ * however many prefixes there are.
+ */
+struct filter_trie {
+	__u16 top[1 << 16];
+	__u16 blocks[FILTER_BLOCKS][16];
+};
+
+struct filter_trie filter_trie SEC(".bss.trie");
+
+/*
  * Each round of a search goes on by half as many entries as the one before, if that does not lead too far.  The zero is
  * unknown to the verifier, so that after a round it knows no more of the place than before, and one path through the
  * rounds stands for all.
  */
+#define FILTER_SEARCH(at, rounds, nr, table_size, not_above)                    \
+	do {                                                                    \
+		__u32 zero = filter_zero(), half;                               \
+                                                                                \
+		at = zero;                                                      \
+		for (half = (rounds); half; half >>= 1) {                       \
+			__u32 next = at + half, i = (next - 1) & ((table_size)-1); \
+                                                                                \
+			if (next <= (nr) && (not_above))                        \
+				at = next;                                      \
+			barrier_var(at);                                        \
+			at ^= zero;                                             \
+			barrier_var(at);                                        \
+		}                                                               \
+	} while (0)
+
 static __always_inline __u32 filter_zero(void)
 {
 	return *(volatile __u32 *)&filter.zero;
@@ -78,50 +108,46 @@ static __always_inline __u32 filter_zero(void)
 
 static __always_inline __u32 filter_ipv4_interval(__u32 addr)
 {
-	__u32 zero = filter_zero(), at = zero, half, nr = filter.nr_ipv4;
+	__u32 at, entry;
 
-	for (half = FILTER_ADDRESSES; half; half >>= 1) {
-		__u32 next = at + half, i = (next - 1) & (FILTER_ADDRESSES - 1);
-
-		if (next <= nr && filter.ipv4[i] <= addr)
-			at = next;
-		barrier_var(at);
-		at ^= zero;
-		barrier_var(at);
+	if (filter.nr_ipv4 <= FILTER_FEW) {
+		FILTER_SEARCH(at, FILTER_FEW, filter.nr_ipv4, FILTER_ADDRESSES, filter.ipv4[i] <= addr);
+		return at;
 	}
-	return at;
+	entry = filter_trie.top[addr >> 16];
+#define FILTER_STEP(shift)                                                              \
+	if (entry & TRIE_INNER)                                                         \
+		entry = filter_trie.blocks[entry & (FILTER_BLOCKS - 1)][addr >> (shift) & 15]
+	FILTER_STEP(12);
+	FILTER_STEP(8);
+	FILTER_STEP(4);
+	FILTER_STEP(0);
+#undef FILTER_STEP
+	return entry;
 }
 
 static __always_inline __u32 filter_ipv6_interval(__u64 high, __u64 low)
 {
-	__u32 zero = filter_zero(), at = zero, half, nr = filter.nr_ipv6;
+	__u32 at;
 
-	for (half = FILTER_ADDRESSES; half; half >>= 1) {
-		__u32 next = at + half, i = (next - 1) & (FILTER_ADDRESSES - 1);
-		const struct filter_ipv6 *bound = &filter.ipv6[i];
-
-		if (next <= nr && (bound->high < high || (bound->high == high && bound->low <= low)))
-			at = next;
-		barrier_var(at);
-		at ^= zero;
-		barrier_var(at);
-	}
+#define FILTER_IPV6_NOT_ABOVE \
+	(filter.ipv6[i].high < high || (filter.ipv6[i].high == high && filter.ipv6[i].low <= low))
+	if (filter.nr_ipv6 <= FILTER_FEW)
+		FILTER_SEARCH(at, FILTER_FEW, filter.nr_ipv6, FILTER_ADDRESSES, FILTER_IPV6_NOT_ABOVE);
+	else
+		FILTER_SEARCH(at, FILTER_ADDRESSES, filter.nr_ipv6, FILTER_ADDRESSES, FILTER_IPV6_NOT_ABOVE);
+#undef FILTER_IPV6_NOT_ABOVE
 	return at;
 }
 
 static __always_inline __u32 filter_port_interval(__u32 port)
 {
-	__u32 zero = filter_zero(), at = zero, half, nr = filter.nr_ports;
+	__u32 at;
 
-	for (half = FILTER_PORTS; half; half >>= 1) {
-		__u32 next = at + half, i = (next - 1) & (FILTER_PORTS - 1);
-
-		if (next <= nr && filter.ports[i] <= port)
-			at = next;
-		barrier_var(at);
-		at ^= zero;
-		barrier_var(at);
-	}
+	if (filter.nr_ports <= FILTER_FEW)
+		FILTER_SEARCH(at, FILTER_FEW, filter.nr_ports, FILTER_PORTS, filter.ports[i] <= port);
+	else
+		FILTER_SEARCH(at, FILTER_PORTS, filter.nr_ports, FILTER_PORTS, filter.ports[i] <= port);
 	return at;
 }
 

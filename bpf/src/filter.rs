@@ -3,13 +3,14 @@
 use std::io;
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd as _;
 
 use libbpf_rs::{MapCore as _, MapFlags, Object};
 use skreap_core::{PortRange, Prefix, Protocol};
 
 use crate::error::io_error;
-use crate::object;
 use crate::skel::select_types::filter;
+use crate::{mapping, object, trie};
 
 /// What a rule says of the socket itself; everything that is there must hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub struct Rule {
 #[derive(Clone)]
 pub struct Filter {
     bytes: Vec<u8>,
+    /// The used part of the trie.
+    trie: Vec<u16>,
 }
 
 /// Bits of the rules: the one that selects, the one that excepts, and from this one on those that are allowed.
@@ -67,7 +70,7 @@ impl Filter {
             let first = [(0, selected)].into_iter().chain(except.map(|rule| (1, rule)));
             first.chain(allowed.iter().enumerate().map(|(i, rule)| (ALLOWED + i, rule)))
         };
-        let mut filter = Self { bytes: vec![0; size_of::<filter>()] };
+        let mut filter = Self { bytes: vec![0; size_of::<filter>()], trie: Vec::new() };
         for (protocol, at) in
             [(Protocol::Tcp, offset_of!(filter, tcp)), (Protocol::Udp, offset_of!(filter, udp))]
         {
@@ -90,7 +93,11 @@ impl Filter {
     /// Gives it to the programs of an object.
     pub(crate) fn write_to(&self, object: &Object) -> io::Result<()> {
         let map = object::map(object, ".bss.filter")?;
-        map.update(&0_u32.to_ne_bytes(), &self.bytes, MapFlags::ANY).map_err(io_error)
+        map.update(&0_u32.to_ne_bytes(), &self.bytes, MapFlags::ANY).map_err(io_error)?;
+        if self.trie.is_empty() {
+            return Ok(());
+        }
+        mapping::write(object::map(object, ".bss.trie")?.as_fd(), &self.trie)
     }
 
     fn put(&mut self, at: usize, bytes: &[u8]) {
@@ -152,6 +159,8 @@ impl Filter {
             self.put(offset_of!(filter, ipv4) + 4 * i, &(*bound as u32).to_ne_bytes());
         }
         self.put_sets(offset_of!(filter, ipv4_rules), &table.sets);
+        let bounds: Vec<u32> = table.bounds.iter().map(|bound| *bound as u32).collect();
+        self.trie = trie::words(&bounds).ok_or("prefixes")?;
         Ok(())
     }
 

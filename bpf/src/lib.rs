@@ -58,6 +58,7 @@ mod share;
 mod skel;
 mod sockopt;
 mod tables;
+mod trie;
 mod version;
 mod victim;
 mod walk;

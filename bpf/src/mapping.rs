@@ -4,9 +4,18 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr::NonNull;
 
-use bytemuck::AnyBitPattern;
+use bytemuck::{AnyBitPattern, NoUninit};
 
 use crate::fault::{self, Point};
+
+/// Writes values to the beginning of a `BPF_F_MMAPABLE` array map. Nobody may read it meanwhile.
+pub(crate) fn write<T: NoUninit>(map: BorrowedFd<'_>, values: &[T]) -> io::Result<()> {
+    let bytes: &[u8] = bytemuck::must_cast_slice(values);
+    let mapping = Mapping::with(map, bytes.len(), libc::PROT_READ | libc::PROT_WRITE)?;
+    // SAFETY: the fresh mapping has that many bytes, is writable, and overlaps nothing.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), mapping.address.as_ptr().cast(), bytes.len()) };
+    Ok(())
+}
 
 /// A read-only shared mapping of a `BPF_F_MMAPABLE` array map.
 #[derive(Debug)]
@@ -23,10 +32,14 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps the first `length` bytes.
     pub(crate) fn new(map: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
+        Self::with(map, length, libc::PROT_READ)
+    }
+
+    fn with(map: BorrowedFd<'_>, length: usize, protection: libc::c_int) -> io::Result<Self> {
         fault::at(Point::MapMemory)?;
         // SAFETY: a fresh mapping at an address of the kernel's choice overlaps nothing.
         let address = unsafe {
-            libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, libc::MAP_SHARED, map.as_raw_fd(), 0)
+            libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, map.as_raw_fd(), 0)
         };
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
