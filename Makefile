@@ -166,6 +166,11 @@ fuzz: deps target/tools/bin/cargo-fuzz
 			$(FUZZ)/corpus/$$t tests/fuzz/corpus/$$t || exit 1; \
 	done
 
+# The JSON Schemas of requests and answers; `make house` fails when they are not those of the types
+.PHONY: schema
+schema:
+	$(CARGO) run --locked --quiet --package skreap -- generate schema docs/schema
+
 CARGO_DEB = 3.8.0
 DEB       = target/debian/skreap_$(VERSION)-1_amd64.deb
 

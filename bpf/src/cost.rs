@@ -8,6 +8,7 @@ use crate::{Error, Index, hooks, prog};
 /// Runs of one hook since its program was loaded. All 0 unless the kernel keeps run time statistics
 /// (`sysctl kernel.bpf_stats_enabled=1`, or `BPF_ENABLE_STATS`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct HookCost {
     /// The hook, such as `connect4`.

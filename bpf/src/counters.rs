@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 /// Two things always hold at rest: `inserts == removals + nodes in buckets`, and
 /// `free_nodes + (inserts - removals) == capacity`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Counters {
     /// Nodes that the pool can hand out.

@@ -269,6 +269,12 @@ impl Walker {
         self.pass_with_frontends(skreap_walk { flags, ..skreap_walk::default() }, each)
     }
 
+    /// What the index knows of frontends; `None` for one that records none.
+    #[must_use]
+    pub fn frontends(&self) -> Option<&Frontends> {
+        self.frontends.as_deref()
+    }
+
     /// The same for the victims of a target.
     ///
     /// # Errors

@@ -32,17 +32,18 @@ pub enum VictimAction {
     None,
 }
 
-/// The name of a [`VictimAction`].
+/// What is done with the victims of an event, without more: the name of a [`VictimAction`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ActionName {
-    /// [`VictimAction::Destroy`]
+    /// They are destroyed.
     Destroy,
-    /// [`VictimAction::Revive`]
+    /// They are destroyed, and UDP sockets that have no peer some time later are connected to a living backend.
     Revive,
-    /// [`VictimAction::Move`]
+    /// UDP sockets are connected to a living backend in place of the destroy.
     Move,
-    /// [`VictimAction::None`]
+    /// They are counted only.
     None,
 }
 
@@ -73,6 +74,7 @@ pub struct Move {
 
 /// What is done with a socket that cannot be moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Instead {
     /// It is destroyed.
@@ -84,6 +86,7 @@ pub enum Instead {
 
 /// Which of several destinations a socket is connected to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Spread {
     /// One after the other.

@@ -9,6 +9,7 @@ use crate::error::{UnknownName, by_name};
 
 /// One way to find and destroy the sockets of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum EngineName {

@@ -51,6 +51,12 @@ impl Refusal {
         self
     }
 
+    /// The JSON Schema of its shape on the wire.
+    #[cfg(feature = "schema")]
+    pub(crate) fn wire_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        <Wire as schemars::JsonSchema>::json_schema(generator)
+    }
+
     /// The same refusal, naming the request.
     #[must_use]
     pub fn with_id(mut self, id: &str) -> Self {
@@ -76,6 +82,7 @@ impl std::error::Error for Refusal {}
 
 /// The shape of a [`Refusal`] on the wire.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct Wire {
     error: WireError,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,6 +90,7 @@ struct Wire {
 }
 
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct WireError {
     line: u64,
     field: Option<String>,

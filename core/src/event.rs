@@ -222,6 +222,7 @@ impl LinkError {
 
 /// What happened. A new kind is one variant here, and one row and one arm in `request.rs`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Action {

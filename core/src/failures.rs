@@ -14,6 +14,7 @@ pub const MAX_FAILURES_LISTED: usize = 64;
 
 /// A victim that could not be destroyed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Failure {
     /// The socket.
     pub socket: SocketTuple,
@@ -32,6 +33,7 @@ impl fmt::Display for Failure {
 
 /// Victims that could not be destroyed: all counted, the first [`MAX_FAILURES_LISTED`] listed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Failures {
     total: u64,
     by_errno: BTreeMap<String, u64>,

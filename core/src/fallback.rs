@@ -6,6 +6,7 @@ use crate::engine::EngineName;
 
 /// Reason why another engine had to help with an event, as a fallback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum FallbackReason {
@@ -25,6 +26,7 @@ pub enum FallbackReason {
 
 /// The result of a second engine. Its numbers are part of the totals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FallbackRun {
     /// The engine of the fallback.
     pub engine: EngineName,

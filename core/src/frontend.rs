@@ -96,6 +96,7 @@ impl FrontendError {
 
 /// Policy for sockets of which it is not known which frontend they came through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum UnknownFrontend {
     /// Leave them alone, and report how many there are.

@@ -15,6 +15,7 @@ use crate::plural::{counted, plural};
 
 /// The limit that refuses an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Limit {
@@ -30,6 +31,7 @@ pub enum Limit {
 
 /// What the limits had to do with an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Guarded {
     /// Most victims this event may have, if that is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Why an engine cannot claim to have found every socket of the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Incomplete {

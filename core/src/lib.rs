@@ -57,6 +57,8 @@ mod report;
 mod request;
 mod result;
 mod revived;
+#[cfg(feature = "schema")]
+mod schema;
 mod selector;
 mod skipped;
 mod socket;

@@ -11,6 +11,7 @@ use crate::socket::SocketTuple;
 /// The victims of a dry run, counted by what people ask for before they say yes. What is not known of a socket is
 /// counted as `-`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Radius {
     /// By the cgroup they were made in.
     pub cgroup: BTreeMap<String, u64>,

@@ -25,6 +25,7 @@ use crate::timing::Phases;
 ///
 /// A reader ignores fields it does not know, so that later versions may add some.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 #[must_use = "it says whether every socket was destroyed: `error`, `complete`, `failed`"]
 pub struct Report {
@@ -116,6 +117,7 @@ pub struct Report {
 /// One backend of an event on several. A socket that has sent to more than one of them without connecting is a
 /// victim of the first, in the order of the event, and visited and skipped at the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct BackendReport {
     /// The backend.

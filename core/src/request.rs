@@ -1,6 +1,8 @@
 //! One line of input: an event, or a question about the service itself.
 
 mod action;
+#[cfg(feature = "schema")]
+mod schema;
 mod strict;
 
 use std::collections::BTreeSet;

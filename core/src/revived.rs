@@ -35,6 +35,7 @@ pub enum Connected {
 /// The second look at the destroyed sockets of one event: `{"id":"e1","revived":{…}}`. `sockets` is the sum of all
 /// others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Revived {
     /// Sockets that were to be revived.
     pub sockets: u64,
@@ -123,6 +124,7 @@ impl Revived {
 
 /// UDP sockets that were to be connected to a living backend in place of their destroy. `sockets` is the sum of all others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Moved {
     /// Sockets that were found.
     pub sockets: u64,
@@ -169,6 +171,7 @@ impl Moved {
 
 /// Destroyed sockets that will be looked at again, in the report of their event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Reviving {
     /// How many.
     pub sockets: u64,

@@ -10,6 +10,7 @@ use crate::backend::Protocol;
 
 /// Everything that names one socket on this machine. Ports are in host byte order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SocketTuple {
     /// Transport protocol.
     pub protocol: Protocol,
@@ -42,6 +43,7 @@ pub struct SocketTuple {
 
 /// Whose socket it is, as far as it could be found. All of it may have changed since.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Attribution {
     /// Name of the network namespace under `/run/netns`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

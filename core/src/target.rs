@@ -11,6 +11,7 @@ use crate::error::{UnknownName, by_name};
 /// Policy for UDP sockets that only ever sent to the backend with `sendto`/`sendmsg` and never
 /// connected to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Unconnected {
     /// Leave them alone: their next `sendto` picks a living backend anyway.

@@ -20,6 +20,7 @@ pub fn nanos(duration: Duration) -> u64 {
 /// Nanoseconds of each phase of one event. All phases together are exactly the total: see
 /// [`closed`](Self::closed).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Phases {
     /// From the arrival of the event to the start of the work.
     #[serde(rename = "queue")]
@@ -121,6 +122,7 @@ pub struct TimingsError(#[from] hdrhistogram::CreationError);
 
 /// Percentiles of each phase over many events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Summary {
     /// Number of events.
@@ -137,6 +139,7 @@ pub struct Summary {
 
 /// Percentiles of one phase, in nanoseconds, at most 0.1 % too high and never above the maximum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PhaseSummary {
     /// Median.
     #[serde(rename = "p50")]

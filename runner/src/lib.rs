@@ -70,6 +70,8 @@ pub use service::handle::{Handle, HandleError, Pending, Queue};
 #[cfg(feature = "metrics")]
 pub use service::metrics;
 pub use service::recorder::Recorder;
+#[cfg(feature = "schema")]
+pub use service::schema;
 pub use service::systemd as supervisor;
 pub use service::thread::ReaperThread;
 pub use service::{daemon, source};

@@ -7,6 +7,8 @@
 mod arrows;
 mod msrv;
 mod numbers;
+#[cfg(feature = "schema")]
+mod schema;
 mod source;
 
 use std::path::Path;

@@ -20,6 +20,8 @@ use crate::zone::Zone;
 pub use names::{CgroupName, NetnsName, PlaceError};
 pub use ports::{PortRange, PortsError};
 pub use prefix::{Prefix, PrefixError};
+#[cfg(feature = "schema")]
+pub(crate) use read::ALLOW_FIELDS;
 use read::FIELDS;
 pub use read::FieldError;
 pub(crate) use read::{read_allow, read_selector};
@@ -33,15 +35,22 @@ pub const MAX_ALLOWED: usize = 62;
 
 /// Conditions on a socket, all of which must hold. Never empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(deny_unknown_fields, extend("minProperties" = 1))
+)]
 pub struct Selector {
     /// Its protocol.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
     /// It is connected to an address in one of these prefixes; to any if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = MAX_PREFIXES)))]
     pub to: Vec<Prefix>,
     /// It is connected to a port in one of these ranges; to any if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = MAX_PORT_RANGES)))]
     pub ports: Vec<PortRange>,
     /// It was made in this cgroup or one below it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,6 +60,7 @@ pub struct Selector {
     pub netns: Option<NetnsName>,
     /// It belongs to this user: who made it, or to whom `fchown` has given it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(max = 4_294_967_294_u32)))]
     pub uid: Option<u32>,
     /// It is bound to this interface of `netns`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -11,7 +11,7 @@ use crate::error::{excerpt, type_of};
 /// The fields of `where` and `except`, in the order of messages.
 pub(super) const FIELDS: &[&str] = &["protocol", "to", "ports", "cgroup", "netns", "uid", "interface"];
 /// The fields of an entry of `allow`.
-const ALLOW_FIELDS: &[&str] = &["protocol", "to", "ports"];
+pub(crate) const ALLOW_FIELDS: &[&str] = &["protocol", "to", "ports"];
 
 /// The field of a selector that is at fault, empty for all of it, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]

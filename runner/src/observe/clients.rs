@@ -17,6 +17,7 @@ pub struct Clients {
 
 /// A snapshot of [`Clients`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ClientCounts {
     /// Connected now.

@@ -6,10 +6,11 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 use skreap_bpf::{Counters, Error, FrontendCounters, Index, Relation, Victim, Walker};
-use skreap_core::{Backend, Protocol};
+use skreap_core::{Backend, Frontend, Protocol};
 
 /// Sockets of one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct BackendEntry {
     /// Connected to it now.
@@ -29,6 +30,7 @@ pub struct BackendEntry {
 
 /// Sockets of one backend that came through one frontend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FrontendEntry {
     /// Connected to the backend now.
     pub connected: u64,
@@ -65,6 +67,7 @@ fn automatic_ports() -> u16 {
 
 /// The index at one moment. Sockets that come and go while it is read may or may not be in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Listing {
     /// By backend, as `udp://10.0.0.1:53`.
@@ -92,6 +95,7 @@ pub struct Listing {
 
 /// How many memberships of each kind the index holds: what `status`, `top` and `index` say alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Census {
     /// Of sockets connected to the backend they are recorded under.
@@ -102,11 +106,45 @@ pub struct Census {
     pub no_peer: u64,
     /// Of sockets that have left the backend they are recorded under.
     pub moved_on: u64,
+    /// The connected and the unconnected ones by the way that their sockets came. Left out where frontends are not
+    /// recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontends: Option<FrontendCensus>,
+}
+
+/// How many memberships of backends are known by the way that their sockets came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct FrontendCensus {
+    /// Their owners named the backend itself.
+    pub direct: u64,
+    /// Their owners named another address, which a load balancer translated.
+    pub translated: u64,
+    /// It is not known what their owners named: an event with a frontend leaves them alone.
+    pub unknown: u64,
+}
+
+impl FrontendCensus {
+    /// Counts memberships with this frontend.
+    pub(crate) fn add(&mut self, frontend: Option<Frontend>, memberships: u64) {
+        *match frontend {
+            Some(Frontend::Direct) => &mut self.direct,
+            Some(Frontend::Address(_)) => &mut self.translated,
+            None => &mut self.unknown,
+        } += memberships;
+    }
+}
+
+impl fmt::Display for FrontendCensus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} direct, {} through a frontend, {} unknown", self.direct, self.translated, self.unknown)
+    }
 }
 
 impl fmt::Display for Census {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { connected, unconnected, no_peer, moved_on } = self;
+        let Self { connected, unconnected, no_peer, moved_on, .. } = self;
         write!(
             f,
             "{connected} connected, {unconnected} unconnected, {no_peer} without a peer, {moved_on} moved on"
@@ -124,7 +162,16 @@ impl Listing {
             unconnected: sum(|entry| entry.unconnected) + self.unnamed,
             no_peer: self.no_peer,
             moved_on: self.moved_on,
+            frontends: self.frontends.map(|_| self.frontend_census()),
         }
+    }
+
+    fn frontend_census(&self) -> FrontendCensus {
+        let mut census = FrontendCensus::default();
+        for (name, n) in self.backends.values().flat_map(|entry| &entry.frontends) {
+            census.add(name.parse().ok(), n.connected + n.unconnected);
+        }
+        census
     }
 
     /// Reads the whole index.

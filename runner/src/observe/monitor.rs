@@ -236,6 +236,7 @@ impl Monitor {
             incomplete_backends: bits.backends,
             incomplete_everything: bits.everything,
             counters,
+            frontends: observer.index().frontends().map(|frontends| frontends.counters()).transpose()?,
         };
         let hooks = observer.hook_costs()?;
         let waiting = self.0.callbacks.lock().waiting.as_ref().map_or(0, |waiting| waiting()) as u64;

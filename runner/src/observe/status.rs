@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use skreap_bpf::{Counters, HookCost};
+use skreap_bpf::{Counters, FrontendCounters, HookCost};
 use skreap_core::{
     ActionName, Backend, EngineName, HeldStatus, Incomplete, Moved, Protocol, Report, Revived, Skipped,
     Summary, Unconnected, errno_name,
@@ -15,6 +15,7 @@ use crate::observe::listing::{BackendEntry, Census};
 /// State of a service at one moment. Counters count since it started, those of the index since the
 /// index was loaded.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Status {
     /// Version of the service.
@@ -53,7 +54,8 @@ pub struct Status {
     /// What events may have done with their victims; those that connect sockets only if that is allowed.
     #[serde(default)]
     pub actions: Vec<ActionName>,
-    /// Phases of the last events, at most [`crate::observe::monitor::LATENCY_EVENTS`] of them.
+    /// Phases of the last events, at most 1,024 of them
+    /// ([`LATENCY_EVENTS`](crate::observe::monitor::LATENCY_EVENTS)).
     pub latency: Summary,
     /// Events that wait for the reaper.
     pub waiting: u64,
@@ -65,12 +67,14 @@ pub struct Status {
     pub order: Option<OrderStatus>,
     /// The last audit, if there was one.
     pub audit: Option<AuditStatus>,
-    /// The last events, the newest first, at most [`crate::observe::monitor::RECENT_EVENTS`].
+    /// The last events, the newest first, at most 32
+    /// ([`RECENT_EVENTS`](crate::observe::monitor::RECENT_EVENTS)).
     pub recent: Vec<Recent>,
 }
 
 /// Lines of the audit log since the service started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AuditLogStatus {
     /// Written.
     pub written: u64,
@@ -82,6 +86,7 @@ pub struct AuditLogStatus {
 
 /// The index of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct IndexStatus {
     /// Memberships that always find room.
@@ -97,10 +102,14 @@ pub struct IndexStatus {
     pub incomplete_everything: bool,
     /// Everything that was counted.
     pub counters: Counters,
+    /// Numbers of the frontends. Left out where they are not recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontends: Option<FrontendCounters>,
 }
 
 /// Result of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum EventResult {
@@ -158,6 +167,7 @@ impl EventResult {
 
 /// Totals of all events since the start. A dry run counts as an event and nowhere else.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Totals {
     /// Events by type and result.
@@ -291,6 +301,7 @@ const MIXED: &str = "mixed";
 
 /// One event of late.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Recent {
     /// Time since it was answered, in nanoseconds.
@@ -316,6 +327,7 @@ pub struct Recent {
 
 /// Where our hooks stand among those of others on the same cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OrderStatus {
     /// True if no program runs after ours, so that ours see the final addresses of connects.
     pub last: bool,
@@ -340,6 +352,7 @@ pub struct OrderStatus {
 
 /// Where our first programs stand, which see the address as the client has named it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FirstStatus {
     /// True if no other program runs before ours. If not, no frontends are recorded.
     pub first: bool,
@@ -349,6 +362,7 @@ pub struct FirstStatus {
 
 /// Result of an audit, which compares the index with an independent scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct AuditStatus {
     /// Audits since the start.
@@ -385,6 +399,7 @@ impl AuditStatus {
 
 /// The status, and the largest backends.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Top {
     /// As `status` has it.
@@ -394,7 +409,8 @@ pub struct Top {
     /// Backends with at least one socket, without the clients of servers on this machine
     /// ([`BackendEntry::is_client`]).
     pub backends: u64,
-    /// The backends with the most sockets, most first, at most [`crate::observe::monitor::TOP_BACKENDS`].
+    /// The backends with the most sockets, most first, at most 100
+    /// ([`TOP_BACKENDS`](crate::observe::monitor::TOP_BACKENDS)).
     pub largest: Vec<TopBackend>,
     /// Memberships of sockets that have left that backend.
     pub moved_on: u64,
@@ -408,6 +424,7 @@ pub struct Top {
 
 /// One backend and its sockets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct TopBackend {
     /// The backend.

@@ -1,4 +1,5 @@
-//! `skreap generate`: manual pages and shell completions, made from the definition of the command line, for packages.
+//! `skreap generate`: manual pages and shell completions, made from the definition of the command line, for packages; the
+//! JSON Schemas of requests and answers, made from the types.
 
 mod man;
 mod pages;
@@ -45,6 +46,8 @@ enum What {
     Man,
     /// Completions for bash, zsh and fish
     Completions,
+    /// JSON Schemas of what `serve` reads and writes
+    Schema,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -64,6 +67,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             for (name, script) in completions()? {
                 let path = directory.join(name);
                 fs::write(&path, script).with_context(|| format!("cannot write {}", path.display()))?;
+            }
+        }
+        What::Schema => {
+            for (name, text) in skreap::schema::files() {
+                let path = directory.join(name);
+                fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
             }
         }
     }

@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Unit;
 
+use skreap_bpf::FrontendCounters;
 use skreap_core::{HeldStatus, errno_name};
 
 use super::durations::Durations;
@@ -217,14 +218,28 @@ fn index(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
         "Sockets that became wildcards: too many peers to list, or a connect to a zero address",
         one(c.wildcard),
     )?;
-    to.counter("index_stale", "Nodes whose socket no longer exists: a close was missed", one(c.stale))
+    to.counter("index_stale", "Nodes whose socket no longer exists: a close was missed", one(c.stale))?;
+    s.index.frontends.as_ref().map_or(Ok(()), |known| frontends(to, known))
+}
+
+fn frontends(to: &mut Encoder<'_>, f: &FrontendCounters) -> fmt::Result {
+    to.gauge("index_frontends", "Distinct frontends in the table; none leaves it", f.known)?;
+    to.gauge("index_frontends_capacity", "Frontends that the table can hold", f.room)?;
+    let reasons = [("not-first", f.not_first), ("no-note", f.no_note), ("table-full", f.table_full)];
+    let help = "Calls of connect and sendmsg whose frontend is not known, by reason";
+    to.counter("index_frontends_unknown", help, by("reason", reasons))
 }
 
 fn listed(to: &mut Encoder<'_>, listing: &Listing) -> fmt::Result {
     to.gauge("index_sockets", "Sockets in the index", listing.sockets)?;
     to.gauge("index_backends", "Backends with at least one socket", listing.backends.len() as u64)?;
     to.gauge("index_moved_on", "Memberships of sockets that have left that backend", listing.moved_on)?;
-    to.gauge("index_no_peer", "Memberships of sockets that have no peer now", listing.no_peer)
+    to.gauge("index_no_peer", "Memberships of sockets that have no peer now", listing.no_peer)?;
+    listing.census().frontends.map_or(Ok(()), |f| {
+        let ways = [("direct", f.direct), ("translated", f.translated), ("unknown", f.unknown)];
+        let help = "Memberships of backends, by what their owners named";
+        to.gauges("index_named", help, by("frontend", ways))
+    })
 }
 
 fn hooks(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
@@ -254,6 +269,12 @@ fn hooks(to: &mut Encoder<'_>, s: &Status) -> fmt::Result {
         to.counter("hook_order_rekeyed", help, one(order.rekeyed))?;
         let help = "Hooks of ours that another process has detached: restart the service";
         to.gauge("hooks_detached", help, order.detached)?;
+        if let Some(first) = &order.first {
+            let help = "1 if no foreign program runs before our first programs; 0: no frontends are recorded";
+            to.gauge("hook_order_first", help, u64::from(first.first))?;
+            let help = "Times our first programs were moved to be first again";
+            to.counter("hook_order_first_moves", help, one(first.moves))?;
+        }
     }
     Ok(())
 }

@@ -97,6 +97,7 @@ impl Inbox {
 
 /// One line of output.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum Reply {

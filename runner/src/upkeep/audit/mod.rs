@@ -33,6 +33,7 @@ pub use report::{Audit, Difference, Kind, LISTED_MAX};
 pub use service::{Answer, Asker, Service};
 
 use crate::engine::{EngineError, OwnerFinder, nanos, netns_id, tuple};
+use crate::observe::listing::FrontendCensus;
 use crate::sys::netns::{self, AllNetns, NetnsId};
 use scan::{Census, Scan};
 
@@ -66,6 +67,8 @@ struct Look {
     removed: Vec<Victim>,
     census: Census,
     nodes: u64,
+    /// What of the nodes is known of frontends, if that is recorded.
+    frontends: Option<FrontendCensus>,
     preexisting: u64,
     /// Clients of the census that turned out to be the kernel's own.
     kernel: u64,
@@ -132,6 +135,7 @@ impl Auditor {
             preexisting: first.preexisting,
             kernel: first.kernel + first.census.kernel,
             undecided: first.census.undecided,
+            frontends: first.frontends,
             looks: 1,
             ..Audit::default()
         };
@@ -206,22 +210,29 @@ impl Auditor {
     /// All nodes of the index, by the cookie of their socket.
     fn recorded(&mut self, look: &mut Look) -> Result<HashMap<u64, Recorded>, EngineError> {
         let mut recorded: HashMap<u64, Recorded> = HashMap::new();
-        self.walker.walk_all(|batch| {
-            look.nodes += batch.len() as u64;
-            for victim in batch {
-                // A socket without a peer may have no local port, and then it is in none of the kernel's
-                // tables.
-                let shown = match victim.relation() {
-                    Relation::Stale => {
-                        look.removed.push(*victim);
-                        continue;
-                    }
-                    Relation::Connected | Relation::MovedOn | Relation::Unconnected => true,
-                    Relation::NoPeer => false,
-                };
-                recorded.insert(victim.cookie(), Recorded { victim: *victim, shown });
+        let mut ways: HashMap<u32, u64> = HashMap::new();
+        self.walker.walk_all_with_frontends(|victim, frontend| {
+            look.nodes += 1;
+            // A socket without a peer may have no local port, and then it is in none of the kernel's
+            // tables.
+            let shown = match victim.relation() {
+                Relation::Stale => {
+                    look.removed.push(*victim);
+                    return;
+                }
+                Relation::Connected | Relation::MovedOn | Relation::Unconnected => true,
+                Relation::NoPeer => false,
+            };
+            if matches!(victim.relation(), Relation::Connected | Relation::Unconnected) {
+                *ways.entry(frontend).or_default() += 1;
             }
+            recorded.insert(victim.cookie(), Recorded { victim: *victim, shown });
         })?;
+        look.frontends = self.walker.frontends().map(|known| {
+            let mut census = FrontendCensus::default();
+            ways.into_iter().for_each(|(id, n)| census.add(known.name(id), n));
+            census
+        });
         Ok(recorded)
     }
 

@@ -5,11 +5,14 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use skreap_core::{Backend, SocketTuple};
 
+use crate::observe::listing::FrontendCensus;
+
 /// Differences that are listed one by one; all are counted.
 pub const LISTED_MAX: usize = 1000;
 
 /// How the index and the sockets there are differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A connected socket that is not in the index: an event on its backend would not reach it.
@@ -48,6 +51,7 @@ impl fmt::Display for Kind {
 
 /// One socket of which index and scan say different things.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Difference {
     /// How they differ.
@@ -73,6 +77,7 @@ impl Difference {
 
 /// The index compared with an independent scan of the sockets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Audit {
     /// True if nothing is missed, stale or under a wrong key.
@@ -108,6 +113,10 @@ pub struct Audit {
     pub stale: u64,
     /// Sockets that the index had no room for, and says so.
     pub incomplete: u64,
+    /// The recorded backends of sockets by the way that the sockets came; no scan knows that, so it is compared with
+    /// nothing. Left out where frontends are not recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontends: Option<FrontendCensus>,
     /// The first thousand.
     pub differences: Vec<Difference>,
     /// How many more there are.
