@@ -40,7 +40,12 @@ impl Ten {
 
     /// As [`Ten::new`], in a cgroup.
     pub fn inside(cgroup: &Cgroup) -> Result<Self> {
-        let netns = Netns::create("cli")?;
+        Self::labelled("cli", cgroup)
+    }
+
+    /// As [`Ten::inside`], in a netns of another name.
+    pub fn labelled(netns: &str, cgroup: &Cgroup) -> Result<Self> {
+        let netns = Netns::create(netns)?;
         let addr: std::net::SocketAddr = ADDR.parse()?;
         netns.add_address(addr.ip())?;
         let mut servers = Vec::new();

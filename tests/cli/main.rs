@@ -17,6 +17,7 @@ mod generate;
 mod held;
 mod help;
 mod hooks;
+mod intents;
 mod logs;
 mod metrics;
 mod metrics_hooks;
@@ -30,6 +31,8 @@ mod process;
 mod pty;
 mod requester;
 mod revive;
+mod schema;
+mod selectors;
 mod serve;
 mod serve_end;
 mod serve_stdin;
@@ -99,6 +102,9 @@ fn main() -> ExitCode {
         events::tests(),
         requester::tests(),
         revive::tests(),
+        schema::tests(),
+        intents::tests(),
+        selectors::tests(),
         audit::tests(),
         audit_log::tests(),
         embedding::tests(),

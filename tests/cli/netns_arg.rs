@@ -68,8 +68,12 @@ fn what_is_no_netns() -> Result<()> {
     }
     let ended = reap_in("/", &socket, "")?;
     ensure!(ended.code == Some(2) && ended.err.contains("a name, a path or a pid"), "{ended:?}");
-    let ended = run(&["reap", UDP, "--netns", "blue", "--socket", &socket])?;
-    ensure!(ended.code == Some(2) && ended.err.contains("is for link-local backends only"), "{ended:?}");
+    // Any other backend is in every netns, and this says in which one it is meant.
+    let ended = run(&["reap", UDP, "--netns", "nosuch", "--socket", &socket])?;
+    let says = format!("{UDP} where netns nosuch: netns nosuch: No such file");
+    ensure!(ended.code == Some(1) && ended.out.starts_with(&says), "{ended:?}");
+    let ended = run(&["reap", &link_local(), "--netns", "cookie:7", "--socket", &socket])?;
+    ensure!(ended.code == Some(2) && ended.err.contains("write its name, a path or a pid"), "{ended:?}");
     serve.finish()
 }
 

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::hooks;
 use crate::process::{self, Ended, PATIENCE, skreap};
+use crate::schema;
 
 /// One event as a line.
 pub fn event(id: &str) -> String {
@@ -75,7 +76,9 @@ impl Serve {
 
     fn ready(&self) -> Result<()> {
         process::until("the service to listen", || UnixStream::connect(self.socket()).is_ok())?;
-        ensure!(hooks::attached(&self.cgroup)? == 5, "not all hooks are attached");
+        // The first programs are before all that translate.
+        let expected = if self.args.iter().any(|arg| arg == "--frontends") { 9 } else { 5 };
+        ensure!(hooks::attached(&self.cgroup)? == expected, "not all hooks are attached");
         Ok(())
     }
 
@@ -117,7 +120,7 @@ impl Serve {
     pub fn client(&self) -> Result<Talk> {
         let stream = UnixStream::connect(self.socket())?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(Talk { answers: BufReader::new(stream.try_clone()?), stream })
+        Ok(Talk { answers: BufReader::new(stream.try_clone()?), stream, last: String::new() })
     }
 
     pub fn pid(&self) -> u32 {
@@ -165,6 +168,8 @@ impl Drop for Serve {
 pub struct Talk {
     answers: BufReader<UnixStream>,
     pub stream: UnixStream,
+    /// The last answer, as it was.
+    pub last: String,
 }
 
 impl Talk {
@@ -174,11 +179,13 @@ impl Talk {
 
     /// The next answer; `None` once the service has closed the connection.
     pub fn answer(&mut self) -> Result<Option<Value>> {
-        let mut line = String::new();
-        if self.answers.read_line(&mut line)? == 0 {
+        self.last.clear();
+        if self.answers.read_line(&mut self.last)? == 0 {
             return Ok(None);
         }
-        Ok(Some(serde_json::from_str(&line).with_context(|| line.clone())?))
+        let answer = serde_json::from_str(&self.last).with_context(|| self.last.clone())?;
+        schema::check_answer(&answer)?;
+        Ok(Some(answer))
     }
 
     /// Sends one event and takes its report.

@@ -73,6 +73,9 @@ fn print(audit: &Audit) -> io::Result<()> {
             audit.unreachable_netns
         )?;
     }
+    if let Some(frontends) = &audit.frontends {
+        writeln!(out, "frontends: {frontends}")?;
+    }
     for (n, what) in [
         (audit.accepted, "TCP # accepted by a listener, not counted as clients"),
         (audit.preexisting, "# pre-existing"),

@@ -15,6 +15,7 @@ mod ready;
 mod reap;
 mod reconcile;
 mod replay;
+mod selector;
 mod serve;
 mod socket;
 mod status;

@@ -2,25 +2,40 @@
 
 use std::path::{Path, absolute};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
+use skreap::core::NetnsName;
 
 /// Where ip-netns(8) keeps names.
 const NAMES: &str = "/run/netns";
 
-/// The absolute path of a network namespace that is given by its name in ip-netns(8), by a path, or by the pid of a
-/// process in it. As for ip(8), a name comes before a pid.
-pub(super) fn path_of(given: &str) -> anyhow::Result<String> {
+/// A network namespace that is given by its name in ip-netns(8), by a path, by the pid of a process in it, or by its
+/// cookie. As for ip(8), a name comes before a pid.
+pub(super) fn named(given: &str) -> anyhow::Result<NetnsName> {
     ensure!(!given.is_empty(), "it is empty; write a name, a path or a pid");
     if given.contains('/') {
         let path = absolute(given).context("no absolute path")?;
-        return path.into_os_string().into_string().ok().context("the working directory is not UTF-8");
+        return Ok(NetnsName::Path(
+            path.into_os_string().into_string().ok().context("the working directory is not UTF-8")?,
+        ));
     }
-    let named = format!("{NAMES}/{given}");
+    let file = Path::new(NAMES).join(given);
     let is_pid = given.bytes().all(|byte| byte.is_ascii_digit());
-    if is_pid && !Path::new(&named).exists() {
-        return Ok(format!("/proc/{given}/ns/net"));
+    if is_pid && file.exists() {
+        return Ok(NetnsName::Path(format!("{NAMES}/{given}")));
     }
-    Ok(named)
+    Ok(given.parse()?)
+}
+
+/// The absolute path of its file.
+pub(super) fn file_of(netns: &NetnsName) -> anyhow::Result<String> {
+    Ok(match netns {
+        NetnsName::Name(name) => format!("{NAMES}/{name}"),
+        NetnsName::Path(path) => path.clone(),
+        NetnsName::Pid(pid) => format!("/proc/{pid}/ns/net"),
+        NetnsName::Cookie(_) => bail!(
+            "--netns {netns}: an interface is looked for in a file of the netns; write its name, a path or a pid"
+        ),
+    })
 }
 
 #[cfg(test)]
@@ -40,8 +55,10 @@ mod tests {
             ("./blue", below("blue")),
             ("some/where", below("some/where")),
         ] {
-            assert_eq!(path_of(given).unwrap(), path, "{given}");
+            assert_eq!(file_of(&named(given).unwrap()).unwrap(), path, "{given}");
         }
-        assert!(path_of("").is_err());
+        assert_eq!(named("cookie:7").unwrap(), NetnsName::Cookie(7));
+        assert!(file_of(&NetnsName::Cookie(7)).is_err());
+        assert!(named("").is_err() && named("cookie:").is_err());
     }
 }

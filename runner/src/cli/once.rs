@@ -1,12 +1,12 @@
 //! `skreap reap --once`: without a service.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::Context as _;
 use serde_json::Value;
 use skreap::choice::EngineChoice;
-use skreap::core::{Event, Report};
-use skreap::{Reaper, cgroup, privileges};
+use skreap::core::{CgroupName, Event, Report};
+use skreap::{Reaper, cgroup as cgroups, privileges};
 
 use super::serve::raise_nofile_limit;
 use super::{Failure, engine, print_json, worker};
@@ -17,9 +17,6 @@ pub(super) struct OnceArgs {
     /// Ask no service: index the sockets there are, reap, and end. UDP sockets that only ever sent are not found
     #[arg(long)]
     pub(super) once: bool,
-    /// cgroup2 directory whose sockets are reaped [default: the root of cgroup2]
-    #[arg(long, value_name = "DIR", requires = "once")]
-    cgroup: Option<PathBuf>,
     /// Engine that must be used
     #[arg(long, value_name = "ENGINE", requires = "once", default_value_t = EngineChoice::Auto, value_parser = engine())]
     engine: EngineChoice,
@@ -28,11 +25,15 @@ pub(super) struct OnceArgs {
     worker: bool,
 }
 
-/// Has one event handled without a service. Returns its report; `None` if this process is the one that does it, and has
+/// Has one event handled without a service, which indexes the sockets of `cgroup` only. Returns its report; `None` if this process is the one that does it, and has
 /// printed it.
-pub(super) fn run(args: &OnceArgs, event: &Event) -> Result<Option<Value>, Failure> {
+pub(super) fn run(
+    args: &OnceArgs,
+    cgroup: Option<&CgroupName>,
+    event: &Event,
+) -> Result<Option<Value>, Failure> {
     if args.worker {
-        print_json(&handle(args, event)?)?;
+        print_json(&handle(args, cgroup, event)?)?;
         return Ok(None);
     }
     let line = worker::line("--once")?;
@@ -40,7 +41,7 @@ pub(super) fn run(args: &OnceArgs, event: &Event) -> Result<Option<Value>, Failu
 }
 
 /// Handles one event with a reaper of its own, which is gone when this returns.
-fn handle(args: &OnceArgs, event: &Event) -> Result<Report, Failure> {
+fn handle(args: &OnceArgs, cgroup: Option<&CgroupName>, event: &Event) -> Result<Report, Failure> {
     // Before there is any other thread: capabilities belong to threads.
     match privileges::lower(false) {
         Err(e @ privileges::Error::Missing(_)) => return Err(Failure::Cannot(e.into())),
@@ -50,9 +51,9 @@ fn handle(args: &OnceArgs, event: &Event) -> Result<Report, Failure> {
         tracing::warn!("cannot have more descriptors: {e}");
     }
     let mut builder = Reaper::builder().engine(args.engine);
-    if let Some(path) = &args.cgroup {
+    if let Some(CgroupName::Path(path)) = cgroup {
         // A wrong name is a mistake (1); only a system without any cgroup2 is one that cannot (3).
-        cgroup::open(path).with_context(|| format!("--cgroup {}", path.display()))?;
+        cgroups::open(Path::new(path)).with_context(|| format!("--cgroup {path}"))?;
         builder = builder.cgroup(path);
     }
     let mut reaper = builder.build()?;

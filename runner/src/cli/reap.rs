@@ -11,12 +11,13 @@ use comfy_table::presets::NOTHING;
 use serde::Deserialize as _;
 use serde_json::Value;
 use skreap::core::{
-    Action, Backend, Event, FallbackReason, Frontend, Radius, Report, Request, Revived, SocketTuple, Through,
-    UnknownFrontend, VictimAction,
+    Action, Backend, CgroupName, Event, FallbackReason, Frontend, Radius, Report, Request, Revived,
+    SocketTuple, Through, UnknownFrontend, VictimAction,
 };
 
 use super::action::ActionArgs;
 use super::once::{self, OnceArgs};
+use super::selector::{self, ExceptArgs, PlaceArgs};
 use super::text::{counted, grouped};
 use super::{Failure, SocketArg, client, complete, netns, print_json};
 
@@ -28,10 +29,10 @@ pub(super) struct Args {
     /// List the victims and whose they are, and destroy nothing; exit code 1 if a limit would refuse the event
     #[arg(long)]
     dry_run: bool,
-    /// Network namespace that the link of a link-local backend (udp://[fe80::1%eth0]:53) is in: its name (ip netns), a
-    /// path, or the pid of a process in it
-    #[arg(long, value_name = "NETNS", value_parser = netns::path_of)]
-    netns: Option<String>,
+    #[command(flatten)]
+    place: PlaceArgs,
+    #[command(flatten)]
+    except: ExceptArgs,
     /// Only clients that named this address, which a load balancer has translated, as udp://10.96.0.10:53; or `direct`:
     /// those that named the backend itself. May be given more than once. Needs `serve --frontends`
     #[arg(long, value_name = "FRONTEND", conflicts_with = "once")]
@@ -65,9 +66,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             (Action::BackendsDeleted { backends }, subject)
         }
     };
-    let netns = args.netns.clone();
     let mut event = Event::new(client::id("reap"), action).with_dry_run(args.dry_run);
-    event.netns = netns;
+    restrict(args, &mut event)?;
+    let subject = subject + &selector::words(&event);
     event.victim_action = args.action.action()?;
     event.check_action().map_err(|e| Failure::Misused(e.into()))?;
     if args.once.once && matches!(event.victim_action, Some(VictimAction::Revive(_))) {
@@ -78,12 +79,26 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     event.check_links().map_err(|e| Failure::Misused(e.into()))?;
     event.check_through().map_err(|e| Failure::Misused(e.into()))?;
     if args.once.once {
-        return match once::run(&args.once, &event)? {
+        return match once::run(&args.once, args.place.cgroup.as_ref(), &event)? {
             Some(report) => conclude(&report, &subject, args.json),
             None => Ok(()),
         };
     }
     tell(&args.socket, event, &subject, args.json)
+}
+
+/// Says of which sockets of its backends the event is. The netns of a link-local backend belongs to its link; and without a
+/// service the path of a cgroup says which sockets are indexed at all.
+fn restrict(args: &Args, event: &mut Event) -> Result<(), Failure> {
+    let mut wanted = args.place.selector();
+    if event.action.gone().iter().any(Backend::is_link_local) {
+        let file = wanted.netns.take().map(|netns| netns::file_of(&netns)).transpose();
+        event.netns = file.map_err(Failure::Misused)?;
+    }
+    if args.once.once && matches!(wanted.cgroup, Some(CgroupName::Path(_))) {
+        wanted.cgroup = None;
+    }
+    selector::restrict(event, wanted, &args.except)
 }
 
 /// The backends in their order, without those that were named before.

@@ -7,6 +7,7 @@ use serde::Deserialize as _;
 use skreap::core::{Action, Backend, Event, Network, Report, Request};
 
 use super::action::ActionArgs;
+use super::selector::{self, ExceptArgs, PlaceArgs};
 use super::text::counted;
 use super::{Failure, SocketArg, client, complete, reap};
 
@@ -19,6 +20,10 @@ pub(super) struct Args {
     /// service indexes the whole machine, unless --max-victims is given
     #[arg(long, value_name = "NETWORKS", value_delimiter = ',')]
     within: Vec<Network>,
+    #[command(flatten)]
+    place: PlaceArgs,
+    #[command(flatten)]
+    except: ExceptArgs,
     /// Do nothing if more than N sockets would be destroyed
     #[arg(long, value_name = "N")]
     max_victims: Option<u64>,
@@ -56,6 +61,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut event = Event::new(client::id("reconcile"), action).with_dry_run(args.dry_run);
     event.victim_action = args.action.action()?;
     event.check_links().map_err(|e| Failure::Misused(e.into()))?;
+    selector::restrict(&mut event, args.place.selector(), &args.except)?;
+    let subject = subject + &selector::words(&event);
     if asks {
         let Some(shown) = confirmed(args, &event, &subject)? else {
             return Err(Failure::Failed(anyhow!("nothing was destroyed")));

@@ -80,6 +80,19 @@ fn print_index(out: &mut impl Write, s: &Status) -> io::Result<()> {
     if let Some(sockets) = &s.sockets {
         row(out, "", sockets.to_string())?;
     }
+    if let Some(f) = &s.index.frontends {
+        let ways =
+            s.sockets.and_then(|sockets| sockets.frontends).map_or_else(String::new, |f| format!("; {f}"));
+        row(out, "frontends", format!("{} of {} known{ways}", grouped(f.known), grouped(f.room)))?;
+        row(
+            out,
+            "",
+            format!(
+                "calls of unknown ones: {} not first, {} no note, {} table full",
+                f.not_first, f.no_note, f.table_full
+            ),
+        )?;
+    }
     Ok(())
 }
 

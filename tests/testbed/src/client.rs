@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use thiserror::Error;
 
 use super::op::{Op, OpError, Reply};
-use super::serve::CLIENT_COMMAND;
+use super::serve::{CLIENT_COMMAND, NAME_PREFIX};
 use super::{Cgroup, Netns, sys, wire};
 
 /// How long a reply may take before the client counts as stuck. Longer than any timeout
@@ -106,7 +106,7 @@ impl Client {
         let control = theirs.as_raw_fd();
         let mut command = Command::new("/proc/self/exe");
         command
-            .arg0(format!("skreap-lab:{}", options.label))
+            .arg0(format!("{NAME_PREFIX}{}", options.label))
             .args([CLIENT_COMMAND, &control.to_string()])
             .stdin(Stdio::null());
         let prepare = move || {

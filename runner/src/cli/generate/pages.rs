@@ -211,8 +211,11 @@ pub(super) const PAGES: [Page; 13] = [
         command: "reap",
         more: &[
             "Remove the backend from the load balancer first; otherwise new clients connect after the walk.",
-            "With --once no service is needed: the existing sockets are indexed, as at the start of a service, and no hook \
-             stays attached. UDP sockets that have only sent are not found then.",
+            "--cgroup, --netns, --uid and --interface restrict it to some sockets of the backends, as in \
+             skreap-terminate(1); those for which all --except conditions hold stay. For a link-local backend --netns is the \
+             network namespace of its link.",
+            "With --once no service is needed: the existing sockets are indexed, those of the directory --cgroup only, as at \
+             the start of a service, and no hook stays attached. UDP sockets that have only sent are not found then.",
             OF_REPORTS,
             OF_CLIENTS,
         ],
@@ -225,9 +228,10 @@ pub(super) const PAGES: [Page; 13] = [
                 "A link-local backend, with its link and the network namespace of that:",
                 "skreap reap 'udp://[fe80::1%eth0]:53' --netns /run/netns/blue",
             ),
+            ("One of two tenants with the same addresses:", "skreap reap udp://10.0.0.1:53 --netns blue"),
             ("Without a service:", "skreap reap --once udp://10.0.0.1:53"),
         ],
-        see: &["skreap(1)", "skreap-reconcile(1)"],
+        see: &["skreap(1)", "skreap-reconcile(1)", "skreap-terminate(1)"],
     },
     Page {
         command: "terminate",
@@ -264,6 +268,8 @@ pub(super) const PAGES: [Page; 13] = [
              connected sockets, or more than 100 if that is more, is refused as well (--reconcile-max of the service).",
             "On a terminal the backends that would be hit are shown, and a yes is asked for. Elsewhere, and where the \
              list comes from standard input, --yes has to be given. Link-local backends are never touched.",
+            "--cgroup, --netns, --uid and --interface restrict it to some sockets, as in skreap-terminate(1); those for \
+             which all --except conditions hold stay.",
             OF_REPORTS,
             OF_CLIENTS,
         ],
@@ -272,8 +278,9 @@ pub(super) const PAGES: [Page; 13] = [
         examples: &[
             ("List the victims:", "skreap reconcile --dry-run udp://10.0.0.1:53 udp://10.0.0.2:53"),
             ("A long list of pods:", "cat living | skreap reconcile --within 10.0.0.0/8,fd00::/8 --yes"),
+            ("Of one tenant:", "cat living | skreap reconcile --netns blue --yes"),
         ],
-        see: &["skreap(1)", "skreap-reap(1)"],
+        see: &["skreap(1)", "skreap-reap(1)", "skreap-terminate(1)"],
     },
     Page {
         command: "replay",

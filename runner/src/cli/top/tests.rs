@@ -78,6 +78,22 @@ fn all_of_it_fits_80_by_24() {
 }
 
 #[test]
+fn what_owners_named_is_shown_where_it_is_recorded() {
+    let plain = lines(&View::new(top(16_000, 1)), 80, 24).join("\n");
+    assert!(!plain.contains("named"), "{plain}");
+    let mut view = serde_json::to_value(top(16_000, 1)).unwrap();
+    view["status"]["index"]["frontends"] =
+        json!({"known": 3, "room": 16_384, "not_first": 1, "no_note": 0, "table_full": 0});
+    view["status"]["sockets"]["frontends"] = json!({"direct": 5, "translated": 16_000, "unknown": 6});
+    view["status"]["order"] = json!({"last": true, "moves": 0, "held_back": 0, "behind": 0, "rekeyed": 0,
+                                     "first": {"first": false, "moves": 2}});
+    let all = lines(&View::new(serde_json::from_value(view).unwrap()), 80, 24).join("\n");
+    let text = "named   5 the backend itself, 16,000 a frontend, 6 unknown; 3 of 16,384 frontends";
+    assert!(all.contains(text), "{all}");
+    assert!(all.contains("hooks not first 1"), "{all}");
+}
+
+#[test]
 fn one_of_each_is_said_so() {
     let mut one = top(1, 1);
     one.sockets = 1;

@@ -175,9 +175,22 @@ impl View {
             |name, parts: &[String]| wrap(label(name), parts.iter().cloned().map(Span::raw).collect(), width);
         let mut lines = plain("index", &index);
         lines.extend(plain("sockets", &sockets));
+        lines.extend(self.frontends().into_iter().flat_map(|parts| plain("named", &parts)));
         lines.extend(plain("events", &events));
         lines.extend(wrap(label("health"), self.health(), width));
         lines
+    }
+
+    /// What the owners of the sockets named, where that is recorded.
+    fn frontends(&self) -> Option<[String; 4]> {
+        let known = self.top.status.index.frontends?;
+        let ways = self.top.status.sockets.unwrap_or_default().frontends.unwrap_or_default();
+        Some([
+            format!("{} the backend itself,", grouped(ways.direct)),
+            format!("{} a frontend,", grouped(ways.translated)),
+            format!("{} unknown;", grouped(ways.unknown)),
+            format!("{} of {} frontends", grouped(known.known), grouped(known.room)),
+        ])
     }
 
     fn health(&self) -> Vec<Span<'static>> {
@@ -195,6 +208,9 @@ impl View {
         }
         if s.order.is_some_and(|order| !order.last) {
             alarms.push(("hooks not last", 1));
+        }
+        if s.order.and_then(|order| order.first).is_some_and(|place| !place.first) {
+            alarms.push(("hooks not first", 1));
         }
         let last = alarms.len() - 1;
         let span = |(i, (name, n)): (usize, (&str, u64))| {

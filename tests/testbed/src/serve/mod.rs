@@ -36,6 +36,8 @@ use trouble::{Answer, Context, from_lab, refused};
 
 /// The first argument of a process that is to be a client. The second is the descriptor of its control socket.
 pub(super) const CLIENT_COMMAND: &str = "testbed-client";
+/// What the label of a client follows in its command line.
+pub(super) const NAME_PREFIX: &str = "skreap-lab:";
 /// Exit status of a client that could not serve on.
 const BROKEN: i32 = 70;
 
@@ -44,13 +46,24 @@ const BROKEN: i32 = 70;
 ///
 /// Call it first thing in `main`, before any thread.
 pub fn become_client_if_asked() {
-    let mut arguments = env::args_os().skip(1);
+    let mut arguments = env::args_os();
+    let label = arguments.next();
     if arguments.next().is_none_or(|command| command != CLIENT_COMMAND) {
         return;
     }
+    take_name(label.as_deref().and_then(|label| label.to_str()).unwrap_or_default());
     let control = arguments.next().and_then(|fd| fd.to_str()?.parse().ok());
     // No descriptor has the number -1.
     serve_as_client(control.unwrap_or(-1))
+}
+
+/// Has listings of processes show the label, as far as there is room for it.
+fn take_name(argument: &str) {
+    let label = argument.strip_prefix(NAME_PREFIX).unwrap_or(argument);
+    if let Ok(name) = std::ffi::CString::new(label) {
+        // SAFETY: a string that ends with a zero; the kernel copies at most 16 bytes of it.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    }
 }
 
 /// Serves over the control socket `control`, and never returns.
