@@ -4,9 +4,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
-use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use skreap::Reaper;
@@ -24,17 +21,17 @@ use crate::sockets::*;
 use crate::unconnected::{send_to_all, sender};
 use crate::world::{World, WorldOptions};
 
-const A: &str = "udp://10.177.9.1:5353";
-const B: &str = "udp://10.177.9.2:5353";
+pub const A: &str = "udp://10.177.9.1:5353";
+pub const B: &str = "udp://10.177.9.2:5353";
 const A6: &str = "udp://[fd77::9:1]:5353";
 const B6: &str = "udp://[fd77::9:2]:5353";
 const A_TCP: &str = "tcp://10.177.9.1:8080";
 const B_TCP: &str = "tcp://10.177.9.2:8080";
-const POD: &str = "udp://10.177.0.1:53";
+pub const POD: &str = "udp://10.177.0.1:53";
 const POD6: &str = "udp://[fd77::1]:53";
 const POD_TCP: &str = "tcp://10.177.0.1:80";
-const DIRECT: &str = "direct";
-const UNKNOWN: &str = "unknown";
+pub const DIRECT: &str = "direct";
+pub const UNKNOWN: &str = "unknown";
 
 /// Two services with one pod.
 const V4: &[(&str, &str)] = &[(A, POD), (B, POD)];
@@ -62,7 +59,6 @@ pub fn cases() -> Vec<Case> {
         case!(balancer_before_the_first_program).with(plain).index_only(),
         case!(balancer_that_was_first_for_a_moment).with(plain).index_only(),
         case!(balancer_above_that_is_first).with(plain).index_only(),
-        case!(balancer_moves_in_a_storm).with(plain).index_only(),
         case!(a_full_table_says_so).with(WorldOptions { frontends: 2, ..behind(V4) }).index_only(),
         case!(older_sockets_have_no_frontend).with(behind(V4)).only(EngineName::Netlink),
         case!(pins_keep_frontends).with(behind(V4)).only(EngineName::Netlink),
@@ -75,24 +71,24 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-fn backend(text: &str) -> Backend {
+pub fn backend(text: &str) -> Backend {
     text.parse().unwrap_or_else(|error| unreachable!("{text}: {error}"))
 }
 
-fn through(frontends: &[&str], unknown: UnknownFrontend) -> Through {
+pub fn through(frontends: &[&str], unknown: UnknownFrontend) -> Through {
     let parsed =
         |text: &&str| text.parse::<Frontend>().unwrap_or_else(|error| unreachable!("{text}: {error}"));
     Through { frontends: frontends.iter().map(parsed).collect(), unknown }
 }
 
 /// Has the clients of the pod destroyed that came through this frontend.
-fn reap_through(world: &mut World, pod: &str, frontend: &str) -> Result<Report> {
+pub fn reap_through(world: &mut World, pod: &str, frontend: &str) -> Result<Report> {
     let action = Action::BackendDeleted { backend: backend(pod) };
     world.tell_through(action, through(&[frontend], UnknownFrontend::Preserve), false)
 }
 
 /// Which frontend each socket of the pod came through, as a dry run says.
-fn listed(world: &mut World, pod: &str) -> Result<BTreeMap<u64, String>> {
+pub fn listed(world: &mut World, pod: &str) -> Result<BTreeMap<u64, String>> {
     let report = world.dry_run(backend(pod))?;
     let sockets = report.sockets.as_ref().context("a dry run lists its victims")?;
     let named = |frontend: &Option<String>| frontend.clone().context("a victim without a frontend");
@@ -110,7 +106,7 @@ fn expect_listed(world: &mut World, pod: &str, expected: &[(&[u64], &str)]) -> R
     Ok(())
 }
 
-fn expect_skips(report: &Report, frontend: u64, frontend_unknown: u64) -> Result<()> {
+pub fn expect_skips(report: &Report, frontend: u64, frontend_unknown: u64) -> Result<()> {
     let skipped = Skipped { frontend, frontend_unknown, ..Skipped::default() };
     let found = Skipped { no_peer: 0, moved_on: 0, ..report.skipped };
     ensure!(found == skipped, "{skipped:?}: {report:?}");
@@ -121,7 +117,7 @@ fn counters(world: &World) -> Result<FrontendCounters> {
     Ok(world.reaper().index().frontends().context("no frontends")?.counters()?)
 }
 
-fn many_to(client: &mut Client, to: &str, count: u32) -> Result<Vec<u64>> {
+pub fn many_to(client: &mut Client, to: &str, count: u32) -> Result<Vec<u64>> {
     Ok(connect_many(client, Default::default(), backend(to), count)?.cookies)
 }
 
@@ -268,7 +264,7 @@ fn a_failed_connect_changes_no_frontend(world: &mut World) -> Result<()> {
     expect_exactly(&reap_through(world, POD, A)?, &mut [&mut client], &[socket.cookie])
 }
 
-fn balance(world: &World, placing: Placing) -> Result<LoadBalancer> {
+pub fn balance(world: &World, placing: Placing) -> Result<LoadBalancer> {
     let entries = [(backend(A), backend(POD)), (backend(B), backend(POD))];
     Ok(LoadBalancer::attach_placed(&entries, world.cgroup().open()?.as_fd(), placing)?)
 }
@@ -426,70 +422,6 @@ fn balancer_above_that_is_first(world: &mut World) -> Result<()> {
     expect_exactly(&report, &mut [&mut client], &[doubtful, later].concat())?;
     drop(client);
     Ok(())
-}
-
-/// The load balancer is attached anew at every place in turn, while clients connect through both services and
-/// directly. After each round every frontend that is named is the right one.
-fn balancer_moves_in_a_storm(world: &mut World) -> Result<()> {
-    const ROUNDS: usize = 24;
-    world.serve(&[backend(POD)])?;
-    let mut balancer = balance(world, Placing::Preorder)?;
-    world.tidy();
-    let cgroup = world.cgroup().open()?;
-    let mut stormers = [world.client("a")?, world.client("b")?, world.client("pod")?];
-    let stop = AtomicBool::new(false);
-    let (mut known, mut unknown) = (0, 0);
-    let opened = thread::scope(|scope| {
-        let stop = &stop;
-        let storms: Vec<_> = stormers
-            .iter_mut()
-            .zip([A, B, POD])
-            .map(|(client, to)| scope.spawn(move || storm(client, to, stop)))
-            .collect();
-        let mut rounds = || -> Result<Vec<(u64, String)>> {
-            let mut seen = Vec::new();
-            for round in 0..ROUNDS {
-                let placing = [Placing::Last, Placing::First, Placing::Preorder][round % 3];
-                balancer.attach_again(cgroup.as_fd(), placing)?;
-                world.tidy();
-                seen.extend(listed(world, POD)?);
-            }
-            // It stays where it is: then most are known.
-            for _ in 0..8 {
-                seen.extend(listed(world, POD)?);
-            }
-            Ok(seen)
-        };
-        let done = rounds();
-        stop.store(true, Ordering::Relaxed);
-        let mut truth = BTreeMap::new();
-        for (storm, name) in storms.into_iter().zip([A, B, DIRECT]) {
-            let opened = storm.join().unwrap_or_else(|panic| resume_unwind(panic))?;
-            truth.extend(opened.into_iter().map(|cookie| (cookie, name)));
-        }
-        for (cookie, frontend) in done? {
-            let Some(named) = truth.get(&cookie) else {
-                continue;
-            };
-            ensure!(frontend == *named || frontend == UNKNOWN, "{cookie}: {frontend}, and not {named}");
-            *(if frontend == UNKNOWN { &mut unknown } else { &mut known }) += 1;
-        }
-        Ok(truth.len())
-    })?;
-    ensure!(opened > 1000 && known > 0, "{opened} opened, {known} known, {unknown} unknown");
-    eprintln!("{opened} opened; listed {known} with their frontend, {unknown} as unknown");
-    drop(stormers);
-    Ok(())
-}
-
-/// Opens, connects and closes until told to stop; the cookies of all.
-fn storm(client: &mut Client, to: &str, stop: &AtomicBool) -> Result<Vec<u64>> {
-    let mut opened = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        opened.extend(many_to(client, to, 20)?);
-        client.close_all()?;
-    }
-    Ok(opened)
 }
 
 /// Room for two: a third is unknown, and counted; who names the two, or the backend, is known as ever.

@@ -24,6 +24,7 @@ mod control;
 mod dump_churn;
 mod events;
 mod frontends;
+mod frontends_storm;
 mod full;
 mod handle;
 mod heal;
@@ -31,6 +32,7 @@ mod held_lock;
 mod hidden;
 mod holder;
 mod index;
+mod intents;
 mod kernel_sockets;
 mod kfunc;
 mod link;
@@ -107,6 +109,7 @@ fn main() -> ExitCode {
         handle::cases(),
         order::cases(),
         frontends::cases(),
+        frontends_storm::cases(),
         pending::cases(),
         full::cases(),
         heal::cases(),
@@ -131,6 +134,7 @@ fn main() -> ExitCode {
         link::cases(),
         whose::cases(),
         selectors::cases(),
+        intents::cases(),
     ];
     let trials = cases.into_iter().flatten().flat_map(|case| case.trials(selection.engines(), &missing));
     let trials = trials.filter(|trial| selection.takes(trial.name())).collect();

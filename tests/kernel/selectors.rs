@@ -40,7 +40,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// An event as it is sent.
-fn event(json: &Value, dry_run: bool) -> Result<Event> {
+pub fn event(json: &Value, dry_run: bool) -> Result<Event> {
     let mut json = json.clone();
     json["id"] = json!("s1");
     json["dry_run"] = json!(dry_run);
@@ -51,7 +51,7 @@ fn event(json: &Value, dry_run: bool) -> Result<Event> {
 }
 
 /// Has the event handled, after a dry run that must have listed the same sockets; these must be all that are destroyed.
-fn expect(world: &mut World, json: &Value, clients: &mut [&mut Client], cookies: &[u64]) -> Result<()> {
+pub fn expect(world: &mut World, json: &Value, clients: &mut [&mut Client], cookies: &[u64]) -> Result<()> {
     report_of(world, json, clients, cookies).map(drop)
 }
 
@@ -75,7 +75,7 @@ fn report_of(
     Ok(report)
 }
 
-fn terminate(selector: Value) -> Value {
+pub fn terminate(selector: Value) -> Value {
     json!({"type": "terminate", "where": selector})
 }
 
@@ -214,7 +214,7 @@ fn by_interface(world: &mut World) -> Result<()> {
 }
 
 /// The descriptors of a process that are sockets.
-fn descriptors(client: &Client) -> Result<Vec<PathBuf>> {
+pub fn descriptors(client: &Client) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(format!("/proc/{}/fd", client.pid()))?;
     let mut sockets: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     sockets.retain(|path| fs::read_link(path).is_ok_and(|to| to.to_string_lossy().starts_with("socket:")));

@@ -1,0 +1,179 @@
+//! Frontends while clients connect at full speed and the load balancer is attached anew again and again.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd as _;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::{Result, ensure};
+use skreap_testbed::bpf::{LoadBalancer, Placing};
+use skreap_testbed::{Client, Selection, SpawnOptions};
+
+use crate::case::{Case, case};
+use crate::frontends::{A, B, DIRECT, POD, UNKNOWN, backend, balance, listed, many_to, reap_through};
+use crate::sockets::*;
+use crate::world::{World, WorldOptions};
+
+/// How often the load balancer is attached anew.
+const ROUNDS: usize = 24;
+const PLACINGS: [Placing; 3] = [Placing::Last, Placing::First, Placing::Preorder];
+
+pub fn cases() -> Vec<Case> {
+    let plain = WorldOptions { frontends: 64, ..WorldOptions::default() };
+    vec![
+        case!(balancer_moves_in_a_storm).with(plain).index_only(),
+        case!(balancer_on_a_child_moves_in_a_storm).with(plain).index_only(),
+        case!(events_in_a_storm_kill_their_own).with(plain).index_only(),
+    ]
+}
+
+/// The load balancer is attached anew at every place in turn, while clients connect through both services and
+/// directly. After each round every frontend that is named is the right one.
+fn balancer_moves_in_a_storm(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let mut balancer = balance(world, Placing::Preorder)?;
+    world.tidy();
+    let cgroup = world.cgroup().open()?;
+    let stormers = [world.client("a")?, world.client("b")?, world.client("pod")?];
+    nobody_is_mistaken(world, stormers, |placing| Ok(balancer.attach_again(cgroup.as_fd(), placing)?))
+}
+
+/// The same of one that is attached to a cgroup below, and so runs before ours unless `BPF_F_PREORDER` puts ours first.
+fn balancer_on_a_child_moves_in_a_storm(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let child = world.cgroup().child("child")?;
+    let directory = child.open()?;
+    let entries = [(backend(A), backend(POD)), (backend(B), backend(POD))];
+    let mut balancer = LoadBalancer::attach_placed(&entries, directory.as_fd(), Placing::Last)?;
+    world.tidy();
+    let spawn =
+        |label| Client::spawn(&SpawnOptions { label, cgroup: Some(&child), netns: Some(world.netns(0)) });
+    let stormers = [spawn("a")?, spawn("b")?, spawn("pod")?];
+    nobody_is_mistaken(world, stormers, |placing| Ok(balancer.attach_again(directory.as_fd(), placing)?))
+}
+
+/// What every listing says of a socket is what its owner has named, or unknown.
+fn nobody_is_mistaken(
+    world: &mut World,
+    mut stormers: [Client; 3],
+    mut attach_again: impl FnMut(Placing) -> Result<()>,
+) -> Result<()> {
+    let stop = AtomicBool::new(false);
+    let (mut known, mut unknown) = (0, 0);
+    let opened = thread::scope(|scope| {
+        let stop = &stop;
+        let storms: Vec<_> = stormers
+            .iter_mut()
+            .zip([A, B, POD])
+            .map(|(client, to)| scope.spawn(move || storm(client, to, stop)))
+            .collect();
+        let mut rounds = || -> Result<Vec<(u64, String)>> {
+            let mut seen = Vec::new();
+            for round in 0..ROUNDS {
+                attach_again(PLACINGS[round % 3])?;
+                world.tidy();
+                seen.extend(listed(world, POD)?);
+            }
+            // It stays where it is: then most are known.
+            for _ in 0..8 {
+                seen.extend(listed(world, POD)?);
+            }
+            Ok(seen)
+        };
+        let done = rounds();
+        stop.store(true, Ordering::Relaxed);
+        let mut truth = BTreeMap::new();
+        for (storm, name) in storms.into_iter().zip([A, B, DIRECT]) {
+            let opened = storm.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+            truth.extend(opened.into_iter().map(|cookie| (cookie, name)));
+        }
+        for (cookie, frontend) in done? {
+            let Some(named) = truth.get(&cookie) else {
+                continue;
+            };
+            ensure!(frontend == *named || frontend == UNKNOWN, "{cookie}: {frontend}, and not {named}");
+            *(if frontend == UNKNOWN { &mut unknown } else { &mut known }) += 1;
+        }
+        Ok(truth.len())
+    })?;
+    ensure!(opened > 1000 && known > 0, "{opened} opened, {known} known, {unknown} unknown");
+    eprintln!("{opened} opened; listed {known} with their frontend, {unknown} as unknown");
+    drop(stormers);
+    Ok(())
+}
+
+/// Opens, connects and closes until told to stop; the cookies of all.
+fn storm(client: &mut Client, to: &str, stop: &AtomicBool) -> Result<Vec<u64>> {
+    let mut opened = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        opened.extend(many_to(client, to, 20)?);
+        client.close_all()?;
+    }
+    Ok(opened)
+}
+
+/// Events on the clients of one service: nobody else's socket is ever destroyed. At rest all of them are.
+fn events_in_a_storm_kill_their_own(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let mut balancer = balance(world, Placing::Preorder)?;
+    world.tidy();
+    let cgroup = world.cgroup().open()?;
+    let mut meant = world.client("a")?;
+    let mut others = [world.client("b")?, world.client("pod")?];
+    let stop = AtomicBool::new(false);
+    let mut destroyed = 0;
+    let died = thread::scope(|scope| {
+        let stop = &stop;
+        let storms: Vec<_> = std::iter::once(&mut meant)
+            .chain(&mut others)
+            .zip([A, B, POD])
+            .map(|(client, to)| scope.spawn(move || storm_and_look(client, to, stop)))
+            .collect();
+        let mut rounds = || -> Result<()> {
+            for round in 0..ROUNDS {
+                balancer.attach_again(cgroup.as_fd(), PLACINGS[round % 3])?;
+                destroyed += reap_through(world, POD, A)?.destroyed;
+            }
+            Ok(())
+        };
+        let done = rounds();
+        stop.store(true, Ordering::Relaxed);
+        let died: Vec<u64> = storms
+            .into_iter()
+            .map(|storm| storm.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect::<Result<_>>()?;
+        done.map(|()| died)
+    })?;
+    ensure!(
+        died[1..] == [0, 0],
+        "destroyed were {died:?}, and only those through the first service were meant"
+    );
+    ensure!(died[0] <= destroyed, "{} have died, and {destroyed} are reported", died[0]);
+    eprintln!("{destroyed} destroyed in the storm, {} of them before they were closed", died[0]);
+    // It stays where it is.
+    for client in std::iter::once(&mut meant).chain(&mut others) {
+        client.close_all()?;
+    }
+    world.tidy();
+    world.tidy();
+    let mine = many_to(&mut meant, A, 20)?;
+    let [by_b, direct] = &mut others;
+    many_to(by_b, B, 20)?;
+    many_to(direct, POD, 20)?;
+    let report = reap_through(world, POD, A)?;
+    expect_exactly(&report, &mut [&mut meant, by_b, direct], &mine)?;
+    ensure!((report.skipped.frontend, report.skipped.frontend_unknown) == (40, 0), "{report:?}");
+    Ok(())
+}
+
+/// As [`storm`]; how many of the sockets were destroyed before they were closed.
+fn storm_and_look(client: &mut Client, to: &str, stop: &AtomicBool) -> Result<u64> {
+    let mut died = 0;
+    while !stop.load(Ordering::Relaxed) {
+        many_to(client, to, 20)?;
+        died += client.destroyed(Selection::All)?.len() as u64;
+        client.close_all()?;
+    }
+    Ok(died)
+}
