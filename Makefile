@@ -17,7 +17,7 @@ BUILD  = target/release
 # Packages that the build needs beyond git, make and a Rust toolchain
 PACKAGES = clang-19 gcc libc6-dev libelf-dev libprotobuf-dev make pkg-config protobuf-compiler zlib1g-dev
 
-.PHONY: all bench build deb deps deps-debug-kernel deps-vm demo kmod kmod-install kmod-source test test-deb test-debug-kernel test-matrix test-vm check-matrix checkpatch shellcheck support-matrix verifier-record fmt clippy unit kernel-tests docs fuzz clean help
+.PHONY: all bench build deb deps deps-debug-kernel deps-vm demo kmod kmod-install kmod-source test test-deb test-debug-kernel test-upstream deps-upstream test-matrix test-vm check-matrix checkpatch shellcheck support-matrix verifier-record fmt clippy unit kernel-tests docs fuzz clean help
 
 all: build
 
@@ -265,6 +265,14 @@ deps-debug-kernel: deps-vm
 # The tests on a kernel with KASAN, lockdep and the like, built once from Debian's source; hours without KVM.
 test-debug-kernel: deps-debug-kernel
 	tests/vm/run.sh --debug
+
+deps-upstream: deps-vm
+	@$(MAKE) --no-print-directory deps PACKAGES='$(shell sed '/^\#/d' tests/vm/upstream/packages)'
+
+# A kernel of Debian's newest source with the patches of docs/upstream, built once in a Debian of its own: their
+# selftests, and the kernel tests with engine kfunc on the kernel's own functions. QUICK=1: those of tests/vm/quick.
+test-upstream: deps-upstream
+	$(SUDO) env PATH="$$PATH" HOME="$$HOME" tests/vm/run.sh $(if $(QUICK),--quick) --upstream
 
 # Records the verifier's instruction counts for our programs on this kernel, and on those in tests/vm/kernels.
 verifier-record: deps-vm

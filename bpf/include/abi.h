@@ -291,7 +291,8 @@ struct skreap_frontend_counters {
 };
 
 /*
- * Context of the `skreap_functions` program: 1 where it was loaded with the function of the module.
+ * Context of the `skreap_functions` program: 1 where it was loaded with the function, of the kernel or
+ * the module.
  */
 struct skreap_functions {
 	__u32 acquire;
@@ -299,6 +300,9 @@ struct skreap_functions {
 	__u32 destroy;
 };
 _Static_assert(sizeof(struct skreap_functions) == 12, "no hidden padding");
+
+/* Whether a reference to each recorded socket is held, and by whose functions (docs/kfunc.md). */
+enum { SKREAP_REFS_NONE, SKREAP_REFS_MODULE, SKREAP_REFS_KERNEL };
 
 /*
  * The facts that a process needs about a pinned index before it loads its programs and takes over.
@@ -313,7 +317,7 @@ struct skreap_cfg {
 	__u32 max_memberships;
 	__u32 max_sockets;
 	__u32 bootstrapped; /* 1: pre-existing sockets have been looked for */
-	__u32 refs;	    /* 1: a reference to each recorded socket is held */
+	__u32 refs;	    /* SKREAP_REFS_* */
 	__u32 frontends;    /* room for so many; 0: none are recorded */
 };
 _Static_assert(sizeof(struct skreap_cfg) == 48, "no hidden padding");

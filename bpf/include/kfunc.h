@@ -35,6 +35,19 @@ extern int skreap_sock_destroy_v1(struct skreap_sock *sock, const struct skreap_
 	__attribute__((weak));
 extern int skreap_sock_try_destroy_v1(struct skreap_sock *sock, const struct skreap_peer *peer) __ksym
 	__attribute__((weak));
+
+/*
+ * The same of the kernel itself, by the patches of docs/upstream.  Its struct bpf_sock_peer is
+ * struct skreap_peer by another name.
+ */
+enum { SKREAP_DESTROY_NOWAIT = 1 }; /* BPF_SOCK_DESTROY_NOWAIT */
+struct bpf_sock_ref {
+	struct sock sk;
+} __attribute__((preserve_access_index));
+extern struct bpf_sock_ref *bpf_sock_acquire(struct sock_common *skc) __ksym __attribute__((weak));
+extern void bpf_sock_release(struct bpf_sock_ref *ref) __ksym __attribute__((weak));
+extern int bpf_sock_destroy_peer_might_sleep(struct bpf_sock_ref *ref, const struct skreap_peer *peer,
+					     __u32 flags) __ksym __attribute__((weak));
 #endif
 
 #endif

@@ -12,7 +12,7 @@ const volatile __u32 cfg_all_records = 64;     /* length of records: shards * re
 const volatile __u32 cfg_shards = 1;	       /* power of two */
 const volatile __u32 cfg_shard_bits;	       /* log2 of the above */
 const volatile __u32 cfg_max_memberships = 63; /* nodes of one socket before it is a wildcard, < CHUNK */
-const volatile __u32 cfg_refs;		       /* 1: a reference to each recorded socket is held */
+const volatile __u32 cfg_refs;		       /* SKREAP_REFS_*: whether a reference to each socket is held */
 const volatile __u64 cfg_seed = 0x9e3779b97f4a7c15ULL;
 
 const volatile struct skreap_abi abi = {

@@ -393,7 +393,7 @@ static __always_inline struct skreap_sock *ref_acquire(struct membership *m, voi
 
 	if (m->tag & NODE_CONNECT && record && *(volatile __u32 *)record)
 		record_forget(m, DROP_OBSOLETE);
-	sock = skreap_sock_acquire_v1((struct sock_common *)trusted);
+	sock = sockref_acquire((struct sock_common *)trusted);
 	if (sock)
 		m->tag |= NODE_HAS_REF;
 	else
@@ -406,7 +406,7 @@ static __always_inline void ref_store(struct membership *m, struct skreap_sock *
 {
 	if (!is_new) {
 		if (sock)
-			skreap_sock_release_v1(sock);
+			sockref_release(sock);
 		return;
 	}
 	if (sock)
@@ -536,7 +536,7 @@ static __always_inline bool release_single_ref(struct shard *s, __u32 *record, _
 	if (surplus)
 		depot_give(surplus);
 	if (done)
-		skreap_sock_release_v1(sock);
+		sockref_release(sock);
 	else
 		sockref_put(i, sock);
 	return done;

@@ -141,6 +141,13 @@ int skreap_init(void *ctx)
 SEC("syscall")
 int skreap_functions(struct skreap_functions *ctx)
 {
+	if (cfg_refs == SKREAP_REFS_KERNEL) {
+		ctx->acquire = bpf_ksym_exists(bpf_sock_acquire);
+		ctx->release = bpf_ksym_exists(bpf_sock_release);
+		ctx->destroy = bpf_ksym_exists(bpf_sock_destroy_peer_might_sleep);
+		barrier(); /* or the compiler makes one path of both, which the verifier has to follow */
+		return 0;
+	}
 	ctx->acquire = bpf_ksym_exists(skreap_sock_acquire_v1);
 	ctx->release = bpf_ksym_exists(skreap_sock_release_v1);
 	ctx->destroy = bpf_ksym_exists(skreap_sock_try_destroy_v1);

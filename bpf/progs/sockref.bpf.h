@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
 /*
- * References to the recorded sockets, for a walk that destroys them itself.  Only with the kernel
- * module, see docs/kfunc.md.  Without it `refs_enabled()` is a constant false, and none of this is in
- * the loaded programs.
+ * References to the recorded sockets, for a walk that destroys them itself.  Only with a kernel that
+ * has the functions, or with the kernel module, see docs/kfunc.md.  Without both `refs_enabled()` is a
+ * constant false, and none of this is in the loaded programs.
  *
  * Global data cannot hold a reference, so the reference of node i is in element i of a map beside
  * the pool.  Only bpf_kptr_xchg() exchanges it, and no lock may be held for that call.  The
@@ -26,7 +26,12 @@ struct sockref {
 	struct skreap_sock __kptr *sock;
 };
 
-/* Resized before load to cfg_nodes if references are to be held. */
+/* What the kernel's own functions take has another type, and only the verifier sees the difference. */
+struct kernel_sockref {
+	struct bpf_sock_ref __kptr *sock;
+};
+
+/* That of cfg_refs is resized before load to cfg_nodes, the other is not used. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -34,23 +39,68 @@ struct {
 	__type(value, struct sockref);
 } refs SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct kernel_sockref);
+} kernel_refs SEC(".maps");
+
 /*
- * True if nodes have references.  The verifier knows the value, and removes the code that it
- * excludes.
+ * True if nodes have references.  The verifier knows the values of these, and removes the code that
+ * they exclude.
  */
+static __always_inline bool refs_of_kernel(void)
+{
+	return cfg_refs == SKREAP_REFS_KERNEL && bpf_ksym_exists(bpf_sock_acquire) && bpf_ksym_exists(bpf_sock_release);
+}
+
+static __always_inline bool refs_of_module(void)
+{
+	return cfg_refs == SKREAP_REFS_MODULE && bpf_ksym_exists(skreap_sock_acquire_v1) &&
+	       bpf_ksym_exists(skreap_sock_release_v1);
+}
+
 static __always_inline bool refs_enabled(void)
 {
-	return cfg_refs && bpf_ksym_exists(skreap_sock_acquire_v1) && bpf_ksym_exists(skreap_sock_release_v1);
+	return refs_of_kernel() || refs_of_module();
 }
 
 /* A walk can destroy sockets. */
 static __always_inline bool can_destroy(void)
 {
-	return refs_enabled() && bpf_ksym_exists(skreap_sock_try_destroy_v1);
+	if (refs_of_kernel())
+		return bpf_ksym_exists(bpf_sock_destroy_peer_might_sleep);
+	return refs_of_module() && bpf_ksym_exists(skreap_sock_try_destroy_v1);
+}
+
+/* The three functions, whose ever they are.  Only where refs_enabled(). */
+static __always_inline struct skreap_sock *sockref_acquire(struct sock_common *skc)
+{
+	if (refs_of_kernel())
+		return (struct skreap_sock *)bpf_sock_acquire(skc);
+	return skreap_sock_acquire_v1(skc);
+}
+
+static __always_inline void sockref_release(struct skreap_sock *sock)
+{
+	if (refs_of_kernel())
+		bpf_sock_release((struct bpf_sock_ref *)sock);
+	else
+		skreap_sock_release_v1(sock);
+}
+
+static __always_inline int sockref_try_destroy(struct skreap_sock *sock, const struct skreap_peer *peer)
+{
+	if (refs_of_kernel())
+		return bpf_sock_destroy_peer_might_sleep((struct bpf_sock_ref *)sock, peer, SKREAP_DESTROY_NOWAIT);
+	return skreap_sock_try_destroy_v1(sock, peer);
 }
 
 static __always_inline struct sockref *sockref_at(__u32 i)
 {
+	if (refs_of_kernel())
+		return bpf_map_lookup_elem(&kernel_refs, &i);
 	return bpf_map_lookup_elem(&refs, &i);
 }
 
@@ -99,12 +149,12 @@ __noinline int sockref_reap(__u32 i)
 			return 0;
 		if (node_is_dead(n)) {
 			node_bury(i, n);
-			skreap_sock_release_v1(sock);
+			sockref_release(sock);
 			return 1;
 		}
 		sock = bpf_kptr_xchg(&h->sock, sock);
 		if (sock)
-			skreap_sock_release_v1(sock);
+			sockref_release(sock);
 	}
 	return 0;
 }
@@ -116,13 +166,13 @@ static __always_inline void sockref_put(__u32 i, struct skreap_sock *sock)
 	struct node *n = node_at(i);
 
 	if (!h || !n) {
-		skreap_sock_release_v1(sock);
+		sockref_release(sock);
 		return;
 	}
 	sock = bpf_kptr_xchg(&h->sock, sock);
 	/* There is only one token, so the place was empty. */
 	if (sock)
-		skreap_sock_release_v1(sock);
+		sockref_release(sock);
 	if (node_is_dead(n))
 		sockref_reap(i);
 }
@@ -139,7 +189,7 @@ static __always_inline bool node_belongs(struct shard *s, struct node *n, __u64 
 }
 
 /*
- * Destroys the socket of the node if it is connected to the peer (see skreap_sock_try_destroy_v1).
+ * Destroys the socket of the node if it is connected to the peer (see sockref_try_destroy).
  * EBUSY if the lock of the socket is taken, or another program holds the reference: no walk waits
  * for either.  Further errors: those of that function, and ENODATA if the node has no reference.
  */
@@ -158,7 +208,7 @@ __noinline int sockref_destroy(__u32 i, __u64 cookie, const struct peer *peer)
 		return node_belongs(s, n, cookie) ? -EBUSY : -ENOENT;
 	/* The socket may have been closed, and the node be another's by now. */
 	if (sock_cookie(sock_of(sock)) == cookie)
-		err = skreap_sock_try_destroy_v1(sock, (const struct skreap_peer *)peer);
+		err = sockref_try_destroy(sock, (const struct skreap_peer *)peer);
 	sockref_put(i, sock);
 	return err;
 }

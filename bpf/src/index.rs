@@ -15,10 +15,10 @@ use crate::fault::{self, Point};
 use crate::frontends::Frontends;
 use crate::incompatible::{Incompatible, Obstacle};
 use crate::mapping::Mapping;
-use crate::module::{self, ModuleError};
+use crate::module::{self, Functions, ModuleError};
 use crate::object::{self, failure};
 use crate::prog::run;
-use crate::shape::{CFG, Shape, pinned_cfg, prepare, resize, reuse_maps};
+use crate::shape::{CFG, Shape, pinned_cfg, prepare, refs_of, resize, reuse_maps};
 use crate::share;
 use crate::skel::types;
 use crate::walk::{Emit, Slots, Walker};
@@ -53,21 +53,22 @@ impl Index {
         if !config.refs {
             return Self::load_with(config, Err(ModuleError::NotUsed));
         }
-        if let Err(why) = module::look() {
-            return Self::load_with(config, Err(why));
-        }
-        match Self::load_with(config, Ok(())) {
+        let functions = match module::look() {
+            Ok(functions) => functions,
+            Err(why) => return Self::load_with(config, Err(why)),
+        };
+        match Self::load_with(config, Ok(functions)) {
             Err(e) if !e.cannot() => {
-                tracing::warn!("loading without the kernel module, because loading with it failed: {e}");
+                tracing::warn!("loading without {functions}, because loading with it failed: {e}");
                 Self::load_with(config, Err(ModuleError::Refused(e.to_string())))
             }
             loaded => loaded,
         }
     }
 
-    /// `destroys`: whether with references to the sockets, or why without.
-    fn load_with(config: &Config, destroys: Result<(), ModuleError>) -> Result<Self, Error> {
-        let (open, shape) = prepare(config, None, destroys.is_ok())?;
+    /// `destroys`: whose references to the sockets are held, or why none.
+    fn load_with(config: &Config, destroys: Result<Functions, ModuleError>) -> Result<Self, Error> {
+        let (open, shape) = prepare(config, None, destroys.as_ref().ok().copied())?;
         let index = Self::of(object::load(open, Point::Load)?, shape, destroys)?;
         let init = index.program("skreap_init")?;
         fault::at(Point::Init)
@@ -86,8 +87,8 @@ impl Index {
         let pinned = pinned_cfg(maps)?;
         // With or without references, as the maps were created: the module may have been loaded or
         // unloaded since.
-        let refs = pinned.refs != 0;
-        let destroys = if refs { Ok(()) } else { Err(ModuleError::NotUsed) };
+        let refs = refs_of(pinned.refs);
+        let destroys = refs.ok_or(ModuleError::NotUsed);
         let (mut open, shape) = prepare(config, Some(pinned.seed), refs)?;
         shape.same_as(&pinned)?;
         reuse_maps(&mut open, maps)?;
@@ -96,7 +97,7 @@ impl Index {
         Ok(Self::of(object, shape, destroys)?)
     }
 
-    fn of(object: Object, shape: Shape, destroys: Result<(), ModuleError>) -> Result<Self, Error> {
+    fn of(object: Object, shape: Shape, destroys: Result<Functions, ModuleError>) -> Result<Self, Error> {
         let abi = shape.abi;
         let counters = object::memory(&object, ".bss.counters", size_of::<types::bss_counters>())?;
         let notes = object::memory(&object, ".bss.kernel", size_of::<types::skreap_kernel_notes>())?;
@@ -107,17 +108,18 @@ impl Index {
         });
         let slots = Arc::new(Slots::new(abi.walk_slots));
         let frontends = Frontends::of(&object, abi.version, shape.layout.frontends, abi.walk_slots, emitted)?;
-        let mut index = Self { object, shape, counters, notes, emit, frontends, destroys, slots };
-        if index.destroys.is_ok() {
-            index.destroys = index.functions()?;
-        }
+        let mut index = Self { object, shape, counters, notes, emit, frontends, destroys: Ok(()), slots };
+        index.destroys = match destroys {
+            Ok(functions) => index.has(functions)?,
+            Err(why) => Err(why),
+        };
         Ok(index)
     }
 
     /// Prepares another object to be loaded on the maps of this index.
     pub(crate) fn share(&self, open: &mut libbpf_rs::OpenObject) -> Result<(), Error> {
         share::constants(open, &self.shape)?;
-        resize(open, &self.shape.layout, false)?;
+        resize(open, &self.shape.layout, None)?;
         share::maps(open, &self.object)
     }
 
@@ -144,13 +146,13 @@ impl Index {
         self.destroys.clone()
     }
 
-    /// The functions of the module that the programs found when they were loaded.
-    fn functions(&self) -> Result<Result<(), ModuleError>, Error> {
+    /// Whether the programs found all of these functions when they were loaded.
+    fn has(&self, functions: Functions) -> Result<Result<(), ModuleError>, Error> {
         let mut found = types::skreap_functions::default();
         run(self.program("skreap_functions")?.as_fd(), &mut found)
             .map_err(failure("program skreap_functions"))?;
-        let functions = [found.acquire, found.release, found.destroy].into_iter().zip(module::FUNCTIONS);
-        Ok(match functions.into_iter().find(|(found, _)| *found == 0) {
+        let mut found = [found.acquire, found.release, found.destroy].into_iter().zip(functions.names());
+        Ok(match found.find(|(found, _)| *found == 0) {
             None => Ok(()),
             Some((_, missing)) => Err(ModuleError::OtherVersion { missing }),
         })

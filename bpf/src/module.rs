@@ -1,13 +1,51 @@
-//! The kernel module: whether its functions can be called here, and if not, why.
+//! The lock-taking functions, the kernel's own or those of the module: whether they can be called here, and if
+//! not, why.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::sync::OnceLock;
 
-/// Its BTF, by which BPF finds the functions. The kernel loads a module without, and registers none then.
+use libbpf_rs::btf::Btf;
+use libbpf_rs::btf::types::Func;
+
+/// BTF of the kernel.
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+/// BTF of a module with the kernel's functions, a stand-in on stock kernels: `tests/vm/upstream/module`.
+const STAND_IN_BTF: &str = "/sys/kernel/btf/skreap_upstream";
+/// That of the module, by which BPF finds the functions. The kernel loads a module without, and registers none then.
 const BTF: &str = "/sys/kernel/btf/skreap";
-/// What the programs call of what `bpf/include/kfunc.h` declares.
-pub(crate) const FUNCTIONS: [&str; 3] =
-    ["skreap_sock_acquire_v1", "skreap_sock_release_v1", "skreap_sock_try_destroy_v1"];
+
+/// Whose functions take references to sockets and destroy them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Functions {
+    /// The kernel's own: the patches of `docs/upstream`.
+    Kernel,
+    /// Those of the module `skreap`.
+    Module,
+}
+
+impl Functions {
+    /// What the programs call of what `bpf/include/kfunc.h` declares: acquire, release, destroy.
+    pub(crate) const fn names(self) -> [&'static str; 3] {
+        match self {
+            Self::Kernel => ["bpf_sock_acquire", "bpf_sock_release", "bpf_sock_destroy_peer_might_sleep"],
+            Self::Module => {
+                ["skreap_sock_acquire_v1", "skreap_sock_release_v1", "skreap_sock_try_destroy_v1"]
+            }
+        }
+    }
+}
+
+impl fmt::Display for Functions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel => write!(f, "this kernel's {}", self.names()[2]),
+            Self::Module => write!(f, "module skreap ({BTF})"),
+        }
+    }
+}
 
 /// Why the functions of the module cannot be called.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,19 +94,36 @@ pub enum ModuleError {
     Refused(String),
 }
 
-/// Looks whether the functions can be called; answers where they are.
+/// Looks whether the functions can be called; answers whose they are. The kernel's own come first.
 ///
 /// # Errors
 /// [`ModuleError`]: what is missing, and what to do about it.
-pub fn look() -> Result<String, ModuleError> {
+pub fn look() -> Result<Functions, ModuleError> {
+    static KERNEL: OnceLock<bool> = OnceLock::new();
+    if *KERNEL.get_or_init(|| kernel_has(Path::new(KERNEL_BTF))) || stand_in_has(Path::new(STAND_IN_BTF)) {
+        return Ok(Functions::Kernel);
+    }
     look_in(Path::new("/"))
 }
 
-fn look_in(root: &Path) -> Result<String, ModuleError> {
+/// True if this BTF of a kernel has all of its functions.
+fn kernel_has(btf: &Path) -> bool {
+    let Ok(btf) = Btf::from_path(btf) else {
+        return false;
+    };
+    Functions::Kernel.names().into_iter().all(|name| btf.type_by_name::<Func<'_>>(name).is_some())
+}
+
+fn stand_in_has(btf: &Path) -> bool {
+    fs::read(btf).is_ok_and(|btf| Functions::Kernel.names().into_iter().all(|name| has_string(&btf, name)))
+}
+
+/// Looks for the module.
+fn look_in(root: &Path) -> Result<Functions, ModuleError> {
     let at = |path: &str| root.join(path.trim_start_matches('/'));
     if let Ok(btf) = fs::read(at(BTF)) {
-        return match FUNCTIONS.into_iter().find(|name| !has_string(&btf, name)) {
-            None => Ok(format!("module skreap ({BTF})")),
+        return match Functions::Module.names().into_iter().find(|name| !has_string(&btf, name)) {
+            None => Ok(Functions::Module),
             Some(missing) => Err(ModuleError::OtherVersion { missing }),
         };
     }
@@ -187,6 +242,19 @@ mod tests {
             assert_eq!(look_in(&root.0), Err(expected), "{name}");
         }
         let root = Root::new("ready", &[running, modules, loaded, ("sys/kernel/btf/skreap", ALL)]);
-        assert!(look_in(&root.0).is_ok());
+        assert_eq!(look_in(&root.0), Ok(Functions::Module));
+    }
+
+    #[test]
+    fn kernel_without_readable_btf_has_no_functions_of_its_own() {
+        let root = Root::new("no-kernel-btf", &[("vmlinux", b"\0bpf_sock_acquire\0")]);
+        assert!(!kernel_has(&root.0.join("vmlinux")));
+        assert!(!kernel_has(&root.0.join("none")));
+    }
+
+    #[test]
+    fn functions_are_named_by_whose_they_are() {
+        assert_eq!(Functions::Kernel.to_string(), "this kernel's bpf_sock_destroy_peer_might_sleep");
+        assert_eq!(Functions::Module.to_string(), "module skreap (/sys/kernel/btf/skreap)");
     }
 }

@@ -10,6 +10,7 @@ use crate::config::Layout;
 use crate::error::io_error;
 use crate::frontends;
 use crate::incompatible::{Incompatible, Obstacle};
+use crate::module::Functions;
 use crate::object::{self, failure};
 use crate::skel::{FRONTENDS_OBJECT, OBJECT, types};
 use crate::{Config, Error};
@@ -31,8 +32,8 @@ pub(crate) struct Shape {
     pub(crate) layout: Layout,
     pub(crate) abi: types::skreap_abi,
     seed: u64,
-    /// References to sockets are held.
-    refs: bool,
+    /// Whose references to sockets are held; none if `None`.
+    refs: Option<Functions>,
 }
 
 impl Shape {
@@ -47,7 +48,7 @@ impl Shape {
             max_memberships: self.layout.max_memberships,
             max_sockets: self.layout.max_sockets,
             bootstrapped: 0,
-            refs: self.refs.into(),
+            refs: refs_code(self.refs),
             frontends: self.layout.frontends,
         }
     }
@@ -81,8 +82,24 @@ pub(crate) fn pinned_cfg(maps: &Path) -> Result<types::skreap_cfg, Incompatible>
     }
 }
 
+/// SKREAP_REFS_* of `bpf/include/abi.h`
+const REFS: [(Functions, u32); 2] = [(Functions::Module, 1), (Functions::Kernel, 2)];
+
+fn refs_code(refs: Option<Functions>) -> u32 {
+    REFS.into_iter().find(|(functions, _)| Some(*functions) == refs).map_or(0, |(_, code)| code)
+}
+
+/// Whose references an index holds that was created with this code.
+pub(crate) fn refs_of(code: u32) -> Option<Functions> {
+    REFS.into_iter().find(|(_, known)| *known == code).map(|(functions, _)| functions)
+}
+
 /// Opens the object and sets all sizes; the seed of a pinned index must stay the same.
-pub(crate) fn prepare(config: &Config, seed: Option<u64>, refs: bool) -> Result<(OpenObject, Shape), Error> {
+pub(crate) fn prepare(
+    config: &Config,
+    seed: Option<u64>,
+    refs: Option<Functions>,
+) -> Result<(OpenObject, Shape), Error> {
     if !Path::new(BTF).exists() {
         return Err(Error::Unsupported {
             missing: format!("BTF ({BTF})"),
@@ -109,7 +126,7 @@ pub(crate) fn prepare(config: &Config, seed: Option<u64>, refs: bool) -> Result<
     rodata.cfg_shards = layout.shards;
     rodata.cfg_shard_bits = layout.shards.trailing_zeros();
     rodata.cfg_max_memberships = layout.max_memberships;
-    rodata.cfg_refs = refs.into();
+    rodata.cfg_refs = refs_code(refs);
     rodata.cfg_seed = seed;
     resize(&mut open, &layout, refs)?;
     frontends::configure(&mut open, layout.frontends)?;
@@ -153,7 +170,7 @@ fn open_rodata(open: &mut OpenObject) -> Result<&mut types::rodata, Error> {
     Ok(unsafe { &mut *data.cast::<types::rodata>() })
 }
 
-pub(crate) fn resize(open: &mut OpenObject, layout: &Layout, refs: bool) -> Result<(), Error> {
+pub(crate) fn resize(open: &mut OpenObject, layout: &Layout, refs: Option<Functions>) -> Result<(), Error> {
     let words = |n: u32| n.checked_mul(4);
     for mut map in open.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
@@ -169,7 +186,11 @@ pub(crate) fn resize(open: &mut OpenObject, layout: &Layout, refs: bool) -> Resu
                 map.set_max_entries(layout.shards).map_err(io_error).map_err(failure(&name))?;
                 continue;
             }
-            "refs" if refs => {
+            "refs" if refs == Some(Functions::Module) => {
+                map.set_max_entries(layout.nodes).map_err(io_error).map_err(failure(&name))?;
+                continue;
+            }
+            "kernel_refs" if refs == Some(Functions::Kernel) => {
                 map.set_max_entries(layout.nodes).map_err(io_error).map_err(failure(&name))?;
                 continue;
             }

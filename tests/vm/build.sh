@@ -2,12 +2,15 @@
 # Builds the static programs that run in the machine, and the module for its kernel.
 
 TRIPLE=x86_64-unknown-linux-gnu
+PROFILE=${SKREAP_VM_PROFILE:-release}
+# Where cargo puts what it builds with it
+BUILT=$TRIPLE/$(echo "$PROFILE" | sed 's/^dev$/debug/')
 
 # cargo_static ARGUMENTS...: links libelf and zlib from Debian, as archives; --target keeps the flags
 # away from build scripts.
 cargo_static() {
 	LIBBPF_SYS_LIBRARY_PATH=/usr/lib/x86_64-linux-gnu RUSTFLAGS='-C target-feature=+crt-static' \
-		CARGO_TARGET_DIR="$target" "${CARGO:-cargo}" "$@" --locked --release --target $TRIPLE \
+		CARGO_TARGET_DIR="$target" "${CARGO:-cargo}" "$@" --locked --profile "$PROFILE" --target $TRIPLE \
 		--features libbpf-sys/static --manifest-path "$top/Cargo.toml" 2>"$target/vm/cargo.log" || {
 		cat "$target/vm/cargo.log" >&2
 		die "the static programs do not build"
@@ -34,24 +37,34 @@ build_tests() {
 	KERNEL_TESTS=$(test_program kernel)
 	MODEL_TESTS=$(test_program model)
 	SOAK=$(test_program soak)
-	COMMAND=$target/$TRIPLE/release/skreap
-	# The libbpf of the kernel tests, which have just been built; the newest if there are several.
-	# shellcheck disable=SC2012 # names made by cargo
-	libbpf=$(ls -td "$target/$TRIPLE"/release/build/libbpf-sys-*/out/libbpf.a | head -n 1)
+	COMMAND=$target/$BUILT/skreap
+	libbpf=$(newest_libbpf)
 	make --silent -C "$here/kfunc" LIBBPF="${libbpf%/*}" OUT="$target/vm/kfunc"
+}
+
+# newest_libbpf: the libbpf.a of what has just been built; the newest if there are several
+newest_libbpf() {
+	# shellcheck disable=SC2012 # names made by cargo
+	ls -td "$target/$BUILT"/build/libbpf-sys-*/out/libbpf.a | head -n 1
+}
+
+# Sets KERNEL_TESTS
+build_kernel_tests() {
+	cargo_static test --package skreap --package skreap-bpf --test kernel --no-run
+	KERNEL_TESTS=$(test_program kernel)
 }
 
 # Sets SOAK and COMMAND
 build_soak() {
 	cargo_static test --package skreap --package skreap-bpf --test soak --no-run
 	SOAK=$(test_program soak)
-	COMMAND=$target/$TRIPLE/release/skreap
+	COMMAND=$target/$BUILT/skreap
 }
 
 # Sets BENCH
 build_bench() {
 	cargo_static build --package skreap-bench --package skreap-bpf
-	BENCH=$target/$TRIPLE/release/skreap-bench
+	BENCH=$target/$BUILT/skreap-bench
 }
 
 # build_module make|dkms|none SUITE...: sets MODULE (a file in $out, empty if there is none), SELFTEST

@@ -1,15 +1,15 @@
 # shellcheck shell=sh
-# Builds a kernel from Debian's source with all debug checks, see debug/config, into the cache.
+# Builds a kernel from Debian's source with all debug checks, see config and debug/config, into the cache.
 
 # The row of the table with its source
 DEBUG_OF=6.12
 
-# configure SOURCE BUILD: fails if the result lacks an option of debug/config
+# configure SOURCE BUILD: fails if the result lacks an option of config or debug/config
 configure() {
 	make -s -C "$1" O="$2" tinyconfig &&
-		"$1/scripts/kconfig/merge_config.sh" -O "$2" -m "$2/.config" "$here/debug/config" >/dev/null &&
+		"$1/scripts/kconfig/merge_config.sh" -O "$2" -m "$2/.config" "$here/config" "$here/debug/config" >/dev/null &&
 		make -s -C "$1" O="$2" olddefconfig || return 1
-	refused=$(grep '^CONFIG' "$here/debug/config" | grep -vxFf "$2/.config" || :)
+	refused=$(cat "$here/config" "$here/debug/config" | grep '^CONFIG' | grep -vxFf "$2/.config" || :)
 	[ -z "$refused" ] || { echo "this kernel's configuration does not take: $refused" >&2; return 1; }
 }
 
@@ -19,7 +19,7 @@ fetch_debug_kernel() {
 	source=linux-source-$DEBUG_OF
 	# Another configuration is another kernel. The path has no "=": the kernel's Makefiles would read
 	# it as an assignment.
-	config=$(sha256sum "$here/debug/config" | cut -c 1-12)
+	config=$(cat "$here/config" "$here/debug/config" | sha256sum | cut -c 1-12)
 	KERNEL=$CACHE/debug/${source}_$(candidate_of "$source")-$config
 	if [ ! -e "$KERNEL/.ready" ]; then
 		echo "building $source for debugging in $KERNEL, which takes a while" >&2

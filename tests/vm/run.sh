@@ -1,6 +1,8 @@
 #!/bin/sh
 # tests/vm/run.sh [--quick] [KERNEL...]          boots Debian kernels in QEMU and runs the tests
 # tests/vm/run.sh [--quick] --debug              the same on a debug kernel built here
+# tests/vm/run.sh [--quick] --upstream           the same on a kernel with the patches of docs/upstream,
+#                                                built here, and the selftests of these
 # tests/vm/run.sh --record [KERNEL...]           writes the verifiers' instruction counts for our
 #                                                programs to verifier/KERNEL
 # tests/vm/run.sh --bench KERNEL [ARGUMENT...]   runs skreap-bench in one of them
@@ -19,6 +21,7 @@
 # The kernel tests compare the verifier's counts with verifier/KERNEL, if it exists.
 #
 # SKREAP_VM_TIMEOUT   seconds until the machine is killed
+# SKREAP_VM_PROFILE   cargo's profile for the programs: dev in place of release
 # SKREAP_VM_APPEND    more words for the kernel's command line
 # SKREAP_VM_TESTS     these suites instead of those in the table, separated by commas
 # SKREAP_VM_MODULE    no: run the soak and skreap-bench without the module
@@ -47,6 +50,7 @@ complaints="$complaints|new suspected memory leaks|locking correctness validator
 . "$here/kernel.sh"
 . "$here/debug.sh"
 . "$here/root.sh"
+. "$here/upstream.sh"
 . "$here/build.sh"
 . "$here/machine.sh"
 
@@ -95,6 +99,17 @@ prepare_debug() {
 	use_machine
 }
 
+# prepare_upstream: the same for the kernel with the patches of docs/upstream, whose own functions are used in place of
+# the module's
+prepare_upstream() {
+	name=upstream TESTS=${SKREAP_VM_TESTS:-selftests,kernel} MODULE="" SELFTEST="" INSTALLED=""
+	MODULES="veth 9p 9pnet_fd"
+	ENGINES=kfunc,netlink,iter,diag,diag-filter,index-scan
+	claim_results "$name"
+	use_suites "$UPSTREAM_SUITE" && fetch_upstream_kernel && build_selftests || return 1
+	use_machine
+}
+
 # Broken modules: without BTF, with another function, and built for another kind of kernel
 spoil_module() {
 	objcopy --remove-section=.BTF "$MODULE" "$root/tests/no-btf.ko"
@@ -119,6 +134,7 @@ add_suites() {
 			[ -z "$record" ] || echo "export SKREAP_VERIFIER=print"
 			echo "export SKREAP_TEST_ENGINES=${MODULE:+kfunc,}$ENGINES"
 			[ -z "$MODULE" ] || echo "load_module"
+			[ -z "$upstream" ] || echo "export SKREAP_KFUNC=required"
 			echo "suite kernel $((timeout - 60)) /tests/kernel $(printf '%s' "${SKREAP_VM_FILTER:-}")"
 			[ -z "$MODULE" ] || echo "unload_module" ;;
 		model)
@@ -160,7 +176,20 @@ add_suites() {
 			[ -z "$MODULE" ] || spoil_module
 			[ -z "$debug" ] || echo "export DEMO_SIZE='--sockets 480 --rounds 4'"
 			echo "suite command $((1200 * slowness)) /tests/command.sh $ENGINES" ;;
-		*) die "$name: no tests $suite: command, fault, kernel, kfunc, model or soak" ;;
+		names)
+			[ -n "$MODULE" ] || die "$name: the stand-in for the kernel's own functions is made of the module"
+			make_stand_in
+			add_program "$KERNEL_TESTS" kernel
+			cp "$out/stand-in/skreap_upstream.ko" "$here/upstream/names" "$root/tests"
+			echo "export SKREAP_TEST_ENGINES=kfunc"
+			echo "load_module skreap_upstream"
+			echo "SKREAP_TEST_NAMES=/tests/names suite names $((1800 * slowness)) /tests/kernel"
+			echo "unload_module skreap_upstream" ;;
+		selftests)
+			[ -n "$upstream" ] || die "$name: only the kernel with the patches has selftests of them"
+			add_program "$SELFTESTS" selftests
+			echo "suite selftests 600 /tests/selftests" ;;
+		*) die "$name: no tests $suite: command, fault, kernel, kfunc, model, names, selftests or soak" ;;
 		esac >>"$root/suites"
 	done
 }
@@ -189,7 +218,11 @@ judge() {
 
 # test_kernel NAME
 test_kernel() {
-	if [ "$1" = debug ]; then prepare_debug; else prepare "$1"; fi || return 1
+	case $1 in
+	debug) prepare_debug ;;
+	upstream) prepare_upstream ;;
+	*) prepare "$1" ;;
+	esac || return 1
 	start_image
 	add_suites
 	finish_image
@@ -264,12 +297,20 @@ if [ "${1:-}" = --debug ]; then
 	require_packages "$here/debug/packages" deps-debug-kernel
 	set -- debug
 fi
+upstream=
+if [ "${1:-}" = --upstream ]; then
+	upstream=yes
+	shift
+	[ $# -eq 0 ] || die "usage: tests/vm/run.sh [--quick] --upstream"
+	require_packages "$here/upstream/packages" deps-upstream
+	set -- upstream
+fi
 timeout=${SKREAP_VM_TIMEOUT:-${debug:+28800}}
 timeout=${timeout:-${quick:+1800}}
 timeout=${timeout:-7200}
 # shellcheck disable=SC2046 # a list
 [ $# -gt 0 ] || set -- $(sed '/^#/d' "$here/kernels" | cut -d ' ' -f 1)
-build_tests
+if [ -n "$upstream" ]; then build_kernel_tests; else build_tests; fi
 failed=
 for kernel; do
 	# In a subshell, so that a kernel that cannot be fetched does not hide the others. `set -e` has no
