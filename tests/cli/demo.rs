@@ -11,6 +11,7 @@ use crate::process::{self, collect, run, skreap};
 
 crate::tests![
     exactly_the_victims,
+    who_heals_by_which_action,
     as_people_see_it,
     of_another_size,
     interrupted,
@@ -51,6 +52,40 @@ fn exactly_the_victims() -> Result<()> {
             ensure!(values.is_sorted() && values[0] > Some(0), "{phase}: {demo}");
         }
     }
+    Ok(())
+}
+
+/// Those who ask are well at once after an error, those who tell only if somebody connects them, and a move keeps
+/// those waiting who wait.
+fn who_heals_by_which_action() -> Result<()> {
+    let ended = run(&["demo", "--action", "destroy,revive,move", "--after-ms", "500", "--json"])?;
+    ensure!(ended.code == Some(0) && ended.err.is_empty(), "{ended:?}");
+    let [demo] = &ended.json()?[..] else { bail!("not one object: {ended:?}") };
+    let of = |action: usize, kind: &str, field: &str| demo["actions"][action][kind][field].as_u64();
+    let well = |action: usize, kind: &str| of(action, kind, "well_ns").map(|ns| ns / 1_000_000);
+    let names: Vec<&str> = (0..3).filter_map(|i| demo["actions"][i]["action"].as_str()).collect();
+    ensure!(names == ["destroy", "revive", "move"], "{demo}");
+    for action in [0, 1] {
+        ensure!(
+            of(action, "asks", "errors") == Some(1) && of(action, "waits", "errors") == Some(1),
+            "{demo}"
+        );
+        ensure!(of(action, "asks", "lost") == Some(0), "{demo}");
+        // Its own timer is 2 s.
+        ensure!(well(action, "asks").is_some_and(|ms| ms < 1000), "{demo}");
+    }
+    ensure!(well(0, "tells").is_none() && of(0, "tells", "errors") == of(0, "tells", "sent"), "{demo}");
+    ensure!(well(1, "tells").is_some_and(|ms| (500..3000).contains(&ms)), "{demo}");
+    ensure!(of(1, "tells", "lost") < of(0, "tells", "lost") && of(1, "tells", "lost") > Some(5), "{demo}");
+    for kind in ["asks", "tells", "waits"] {
+        ensure!(of(2, kind, "errors") == Some(0), "{demo}");
+    }
+    ensure!(well(2, "tells").is_some_and(|ms| ms < 1000) && of(2, "tells", "lost") <= Some(2), "{demo}");
+    ensure!(well(2, "asks").is_some_and(|ms| (1000..4000).contains(&ms)), "{demo}");
+    let seen = run(&["demo", "--action", "move"])?;
+    ensure!(seen.code == Some(0) && seen.out.contains("works again after"), "{seen:?}");
+    let wrong = run(&["demo", "--action", "none"])?;
+    ensure!(wrong.code == Some(2), "{wrong:?}");
     Ok(())
 }
 

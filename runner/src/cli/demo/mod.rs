@@ -1,5 +1,6 @@
 //! `skreap demo`
 
+mod heal;
 mod plan;
 mod play;
 mod round;
@@ -10,11 +11,13 @@ mod world;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::value_parser;
 use skreap::choice::EngineChoice;
-use skreap::core::PhaseSummary;
+use skreap::core::{ActionName, PhaseSummary, REVIVE_AFTER_MS};
 use skreap::source::Stop;
 
+use heal::{Healing, Healings, Seen};
 use play::{Findings, MIN_SOCKETS};
 use step::{Options, Step};
 
@@ -39,6 +42,14 @@ pub(super) struct Args {
     /// auto, or the engine that must be used
     #[arg(long, value_name = "ENGINE", default_value_t = EngineChoice::Auto)]
     engine: EngineChoice,
+    /// Show instead what becomes of three kinds of clients with each of these actions, separated by commas: destroy, revive,
+    /// move. The options about size have no effect then
+    #[arg(long, value_name = "ACTIONS", value_delimiter = ',', value_parser = action())]
+    action: Vec<ActionName>,
+    /// Milliseconds from the destroy to the second look of revive
+    #[arg(long, value_name = "MS", requires = "action", default_value_t = REVIVE_AFTER_MS,
+        value_parser = value_parser!(u32).range(..=60_000))]
+    after_ms: u32,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -47,6 +58,10 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let stop = Stop::new().context("cannot make a pipe")?;
     serve::stop_on_signal(&stop)?;
+    if !args.action.is_empty() {
+        let seen = heal::run(&args.action, args.after_ms, args.engine, &stop).map_err(cannot_or_failed)?;
+        return if args.json { Ok(print_json(&seen)?) } else { Ok(print_healings(&seen)?) };
+    }
     let options = Options {
         sockets: args.sockets,
         netns: args.netns,
@@ -64,6 +79,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         print(&findings)?;
     }
     if findings.passed() { Ok(()) } else { Err(Failure::Reported) }
+}
+
+fn action() -> impl TypedValueParser<Value = ActionName> {
+    let names = [ActionName::Destroy, ActionName::Revive, ActionName::Move].map(ActionName::name);
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<ActionName>())
 }
 
 /// Missing privileges appear as errors of system calls here.
@@ -154,6 +174,38 @@ fn print(f: &Findings) -> io::Result<()> {
         "FAIL: {} missed, {} wrongly destroyed, {} of {} reconnected, {} unanswered",
         f.missed, f.wrongly_destroyed, f.reconnected, f.victims, f.unanswered
     )
+}
+
+/// One column for each action.
+fn print_healings(seen: &Healings) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "kernel {}, engine {}\n", seen.kernel, seen.engine)?;
+    writeln!(out, "The server of each client stopped answering, and was deleted. Another one was there.\n")?;
+    let row = |out: &mut io::StdoutLock<'_>, what: &str, cell: &dyn Fn(&Healing) -> String| {
+        let cells: String = seen.actions.iter().map(|one| format!("{:>12}", cell(one))).collect();
+        writeln!(out, "{what:<52}{cells}")
+    };
+    row(&mut out, "", &|one| one.action.to_string())?;
+    type Of = fn(&Healing) -> Seen;
+    let kinds: [(&str, Of); 3] = [
+        ("asks: again at once after an error, else after 2 s", |one| one.asks),
+        ("tells: each 20 ms, and never connects again", |one| one.tells),
+        ("waits: to be told; says each 3 s that it is there", |one| one.waits),
+    ];
+    for (what, of) in kinds {
+        writeln!(out, "{what}")?;
+        row(&mut out, "  errors seen", &|one| grouped(of(one).errors))?;
+        row(&mut out, "  messages lost after the deletion", &|one| grouped(of(one).lost))?;
+        row(&mut out, "  works again after", &|one| of(one).well_ns.map_or("never".to_owned(), duration))?;
+    }
+    if seen.actions.iter().any(|one| one.action == ActionName::Revive) {
+        writeln!(
+            out,
+            "\nrevive looks again {} ms after the destroy (--after-ms)",
+            grouped(seen.after_ms.into())
+        )?;
+    }
+    Ok(())
 }
 
 fn print_times(out: &mut impl io::Write, f: &Findings) -> io::Result<()> {
