@@ -16,6 +16,11 @@ pub const REVIVE_AFTER_MS: u32 = 3000;
 /// Longest time from the destroy to the revive: an hour.
 pub const REVIVE_AFTER_MAX_MS: u32 = 3_600_000;
 
+/// Ports of protocols whose two ends share state: HTTP/3 and other QUIC (443), DNS over TLS and QUIC (853), STUN and TURN
+/// (3478), IPsec through NAT (4500), CoAP (5683, 5684). A client that is connected to another server there goes on
+/// talking without any error, and without an answer.
+pub const STATEFUL_PORTS: [u16; 6] = [443, 853, 3478, 4500, 5683, 5684];
+
 /// What is done with the victims of an event. On the wire the field `action` of the event, with the fields of each
 /// variant beside it: `{…,"action":"revive","to":"udp://10.0.0.2:53"}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
@@ -103,6 +108,9 @@ pub struct Destinations {
     backends: Vec<Backend>,
     #[serde(skip_serializing_if = "Spread::is_even")]
     spread: Spread,
+    /// Also to and from [`STATEFUL_PORTS`].
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    force: bool,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -210,6 +218,22 @@ impl VictimAction {
         }
     }
 
+    /// True if TCP sockets are destroyed.
+    pub fn destroys_tcp(&self) -> bool {
+        match self {
+            Self::Destroy | Self::Revive(_) => true,
+            Self::Move(to_move) => to_move.tcp == Instead::Destroy,
+            Self::None => false,
+        }
+    }
+
+    /// True if the sockets of this deleted backend are destroyed all the same: they, or those that they would be connected
+    /// to, have one of [`STATEFUL_PORTS`], and nothing forces it.
+    pub fn spares_state_of(&self, backend: &Backend) -> bool {
+        let stateful = |to: &Destinations| is_stateful(backend) || to.backends.iter().any(is_stateful);
+        backend.protocol() == Protocol::Udp && self.to().is_some_and(|to| !to.force && stateful(to))
+    }
+
     /// Checks that the sockets of these deleted backends have somewhere to go.
     ///
     /// # Errors
@@ -225,10 +249,17 @@ impl VictimAction {
         if !gone.is_empty() && gone.iter().all(|backend| backend.protocol() == Protocol::Tcp) {
             return Err(ActionError::NoUdp(to.backends[0]));
         }
-        let udp = gone.iter().filter(|backend| backend.protocol() == Protocol::Udp);
+        let udp = || gone.iter().filter(|backend| backend.protocol() == Protocol::Udp);
+        if let Some(backend) = udp().chain(&to.backends).find(|backend| !to.force && is_stateful(backend)) {
+            return Err(ActionError::Stateful { backend: *backend, action: self.name() });
+        }
         let fits = |backend: &&Backend| to.backends.iter().any(|to| same_family(to.addr(), backend.addr()));
-        udp.into_iter().find(|backend| !fits(backend)).map_or(Ok(()), |left| Err(ActionError::Family(*left)))
+        udp().find(|backend| !fits(backend)).map_or(Ok(()), |left| Err(ActionError::Family(*left)))
     }
+}
+
+fn is_stateful(backend: &Backend) -> bool {
+    STATEFUL_PORTS.contains(&backend.port())
 }
 
 fn same_family(a: IpAddr, b: IpAddr) -> bool {
@@ -255,7 +286,18 @@ impl Destinations {
                 return Err(ActionError::LinkLocal(*backend));
             }
         }
-        Ok(Self { backends, spread })
+        Ok(Self { backends, spread, force: false })
+    }
+
+    /// The same destinations, also to and from [`STATEFUL_PORTS`] if `force`.
+    #[must_use]
+    pub fn forced(self, force: bool) -> Self {
+        Self { force, ..self }
+    }
+
+    /// True if state that the two ends share is no obstacle.
+    pub const fn is_forced(&self) -> bool {
+        self.force
     }
 
     /// The destinations as they were given.
@@ -311,6 +353,17 @@ pub enum ActionError {
     /// A destination that is deleted by the same event.
     #[error("{0} is deleted by this event; write a living backend")]
     Deleted(Backend),
+    /// A port of a protocol whose two ends share state.
+    #[error(
+        "{backend}: port {} is one of a protocol whose two ends share state, and a client that is connected to another server goes on without any error and without an answer; leave \"action\" out, or add \"force\":true (--force) to {action} all the same",
+        .backend.port()
+    )]
+    Stateful {
+        /// Deleted, or a destination.
+        backend: Backend,
+        /// What was to be done.
+        action: ActionName,
+    },
     /// No deleted backend is of the destination's protocol.
     #[error(
         "{0} is a UDP backend, and all deleted ones are TCP, whose sockets can only be destroyed; leave \"action\" out"
@@ -367,6 +420,29 @@ mod tests {
         assert_eq!(living.check(&[tcp]), Err(ActionError::NoUdp(backend("udp://10.0.0.2:53"))));
         assert_eq!(revive(&["udp://10.0.0.1:53"]).check(&[v4]), Err(ActionError::Deleted(v4)));
         assert_eq!(VictimAction::Destroy.check(&[tcp]), Ok(()));
+    }
+
+    #[test]
+    fn what_has_state_is_destroyed_unless_forced() {
+        let (quic, plain) = (backend("udp://10.0.0.1:443"), backend("udp://10.0.0.1:8443"));
+        for (to, gone, forced, spared) in [
+            ("udp://10.0.0.2:8443", plain, false, false),
+            ("udp://10.0.0.2:8443", quic, false, true),
+            ("udp://10.0.0.2:443", plain, false, true),
+            ("udp://10.0.0.2:443", quic, true, false),
+        ] {
+            let to = Destinations::new(vec![backend(to)], Spread::Even).unwrap().forced(forced);
+            let action = VictimAction::Revive(Revive { to, after_ms: 0 });
+            assert_eq!(action.spares_state_of(&gone), spared, "{action:?}");
+            assert_eq!(action.check(&[gone]).is_err(), spared, "{action:?}");
+        }
+        assert!(!VictimAction::Destroy.spares_state_of(&quic));
+        // TCP sockets are destroyed anyway.
+        let both = [backend("tcp://10.0.0.1:443"), plain];
+        assert_eq!(revive(&["udp://10.0.0.2:53"]).check(&both), Ok(()));
+        let error = revive(&["udp://10.0.0.2:53"]).check(&[quic]).unwrap_err().to_string();
+        assert!(error.starts_with("udp://10.0.0.1:443: port 443 is one of a protocol"), "{error}");
+        assert!(error.ends_with("to revive all the same"), "{error}");
     }
 
     #[test]

@@ -59,6 +59,7 @@ mod result;
 mod revived;
 #[cfg(feature = "schema")]
 mod schema;
+mod rules;
 mod selector;
 mod skipped;
 mod socket;
@@ -70,7 +71,7 @@ mod zone;
 
 pub use action::{
     ActionError, ActionName, Destinations, Instead, Move, REVIVE_AFTER_MAX_MS, REVIVE_AFTER_MS, Revive,
-    Spread, VictimAction,
+    STATEFUL_PORTS, Spread, VictimAction,
 };
 pub use backend::{Backend, BackendError, Protocol};
 pub use engine::EngineName;
@@ -92,6 +93,9 @@ pub use report::{BackendReport, Report};
 pub use request::Request;
 pub use result::{Results, SocketEnd, SocketResult};
 pub use revived::{Connected, Moved, Revived, Reviving};
+pub use rules::{
+    ActionRule, ActionRules, CommandError, CommandName, Finding, MAX_RULES, Review, RuleCount, RuleError,
+};
 pub use selector::{
     CgroupName, FieldError, MAX_ALLOWED, MAX_PORT_RANGES, MAX_PREFIXES, NetnsName, PlaceError, PortRange,
     PortsError, Prefix, PrefixError, Selector,

@@ -118,6 +118,7 @@ impl Outcome {
             (&mut skipped.frontend, more.frontend),
             (&mut skipped.frontend_unknown, more.frontend_unknown),
             (&mut skipped.not_selected, more.not_selected),
+            (&mut skipped.spared, more.spared),
             (&mut skipped.kernel, more.kernel),
             (&mut skipped.accepted, more.accepted),
             (&mut self.pending_walks, other.pending_walks),

@@ -16,6 +16,7 @@ use crate::outcome::Outcome;
 use crate::radius::Radius;
 use crate::result::Results;
 use crate::revived::{Moved, Reviving};
+use crate::rules::RuleCount;
 use crate::selector::Selector;
 use crate::skipped::Skipped;
 use crate::socket::SocketTuple;
@@ -101,6 +102,14 @@ pub struct Report {
     /// Destroyed sockets that will be looked at again. Left out when there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reviving: Option<Reviving>,
+    /// How many sockets each rule of the service has given its action. Left out when no rule could, or the event says itself
+    /// what is done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RuleCount>,
+    /// Backends whose sockets were destroyed although they are usually connected to living ones: their port, or that of the
+    /// living one, is of a protocol whose two ends share state. Left out when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stateful: Vec<Backend>,
     /// Nanoseconds of each phase.
     pub ns: Phases,
     /// Why the engine could not do the work at all.
@@ -188,6 +197,8 @@ impl Report {
             radius: None,
             moved: None,
             reviving: None,
+            rules: Vec::new(),
+            stateful: Vec::new(),
             ns: phases,
             error: None,
             sockets: outcome.victims_listed,

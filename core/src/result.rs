@@ -1,6 +1,7 @@
 //! What came of one victim.
 
 use crate::event::Event;
+use crate::revived::Connected;
 use crate::socket::SocketTuple;
 
 /// An event as it was sent, and what came of each of its victims.
@@ -42,6 +43,8 @@ pub enum SocketEnd {
     Failed(i32),
     /// It was not tried: the event had too many victims.
     Refused,
+    /// It was to be moved, and was not destroyed afterwards.
+    Moved(Connected),
 }
 
 impl SocketResult {

@@ -1,5 +1,6 @@
 //! What came of sockets that were to be revived or moved.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,24 @@ pub enum Connected {
     Lost,
     /// Not possible (positive errno). `ETIMEDOUT`: its owner holds its lock, and it is connected late or not at all.
     Failed(i32),
+}
+
+impl Connected {
+    /// What came of it, in a word; `done` is the word for one that was connected.
+    pub fn name(self, done: &'static str) -> Cow<'static, str> {
+        match self {
+            Self::Done => done.into(),
+            Self::HasPeer => "elsewhere".into(),
+            Self::Overtaken => "overtaken".into(),
+            Self::Closed => "closed".into(),
+            Self::Changed => "changed".into(),
+            Self::Unreachable => "unreachable".into(),
+            Self::Nowhere => "nowhere".into(),
+            Self::OtherSource => "other-source".into(),
+            Self::Lost => "lost".into(),
+            Self::Failed(errno) => errno_name(errno),
+        }
+    }
 }
 
 /// The second look at the destroyed sockets of one event: `{"id":"e1","revived":{…}}`. `sockets` is the sum of all
@@ -141,22 +160,11 @@ impl Moved {
     /// Counts one socket.
     pub fn add(&mut self, one: Connected) {
         self.sockets += 1;
-        let reason = match one {
-            Connected::Done => {
-                self.moved += 1;
-                return;
-            }
-            Connected::HasPeer => "elsewhere".into(),
-            Connected::Overtaken => "overtaken".into(),
-            Connected::Closed => "closed".into(),
-            Connected::Changed => "changed".into(),
-            Connected::Unreachable => "unreachable".into(),
-            Connected::Nowhere => "nowhere".into(),
-            Connected::OtherSource => "other-source".into(),
-            Connected::Lost => "lost".into(),
-            Connected::Failed(errno) => errno_name(errno),
-        };
-        *self.not_moved.entry(reason.into_owned()).or_default() += 1;
+        if one == Connected::Done {
+            self.moved += 1;
+        } else {
+            *self.not_moved.entry(one.name("moved").into_owned()).or_default() += 1;
+        }
     }
 
     /// Adds the counts of another one.

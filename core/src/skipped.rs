@@ -33,6 +33,9 @@ pub struct Skipped {
     /// Connected to a backend of the event, but not selected by its `where`, or excepted. Left out when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub not_selected: u64,
+    /// Spared by a rule of the service (`serve --rules`). Left out when 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub spared: u64,
     /// The kernel's own (an NFS or CIFS mount, say): nothing can be told to its owner, and no engine
     /// destroys it. The subflows of MPTCP, which belong to a program's socket, are victims instead.
     /// Left out when 0.
@@ -63,6 +66,7 @@ impl Skipped {
             self.frontend,
             self.frontend_unknown,
             self.not_selected,
+            self.spared,
             self.kernel,
             self.accepted,
         ]
@@ -90,8 +94,9 @@ mod tests {
             frontend: 1_000_000_000,
             frontend_unknown: 10_000_000_000,
             not_selected: 100_000_000_000,
+            spared: 1_000_000_000_000,
         };
-        assert_eq!(skipped.total(), 111_111_111_111);
+        assert_eq!(skipped.total(), 1_111_111_111_111);
         assert_eq!(Skipped::default().total(), 0);
     }
 }

@@ -111,8 +111,10 @@ fn network() -> impl Strategy<Value = Network> {
 fn victim_action() -> impl Strategy<Value = VictimAction> {
     let instead = || prop::sample::select(&[Instead::Destroy, Instead::Spare][..]);
     let spread = prop::sample::select(&[Spread::Even, Spread::Cookie][..]);
-    let to = (prop::collection::vec(backend(), 1..4), spread)
-        .prop_filter_map("not a destination", |(backends, spread)| Destinations::new(backends, spread).ok());
+    let to = (prop::collection::vec(backend(), 1..4), spread, any::<bool>())
+        .prop_filter_map("not a destination", |(backends, spread, force)| {
+            Some(Destinations::new(backends, spread).ok()?.forced(force))
+        });
     prop_oneof![
         4 => Just(VictimAction::Destroy),
         4 => Just(VictimAction::None),
@@ -244,7 +246,7 @@ fn socket() -> impl Strategy<Value = SocketTuple> {
 fn outcome() -> impl Strategy<Value = Outcome> {
     (
         prop::sample::select(&EngineName::ALL[..]),
-        any::<[u64; 15]>(),
+        any::<[u64; 16]>(),
         prop::collection::vec((socket(), any::<i32>()), 0..80),
         prop::collection::btree_set(prop::sample::select(&Incomplete::ALL[..]), 0..3),
         prop::option::of(prop::collection::vec(socket(), 0..4)),
@@ -267,6 +269,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
                     frontend: counts[12],
                     frontend_unknown: counts[13],
                     not_selected: counts[14],
+                    spared: counts[15],
                 },
                 incomplete,
                 victims_listed,

@@ -72,6 +72,8 @@ pub use service::metrics;
 pub use service::recorder::Recorder;
 #[cfg(feature = "schema")]
 pub use service::schema;
+#[cfg(feature = "rules")]
+pub use service::rules_file;
 pub use service::systemd as supervisor;
 pub use service::thread::ReaperThread;
 pub use service::{daemon, source};
@@ -80,4 +82,5 @@ pub use skreap_core as core;
 pub use sys::{cgroup, netns, privileges, sock_diag};
 pub use upkeep::bootstrap::{self, Bootstrapped};
 pub use upkeep::heal::{CONNECT_DELAY, Healed, Healer};
+pub use upkeep::revive::{RevivedEvent, RevivedSocket};
 pub use upkeep::{audit, hook_order as order};

@@ -13,7 +13,7 @@ use crate::serve::Serve;
 
 crate::tests![manual_pages, completions, backends_are_completed];
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "probe",
     "serve",
     "unload",
@@ -25,6 +25,7 @@ const COMMANDS: [&str; 12] = [
     "reconcile",
     "replay",
     "terminate",
+    "check-rules",
     "demo",
 ];
 

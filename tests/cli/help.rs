@@ -21,7 +21,7 @@ crate::tests![
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not possible on this kernel or with these privileges.";
 
-const HELP: [&[&str]; 13] = [
+const HELP: [&[&str]; 14] = [
     &["--help"],
     &["probe", "--help"],
     &["serve", "--help"],
@@ -34,6 +34,7 @@ const HELP: [&[&str]; 13] = [
     &["replay", "--help"],
     &["terminate", "--help"],
     &["audit", "--help"],
+    &["check-rules", "--help"],
     &["demo", "--help"],
 ];
 

@@ -33,6 +33,7 @@ mod requester;
 mod revive;
 mod schema;
 mod selectors;
+mod rules;
 mod serve;
 mod serve_end;
 mod serve_stdin;
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
         schema::tests(),
         intents::tests(),
         selectors::tests(),
+        rules::tests(),
         audit::tests(),
         audit_log::tests(),
         embedding::tests(),

@@ -32,7 +32,8 @@ systemctl show -P StatusText skreap | grep -q '^engine netlink; '
 said "installed and ready: $(systemctl show -P StatusText skreap)"
 for page in skreap skreap-serve skreap-reap skreap-watch skreap-watch-etcd; do man -w "$page" >/dev/null; done
 for file in bash-completion/completions/skreap zsh/vendor-completions/_skreap fish/vendor_completions.d/skreap.fish \
-	bash-completion/completions/skreap-watch doc/skreap/operating.md doc/skreap/alerts.yaml doc/skreap/copyright; do
+	bash-completion/completions/skreap-watch doc/skreap/examples/rules.example.toml doc/skreap/operating.md \
+	doc/skreap/alerts.yaml doc/skreap/copyright; do
 	test -s "/usr/share/$file" || test -s "/usr/share/$file.gz"
 done
 

@@ -40,6 +40,8 @@ mod many;
 mod moving;
 mod netns;
 mod netns_let_go;
+mod odd_owner;
+mod odd_owners;
 mod order;
 mod owners;
 mod peer;
@@ -50,6 +52,7 @@ mod preexisting_held;
 mod race;
 mod reach;
 mod revive;
+mod rules;
 mod scan_held;
 mod selection;
 mod selectors;
@@ -61,6 +64,7 @@ mod tcp;
 mod udp;
 mod unconnected;
 mod verifier;
+mod wakeups;
 mod walk;
 mod whose;
 mod wildcard;
@@ -128,6 +132,9 @@ fn main() -> ExitCode {
         scan_held::cases(),
         revive::cases(),
         moving::cases(),
+        rules::cases(),
+        odd_owners::cases(),
+        wakeups::cases(),
         takeover::cases(),
         kfunc::cases(),
         verifier::cases(),

@@ -11,9 +11,10 @@ use crate::backend::Backend;
 use crate::error::Refusal;
 
 /// The fields, each with the actions that take it.
-const TAKEN_BY: [(&str, &[ActionName]); 5] = [
+const TAKEN_BY: [(&str, &[ActionName]); 6] = [
     ("to", &[ActionName::Revive, ActionName::Move]),
     ("spread", &[ActionName::Revive, ActionName::Move]),
+    ("force", &[ActionName::Revive, ActionName::Move]),
     ("after_ms", &[ActionName::Revive]),
     ("tcp", &[ActionName::Move]),
     ("else", &[ActionName::Move]),
@@ -63,7 +64,9 @@ impl Reader<'_> {
             }
         };
         let spread = self.named_or::<Spread>("spread")?;
-        Destinations::new(backends, spread).map_err(|error| self.refuse("to", error.to_string()))
+        let force = self.flag("force")?;
+        let to = Destinations::new(backends, spread).map_err(|error| self.refuse("to", error.to_string()))?;
+        Ok(to.forced(force))
     }
 
     /// A required word out of a list.

@@ -395,10 +395,21 @@ fn reads_what_is_done_with_the_victims() {
             r#","action":"move","to":"udp://10.0.0.2:53","spread":"cookie","tcp":"spare","else":"spare""#,
             r#"{"action":"move","to":"udp://10.0.0.2:53","spread":"cookie","tcp":"spare","else":"spare"}"#,
         ),
+        (
+            r#","action":"revive","to":"udp://10.0.0.2:443","force":true"#,
+            r#"{"action":"revive","to":"udp://10.0.0.2:443","force":true}"#,
+        ),
     ] {
         assert_eq!(serde_json::to_string(&read(rest)).unwrap(), wire);
     }
     for (rest, field, message) in [
+        (r#","force":true"#, "force", "\"force\" needs \"action\" to be revive or move"),
+        (r#","action":"move","to":"udp://10.0.0.2:53","force":1"#, "force", "\"force\" is a number;"),
+        (
+            r#","action":"move","to":"udp://10.0.0.2:443""#,
+            "to",
+            "udp://10.0.0.2:443: port 443 is one of a protocol whose two ends share state",
+        ),
         (r#","action":"kill""#, "action", "\"kill\" is not an action; write one of: destroy, revive"),
         (r#","action":7"#, "action", "\"action\" is a number; write a string"),
         (r#","action":"revive""#, "to", "\"to\" is missing;"),

@@ -19,6 +19,9 @@ pub(super) struct ActionArgs {
     /// Living backends, or the virtual address, that sockets are connected to, separated by commas
     #[arg(long, value_name = "BACKENDS", value_delimiter = ',', requires = "action")]
     to: Vec<Backend>,
+    /// Revive or move also to and from ports of protocols whose two ends share state: 443, 853, 3478, 4500, 5683, 5684
+    #[arg(long, requires = "action")]
+    force: bool,
     /// Milliseconds from the destroy to the revive [default: 3000]
     #[arg(long, value_name = "MS", requires = "action",
           value_parser = clap::value_parser!(u32).range(..=i64::from(REVIVE_AFTER_MAX_MS)))]
@@ -44,9 +47,12 @@ impl ActionArgs {
         if name != ActionName::Revive && self.after_ms.is_some() {
             return misused("nothing is done later; leave --after-ms out");
         }
+        if !connects && self.force {
+            return misused("there is nothing to force; leave --force out");
+        }
         let to = || {
-            Destinations::new(self.to.clone(), Spread::Even)
-                .map_err(|e| Failure::Misused(anyhow!("--to: {e}")))
+            let to = Destinations::new(self.to.clone(), Spread::Even);
+            to.map(|to| to.forced(self.force)).map_err(|e| Failure::Misused(anyhow!("--to: {e}")))
         };
         Ok(Some(match name {
             ActionName::Destroy => VictimAction::Destroy,

@@ -16,6 +16,7 @@ mod reap;
 mod reconcile;
 mod replay;
 mod selector;
+mod rules;
 mod serve;
 mod socket;
 mod status;
@@ -124,6 +125,9 @@ enum Command {
     /// Send the events of an audit log again, or show what they would do now, through a running `serve`
     #[command(after_help = EXIT_CODES)]
     Replay(replay::Args),
+    /// Read rules as `serve --rules` does, say what each does, and fail if one can never match
+    #[command(after_help = EXIT_CODES)]
+    CheckRules(rules::Args),
     /// Demonstrate it with namespaces, servers and clients: exactly the sockets of a deleted server are destroyed
     #[cfg(feature = "demo")]
     #[command(after_help = EXIT_CODES)]
@@ -177,6 +181,7 @@ pub fn main() -> ExitCode {
         Command::Reconcile(args) => reconcile::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Terminate(args) => terminate::run(args),
+        Command::CheckRules(args) => rules::run(args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args),
         Command::Generate(args) => generate::run(args),

@@ -11,7 +11,7 @@ use comfy_table::presets::NOTHING;
 use serde::Deserialize as _;
 use serde_json::Value;
 use skreap::core::{
-    Action, Backend, CgroupName, Event, FallbackReason, Frontend, Radius, Report, Request, Revived,
+    Action, Backend, CgroupName, Event, FallbackReason, Frontend, Radius, Report, Request, Revived, RuleCount,
     SocketTuple, Through, UnknownFrontend, VictimAction,
 };
 
@@ -161,6 +161,13 @@ pub(super) fn print(out: &mut impl Write, subject: &str, report: &Report) -> io:
         writeln!(out, "{}", table(sockets).trim_fmt())?;
     }
     print_fallbacks(out, report)?;
+    for RuleCount { rule, action, sockets } in &report.rules {
+        let rule = rule.as_ref().map_or_else(|| "no rule".to_owned(), |name| format!("rule {name:?}"));
+        writeln!(out, "  {rule}: {action} {}", counted(*sockets, "socket"))?;
+    }
+    for backend in &report.stateful {
+        writeln!(out, "  {backend}: destroyed, as its port is of a protocol whose two ends share state")?;
+    }
     if let Some(moved) = &report.moved {
         writeln!(out, "  {} of {} moved", moved.moved, counted(moved.sockets, "UDP socket"))?;
         for (reason, n) in &moved.not_moved {
@@ -290,6 +297,7 @@ fn print_skipped(out: &mut impl Write, report: &Report) -> io::Result<()> {
         (s.frontend, "came through another frontend"),
         (s.frontend_unknown, "not known through which frontend, preserved"),
         (s.not_selected, "not selected, or excepted"),
+        (s.spared, "spared by a rule"),
         (s.kernel, "the kernel's own"),
         (s.accepted, "the server's side of a connection"),
     ] {

@@ -25,6 +25,7 @@ use skreap::{Builder, Queue, Reaper, daemon};
 
 use super::action::ActionArgs;
 use super::ready::Ready;
+use super::rules;
 use super::socket::{AccessArgs, REQUESTS, SocketArg, SourceArg};
 use super::{Failure, PINS, engine};
 
@@ -60,6 +61,10 @@ pub(super) struct Args {
     no_bootstrap: bool,
     #[command(flatten, next_help_heading = REAPING)]
     action: ActionArgs,
+    /// Rules (TOML) that say what is done with the victims of events that do not: by port, cgroup, command and user; see
+    /// `skreap check-rules`
+    #[arg(long, value_name = "FILE", help_heading = REAPING, conflicts_with = "action")]
+    rules: Option<PathBuf>,
     /// Never connect a socket of another process: events that have sockets revived are refused
     #[arg(long, help_heading = REAPING)]
     no_revive: bool,
@@ -208,6 +213,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut builder = args.reaper.builder()?.bootstrap(!args.no_bootstrap).revive(!args.no_revive);
     if let Some(action) = args.action.action()? {
         builder = builder.victim_action(action);
+    }
+    if let Some(path) = &args.rules {
+        builder = builder.action_rules(Some(rules::read_for_service(path, args.no_revive)?));
     }
     if let Some(directory) = &args.pin {
         builder = builder.pin(directory);

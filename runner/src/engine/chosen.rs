@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use skreap_bpf::{Relation, Victim};
 use skreap_core::{Protocol, Target, Through, Unconnected};
 
+use super::assign::Assigner;
 use super::link::Link;
 use super::selection::Rules;
 
@@ -26,6 +27,8 @@ pub struct Chosen {
     remembered: Option<HashMap<u64, Victim>>,
     through: Through,
     rules: Option<Rules>,
+    /// Gives each victim its action, if rules of the service do.
+    assigner: Option<Box<Assigner>>,
 }
 
 /// What was taken out of the victims of a walk.
@@ -35,6 +38,8 @@ pub(super) struct Sifted {
     pub(super) again: u64,
     /// On another link than the event is about.
     pub(super) other_link: u64,
+    /// Spared by a rule.
+    pub(super) spared: u64,
 }
 
 impl Chosen {
@@ -52,6 +57,25 @@ impl Chosen {
     /// What the selectors of the event say.
     pub(crate) fn rules(&self) -> Option<&Rules> {
         self.rules.as_ref()
+    }
+
+    /// From now on this says of each victim what is done with it. An engine that destroys in the step in which it finds
+    /// has to list them first then.
+    pub(crate) fn set_assigner(&mut self, assigner: Assigner) {
+        self.assigner = Some(Box::new(assigner));
+    }
+
+    /// What said so, with all that it has decided.
+    pub(crate) fn take_assigner(&mut self) -> Option<Assigner> {
+        self.assigner.take().map(|assigner| *assigner)
+    }
+
+    /// True if a rule spares this socket of the target.
+    pub(super) fn spares(&mut self, target: &Target, victim: &Victim) -> bool {
+        self.assigner.as_mut().is_some_and(|assigner| {
+            assigner.assign(target.backend, std::slice::from_ref(victim));
+            assigner.spares(victim, &target.backend)
+        })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -87,7 +111,7 @@ impl Chosen {
 
     /// True if victims have to be listed before they are destroyed.
     pub(super) fn lists(&self) -> bool {
-        self.link.is_some() || self.remembered.is_some()
+        self.link.is_some() || self.remembered.is_some() || self.assigner.is_some()
     }
 
     /// What was remembered.
@@ -106,13 +130,14 @@ impl Chosen {
         self.link.is_none_or(|link| link.netns == victim.netns() && link.ifindex == victim.ifindex())
     }
 
-    /// Takes out the sockets on other links, and the senders that have been victims before;
+    /// Takes out the sockets on other links, those that a rule spares, and the senders that have been victims before;
     /// remembers the other senders. Those that were victims before are counted as what a destroyed
     /// socket is: without a peer.
     pub(super) fn sift(&mut self, target: &Target, victims: &mut Vec<Victim>) -> Sifted {
         let found = victims.len();
         victims.retain(|victim| self.on_link(victim));
         let other_link = (found - victims.len()) as u64;
+        let spared = self.spare(target, victims);
         if let Some(remembered) = &mut self.remembered {
             let connected = victims.iter().filter(|victim| {
                 victim.protocol() == Some(Protocol::Udp) && victim.relation() == Relation::Connected
@@ -120,11 +145,22 @@ impl Chosen {
             remembered.extend(connected.map(|victim| (victim.cookie(), *victim)));
         }
         if !Self::matters(target) {
-            return Sifted { again: 0, other_link };
+            return Sifted { again: 0, other_link, spared };
         }
         let found = victims.len();
         victims.retain(|victim| self.admits(victim.cookie(), victim.relation()));
-        Sifted { again: (found - victims.len()) as u64, other_link }
+        Sifted { again: (found - victims.len()) as u64, other_link, spared }
+    }
+
+    /// Takes out those that a rule spares.
+    fn spare(&mut self, target: &Target, victims: &mut Vec<Victim>) -> u64 {
+        let Some(assigner) = &mut self.assigner else {
+            return 0;
+        };
+        let found = victims.len();
+        assigner.assign(target.backend, victims);
+        victims.retain(|victim| !assigner.spares(victim, &target.backend));
+        (found - victims.len()) as u64
     }
 
     fn admits(&mut self, cookie: u64, relation: Relation) -> bool {

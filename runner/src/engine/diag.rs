@@ -110,15 +110,20 @@ impl Engine for Diag {
         let present = self.present(&confirm, &mut outcome);
         let mut undecided = self.search(target, &netns, &mut outcome)?;
         // All are connected, so none was a victim before.
-        let other_link = chosen.sift(target, &mut self.victims).other_link;
+        let sifted = chosen.sift(target, &mut self.victims);
+        let other_link = sifted.other_link;
         undecided.retain(|(victim, _)| chosen.on_link(victim));
+        let found = undecided.len();
+        undecided.retain(|(victim, _)| !chosen.spares(target, victim));
+        let spared = sifted.spared + (found - undecided.len()) as u64;
         self.leave_alone(&confirm, &mut outcome);
         let mut handled: HashSet<u64> = self.victims.iter().map(Victim::cookie).collect();
         handled.extend(undecided.iter().map(|(victim, _)| victim.cookie()));
         let walked = Instant::now();
         outcome.victims = (self.victims.len() + undecided.len()) as u64;
-        outcome.visited = outcome.victims + other_link + outcome.skipped.accepted;
+        outcome.visited = outcome.victims + other_link + spared + outcome.skipped.accepted;
         outcome.skipped.other_link = other_link;
+        outcome.skipped.spared = spared;
         let (diag, scan) = (&mut self.diag, &mut self.scan);
         let tables = &mut self.tables;
         self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |victims| {

@@ -78,6 +78,7 @@ impl Engine for IndexScan {
         outcome.skipped.moved_on = counts.moved_on;
         outcome.skipped.no_peer = counts.no_peer + sifted.again;
         outcome.skipped.other_link = sifted.other_link;
+        outcome.skipped.spared = sifted.spared;
         outcome.skipped.state = left.state;
         outcome.skipped.stale = left.stale;
         outcome.skipped.frontend = counts.frontend;

@@ -94,7 +94,9 @@ impl Iter {
         let done = list()?;
         done.explain(&mut outcome);
         let mut victims: Vec<Victim> = done.hits.iter().map(|hit| hit.victim).collect();
-        outcome.skipped.other_link = chosen.sift(target, &mut victims).other_link;
+        let sifted = chosen.sift(target, &mut victims);
+        outcome.skipped.other_link = sifted.other_link;
+        outcome.skipped.spared = sifted.spared;
         outcome.skipped.state = done.counts.unsupported;
         outcome.skipped.accepted = done.counts.accepted;
         outcome.victims = victims.len() as u64;

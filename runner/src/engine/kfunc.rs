@@ -54,6 +54,7 @@ impl Kfunc {
         note(&counts, target, &mut outcome);
         outcome.skipped.no_peer += sifted.again;
         outcome.skipped.other_link = sifted.other_link;
+        outcome.skipped.spared = sifted.spared;
         outcome.victims = self.victims.len() as u64;
         self.finish(target, &mut outcome);
         outcome.walk_ns = nanos(walked.duration_since(start));

@@ -12,6 +12,7 @@
 //! state of the [`StateMask`]. Only the index knows unconnected sockets: a scan that should destroy
 //! them reports in its outcome that it is incomplete.
 
+mod assign;
 mod chosen;
 pub(crate) mod connect;
 pub(crate) mod destroy;
@@ -42,6 +43,7 @@ use skreap_bpf::Select;
 pub(crate) use skreap_core::nanos;
 use skreap_core::{EngineName, Outcome, Target};
 
+pub(crate) use assign::{Assigner, Tools};
 pub use chosen::Chosen;
 pub use diag::Diag;
 pub use index_scan::IndexScan;

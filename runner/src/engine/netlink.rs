@@ -51,6 +51,7 @@ impl Netlink {
         outcome.skipped.moved_on = counts.moved_on;
         outcome.skipped.no_peer = counts.no_peer + sifted.again;
         outcome.skipped.other_link = sifted.other_link;
+        outcome.skipped.spared = sifted.spared;
         outcome.skipped.stale = counts.stale;
         outcome.skipped.frontend = counts.frontend;
         outcome.skipped.frontend_unknown = counts.frontend_unknown;

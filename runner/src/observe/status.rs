@@ -208,6 +208,7 @@ impl Totals {
         all.stale += new.stale;
         all.gone += new.gone;
         all.other_link += new.other_link;
+        all.spared += new.spared;
         all.frontend += new.frontend;
         all.frontend_unknown += new.frontend_unknown;
         all.not_selected += new.not_selected;

@@ -15,6 +15,7 @@ use super::error::Error;
 use super::fallback::Fallback;
 use super::limits::Limits;
 use super::{Reaper, pending};
+use crate::engine::connect::Commands;
 use crate::engine::select::{self, EngineChoice};
 use crate::engine::{Engine, EngineOptions, KernelSockets, Ledger, Pace, Pool};
 use crate::observe::monitor::{Identity, Monitor};
@@ -23,6 +24,7 @@ use crate::sys::cgroup::{self, PartOnly};
 use crate::sys::objects;
 use crate::upkeep::bootstrap::{self, Bootstrapped};
 use crate::upkeep::hook_order::OrderKeeper;
+use crate::upkeep::revive::RevivedEvents;
 
 impl Builder {
     /// Loads the programs, attaches the hooks, starts the engine, and indexes the pre-existing sockets.
@@ -83,6 +85,9 @@ impl Builder {
             pace: engines.pace,
             victim_action: self.victim_action,
             no_revive: self.no_revive,
+            action_rules: self.action_rules.map(Arc::new),
+            commands: Commands::default(),
+            revived_events: RevivedEvents::new(self.results),
             reviver: None,
             connector: None,
             _pins: pins,

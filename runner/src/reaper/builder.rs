@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use skreap_bpf::Config;
-use skreap_core::{ReconcileMax, Unconnected, VictimAction};
+use skreap_core::{ActionRules, ReconcileMax, Unconnected, VictimAction};
 
 use crate::engine::select::EngineChoice;
 use crate::engine::{PoolOptions, Scope, StateMask};
@@ -60,6 +60,7 @@ pub struct Builder {
     pub(super) pool: PoolOptions,
     pub(super) victim_action: VictimAction,
     pub(super) no_revive: bool,
+    pub(super) action_rules: Option<ActionRules>,
     pub(super) heal_after: HealAfter,
     pub(super) leave_order: bool,
     pub(super) frontends: bool,
@@ -222,6 +223,14 @@ impl Builder {
     #[must_use]
     pub fn victim_action(mut self, action: VictimAction) -> Self {
         self.victim_action = action;
+        self
+    }
+
+    /// Rules that give the victims of events on backends their actions, unless the event says one or selects its sockets;
+    /// then [`victim_action`](Self::victim_action) says nothing. None by default.
+    #[must_use]
+    pub fn action_rules(mut self, rules: Option<ActionRules>) -> Self {
+        self.action_rules = rules;
         self
     }
 

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use skreap_bpf::Victim;
 use skreap_core::{
-    Backend, BackendReport, EngineName, Guarded, Incomplete, Moved, Outcome, SocketTuple, VictimAction,
+    Backend, BackendReport, Connected, EngineName, Guarded, Incomplete, Moved, Outcome, RuleCount,
+    SocketTuple, VictimAction,
 };
 
 use crate::upkeep::revive::Revival;
@@ -19,6 +21,12 @@ pub(super) struct Done {
     /// What came of the victims that were to be moved, and those that were.
     pub(super) moved: Option<Moved>,
     pub(super) moved_cookies: HashSet<u64>,
+    /// Each of them, if every socket is to be named.
+    pub(super) moved_sockets: Vec<(Victim, Connected)>,
+    /// How many sockets each rule has given its action.
+    pub(super) rules: Vec<RuleCount>,
+    /// Backends whose sockets are destroyed, as they share state with their servers.
+    pub(super) stateful: Vec<Backend>,
     pub(super) by_backend: Vec<BackendReport>,
     pub(super) merged: BTreeMap<Backend, String>,
     /// Backends about which nothing is to be done.
@@ -43,6 +51,9 @@ impl Done {
             revival: None,
             moved: None,
             moved_cookies: HashSet::new(),
+            moved_sockets: Vec::new(),
+            rules: Vec::new(),
+            stateful: Vec::new(),
             by_backend: Vec::new(),
             merged: BTreeMap::new(),
             cancelled: BTreeMap::new(),

@@ -9,13 +9,13 @@ use skreap_core::{
     VictimAction,
 };
 
+use super::by_rules::Apart;
 use super::done::Done;
 use super::{Reaper, Underway, link};
 use crate::engine::{Chosen, EngineError, Link, Rules, Scope, nanos};
 use crate::reaper::batch::{Batch, distinct};
 use crate::reaper::pending::{self, FIRST_PAUSE, Found, grace_period};
 use crate::reaper::reconcile;
-use crate::upkeep::revive::Revival;
 
 /// Backends that are done together: a bound for what is between a walk and its destroys.
 const TOGETHER: usize = 4096;
@@ -70,11 +70,7 @@ impl Reaper {
     ) -> Underway {
         let queue_ns = nanos(received.elapsed());
         let (_, waited_ns) = self.pace.totals();
-        let mut action = self.action_of(event);
-        if event.action.needs_selector() && action.to().is_some() {
-            // What is usual for a deleted backend makes no sense where the connections are not wanted.
-            action = VictimAction::Destroy;
-        }
+        let action = self.action_of(event);
         let mut done = Done::new(self.engine.name(), action);
         done.guard.max_rate = self.pace.rate();
         done.cancelled = cancelled;
@@ -126,19 +122,31 @@ impl Reaper {
         // The name of a link means something in one netns only, so it is no key for events that
         // waited together. Nor has an event that is restricted done all the work of another.
         let whole = event.netns.is_none() && event.through.is_any() && rules.is_none();
-        if !event.dry_run && whole && done.action == VictimAction::Destroy {
-            (backends, done.merged) = batch.split(backends);
+        let Apart { mut plain, others, by } = self.apart(event, backends, done);
+        if !event.dry_run && whole {
+            (plain, done.merged) = batch.split(plain);
         }
-        let backends = match links(event, backends) {
-            Ok(backends) => backends,
+        let both = links(event, plain).and_then(|plain| Ok((plain, links(event, others)?)));
+        let (plain, others) = match both {
+            Ok(both) => both,
             Err(message) => return done.fail(Incomplete::EngineFailed, message),
         };
-        if self.may_reap(event, &backends, rules.as_ref(), done) {
-            let backends = match done.action.clone() {
-                VictimAction::Move(how) if !event.dry_run => self.move_victims(&how, backends, done),
-                _ => backends,
-            };
-            self.reap(batch, event, backends, rules, done);
+        let all: Vec<(Backend, Option<Link>)> = plain.iter().chain(&others).copied().collect();
+        if !self.may_reap(event, &all, rules.as_ref(), done) {
+            return;
+        }
+        if !others.is_empty() {
+            match by {
+                Some(by) => self.reap_by_rules(batch, event, others, by, done),
+                None => self.reap_otherwise(batch, event, others, done),
+            }
+        }
+        if event.dry_run {
+            done.total.victims_listed.get_or_insert_default();
+        }
+        if !plain.is_empty() {
+            let mut chosen = Chosen::through(&event.through).with_rules(rules);
+            self.reap(batch, event, plain, &mut chosen, whole, done);
         }
     }
 
@@ -214,39 +222,31 @@ impl Reaper {
         Ok(found)
     }
 
-    fn reap(
+    /// Reaps these backends. `whole`: with nothing missed and nothing failed, an event that was received already need not
+    /// do that again.
+    pub(super) fn reap(
         &mut self,
         batch: &mut Batch,
         event: &Event,
         backends: Vec<(Backend, Option<Link>)>,
-        rules: Option<Rules>,
+        chosen: &mut Chosen,
+        whole: bool,
         done: &mut Done,
     ) {
         let many = !matches!(event.action, Action::BackendDeleted { .. });
         if event.dry_run {
-            done.total.victims_listed = Some(Vec::new());
+            done.total.victims_listed.get_or_insert_default();
         }
         let mut all = Vec::with_capacity(backends.len());
-        let restricted = rules.is_some();
-        let mut chosen = Chosen::through(&event.through).with_rules(rules);
-        let gone: Vec<Backend> = backends.iter().map(|(backend, _)| *backend).collect();
-        if matches!(done.action, VictimAction::Revive(_)) && !event.dry_run {
-            chosen.remember();
-        }
         // A restricted target, and one on a link, has a run of its own.
-        let alone = restricted || self.scan_known || self.pace.rate().is_some();
+        let alone = chosen.rules().is_some() || self.scan_known || self.pace.rate().is_some();
         let alone = alone || backends.iter().any(|(_, link)| link.is_some());
         for part in backends.chunks(if alone { 1 } else { TOGETHER }) {
-            all.extend(self.reap_part(event, part, many, &mut chosen, done));
+            all.extend(self.reap_part(event, part, many, chosen, done));
         }
-        let pending_ns = self.look_again(&mut all, &mut chosen);
+        let pending_ns = self.look_again(&mut all, chosen);
         done.pending_ns = done.pending_ns.saturating_add(pending_ns);
-        if let VictimAction::Revive(how) = &done.action {
-            done.revival = Revival::new(&event.id, chosen.take_remembered(), how, &gone);
-        }
         for One { backend, link, outcome, .. } in all {
-            let whole =
-                !restricted && event.through.is_any() && !matches!(done.action, VictimAction::Move(_));
             if whole && !event.dry_run && link.is_none() && outcome.is_clean() {
                 batch.add(backend, &event.id);
             }

@@ -4,6 +4,7 @@ mod attribution;
 pub(crate) mod batch;
 mod build;
 mod builder;
+mod by_rules;
 mod done;
 mod error;
 pub(crate) mod fallback;
@@ -27,9 +28,9 @@ use parking_lot::Mutex;
 use skreap_bpf::hooks::Hooks;
 use skreap_bpf::pin::Pins;
 use skreap_bpf::{Counters, Index, Select, Walker};
-use skreap_core::{EngineName, Unconnected, VictimAction};
+use skreap_core::{ActionRules, EngineName, Unconnected, VictimAction};
 
-use crate::engine::connect::Connector;
+use crate::engine::connect::{Commands, Connector};
 use crate::engine::{Engine, EngineError, KernelSockets, Pace, Pool};
 use crate::observe::listing::Listing;
 use crate::observe::monitor::Monitor;
@@ -38,7 +39,7 @@ use crate::observe::status::OrderStatus;
 use crate::upkeep::audit::{self, Audit, Auditor};
 use crate::upkeep::heal::Healer;
 use crate::upkeep::hook_order::OrderKeeper;
-use crate::upkeep::revive::Reviver;
+use crate::upkeep::revive::{RevivedEvents, Reviver};
 
 use fallback::Fallback;
 use limits::Limits;
@@ -97,6 +98,11 @@ pub struct Reaper {
     /// What is done with the victims of events that do not say.
     victim_action: VictimAction,
     no_revive: bool,
+    /// Give the victims of events that do not say their actions.
+    action_rules: Option<Arc<ActionRules>>,
+    /// What looks at sockets for these rules, beside `select`.
+    commands: Commands,
+    revived_events: RevivedEvents,
     /// Started when there is something to revive.
     reviver: Option<Reviver>,
     /// Made when there is something to move.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use skreap_bpf::{Relation, Victim};
-use skreap_core::{Backend, Connected, Incomplete, Instead, Move, Moved, Protocol};
+use skreap_core::{Backend, Connected, Destinations, Incomplete, Instead, Move, Moved, Protocol};
 
 use super::Reaper;
 use super::done::Done;
@@ -19,21 +19,12 @@ impl Reaper {
     /// Moves the sockets of these backends; returns the backends whose sockets are destroyed then: what could not be moved,
     /// and TCP sockets.
     pub(super) fn move_victims(&mut self, how: &Move, backends: Vec<Named>, done: &mut Done) -> Vec<Named> {
-        let start = Instant::now();
         let udp: Vec<Named> = backends.iter().copied().filter(|(backend, _)| is_udp(backend)).collect();
-        match self.try_move(how, &udp) {
-            Ok((moved, cookies)) => {
-                self.monitor.moved(&moved);
-                self.pace.after(moved.moved);
-                done.moved = Some(moved);
-                done.moved_cookies = cookies;
-            }
-            Err(e) => {
-                tracing::warn!("cannot move sockets: {e}");
-                done.fail(Incomplete::EngineFailed, format!("sockets could not be moved: {e}"));
-            }
-        }
-        done.total.destroy_ns = done.total.destroy_ns.saturating_add(nanos(start.elapsed()));
+        self.move_found(&udp, done, |victims, gone| {
+            let mut turn = 0;
+            let to = |victim: &Victim| (*victim, destination(&how.to, victim, gone, &mut turn));
+            Some(victims.iter().map(to).collect())
+        });
         let is_destroyed = |backend: &Backend| {
             let instead = if is_udp(backend) { how.otherwise } else { how.tcp };
             instead == Instead::Destroy
@@ -41,33 +32,64 @@ impl Reaper {
         backends.into_iter().filter(|(backend, _)| is_destroyed(backend)).collect()
     }
 
-    fn try_move(&mut self, how: &Move, backends: &[Named]) -> Result<(Moved, HashSet<u64>), EngineError> {
+    /// Moves those sockets of these UDP backends that `choose` chooses, each with its destination if it has one.
+    pub(super) fn move_found(
+        &mut self,
+        backends: &[Named],
+        done: &mut Done,
+        choose: impl FnOnce(&[Victim], &HashSet<Backend>) -> Option<Vec<(Victim, Option<Backend>)>>,
+    ) {
+        let start = Instant::now();
         let gone: HashSet<Backend> = backends.iter().map(|(backend, _)| backend.without_zone()).collect();
-        let (mut moved, mut wanted, mut turn) = (Moved::default(), Vec::new(), 0);
-        for victim in self.find_udp(backends)? {
-            let was = SocketAddr::new(victim.daddr().to_canonical(), victim.dport());
-            match how.to.of(was.ip(), victim.cookie(), &gone, &mut turn) {
-                // Bound to an interface it stays so.
-                Some(to) => {
-                    wanted.push(Wanted { cookie: victim.cookie(), was, connected: true, to, ifindex: 0 })
+        let ends = self
+            .find_udp(backends)
+            .and_then(|victims| self.try_move(choose(&victims, &gone).unwrap_or_default()));
+        match ends {
+            Ok(ends) => {
+                let mut moved = Moved::default();
+                ends.iter().for_each(|(_, end)| moved.add(*end));
+                self.monitor.moved(&moved);
+                self.pace.after(moved.moved);
+                let is_moved = |(_, end): &&(Victim, Connected)| *end == Connected::Done;
+                done.moved_cookies.extend(ends.iter().filter(is_moved).map(|(victim, _)| victim.cookie()));
+                done.moved.get_or_insert_default().add_all(&moved);
+                if self.pool.ledger().is_on() {
+                    done.moved_sockets.extend(ends);
                 }
-                None => moved.add(Connected::Nowhere),
+            }
+            Err(e) => {
+                tracing::warn!("cannot move sockets: {e}");
+                done.fail(Incomplete::EngineFailed, format!("sockets could not be moved: {e}"));
             }
         }
-        let mut cookies = HashSet::new();
+        done.total.destroy_ns = done.total.destroy_ns.saturating_add(nanos(start.elapsed()));
+    }
+
+    /// What came of each.
+    fn try_move(
+        &mut self,
+        chosen: Vec<(Victim, Option<Backend>)>,
+    ) -> Result<Vec<(Victim, Connected)>, EngineError> {
+        let (mut ends, mut victims, mut wanted) = (Vec::with_capacity(chosen.len()), Vec::new(), Vec::new());
+        for (victim, to) in chosen {
+            let (cookie, was) = (victim.cookie(), peer(&victim));
+            match to {
+                // Bound to an interface it stays so.
+                Some(to) => {
+                    wanted.push(Wanted { cookie, was, connected: true, to, ifindex: 0 });
+                    victims.push(victim);
+                }
+                None => ends.push((victim, Connected::Nowhere)),
+            }
+        }
         if !wanted.is_empty() {
             let connector = match &mut self.connector {
                 Some(connector) => connector,
                 none => none.insert(Connector::new(&self.index)?),
             };
-            for (one, end) in wanted.iter().zip(connector.run(&wanted)?) {
-                moved.add(end);
-                if end == Connected::Done {
-                    cookies.insert(one.cookie);
-                }
-            }
+            ends.extend(victims.into_iter().zip(connector.run(&wanted)?));
         }
-        Ok((moved, cookies))
+        Ok(ends)
     }
 
     /// The connected sockets of these backends that the index knows, in the order of their cookies.
@@ -85,6 +107,20 @@ impl Reaper {
         all.dedup_by_key(|victim| victim.cookie());
         Ok(all)
     }
+}
+
+fn peer(victim: &Victim) -> SocketAddr {
+    SocketAddr::new(victim.daddr().to_canonical(), victim.dport())
+}
+
+/// Where this socket is connected to: a destination that is not gone itself.
+pub(super) fn destination(
+    to: &Destinations,
+    victim: &Victim,
+    gone: &HashSet<Backend>,
+    turn: &mut usize,
+) -> Option<Backend> {
+    to.of(peer(victim).ip(), victim.cookie(), gone, turn)
 }
 
 fn is_udp(backend: &Backend) -> bool {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use skreap_bpf::{Place, Rule};
-use skreap_core::{CgroupName, Event, NetnsName, Selector, Zone};
+use skreap_core::{ActionRule, CgroupName, Event, NetnsName, Selector, Zone};
 
 use crate::engine::Rules;
 use crate::sys::alone::Alone;
@@ -26,6 +26,14 @@ pub(super) fn rules(event: &Event) -> Result<Rules, String> {
         except: rule(&event.except)?,
         allowed: event.action.allowed().iter().map(of_selector).collect::<Result<_, _>>()?,
     })
+}
+
+/// Where a rule of the service leads to; `None`: nowhere now, as its cgroup is gone or cannot be found.
+pub(super) fn of_rule(rule: &ActionRule) -> Option<Place> {
+    let selector = Selector { cgroup: rule.cgroup.clone(), uid: rule.uid, ..Selector::default() };
+    find(&selector)
+        .map_err(|message| tracing::debug!(rule = %rule.name, "it holds for nothing: {message}"))
+        .ok()
 }
 
 fn of_selector(selector: &Selector) -> Result<Rule, String> {

@@ -4,12 +4,17 @@ use skreap_core::{Event, VictimAction};
 
 use super::Reaper;
 use crate::engine::EngineError;
-use crate::upkeep::revive::{Revival, Reviver, Told};
+use crate::upkeep::revive::{Revival, RevivedEvent, Reviver, Told};
 
 impl Reaper {
-    /// What is done with the victims of this event.
+    /// What is done with the victims of this event, if no rule says otherwise.
     pub(super) fn action_of(&self, event: &Event) -> VictimAction {
-        event.victim_action.clone().unwrap_or_else(|| self.victim_action.clone())
+        let usual =
+            if self.rules_for(event).is_some() { VictimAction::Destroy } else { self.victim_action.clone() };
+        let action = event.victim_action.clone().unwrap_or(usual);
+        // What is usual for a deleted backend makes no sense where the connections are not wanted.
+        let unwanted = event.action.needs_selector() && action.to().is_some();
+        if unwanted { VictimAction::Destroy } else { action }
     }
 
     /// Why this service does not do that; `None` if it does.
@@ -49,8 +54,15 @@ impl Reaper {
         self.reviver = None;
     }
 
+    /// What came of second looks since this was called last. Only with
+    /// [`Builder::results`](super::Builder::results).
+    #[must_use]
+    pub fn take_revived_events(&self) -> Vec<RevivedEvent> {
+        self.revived_events.take()
+    }
+
     fn start_reviver(&self) -> Result<Reviver, EngineError> {
-        let reviver = Reviver::start(&self.index, self.monitor.clone())?;
+        let reviver = Reviver::start(&self.index, self.monitor.clone(), self.revived_events.clone())?;
         self.monitor.watch_revivals(reviver.waiting());
         Ok(reviver)
     }

@@ -127,7 +127,7 @@ impl Reaper {
     }
 
     /// The program that selects sockets; loaded when the first selector comes.
-    fn take_select(&mut self) -> Result<Select, EngineError> {
+    pub(super) fn take_select(&mut self) -> Result<Select, EngineError> {
         match self.select.take() {
             Some(select) => Ok(select),
             None => Ok(Select::load(&self.index)?),

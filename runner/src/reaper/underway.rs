@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use crossbeam_channel::Receiver;
+use skreap_bpf::Victim;
 use skreap_core::{
-    ActionName, Event, Phases, Radius, Report, Results, SocketEnd, SocketResult, SocketTuple, VictimAction,
+    ActionName, Connected, Event, Phases, Radius, Report, Results, SocketEnd, SocketResult, SocketTuple,
+    VictimAction,
 };
 
 use super::done::Done;
@@ -42,7 +44,7 @@ impl Underway {
         Self { event, done, held, received, queue_ns, begun: Instant::now(), ledger }
     }
 
-    fn note(&mut self, one: &skreap_bpf::Victim, end: End) {
+    fn note(&mut self, one: &Victim, end: End) {
         let (total, cookie) = (&mut self.done.total, one.cookie());
         if let Some(entry) = self.ledger.get_mut(&cookie) {
             entry.end = match end {
@@ -142,6 +144,9 @@ impl Reaper {
             action,
             revival,
             moved,
+            moved_sockets,
+            rules,
+            stateful,
             by_backend,
             merged,
             cancelled,
@@ -167,12 +172,17 @@ impl Reaper {
         report.error = error;
         report.victim_action = Some(action.name()).filter(|name| *name != ActionName::Destroy);
         report.moved = moved;
+        report.rules = rules;
+        report.stateful = stateful;
         report.reviving = revival.as_ref().map(Revival::announced);
         if action == VictimAction::None {
             report.sockets = None;
         }
-        let sockets =
-            self.pool.ledger().is_on().then(|| results(ledger, attributed.as_deref(), refused, received));
+        let sockets = self
+            .pool
+            .ledger()
+            .is_on()
+            .then(|| results(ledger, attributed.as_deref(), refused, moved_sockets, received));
         if attributed.is_some() && self.attribute {
             report.sockets = attributed;
         } else if let Some(sockets) = &mut report.sockets {
@@ -195,17 +205,27 @@ fn results(
     ledger: HashMap<u64, Entry>,
     attributed: Option<&[SocketTuple]>,
     refused: Vec<SocketTuple>,
+    moved: Vec<(Victim, Connected)>,
     received: Instant,
 ) -> Vec<SocketResult> {
     let owned: HashMap<u64, &SocketTuple> =
         attributed.into_iter().flatten().map(|socket| (socket.cookie, socket)).collect();
+    let whose =
+        |victim: &Victim| owned.get(&victim.cookie()).map_or_else(|| tuple(victim), |known| (*known).clone());
+    // What could not be moved and was destroyed is told of as such.
+    let moved: Vec<SocketResult> = moved
+        .into_iter()
+        .filter(|(victim, _)| !ledger.contains_key(&victim.cookie()))
+        .map(|(victim, end)| {
+            SocketResult::new(whose(&victim), SocketEnd::Moved(end), nanos(received.elapsed()))
+        })
+        .collect();
     let mut entries: Vec<Entry> = ledger.into_values().collect();
     entries.sort_unstable_by_key(|entry| (entry.at, entry.victim.cookie()));
     let tried = entries.iter().filter_map(|entry| {
-        let socket =
-            owned.get(&entry.victim.cookie()).map_or_else(|| tuple(&entry.victim), |known| (*known).clone());
+        let socket = whose(&entry.victim);
         Some(SocketResult::new(socket, entry.end?, nanos(entry.at.saturating_duration_since(received))))
     });
     let not_tried = |socket| SocketResult::new(socket, SocketEnd::Refused, nanos(received.elapsed()));
-    tried.chain(refused.into_iter().map(not_tried)).collect()
+    moved.into_iter().chain(tried).chain(refused.into_iter().map(not_tried)).collect()
 }

@@ -208,6 +208,8 @@ fn work_beating(
         }
     }
     reaper.end_revivals();
+    // What it was told to be lost.
+    deferred.deliver(reaper, true);
 }
 
 /// A job, and whatever waits with it by now: that was received before the first walk begins, and may share it.

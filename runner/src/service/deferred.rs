@@ -118,6 +118,7 @@ impl Deferred {
         // After the reports: the recorder knows by then which event has named the socket.
         if let Some(recorder) = &mut self.recorder {
             reaper.take_late_results().iter().for_each(|late| recorder.late(late));
+            reaper.take_revived_events().iter().for_each(|event| recorder.revived(event));
         }
     }
 }

@@ -13,6 +13,8 @@ pub mod metrics;
 pub(crate) mod recorder;
 #[cfg(feature = "schema")]
 pub mod schema;
+#[cfg(feature = "rules")]
+pub mod rules_file;
 pub mod source;
 pub mod systemd;
 pub(crate) mod thread;

@@ -4,6 +4,7 @@ use skreap_core::Report;
 
 use super::source::Requester;
 use crate::engine::LateResult;
+use crate::upkeep::revive::RevivedEvent;
 
 /// Told of what was done. It is called on the thread of the reaper, so it must not wait.
 ///
@@ -15,4 +16,7 @@ pub trait Recorder: Send {
 
     /// A socket that was reported as failed, because its owner held its lock, has come to something.
     fn late(&mut self, late: &LateResult);
+
+    /// The destroyed sockets of an event were looked at again.
+    fn revived(&mut self, _event: &RevivedEvent) {}
 }

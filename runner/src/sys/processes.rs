@@ -37,6 +37,11 @@ fn socket_inode(target: &Path) -> Option<u32> {
     target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
+/// What a process calls itself; `None` if it has ended, or is hidden from us.
+pub(crate) fn command_of(process: u32) -> Option<String> {
+    command(&Path::new("/proc").join(process.to_string()))
+}
+
 fn command(process: &Path) -> Option<String> {
     let comm = fs::read(process.join("comm")).ok()?;
     let comm = String::from_utf8_lossy(&comm);

@@ -14,11 +14,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use parking_lot::Mutex;
 use skreap_bpf::{Index, Sent, SentLooker, Victim};
-use skreap_core::{Backend, Connected, Revive, Revived, Reviving, nanos};
+use skreap_core::{Backend, Connected, Revive, Revived, Reviving, SocketTuple, nanos};
 
-use crate::engine::EngineError;
 use crate::engine::connect::{Connector, Wanted};
+use crate::engine::{EngineError, tuple};
 use crate::observe::monitor::Monitor;
 
 /// With nothing to revive the thread wakes up this seldom.
@@ -31,48 +32,123 @@ pub type Told = Box<dyn FnOnce(Revived) + Send>;
 #[derive(Debug)]
 pub struct Revival {
     id: String,
-    victims: Vec<Victim>,
-    how: Revive,
+    /// Those that are still to be looked at; empty when all were.
+    parts: Vec<Part>,
     /// Backends that are no destinations.
     gone: HashSet<Backend>,
     destroyed: Instant,
 }
 
+/// Those that are looked at together.
+#[derive(Debug)]
+struct Part {
+    victims: Vec<Victim>,
+    how: Revive,
+}
+
 impl Revival {
-    /// Of what has just been destroyed; `None` if that is nothing.
-    pub(crate) fn new(id: &str, mut victims: Vec<Victim>, how: &Revive, gone: &[Backend]) -> Option<Self> {
-        // One after the other, whatever order they were found in.
-        victims.sort_unstable_by_key(Victim::cookie);
+    /// Of what has just been destroyed, each with how it is revived; `None` if that is nothing.
+    pub(crate) fn new(id: &str, parts: Vec<(Vec<Victim>, Revive)>, gone: &[Backend]) -> Option<Self> {
+        let parts: Vec<Part> = parts
+            .into_iter()
+            .filter(|(victims, _)| !victims.is_empty())
+            .map(|(mut victims, how)| {
+                // One after the other, whatever order they were found in.
+                victims.sort_unstable_by_key(Victim::cookie);
+                Part { victims, how }
+            })
+            .collect();
         let gone = gone.iter().map(|backend| backend.without_zone()).collect();
-        let (id, how, destroyed) = (id.to_owned(), how.clone(), Instant::now());
-        (!victims.is_empty()).then_some(Self { id, victims, how, gone, destroyed })
+        (!parts.is_empty()).then(|| Self { id: id.to_owned(), parts, gone, destroyed: Instant::now() })
+    }
+
+    fn sockets(&self) -> u64 {
+        self.parts.iter().map(|part| part.victims.len() as u64).sum()
     }
 
     /// What the report of the event says of it.
     pub(crate) fn announced(&self) -> Reviving {
-        Reviving { sockets: self.victims.len() as u64, after_ms: self.how.after_ms }
+        let after_ms = self.parts.iter().map(|part| part.how.after_ms).max().unwrap_or_default();
+        Reviving { sockets: self.sockets(), after_ms }
     }
 
-    fn due(&self) -> Instant {
-        self.destroyed + Duration::from_millis(self.how.after_ms.into())
+    fn due_of(&self, part: &Part) -> Instant {
+        self.destroyed + Duration::from_millis(part.how.after_ms.into())
+    }
+
+    /// When the next of them are looked at.
+    fn due(&self) -> Option<Instant> {
+        self.parts.iter().map(|part| self.due_of(part)).min()
+    }
+
+    /// Takes those out that are to be looked at now.
+    fn take_due(&mut self) -> Vec<Part> {
+        let now = Instant::now();
+        let (due, later) =
+            std::mem::take(&mut self.parts).into_iter().partition(|part| self.due_of(part) <= now);
+        self.parts = later;
+        due
     }
 
     /// What is told of it if nobody can look.
     pub(crate) fn lost(&self) -> Revived {
-        self.all(Connected::Lost)
+        let mut revived = Revived::default();
+        (0..self.sockets()).for_each(|_| revived.add(Connected::Lost));
+        revived
+    }
+}
+
+/// What came of one socket that was looked at again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevivedSocket {
+    /// As it was before it was destroyed.
+    pub socket: SocketTuple,
+    /// What came of it.
+    pub end: Connected,
+    /// Where it is connected to, if it was revived.
+    pub to: Option<Backend>,
+}
+
+/// The second look at the sockets of one event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevivedEvent {
+    /// Id of the event.
+    pub id: String,
+    /// How many came to what.
+    pub revived: Revived,
+    /// Each of them.
+    pub sockets: Vec<RevivedSocket>,
+}
+
+/// What came of second looks, for those who want every socket named. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RevivedEvents(Option<Arc<Mutex<Vec<RevivedEvent>>>>);
+
+impl RevivedEvents {
+    /// `on`: something is kept.
+    pub(crate) fn new(on: bool) -> Self {
+        Self(on.then(Arc::default))
     }
 
-    /// With the same end for all.
-    fn all(&self, end: Connected) -> Revived {
-        let mut revived = Revived::default();
-        self.victims.iter().for_each(|_| revived.add(end));
-        revived
+    pub(crate) fn take(&self) -> Vec<RevivedEvent> {
+        self.0.as_ref().map(|events| std::mem::take(&mut *events.lock())).unwrap_or_default()
     }
 }
 
 struct Order {
     revival: Revival,
     told: Option<Told>,
+    /// Of the parts that were looked at.
+    revived: Revived,
+    sockets: Vec<RevivedSocket>,
+}
+
+impl Order {
+    fn add(&mut self, victim: &Victim, end: Connected, to: Option<Backend>) {
+        self.revived.add(end);
+        let to = to.filter(|_| end == Connected::Done);
+        self.sockets.push(RevivedSocket { socket: tuple(victim), end, to });
+    }
 }
 
 /// The thread that looks again.
@@ -89,11 +165,11 @@ impl Reviver {
     ///
     /// # Errors
     /// [`EngineError`] with the errno of making it.
-    pub(crate) fn start(index: &Index, monitor: Monitor) -> Result<Self, EngineError> {
+    pub(crate) fn start(index: &Index, monitor: Monitor, events: RevivedEvents) -> Result<Self, EngineError> {
         let (orders, ordered) = unbounded();
         let waiting = Arc::new(AtomicU64::new(0));
         let (sent, connector) = (index.sent_looker()?, Connector::new(index)?);
-        let state = State { sent, monitor, connector, waiting: Arc::clone(&waiting) };
+        let state = State { sent, monitor, connector, waiting: Arc::clone(&waiting), events };
         let thread =
             thread::Builder::new().name("skreap-revive".to_owned()).spawn(move || state.serve(&ordered));
         let what = "cannot start the thread that revives".to_owned();
@@ -103,10 +179,10 @@ impl Reviver {
 
     /// Looks again at these when it is time, and calls `told` afterwards.
     pub(crate) fn order(&self, revival: Revival, told: Option<Told>) {
-        self.waiting.fetch_add(revival.victims.len() as u64, Ordering::AcqRel);
+        self.waiting.fetch_add(revival.sockets(), Ordering::AcqRel);
         if let Some(orders) = &self.orders {
             // The thread ends when it can get no more orders.
-            let _ = orders.send(Order { revival, told });
+            let _ = orders.send(Order { revival, told, revived: Revived::default(), sockets: Vec::new() });
         }
     }
 
@@ -135,13 +211,14 @@ struct State {
     monitor: Monitor,
     connector: Connector,
     waiting: Arc<AtomicU64>,
+    events: RevivedEvents,
 }
 
 impl State {
     fn serve(mut self, ordered: &Receiver<Order>) {
         let mut orders: Vec<Order> = Vec::new();
         loop {
-            let due = orders.iter().map(|order| order.revival.due()).min();
+            let due = orders.iter().filter_map(|order| order.revival.due()).min();
             let until = due.unwrap_or_else(|| Instant::now() + IDLE);
             match ordered.recv_deadline(until) {
                 Ok(order) => {
@@ -151,66 +228,78 @@ impl State {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            let now = Instant::now();
-            for order in orders.extract_if(.., |order| order.revival.due() <= now) {
-                let revived = self.revive(&order.revival);
-                self.tell(order, revived);
+            for order in &mut orders {
+                for part in order.revival.take_due() {
+                    self.revive(order, &part);
+                }
+            }
+            for order in orders.extract_if(.., |order| order.revival.due().is_none()) {
+                self.tell(order);
             }
         }
-        for order in orders {
-            let lost = order.revival.lost();
+        for mut order in orders {
             tracing::warn!(
                 id = %order.revival.id,
                 "{} destroyed sockets are not looked at again, as the service ends: what their owners do not connect \
                  again has no peer",
-                lost.sockets
+                order.revival.sockets()
             );
-            self.tell(order, lost);
+            for part in std::mem::take(&mut order.revival.parts) {
+                part.victims.iter().for_each(|victim| order.add(victim, Connected::Lost, None));
+            }
+            self.tell(order);
         }
     }
 
-    fn tell(&self, order: Order, mut revived: Revived) {
-        revived.after_ns = nanos(order.revival.destroyed.elapsed());
+    fn tell(&self, order: Order) {
+        let Order { revival, told, mut revived, sockets } = order;
+        revived.after_ns = nanos(revival.destroyed.elapsed());
         self.waiting.fetch_sub(revived.sockets, Ordering::AcqRel);
         tracing::info!(
-            id = %order.revival.id, sockets = revived.sockets, revived = revived.revived, healed = revived.healed,
+            id = %revival.id, sockets = revived.sockets, revived = revived.revived, healed = revived.healed,
             closed = revived.closed, failed = revived.all_failed(), "looked again at destroyed sockets"
         );
         self.monitor.revived(&revived);
-        if let Some(told) = order.told {
+        if let Some(events) = &self.events.0 {
+            events.lock().push(RevivedEvent { id: revival.id, revived: revived.clone(), sockets });
+        }
+        if let Some(told) = told {
             told(revived);
         }
     }
 
-    fn revive(&mut self, revival: &Revival) -> Revived {
-        let mut revived = Revived::default();
-        let mut wanted = Vec::with_capacity(revival.victims.len());
+    fn revive(&mut self, order: &mut Order, part: &Part) {
+        let (mut wanted, mut victims) = (Vec::with_capacity(part.victims.len()), Vec::new());
         let mut turn = 0;
-        for victim in &revival.victims {
-            match self.look(victim, revival, &mut turn) {
-                Ok(one) => wanted.push(one),
-                Err(end) => revived.add(end),
+        for victim in &part.victims {
+            match self.look(victim, part, &order.revival.gone, &mut turn) {
+                Ok(one) => {
+                    wanted.push(one);
+                    victims.push(victim);
+                }
+                Err(end) => order.add(victim, end, None),
             }
         }
         if wanted.is_empty() {
-            return revived;
+            return;
         }
-        match self.connector.run(&wanted) {
-            Ok(ends) => {
-                for (one, end) in wanted.iter().zip(ends) {
-                    revived.add(self.explain(one, end));
-                }
-            }
-            Err(e) => {
-                tracing::warn!(id = %revival.id, "cannot revive {} sockets: {e}", wanted.len());
-                wanted.iter().for_each(|_| revived.add(Connected::Failed(libc::EOPNOTSUPP)));
-            }
+        let ends = self.connector.run(&wanted).unwrap_or_else(|e| {
+            tracing::warn!(id = %order.revival.id, "cannot revive {} sockets: {e}", wanted.len());
+            vec![Connected::Failed(libc::EOPNOTSUPP); wanted.len()]
+        });
+        for ((victim, one), end) in victims.into_iter().zip(&wanted).zip(ends) {
+            order.add(victim, self.explain(one, end), Some(one.to));
         }
-        revived
     }
 
     /// What is to be connected, or what is known of it already.
-    fn look(&self, victim: &Victim, revival: &Revival, turn: &mut usize) -> Result<Wanted, Connected> {
+    fn look(
+        &self,
+        victim: &Victim,
+        part: &Part,
+        gone: &HashSet<Backend>,
+        turn: &mut usize,
+    ) -> Result<Wanted, Connected> {
         match self.sent.look(victim.cookie()) {
             Ok(Sent::Never) => {}
             Ok(Sent::Gone) => return Err(Connected::Closed),
@@ -221,7 +310,7 @@ impl State {
             }
         }
         let was = SocketAddr::new(victim.daddr().to_canonical(), victim.dport());
-        let to = revival.how.to.of(was.ip(), victim.cookie(), &revival.gone, turn);
+        let to = part.how.to.of(was.ip(), victim.cookie(), gone, turn);
         let to = to.ok_or(Connected::Nowhere)?;
         Ok(Wanted { cookie: victim.cookie(), was, connected: false, to, ifindex: victim.ifindex() })
     }

@@ -98,6 +98,7 @@ fn outcome(u: &mut Unstructured<'_>, dry_run: bool) -> Result<Outcome> {
         stale: n(u)?,
         gone,
         other_link: n(u)?,
+        spared: n(u)?,
         frontend: n(u)?,
         frontend_unknown: n(u)?,
         not_selected: n(u)?,

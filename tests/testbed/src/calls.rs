@@ -99,6 +99,11 @@ impl Client {
         self.done(Op::Shutdown { socket, read: false, write: true })
     }
 
+    /// Gives the process another name, 15 bytes at most.
+    pub fn rename(&mut self, name: &str) -> Call<()> {
+        self.done(Op::Rename { name: name.to_owned() })
+    }
+
     /// Sends a socket over a unix socket; no process has a descriptor of it until it lands.
     pub fn start_flight(&mut self, socket: u32) -> Call<()> {
         self.done(Op::StartFlight { socket })

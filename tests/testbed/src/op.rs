@@ -290,6 +290,11 @@ pub enum Op {
         /// Whoever listens there.
         server: SocketAddr,
     },
+    /// Give the process another name (`/proc/PID/comm`). → [`Reply::Done`]
+    Rename {
+        /// 15 bytes at most.
+        name: String,
+    },
     /// Fork a process that holds all sockets and does nothing. → [`Reply::Forked`]
     Fork,
     /// Kill a process that [`Op::Fork`] made and wait for it. → [`Reply::Done`]

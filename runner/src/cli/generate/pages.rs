@@ -59,7 +59,7 @@ const OF_CLIENTS: &str = "The owner of a destroyed UDP socket gets ECONNABORTED 
     connects again, and SO_BINDTODEVICE of a UDP socket is lost. /usr/share/doc/skreap/client-view.md has the results of \
     each call.";
 
-pub(super) const PAGES: [Page; 13] = [
+pub(super) const PAGES: [Page; 14] = [
     Page {
         command: "skreap",
         more: &[
@@ -297,6 +297,28 @@ pub(super) const PAGES: [Page; 13] = [
             ("What the same events would do now:", "skreap replay /var/log/skreap/audit.log --dry-run"),
             ("One of them again:", "skreap replay /var/log/skreap/audit.log --event e1"),
         ],
+        see: &["skreap(1)", "skreap-serve(1)", "skreap-reap(1)"],
+    },
+    Page {
+        command: "check-rules",
+        more: &[
+            "A file of rules is TOML: one [[rule]] after the other. The first rule whose conditions all hold for a socket \
+             gives its action; a socket for which none holds is destroyed. Conditions are protocol, ports (of the backend), \
+             cgroup, uid and command (15 bytes, as ps -o comm shows it); a rule without conditions holds for every socket. \
+             action is destroy, revive, move or none, with the fields that events have: to, spread, force, after_ms, tcp, \
+             else.",
+            "UDP sockets of ports 443, 853, 3478, 4500, 5683 and 5684 are never revived or moved without force = true.",
+            "A mistake is reported with its line and column. Exit code 1 also if some rule can never match.",
+        ],
+        environment: &[LOG],
+        files: &[(
+            "/usr/share/doc/skreap/examples/rules.example.toml",
+            "rules for one-way traffic, commented out",
+        )],
+        examples: &[(
+            "Check a file, then use it:",
+            "skreap check-rules /etc/skreap/rules.toml && systemctl restart skreap",
+        )],
         see: &["skreap(1)", "skreap-serve(1)", "skreap-reap(1)"],
     },
     Page {

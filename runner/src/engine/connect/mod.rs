@@ -8,6 +8,7 @@
 //! To look at a socket and to connect it takes its lock, which its owner may hold for any time. So that is done on a
 //! thread that may be given up, as destroyers are; another one does the rest.
 
+mod commands;
 mod worker;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use skreap_core::{Backend, Connected};
 use super::EngineError;
 use crate::sys::privileges;
 
+pub(crate) use commands::Commands;
 use worker::Stuck;
 
 /// How long a socket may take until it is looked whether its owner holds its lock.

@@ -1,14 +1,17 @@
 //! The lines of the stream.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use skreap_core::{
-    Action, Backend, EngineName, Event, Incomplete, Report, SocketEnd, SocketResult, SocketTuple, errno_name,
+    Action, Backend, Connected, EngineName, Event, Incomplete, Moved, Report, Revived, RuleCount, SocketEnd,
+    SocketResult, SocketTuple, errno_name,
 };
 
 use crate::engine::LateResult;
 use crate::service::source::Requester;
+use crate::upkeep::revive::{RevivedEvent, RevivedSocket};
 
 /// Who asked.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -93,6 +96,10 @@ pub(super) fn event(report: &Report, by: Requester, clock: &Clock) -> Vec<u8> {
         destroyed: u64,
         failed: u64,
         gone: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        moved: Option<&'a Moved>,
+        #[serde(skip_serializing_if = "<[RuleCount]>::is_empty")]
+        rules: &'a [RuleCount],
         refused: bool,
         complete: bool,
         #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -115,6 +122,8 @@ pub(super) fn event(report: &Report, by: Requester, clock: &Clock) -> Vec<u8> {
         destroyed: report.destroyed,
         failed: report.failed.total(),
         gone: report.skipped.gone,
+        moved: report.moved.as_ref(),
+        rules: &report.rules,
         refused: report.guard.is_some_and(|guard| guard.refused),
         complete: report.complete,
         incomplete_because: report.incomplete_because.iter().copied().collect(),
@@ -124,6 +133,42 @@ pub(super) fn event(report: &Report, by: Requester, clock: &Clock) -> Vec<u8> {
         reported: clock.after(clock.total),
         total_ns: report.ns.total_ns,
     })
+}
+
+/// The line of a second look at the sockets of an event.
+pub(super) fn revived(event: &RevivedEvent) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        kind: &'static str,
+        event: &'a str,
+        revived: &'a Revived,
+        at: String,
+    }
+    to_line(&Line { kind: "revived", event: &event.id, revived: &event.revived, at: text(now()) })
+}
+
+/// The line of a socket that was looked at again.
+pub(super) fn revived_socket(event: &str, one: &RevivedSocket) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        kind: &'static str,
+        event: &'a str,
+        result: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        errno: Option<String>,
+        socket: &'a SocketTuple,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        to: Option<Backend>,
+        at: String,
+    }
+    let (result, errno) = match one.end {
+        // As in the counts.
+        Connected::HasPeer => ("healed".into(), None),
+        Connected::Failed(errno) => ("not-revived".into(), Some(errno_name(errno).into_owned())),
+        end => (end.name("revived"), None),
+    };
+    let (socket, to, at) = (&one.socket, one.to, text(now()));
+    to_line(&Line { kind: "revived-socket", event, result: &result, errno, socket, to, at })
 }
 
 /// The line of a socket.
@@ -136,7 +181,7 @@ pub(super) struct Socket<'a> {
     backend: Option<Backend>,
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     action: Option<&'static str>,
-    result: &'static str,
+    result: Cow<'static, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     errno: Option<String>,
     socket: &'a SocketTuple,
@@ -204,13 +249,17 @@ fn peer(socket: &SocketTuple) -> Option<Backend> {
     Backend::new(socket.protocol, socket.daddr, socket.dport).ok()
 }
 
-fn result(end: Option<SocketEnd>) -> (&'static str, Option<String>) {
+fn result(end: Option<SocketEnd>) -> (Cow<'static, str>, Option<String>) {
     match end {
-        Some(SocketEnd::Destroyed) => ("destroyed", None),
-        Some(SocketEnd::Failed(errno)) => ("failed", Some(errno_name(errno).into_owned())),
-        Some(SocketEnd::Refused) => ("refused", None),
-        Some(_) => ("unknown", None),
-        None => ("closed", None),
+        Some(SocketEnd::Destroyed) => ("destroyed".into(), None),
+        Some(SocketEnd::Failed(errno)) => ("failed".into(), Some(errno_name(errno).into_owned())),
+        Some(SocketEnd::Refused) => ("refused".into(), None),
+        Some(SocketEnd::Moved(Connected::Failed(errno))) => {
+            ("not-moved".into(), Some(errno_name(errno).into_owned()))
+        }
+        Some(SocketEnd::Moved(end)) => (end.name("moved"), None),
+        Some(_) => ("unknown".into(), None),
+        None => ("closed".into(), None),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The audit stream: one JSON line for each event, and one for each socket that was destroyed, refused or failed.
+//! The audit stream: one JSON line for each event, and one for each socket that was destroyed, moved, refused or failed; and
+//! the same again when destroyed sockets were looked at again.
 //!
 //! ```text
 //!  reaper's thread ─► line ─► queue (bounded in bytes, never waits) ─► writer's thread ─► file, socket, journald
@@ -26,6 +27,7 @@ use super::recorder::Recorder;
 use super::source::Requester;
 use crate::engine::LateResult;
 use crate::observe::status::AuditLogStatus;
+use crate::upkeep::revive::RevivedEvent;
 
 pub use sink::{Destination, DestinationError};
 
@@ -92,6 +94,13 @@ impl Recorder for AuditLog {
         let known = self.held.remove(&late.socket.cookie);
         let (event, by) = known.unwrap_or_else(|| (String::new(), Requester::Program));
         self.queue.push(Socket::late(&event, late, By::from(by)).line());
+    }
+
+    fn revived(&mut self, event: &RevivedEvent) {
+        self.queue.push(line::revived(event));
+        for one in &event.sockets {
+            self.queue.push(line::revived_socket(&event.id, one));
+        }
     }
 }
 

@@ -134,6 +134,7 @@ fn sockets(to: &mut Encoder<'_>, t: &Totals, h: &HeldStatus) -> fmt::Result {
                 ("frontend", k.frontend),
                 ("frontend-unknown", k.frontend_unknown),
                 ("not-selected", k.not_selected),
+                ("spared", k.spared),
                 ("accepted", k.accepted),
             ],
         ),

@@ -217,6 +217,9 @@ impl Server {
             Op::StartHold { socket, by } => self.holds.start(&self.table, socket, by).map(|()| Reply::Done),
             Op::EndHold { socket } => self.holds.end(socket).map(|()| Reply::Done),
             Op::Mount9p { server } => mount::start(server).map(|()| Reply::Done),
+            Op::Rename { name } => {
+                std::fs::write("/proc/self/comm", name).at(|| "rename".to_owned()).map(|()| Reply::Done)
+            }
             Op::Fork => self.forks.fork(self.control.as_raw_fd()).map(|pid| Reply::Forked { pid }),
             Op::ReapFork { pid } => self.forks.reap(pid).map(|()| Reply::Done),
             Op::Close { sockets } => self.close(&sockets),

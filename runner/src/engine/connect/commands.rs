@@ -1,0 +1,37 @@
+//! What the processes that have sockets open are called.
+
+use std::collections::HashMap;
+
+use skreap_bpf::Openers;
+
+use crate::engine::EngineError;
+use crate::sys::{privileges, processes};
+
+/// Finds the names of processes by the sockets that they have open; its program is loaded on first use.
+#[derive(Debug, Default)]
+pub(crate) struct Commands(Option<Openers>);
+
+impl Commands {
+    /// The names of the processes that have these sockets open, by cookie: one pass over the open files of all. A socket
+    /// that no visible process has open is left out.
+    ///
+    /// # Errors
+    /// [`EngineError::Walk`] if the program cannot be loaded or run.
+    pub(crate) fn of(&mut self, cookies: &[u64]) -> Result<HashMap<u64, Vec<String>>, EngineError> {
+        let _raised = privileges::raise();
+        let openers = match &mut self.0 {
+            Some(openers) => openers,
+            none => none.insert(Openers::load()?),
+        };
+        let mut names: HashMap<u32, Option<String>> = HashMap::new();
+        let mut found: HashMap<u64, Vec<String>> = HashMap::new();
+        for (cookie, all) in openers.find(cookies)? {
+            for opener in all {
+                let process = opener.process;
+                let name = names.entry(process).or_insert_with(|| processes::command_of(process));
+                found.entry(cookie).or_default().extend(name.clone());
+            }
+        }
+        Ok(found)
+    }
+}
