@@ -99,7 +99,8 @@ fn a_service_follows_its_rules() -> Result<()> {
     let web = good_json(&["reap", TCP, "--socket", &socket, "--json"])?;
     ensure!(web["victims"] == 0 && web["skipped"]["spared"] == 4, "{web}");
     ensure!(web["rules"] == json!([{"rule": "web", "action": "none", "sockets": 4}]), "{web}");
-    ensure!(ten.client.destroyed(skreap_testbed::Selection::All)?.len() == 6);
+    // Those of UDP have a peer again, those of TCP have theirs still.
+    ensure!(ten.client.destroyed(skreap_testbed::Selection::All)?.is_empty());
     // An event may say something else.
     let said = good_json(&["reap", TCP, "--action", "destroy", "--socket", &socket, "--json"])?;
     ensure!(said["destroyed"] == 4 && said.get("rules").is_none(), "{said}");

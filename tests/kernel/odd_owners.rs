@@ -128,7 +128,8 @@ fn a_frozen_owner_is_no_obstacle(world: &mut World) -> Result<()> {
     let report = moves(world, udp(1), udp(2), Instead::Spare);
     let revived = report.and_then(|report| {
         ensure!(report.moved.as_ref().is_some_and(|moved| moved.moved == 1), "{report:?}");
-        revive(world, udp(2), udp(3))?;
+        let report = revive(world, udp(2), udp(3))?;
+        ensure!(report.destroyed == 1, "{report:?}");
         end(world)
     });
     fs::write(&freeze, "0")?;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::chown;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -131,6 +132,14 @@ fn each_process_has_its_rule(world: &mut World) -> Result<()> {
     expect_answers_on(&mut left, Selection::All, 3)
 }
 
+/// The descriptors of its sockets.
+fn sockets_of(client: &Client) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(format!("/proc/{}/fd", client.pid()))?;
+    let mut sockets: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    sockets.retain(|path| fs::read_link(path).is_ok_and(|to| to.to_string_lossy().starts_with("socket:")));
+    Ok(sockets)
+}
+
 fn by_the_cgroup_and_user_of_the_socket(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp(2)])?;
     let service = world.cgroup().child("service")?;
@@ -140,12 +149,9 @@ fn by_the_cgroup_and_user_of_the_socket(world: &mut World) -> Result<()> {
     let (mut inside, mut beside) = (spawn("inside", &service)?, spawn("beside", world.cgroup())?);
     let kept = connect(&mut inside, udp(1))?;
     let plain = connect(&mut beside, udp(1))?;
+    let before = sockets_of(&beside)?;
     let given = connect(&mut beside, udp(1))?;
-    let fd = fs::read_dir(format!("/proc/{}/fd", beside.pid()))?
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| fs::read_link(path).is_ok_and(|to| to.to_string_lossy().starts_with("socket:")))
-        .max_by_key(|path| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok()))
-        .context("no socket")?;
+    let fd = sockets_of(&beside)?.into_iter().find(|fd| !before.contains(fd)).context("no new socket")?;
     chown(fd, Some(4711), None)?;
     let of_cgroup = |cgroup: &str, name: &str| -> Result<ActionRule> {
         Ok(ActionRule { cgroup: Some(cgroup.parse()?), ..rule(name, VictimAction::None) })

@@ -46,7 +46,11 @@ impl Assigner {
 
     /// Decides for the sockets of this backend that it has not decided for yet.
     pub(crate) fn assign(&mut self, backend: Backend, victims: &[Victim]) {
-        let new = victims.iter().filter(|victim| !self.assigned.contains_key(&(victim.cookie(), backend)));
+        // One without a cookie is met again when it has one.
+        let is_new = |victim: &&Victim| {
+            victim.cookie() != 0 && !self.assigned.contains_key(&(victim.cookie(), backend))
+        };
+        let new = victims.iter().filter(is_new);
         let mut left: Vec<Victim> = new.copied().collect();
         let mut names = None;
         for i in self.rules.of_backend(&backend) {

@@ -153,7 +153,7 @@ impl Chosen {
     }
 
     /// Takes out those that a rule spares.
-    fn spare(&mut self, target: &Target, victims: &mut Vec<Victim>) -> u64 {
+    pub(super) fn spare(&mut self, target: &Target, victims: &mut Vec<Victim>) -> u64 {
         let Some(assigner) = &mut self.assigner else {
             return 0;
         };

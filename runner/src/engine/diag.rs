@@ -111,19 +111,14 @@ impl Engine for Diag {
         let mut undecided = self.search(target, &netns, &mut outcome)?;
         // All are connected, so none was a victim before.
         let sifted = chosen.sift(target, &mut self.victims);
-        let other_link = sifted.other_link;
-        undecided.retain(|(victim, _)| chosen.on_link(victim));
-        let found = undecided.len();
-        undecided.retain(|(victim, _)| !chosen.spares(target, victim));
-        let spared = sifted.spared + (found - undecided.len()) as u64;
+        undecided.retain(|(victim, _)| chosen.on_link(victim) && !chosen.spares(target, victim));
         self.leave_alone(&confirm, &mut outcome);
         let mut handled: HashSet<u64> = self.victims.iter().map(Victim::cookie).collect();
         handled.extend(undecided.iter().map(|(victim, _)| victim.cookie()));
         let walked = Instant::now();
         outcome.victims = (self.victims.len() + undecided.len()) as u64;
-        outcome.visited = outcome.victims + other_link + spared + outcome.skipped.accepted;
-        outcome.skipped.other_link = other_link;
-        outcome.skipped.spared = spared;
+        outcome.visited = outcome.victims + sifted.other_link + sifted.spared + outcome.skipped.accepted;
+        (outcome.skipped.other_link, outcome.skipped.spared) = (sifted.other_link, sifted.spared);
         let (diag, scan) = (&mut self.diag, &mut self.scan);
         let tables = &mut self.tables;
         self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |victims| {
@@ -243,7 +238,7 @@ impl Diag {
     fn confirm(
         &mut self,
         confirm: &Confirm<'_>,
-        chosen: &Chosen,
+        chosen: &mut Chosen,
         present: &Present,
         mut handled: HashSet<u64>,
         outcome: &mut Outcome,
@@ -263,6 +258,7 @@ impl Diag {
                 .map(|socket| socket.victim)
                 .filter(|victim| !handled.contains(&victim.cookie()))
                 .collect();
+            chosen.spare(confirm.target, &mut left);
             if !left.iter().any(|victim| present.contains(victim)) {
                 return;
             }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use skreap_bpf::Victim;
-use skreap_core::{ActionRules, Backend, Event, Incomplete, Revive, VictimAction};
+use skreap_core::{ActionRules, Backend, Event, Incomplete, Protocol, Revive, VictimAction};
 
 use super::Reaper;
 use super::batch::Batch;
@@ -94,8 +94,10 @@ impl Reaper {
         done: &mut Done,
     ) {
         let mut assigner = self.assigner(&rules, &backends);
-        let moving: Vec<Named> =
-            backends.iter().copied().filter(|(backend, _)| assigner.moves(&backend.without_zone())).collect();
+        let is_moving = |backend: &Backend| {
+            backend.protocol() == Protocol::Udp && assigner.moves(&backend.without_zone())
+        };
+        let moving: Vec<Named> = backends.iter().copied().filter(|(backend, _)| is_moving(backend)).collect();
         if !event.dry_run && !moving.is_empty() {
             self.move_by_rules(&mut assigner, &moving, done);
         }
