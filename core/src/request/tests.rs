@@ -69,7 +69,7 @@ fn refuses_fields() {
         Some("e1"),
         Some("bakend"),
         "field \"bakend\" is not known; \"backend-deleted\" takes: id, type, backend, where, except, dry_run, netns, \
-         confirm_after_ms, action, to, spread, after_ms, tcp, else, frontend, unknown_frontend",
+         confirm_after_ms, action, to, spread, force, after_ms, tcp, else, frontend, unknown_frontend",
     );
     refused(
         r#"{"id":"q1","type":"index","backend":"udp://10.0.0.1:53"}"#,
