@@ -57,9 +57,9 @@ mod report;
 mod request;
 mod result;
 mod revived;
+mod rules;
 #[cfg(feature = "schema")]
 mod schema;
-mod rules;
 mod selector;
 mod skipped;
 mod socket;

@@ -70,10 +70,10 @@ pub use service::handle::{Handle, HandleError, Pending, Queue};
 #[cfg(feature = "metrics")]
 pub use service::metrics;
 pub use service::recorder::Recorder;
-#[cfg(feature = "schema")]
-pub use service::schema;
 #[cfg(feature = "rules")]
 pub use service::rules_file;
+#[cfg(feature = "schema")]
+pub use service::schema;
 pub use service::systemd as supervisor;
 pub use service::thread::ReaperThread;
 pub use service::{daemon, source};

@@ -11,8 +11,8 @@ use comfy_table::presets::NOTHING;
 use serde::Deserialize as _;
 use serde_json::Value;
 use skreap::core::{
-    Action, Backend, CgroupName, Event, FallbackReason, Frontend, Radius, Report, Request, Revived, RuleCount,
-    SocketTuple, Through, UnknownFrontend, VictimAction,
+    Action, Backend, CgroupName, Event, FallbackReason, Frontend, Radius, Report, Request, Revived,
+    RuleCount, SocketTuple, Through, UnknownFrontend, VictimAction,
 };
 
 use super::action::ActionArgs;

@@ -11,10 +11,10 @@ pub(crate) mod handle;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 pub(crate) mod recorder;
-#[cfg(feature = "schema")]
-pub mod schema;
 #[cfg(feature = "rules")]
 pub mod rules_file;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod source;
 pub mod systemd;
 pub(crate) mod thread;
