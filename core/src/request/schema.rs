@@ -54,7 +54,7 @@ fn of_type(ty: &Type, generator: &mut SchemaGenerator) -> Value {
         "additionalProperties": false,
     });
     // Where sockets are connected to, and how, is for actions that connect them.
-    let of_action: Map<String, Value> = ["to", "spread", "after_ms", "tcp", "else"]
+    let of_action: Map<String, Value> = ["to", "spread", "force", "after_ms", "tcp", "else"]
         .iter()
         .filter(|field| ty.takes.contains(field))
         .map(|field| ((*field).to_owned(), json!(["action"])))
@@ -131,6 +131,10 @@ fn of_field(field: &str, generator: &mut SchemaGenerator) -> Option<Value> {
         "action" => described::<ActionName>(generator, "What is done with the victims."),
         "to" => one_or_several::<Backend>(generator, MAX_BACKENDS, "Where sockets are connected to."),
         "spread" => described::<Spread>(generator, "Which of several destinations a socket is connected to."),
+        "force" => json!({
+            "type": "boolean",
+            "description": "Also from and to ports of protocols whose two ends share state.",
+        }),
         "after_ms" => {
             milliseconds("Milliseconds from the destroy to the revive.", REVIVE_AFTER_MS, REVIVE_AFTER_MAX_MS)
         }

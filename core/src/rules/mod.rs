@@ -240,6 +240,7 @@ impl ActionRules {
 
 /// How many sockets of an event a rule has given its action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RuleCount {
     /// The name of the rule; `None`: no rule holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -315,10 +315,7 @@ pub(super) const PAGES: [Page; 14] = [
             "/usr/share/doc/skreap/examples/rules.example.toml",
             "rules for one-way traffic, commented out",
         )],
-        examples: &[(
-            "Check a file, then use it:",
-            "skreap check-rules /etc/skreap/rules.toml && systemctl restart skreap",
-        )],
+        examples: &[("Check a file:", "skreap check-rules /etc/skreap/rules.toml")],
         see: &["skreap(1)", "skreap-serve(1)", "skreap-reap(1)"],
     },
     Page {

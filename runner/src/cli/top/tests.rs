@@ -87,7 +87,7 @@ fn what_owners_named_is_shown_where_it_is_recorded() {
     view["status"]["sockets"]["frontends"] = json!({"direct": 5, "translated": 16_000, "unknown": 6});
     view["status"]["order"] = json!({"last": true, "moves": 0, "held_back": 0, "behind": 0, "rekeyed": 0,
                                      "first": {"first": false, "moves": 2}});
-    let all = lines(&View::new(serde_json::from_value(view).unwrap()), 80, 24).join("\n");
+    let all = lines(&View::new(serde_json::from_value(view).unwrap()), 100, 24).join("\n");
     let text = "named   5 the backend itself, 16,000 a frontend, 6 unknown; 3 of 16,384 frontends";
     assert!(all.contains(text), "{all}");
     assert!(all.contains("hooks not first 1"), "{all}");
