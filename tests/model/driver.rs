@@ -98,6 +98,8 @@ pub struct Driver<'a> {
     pub coming: BTreeMap<u8, Netns>,
     /// Sockets that were made and closed within one operation.
     pub short_lived: u64,
+    /// The netns of each socket there was, by cookies.
+    pub places: BTreeMap<u64, u64>,
     /// Releases that the index had counted before; less than 0 if it is younger than the script.
     pub releases: i64,
     /// Some socket may be in a netns that nothing but the socket leads to.
@@ -155,6 +157,7 @@ impl<'a> Driver<'a> {
             forks: Vec::new(),
             coming: BTreeMap::new(),
             short_lived: 0,
+            places: BTreeMap::new(),
             releases,
             unnamed: false,
             tally: Tally { scripts: 1, ..Tally::default() },
@@ -192,6 +195,8 @@ impl<'a> Driver<'a> {
             Op::Gone(ref gone) => self.event(gone, false).map(Some),
             Op::DryRun(ref gone) => self.event(gone, true).map(Some),
             Op::Living(ref living) => self.reconcile(living).map(Some),
+            Op::Terminate(ref chosen) => self.terminate(chosen),
+            Op::Policy { netns, ref allowed } => self.policy(netns, allowed),
             Op::Restart => {
                 self.tally.restarts += 1;
                 self.world.restart().map(Some)
@@ -220,6 +225,7 @@ impl<'a> Driver<'a> {
     fn add(&mut self, slot: u8, client: u8, handle: u32, kind: Kind) -> Result<u64> {
         let cookie = self.world.client(client)?.cookie(handle)?;
         let Kind { protocol, family, netns } = kind;
+        self.places.insert(cookie, netns);
         let handles = vec![handle];
         let flights = Vec::new();
         self.slots.insert(
@@ -451,9 +457,13 @@ impl<'a> Driver<'a> {
     }
 
     pub fn tell(&mut self, action: Action, netns: Option<String>, dry_run: bool) -> Result<Report> {
-        self.tally.events += 1;
         let mut event = Event::new(format!("e{}", self.tally.events), action).with_dry_run(dry_run);
         event.netns = netns;
+        self.handle_event(event)
+    }
+
+    pub fn handle_event(&mut self, event: Event) -> Result<Report> {
+        self.tally.events += 1;
         Ok(self.world.reaper()?.handle(&event))
     }
 

@@ -19,6 +19,7 @@
 //! makes its absence a failure.
 
 mod checks;
+mod chosen;
 mod driver;
 mod holders;
 mod holds;

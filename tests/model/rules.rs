@@ -215,6 +215,10 @@ fn bad_lines_are_refused() -> Result<()> {
         ("world plain\nconnect 1 x", "no place"),
         ("world plain\nlink 1 up", "no link"),
         ("world plain\ngone udp zero6", "no backend"),
+        ("world plain\nterminate", "empty"),
+        ("world plain\nterminate to", "too short"),
+        ("world plain\nterminate udp to there", "no place"),
+        ("world plain\npolicy 2 allow udp a", "not below"),
         ("world plain\n\nexplode", "line 3"),
     ] {
         let error = text.parse::<Script>().map_or_else(|e| format!("{e:#}"), |script| script.to_string());

@@ -10,6 +10,8 @@ use anyhow::{Context as _, Result};
 use skreap::core::{Backend, Protocol};
 use skreap_testbed::Family;
 
+use crate::chosen::Chosen;
+
 /// Slots for sockets.
 pub const SLOTS: u8 = 10;
 /// Client processes.
@@ -276,6 +278,13 @@ pub enum Op {
     DryRun(Vec<Named>),
     /// A reconcile: all other backends are gone.
     Living(Vec<Named>),
+    /// A selector says whom an event means.
+    Terminate(Chosen),
+    /// The sockets in this netns may be connected to these only.
+    Policy {
+        netns: u8,
+        allowed: Vec<Named>,
+    },
     /// The reaper goes and another takes over its pins.
     Restart,
     /// The reaper and its pins go, and another looks for the pre-existing sockets.

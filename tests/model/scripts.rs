@@ -14,6 +14,7 @@ pub const KEPT: &[(&str, &str)] = &[
     ("links", include_str!("scripts/links")),
     ("control-messages", include_str!("scripts/control-messages")),
     ("ending-netns", include_str!("scripts/ending-netns")),
+    ("selectors", include_str!("scripts/selectors")),
     ("zero", include_str!("scripts/zero")),
     ("module", include_str!("scripts/module")),
 ];

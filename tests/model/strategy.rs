@@ -7,6 +7,7 @@ use proptest::strategy::Union;
 use skreap::core::Protocol;
 use skreap_testbed::Family;
 
+use crate::chosen::{Chosen, Span};
 use crate::script::{CLIENTS, Link, NETNS, Named, Op, Open, Place, SLOTS, STANDING, Script, To};
 use crate::world::MODULE;
 
@@ -56,6 +57,20 @@ fn backends() -> impl Strategy<Value = Vec<Named>> {
     prop_oneof![4 => vec(one_backend(), 1), 1 => vec(one_backend(), 2..4)]
 }
 
+fn span() -> impl Strategy<Value = Span> {
+    let one = place().prop_map(|place| Span::One(if place == Place::Nowhere { Place::B } else { place }));
+    prop_oneof![2 => one, 1 => select(Span::WIDE.to_vec())]
+}
+
+fn chosen() -> impl Strategy<Value = Chosen> {
+    let port = prop::bool::weighted(0.3);
+    (prop::option::of(protocol()), vec(span(), 0..4), port, prop::option::of(0..STANDING))
+        .prop_map(|(protocol, spans, port, netns)| Chosen { protocol, spans, port, netns })
+        .prop_filter("an empty selector", |chosen| {
+            chosen.protocol.is_some() || chosen.netns.is_some() || chosen.port || !chosen.spans.is_empty()
+        })
+}
+
 fn link() -> impl Strategy<Value = Link> {
     select(Link::ALL.to_vec())
 }
@@ -101,6 +116,8 @@ fn op() -> impl Strategy<Value = Op> {
         8 => backends().prop_map(Op::Gone),
         2 => backends().prop_map(Op::DryRun),
         2 => backends().prop_map(Op::Living),
+        3 => chosen().prop_map(Op::Terminate),
+        1 => (0..STANDING, backends()).prop_map(|(netns, allowed)| Op::Policy { netns, allowed }),
     ]
 }
 

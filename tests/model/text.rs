@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use skreap::core::Protocol;
 use skreap_testbed::Family;
 
-use crate::script::{CLIENTS, Link, NETNS, Named, Op, Open, Place, SLOTS, Script, To};
+use crate::chosen::{Chosen, Span};
+use crate::script::{CLIENTS, Link, NETNS, Named, Op, Open, Place, SLOTS, STANDING, Script, To};
 
 // ---- to text ----
 
@@ -68,6 +69,8 @@ impl fmt::Display for Op {
             Self::GoneLink { link, netns } => write!(f, "gone-link {} netns {netns}", link.name()),
             Self::DryRun(backends) => named(f, "dry-run", backends),
             Self::Living(backends) => named(f, "living", backends),
+            Self::Terminate(chosen) => write!(f, "terminate{chosen}"),
+            Self::Policy { netns, allowed } => named(f, &format!("policy {netns} allow"), allowed),
             Self::Restart => f.write_str("restart"),
             Self::Anew => f.write_str("anew"),
             Self::Insmod => f.write_str("insmod"),
@@ -173,6 +176,22 @@ impl Words<'_> {
     fn named(&mut self) -> Result<Vec<Named>> {
         self.rest(Self::one_named)
     }
+
+    fn span(&mut self) -> Result<Span> {
+        let wide = Span::WIDE.into_iter().find(|span| self.flag(span.name()));
+        wide.map_or_else(|| Ok(Span::One(self.place()?)), Ok)
+    }
+
+    /// To the end of the line.
+    fn chosen(&mut self) -> Result<Chosen> {
+        let protocol =
+            if self.flag("udp") { Some(Protocol::Udp) } else { self.flag("tcp").then_some(Protocol::Tcp) };
+        let netns = if self.flag("netns") { Some(self.number(STANDING)?) } else { None };
+        let port = self.flag("port");
+        let spans = if self.flag("to") { self.rest(Self::span)? } else { Vec::new() };
+        ensure!(protocol.is_some() || netns.is_some() || port || !spans.is_empty(), "the selector is empty");
+        Ok(Chosen { protocol, spans, port, netns })
+    }
 }
 
 impl FromStr for Op {
@@ -223,6 +242,12 @@ impl FromStr for Op {
             "gone" => Self::Gone(w.named()?),
             "dry-run" => Self::DryRun(w.named()?),
             "living" => Self::Living(w.named()?),
+            "terminate" => Self::Terminate(w.chosen()?),
+            "policy" => {
+                let netns = w.number(STANDING)?;
+                w.expect("allow")?;
+                Self::Policy { netns, allowed: w.named()? }
+            }
             "restart" => Self::Restart,
             "anew" => Self::Anew,
             "insmod" => Self::Insmod,

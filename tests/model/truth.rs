@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use skreap::core::{Backend, Protocol, Unconnected};
 use skreap_testbed::Family;
 
+use crate::chosen::Chosen;
 use crate::script::Link;
 
 /// What a system call returned: 0 or an errno.
@@ -38,6 +39,10 @@ pub enum Gone<'a> {
     AllBut(&'a [Backend]),
     /// The host on this link.
     OnLink(On),
+    /// No backends, but whom a selector means.
+    Chosen(&'a Chosen),
+    /// Everything that a policy does not allow.
+    Forbidden(&'a [Backend]),
 }
 
 impl Gone<'_> {
@@ -48,6 +53,8 @@ impl Gone<'_> {
         match self {
             Self::These(backends) => named(backends),
             Self::AllBut(backends) => link.is_none() && !named(backends),
+            Self::Chosen(chosen) => chosen.holds(protocol, addr),
+            Self::Forbidden(allowed) => !named(allowed),
             Self::OnLink(on) => protocol == Protocol::Udp && addr == Link::addr() && link == Some(on),
         }
     }
