@@ -107,8 +107,8 @@ impl Select {
                 *victim = *now;
                 true
             }
-            // Its backend is that of its node.
-            now => now.is_some(),
+            // Its backend is that of its node. One that was connected and only sends now is none any more.
+            now => now.is_some() && victim.relation() != Relation::Connected,
         });
         Ok(())
     }
