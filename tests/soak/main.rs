@@ -14,7 +14,6 @@
 //! the one that was built with it.
 
 mod hold;
-mod intents;
 mod kept;
 mod service;
 mod shared;
@@ -191,8 +190,7 @@ fn delete(shared: &Shared, talk: &mut Talk, seen: &Seen, protocol: usize, backen
     let n = events.begun.load(SeqCst) + 1;
     events.begun.store(n, SeqCst);
     let name = worker::backend_name(protocol, backend);
-    let mut request = intents::event(&name, n, shared.frontends.load(Relaxed))?;
-    request["id"] = json!(format!("{name}-{n}"));
+    let request = json!({"id": format!("{name}-{n}"), "type": "backend-deleted", "backend": name});
     let report = talk.ask(&request)?;
     let right = report["complete"] == true && report.get("error").is_none();
     ensure!(
@@ -254,12 +252,10 @@ fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
     let cgroup = Cgroup::create("soak")?;
     let (fd, shared) = shared::create()?;
     shared.plain.store(args.plain, SeqCst);
-    // Every other soak, so that both kinds of hooks are soaked.
-    shared.frontends.store(seed % 2 == 0 && intents::has_frontends(&args.engine), SeqCst);
     let mut kernel_log = KernelLog::open();
     // Before the hooks, which want to be the last.
     let witness = Witness::attach(cgroup.open()?.as_fd())?;
-    let mut service = Service::start(&cgroup, directory, &args.engine, shared.frontends.load(SeqCst))?;
+    let mut service = Service::start(&cgroup, directory, &args.engine)?;
     let mut talk = Talk::new(directory);
     // Sockets that are opened before the hooks are there would be in no count.
     let status = talk.ask(&json!({"id": "there?", "type": "status"}))?;

@@ -21,17 +21,15 @@ pub struct Service {
     cgroup: PathBuf,
     directory: PathBuf,
     engine: String,
-    frontends: bool,
     bpffs: Bpffs,
 }
 
 impl Service {
-    pub fn start(cgroup: &Cgroup, directory: &Path, engine: &str, frontends: bool) -> Result<Self> {
+    pub fn start(cgroup: &Cgroup, directory: &Path, engine: &str) -> Result<Self> {
         let bpffs = Bpffs::create()?;
         let cgroup = cgroup.path().to_owned();
-        let child = spawn(&cgroup, directory, engine, frontends, &bpffs)?;
-        let (directory, engine) = (directory.to_owned(), engine.to_owned());
-        Ok(Self { child, cgroup, directory, engine, frontends, bpffs })
+        let child = spawn(&cgroup, directory, engine, &bpffs)?;
+        Ok(Self { child, cgroup, directory: directory.to_owned(), engine: engine.to_owned(), bpffs })
     }
 
     pub fn socket(directory: &Path) -> PathBuf {
@@ -42,7 +40,7 @@ impl Service {
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
-        self.child = spawn(&self.cgroup, &self.directory, &self.engine, self.frontends, &self.bpffs)?;
+        self.child = spawn(&self.cgroup, &self.directory, &self.engine, &self.bpffs)?;
         Ok(())
     }
 
@@ -73,7 +71,7 @@ pub fn log(directory: &Path) -> PathBuf {
     directory.join("serve.log")
 }
 
-fn spawn(cgroup: &Path, directory: &Path, engine: &str, frontends: bool, bpffs: &Bpffs) -> Result<Child> {
+fn spawn(cgroup: &Path, directory: &Path, engine: &str, bpffs: &Bpffs) -> Result<Child> {
     let log = File::options().create(true).append(true).open(log(directory))?;
     let mut source = std::ffi::OsString::from("unix:");
     source.push(Service::socket(directory));
@@ -88,7 +86,6 @@ fn spawn(cgroup: &Path, directory: &Path, engine: &str, frontends: bool, bpffs: 
         .arg(source)
         .arg("--pin")
         .arg(bpffs.path("pins"))
-        .args(frontends.then_some("--frontends"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
