@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
+
 use super::privileges;
 
 /// Inode number, and so cgroup id, of the root of the hierarchy. Whatever else is mounted, or is
@@ -96,13 +98,13 @@ pub fn own() -> io::Result<PathBuf> {
     Ok(mount()?.path.join(OsString::from_vec(path.to_vec())))
 }
 
-/// Opens a cgroup directory, after a look that it is one.
+/// Opens a cgroup directory. Whether it is one is asked of what was opened: its path may lead nowhere by then.
 ///
 /// # Errors
 /// `NotADirectory` if the path is not a cgroup2 directory; otherwise the errno of the open.
 pub fn open(path: &Path) -> io::Result<File> {
     let dir = File::open(path)?;
-    if path.join("cgroup.procs").exists() && path.join("cgroup.controllers").exists() {
+    if dir.metadata()?.is_dir() && fstatfs(&dir)?.filesystem_type() == CGROUP2_SUPER_MAGIC {
         Ok(dir)
     } else {
         Err(io::Error::new(io::ErrorKind::NotADirectory, "not a cgroup2 directory"))
