@@ -86,7 +86,7 @@ read -r line <&"${holder[0]}"
 said "$line"
 exec 7<>/dev/udp/127.0.0.1/5356
 fails skreap reap udp://127.0.0.1:5355
-expect "held" "$(skreap status --json | tr ',{' '[\n*]' | sed -n 's/^"waiting"://p')" 1
+expect "held" "$(skreap status --json | grep -o '"held":{[^}]*}' | grep -o '"waiting":[0-9]*')" '"waiting":1'
 stuck=$(systemctl show -P MainPID skreap)
 since=$SECONDS
 systemctl restart skreap
@@ -97,7 +97,6 @@ grep -q '^State:.*zombie' "/proc/$stuck/status"
 expect "another backend" "$(skreap reap udp://127.0.0.1:5356 | cut -d ' ' -f 1-4)" "udp://127.0.0.1:5356: 1 of 1"
 eval "exec ${holder[1]}>&-"
 until [ ! -e "/proc/$stuck" ]; do sleep 0.1; done
-fails skreap reap udp://127.0.0.1:5357
 expect "a backend that has no sockets any more" "$(skreap reap udp://127.0.0.1:5355 | cut -d ' ' -f 1-4)" "udp://127.0.0.1:5355: 0 of 0"
 said "a process that could not end was replaced after $waited s; it ended with the owner's send"
 
