@@ -19,30 +19,11 @@
 #   then the client speaks: the server sees 10.1.0.1 port another, the client gets the reply
 #   and a reply to port 5301: the client gets nothing
 set -eu
-# nft, conntrack and the libraries that they load
-packages='
-	nftables=1.0.6-2+deb12u2
-	conntrack=1:1.4.7-1+b2
-	libnftables1=1.0.6-2+deb12u2
-	libnetfilter-conntrack3=1.0.9-3
-	libnfnetlink0=1.0.2-2
-	libnftnl11=1.2.4-2
-	libmnl0=1.0.4-3
-	libjansson4=2.14-2
-	libgmp10=2:6.2.1+dfsg1-1.1
-	libedit2=3.1-20221030-2
-	libbsd0=0.11.7-2
-	libmd0=1.0.4-2
-	libxtables12=1.8.9-2
-'
+needs_nft=yes
+packages='conntrack=1:1.4.7-1+b2 libnetfilter-conntrack3=1.0.9-3 libnfnetlink0=1.0.2-2'
 . "$(dirname "$0")/lib.sh"
 
-ip netns add server
-ip link add host type veth peer name inner netns server
-ip link set host up
-ip -n server link set inner up
-ip address add 10.1.0.1/24 dev host
-ip -n server address add 10.1.0.2/24 dev inner
+link_server
 ip route add 10.96.0.0/16 via 10.1.0.2
 nft -f - <<'NFT'
 table ip nat {

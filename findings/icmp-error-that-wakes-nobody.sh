@@ -30,28 +30,11 @@
 #   icmpv6 reject-route: recv EACCES, with IP_RECVERR EACCES
 #   no such host, IPv6: recv nothing, with IP_RECVERR EHOSTUNREACH
 set -eu
-# nft and the libraries that it loads
-packages='
-	nftables=1.0.6-2+deb12u2
-	libnftables1=1.0.6-2+deb12u2
-	libnftnl11=1.2.4-2
-	libmnl0=1.0.4-3
-	libjansson4=2.14-2
-	libgmp10=2:6.2.1+dfsg1-1.1
-	libedit2=3.1-20221030-2
-	libbsd0=0.11.7-2
-	libmd0=1.0.4-2
-	libxtables12=1.8.9-2
-'
+needs_nft=yes
 . "$(dirname "$0")/lib.sh"
 
-ip netns add server
-ip link add host type veth peer name inner netns server
-ip link set host up
-ip address add 10.1.0.1/24 dev host
+link_server
 ip address add fd01::1/64 dev host nodad
-ip -n server link set inner up
-ip -n server address add 10.1.0.2/24 dev inner
 ip -n server address add fd01::2/64 dev inner nodad
 # No limit on ICMP errors
 ip netns exec server sh -c 'echo 0 >/proc/sys/net/ipv4/icmp_ratelimit

@@ -2,13 +2,38 @@
 # Sourced by every finding, right after its header. The first time, this file
 # - skips (exit 77) without root or without the commands that the script named in `needs`,
 # - makes the temporary folder $work, with the packages of Debian, PyPI and npm that are named in
-#   `packages`, `pypi` and `npm`, and the cgroup $FINDING_CGROUP if `needs_cgroup` is set,
+#   `packages`, `pypi` and `npm`, with nft if `needs_nft` is set, and the cgroup $FINDING_CGROUP if
+#   `needs_cgroup` is set,
 # - runs the script once more, in network, mount and process namespaces of its own,
 # - compares the output of that run with the lines below "Seen:" in the header (exit 1 if it
 #   differs), and
 # - removes the folder and the cgroup. The namespaces end with the run, and with them every process,
 #   interface and mount in them.
 # The second time it prepares these namespaces and returns, and the script does its work.
+
+# nft and the libraries that it loads
+NFT='
+	nftables=1.0.6-2+deb12u2
+	libnftables1=1.0.6-2+deb12u2
+	libnftnl11=1.2.4-2
+	libmnl0=1.0.4-3
+	libjansson4=2.14-2
+	libgmp10=2:6.2.1+dfsg1-1.1
+	libedit2=3.1-20221030-2
+	libbsd0=0.11.7-2
+	libmd0=1.0.4-2
+	libxtables12=1.8.9-2
+'
+
+# A network namespace `server`, linked to this one: interface `host` here, `inner` there.
+link_server() {
+	ip netns add server
+	ip link add host type veth peer name inner netns server
+	ip link set host up
+	ip -n server link set inner up
+	ip address add 10.1.0.1/24 dev host
+	ip -n server address add 10.1.0.2/24 dev inner
+}
 
 # skip WHAT IS MISSING: ends a finding that this kernel or machine cannot show.
 skip() {
@@ -137,6 +162,7 @@ end() {
 	exit 1
 }
 
+[ -z "${needs_nft-}" ] || packages="$NFT ${packages-}"
 script=$(realpath "$0")
 finding=$(basename "$script" .sh)
 if [ -n "${FINDING_WORK-}" ]; then

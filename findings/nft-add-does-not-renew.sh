@@ -21,19 +21,7 @@
 #   the same key with another value: exit 1, less than 293 s are left
 #   deleted and added in one transaction: exit 0, more than 293 s are left
 set -eu
-# nft and the libraries that it loads
-packages='
-	nftables=1.0.6-2+deb12u2
-	libnftables1=1.0.6-2+deb12u2
-	libnftnl11=1.2.4-2
-	libmnl0=1.0.4-3
-	libjansson4=2.14-2
-	libgmp10=2:6.2.1+dfsg1-1.1
-	libedit2=3.1-20221030-2
-	libbsd0=0.11.7-2
-	libmd0=1.0.4-2
-	libxtables12=1.8.9-2
-'
+needs_nft=yes
 . "$(dirname "$0")/lib.sh"
 
 python3 - <<'EOF'

@@ -22,15 +22,11 @@
 set -eu
 . "$(dirname "$0")/lib.sh"
 
-ip netns add server
-ip link add host type veth peer name inner netns server
-ip link set host up
-ip -n server link set inner up
+link_server
+ip address add 10.1.0.3/24 dev host
 for number in 1 3; do
-	ip address add 10.1.0.$number/24 dev host
 	ip address add fd01::$number/64 dev host nodad
 done
-ip -n server address add 10.1.0.2/24 dev inner
 ip -n server address add fd01::2/64 dev inner nodad
 python3 - <<'EOF'
 import ctypes

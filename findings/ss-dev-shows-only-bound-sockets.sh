@@ -20,12 +20,7 @@ set -eu
 needs=ss
 . "$(dirname "$0")/lib.sh"
 
-ip netns add server
-ip link add host type veth peer name inner netns server
-ip link set host up
-ip -n server link set inner up
-ip address add 10.1.0.1/24 dev host
-ip -n server address add 10.1.0.2/24 dev inner
+link_server
 ip address add fe80::1/64 dev host nodad
 python3 - <<'EOF'
 import ctypes
