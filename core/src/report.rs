@@ -201,14 +201,24 @@ impl Report {
             stateful: Vec::new(),
             ns: phases,
             error: None,
-            sockets: outcome.victims_listed,
+            sockets: outcome.victims_listed.map(sorted),
             results: None,
         }
     }
 }
 
+/// In an order that does not change from run to run: the index and the kernel's tables have none.
+fn sorted(mut sockets: Vec<SocketTuple>) -> Vec<SocketTuple> {
+    sockets.sort_by_key(|socket| {
+        (socket.netns, socket.protocol, socket.daddr, socket.dport, socket.saddr, socket.sport, socket.cookie)
+    });
+    sockets
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -273,6 +283,24 @@ mod tests {
         assert_eq!(json["incomplete_because"], serde_json::json!(["index-full", "wildcard-unconnected"]));
         assert_eq!(json["sockets"][0]["cookie"], 7);
         assert_eq!(json.get("error"), None);
+    }
+
+    #[test]
+    fn victims_have_an_order() {
+        let at = |netns, peer: [u8; 4], cookie| SocketTuple {
+            netns,
+            daddr: IpAddr::from(peer),
+            ..a_socket(cookie)
+        };
+        let listed = vec![
+            at(13, [10, 0, 0, 1], 1),
+            at(12, [10, 0, 0, 9], 2),
+            at(12, [10, 0, 0, 10], 3),
+            at(12, [10, 0, 0, 9], 4),
+        ];
+        let outcome = Outcome { victims_listed: Some(listed), ..Outcome::new(EngineName::Netlink) };
+        let sockets = Report::new(&event(true), outcome, PHASES).sockets.unwrap();
+        assert_eq!(sockets.iter().map(|socket| socket.cookie).collect::<Vec<_>>(), [2, 4, 3, 1]);
     }
 
     #[test]
