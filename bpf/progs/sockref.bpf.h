@@ -26,7 +26,7 @@ struct sockref {
 	struct skreap_sock __kptr *sock;
 };
 
-/* What the kernel's own functions take has another type, and only the verifier sees the difference. */
+/* The same reference, with the type that the kernel's own functions take. Only the verifier sees a difference. */
 struct kernel_sockref {
 	struct bpf_sock_ref __kptr *sock;
 };

@@ -27,7 +27,7 @@ pub enum Functions {
 }
 
 impl Functions {
-    /// What the programs call of what `bpf/include/kfunc.h` declares: acquire, release, destroy.
+    /// The functions of `bpf/include/kfunc.h` that the programs call: acquire, release, destroy.
     pub(crate) const fn names(self) -> [&'static str; 3] {
         match self {
             Self::Kernel => ["bpf_sock_acquire", "bpf_sock_release", "bpf_sock_destroy_peer_might_sleep"],

@@ -159,6 +159,12 @@ impl Victim {
         u16::from_be(self.0.id.dport)
     }
 
+    /// Peer address, an IPv4-mapped one as IPv4, and peer port.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        SocketAddr::new(self.daddr().to_canonical(), self.dport())
+    }
+
     /// Interface the socket is bound to (`SO_BINDTODEVICE`), 0 if none.
     #[must_use]
     pub fn ifindex(&self) -> u32 {

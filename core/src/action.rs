@@ -21,6 +21,16 @@ pub const REVIVE_AFTER_MAX_MS: u32 = 3_600_000;
 /// talking without any error, and without an answer.
 pub const STATEFUL_PORTS: [u16; 6] = [443, 853, 3478, 4500, 5683, 5684];
 
+/// The fields beside `action`, each with the actions that take it.
+pub const ACTION_FIELDS: [(&str, &[ActionName]); 6] = [
+    ("to", &[ActionName::Revive, ActionName::Move]),
+    ("spread", &[ActionName::Revive, ActionName::Move]),
+    ("force", &[ActionName::Revive, ActionName::Move]),
+    ("after_ms", &[ActionName::Revive]),
+    ("tcp", &[ActionName::Move]),
+    ("else", &[ActionName::Move]),
+];
+
 /// What is done with the victims of an event. On the wire the field `action` of the event, with the fields of each
 /// variant beside it: `{…,"action":"revive","to":"udp://10.0.0.2:53"}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
@@ -37,7 +47,7 @@ pub enum VictimAction {
     None,
 }
 
-/// What is done with the victims of an event, without more: the name of a [`VictimAction`].
+/// What is done with the victims of an event, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -258,7 +268,8 @@ impl VictimAction {
     }
 }
 
-fn is_stateful(backend: &Backend) -> bool {
+/// True if it has one of [`STATEFUL_PORTS`].
+pub(crate) fn is_stateful(backend: &Backend) -> bool {
     STATEFUL_PORTS.contains(&backend.port())
 }
 
@@ -377,125 +388,4 @@ pub enum ActionError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn backend(text: &str) -> Backend {
-        text.parse().unwrap()
-    }
-
-    fn to(list: &[&str], spread: Spread) -> Destinations {
-        Destinations::new(list.iter().map(|text| backend(text)).collect(), spread).unwrap()
-    }
-
-    fn revive(list: &[&str]) -> VictimAction {
-        VictimAction::Revive(Revive { to: to(list, Spread::Even), after_ms: REVIVE_AFTER_MS })
-    }
-
-    #[test]
-    fn a_destination_is_a_udp_backend_that_names_one_host() {
-        let new = |list: &[&str]| {
-            Destinations::new(list.iter().map(|text| backend(text)).collect(), Spread::Even).map(drop)
-        };
-        assert_eq!(new(&["udp://10.0.0.2:53", "udp://[fd00::2]:53"]), Ok(()));
-        assert_eq!(new(&[]), Err(ActionError::Nowhere));
-        let tcp = "tcp://10.0.0.2:53";
-        assert_eq!(new(&["udp://10.0.0.2:53", tcp]), Err(ActionError::NotUdp(backend(tcp))));
-        let link = "udp://[fe80::2%eth0]:53";
-        assert_eq!(new(&[link]), Err(ActionError::LinkLocal(backend(link))));
-        let many = vec![backend("udp://10.0.0.2:53"); MAX_BACKENDS + 1];
-        assert_eq!(Destinations::new(many, Spread::Even), Err(ActionError::TooMany(MAX_BACKENDS + 1)));
-    }
-
-    #[test]
-    fn what_is_deleted_needs_a_destination_that_is_not() {
-        let (v4, v6, tcp) =
-            (backend("udp://10.0.0.1:53"), backend("udp://[fd00::1]:53"), backend("tcp://10.0.0.1:80"));
-        let living = revive(&["udp://10.0.0.2:53"]);
-        assert_eq!(living.check(&[v4]), Ok(()));
-        assert_eq!(living.check(&[v4, tcp]), Ok(()));
-        // A reconcile names those that live.
-        assert_eq!(living.check(&[]), Ok(()));
-        assert_eq!(living.check(&[v4, v6]), Err(ActionError::Family(v6)));
-        assert_eq!(living.check(&[tcp]), Err(ActionError::NoUdp(backend("udp://10.0.0.2:53"))));
-        assert_eq!(revive(&["udp://10.0.0.1:53"]).check(&[v4]), Err(ActionError::Deleted(v4)));
-        assert_eq!(VictimAction::Destroy.check(&[tcp]), Ok(()));
-    }
-
-    #[test]
-    fn what_has_state_is_destroyed_unless_forced() {
-        let (quic, plain) = (backend("udp://10.0.0.1:443"), backend("udp://10.0.0.1:8443"));
-        for (to, gone, forced, spared) in [
-            ("udp://10.0.0.2:8443", plain, false, false),
-            ("udp://10.0.0.2:8443", quic, false, true),
-            ("udp://10.0.0.2:443", plain, false, true),
-            ("udp://10.0.0.2:443", quic, true, false),
-        ] {
-            let to = Destinations::new(vec![backend(to)], Spread::Even).unwrap().forced(forced);
-            let action = VictimAction::Revive(Revive { to, after_ms: 0 });
-            assert_eq!(action.spares_state_of(&gone), spared, "{action:?}");
-            assert_eq!(action.check(&[gone]).is_err(), spared, "{action:?}");
-        }
-        assert!(!VictimAction::Destroy.spares_state_of(&quic));
-        // TCP sockets are destroyed anyway.
-        let both = [backend("tcp://10.0.0.1:443"), plain];
-        assert_eq!(revive(&["udp://10.0.0.2:53"]).check(&both), Ok(()));
-        let error = revive(&["udp://10.0.0.2:53"]).check(&[quic]).unwrap_err().to_string();
-        assert!(error.starts_with("udp://10.0.0.1:443: port 443 is one of a protocol"), "{error}");
-        assert!(error.ends_with("to revive all the same"), "{error}");
-    }
-
-    #[test]
-    fn sockets_are_spread_evenly_or_by_their_cookie() {
-        let list = ["udp://10.0.0.2:53", "udp://[fd00::2]:53", "udp://10.0.0.3:53", "udp://10.0.0.4:53"];
-        let from = "10.0.0.1".parse().unwrap();
-        let gone = HashSet::from([backend("udp://10.0.0.4:53")]);
-        let count = |spread: Spread, n: u64| {
-            let to = to(&list, spread);
-            let mut turn = 0;
-            let chosen: Vec<Backend> =
-                (0..n).filter_map(|cookie| to.of(from, cookie, &gone, &mut turn)).collect();
-            let second = chosen.iter().filter(|to| to.to_string() == "udp://10.0.0.3:53").count();
-            (chosen.len(), second)
-        };
-        assert_eq!(count(Spread::Even, 10), (10, 5));
-        let (all, second) = count(Spread::Cookie, 1000);
-        assert!(all == 1000 && (400..600).contains(&second), "{second} of {all}");
-        let by_cookie = to(&list, Spread::Cookie);
-        let again = |turn: usize| by_cookie.of(from, 77, &gone, &mut { turn });
-        assert_eq!(again(0), again(1));
-        let none = to(&["udp://[fd00::2]:53"], Spread::Even).of(from, 1, &gone, &mut 0);
-        assert_eq!(none, None);
-    }
-
-    #[test]
-    fn names_are_those_of_the_wire() {
-        for name in ActionName::ALL {
-            assert_eq!(name.name().parse(), Ok(name));
-            assert_eq!(serde_json::to_value(name).unwrap(), name.name());
-        }
-        assert_eq!(
-            "kill".parse::<ActionName>().unwrap_err().to_string(),
-            "\"kill\" is not an action; write one of: destroy, revive, move, none"
-        );
-    }
-
-    #[test]
-    fn wire_form() {
-        let json = |action: &VictimAction| serde_json::to_string(action).unwrap();
-        assert_eq!(json(&VictimAction::Destroy), r#"{"action":"destroy"}"#);
-        assert_eq!(json(&revive(&["udp://10.0.0.2:53"])), r#"{"action":"revive","to":"udp://10.0.0.2:53"}"#);
-        let several = to(&["udp://10.0.0.2:53", "udp://10.0.0.3:53"], Spread::Cookie);
-        let action = VictimAction::Revive(Revive { to: several.clone(), after_ms: 100 });
-        assert_eq!(
-            json(&action),
-            r#"{"action":"revive","to":["udp://10.0.0.2:53","udp://10.0.0.3:53"],"spread":"cookie","after_ms":100}"#
-        );
-        let action = VictimAction::Move(Move {
-            to: to(&["udp://10.0.0.2:53"], Spread::Even),
-            tcp: Instead::Spare,
-            otherwise: Instead::Destroy,
-        });
-        assert_eq!(json(&action), r#"{"action":"move","to":"udp://10.0.0.2:53","tcp":"spare"}"#);
-    }
-}
+mod tests;

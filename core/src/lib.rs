@@ -70,8 +70,8 @@ mod timing;
 mod zone;
 
 pub use action::{
-    ActionError, ActionName, Destinations, Instead, Move, REVIVE_AFTER_MAX_MS, REVIVE_AFTER_MS, Revive,
-    STATEFUL_PORTS, Spread, VictimAction,
+    ACTION_FIELDS, ActionError, ActionName, Destinations, Instead, Move, REVIVE_AFTER_MAX_MS,
+    REVIVE_AFTER_MS, Revive, STATEFUL_PORTS, Spread, VictimAction,
 };
 pub use backend::{Backend, BackendError, Protocol};
 pub use engine::EngineName;

@@ -34,7 +34,7 @@ pub enum Connected {
 }
 
 impl Connected {
-    /// What came of it, in a word; `done` is the word for one that was connected.
+    /// One word for the result. The caller gives the word for a socket that was connected: `done`.
     pub fn name(self, done: &'static str) -> Cow<'static, str> {
         match self {
             Self::Done => done.into(),

@@ -6,7 +6,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::{Backend, CgroupName, Frontend, NetnsName, Network, PortRange, Prefix, Refusal, Zone};
 
-/// A type that is a text of this form (ECMA 262) on the wire. What the form admits may still be refused, with the reason.
+/// For a type that is a string on the wire. The pattern (ECMA 262) admits every valid string, and some that the
+/// parser refuses.
 macro_rules! text {
     ($type:ident, $pattern:expr, $description:literal, $($example:literal),+) => {
         impl JsonSchema for $type {
@@ -26,7 +27,7 @@ macro_rules! text {
     };
 }
 
-/// What a backend looks like; the brackets hold an IPv6 address and, if it is link-local, its zone.
+/// The pattern of a backend. An IPv6 address is in brackets, with its zone if it is link-local.
 macro_rules! backend {
     () => {
         r"(tcp|udp)://([0-9.]+|\[[0-9a-fA-F:.]+(%[^/:%@\[\]?#\s]{1,15})?\]):[1-9][0-9]{0,4}"

@@ -56,7 +56,7 @@ fn begin(world: &mut World, gone: &[Backend], to: &[Backend], after_ms: u32) -> 
 }
 
 /// Waits until every second look is over; returns what came of all of them.
-fn end(world: &World) -> Result<Revived> {
+pub fn end(world: &World) -> Result<Revived> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let status = world.reaper().monitor().status()?;

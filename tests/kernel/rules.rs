@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use skreap::core::{
     Action, ActionName, ActionRule, ActionRules, Backend, Destinations, EngineName, Event, Instead, Move,
-    Protocol, Report, Revive, Revived, RuleCount, Spread, VictimAction,
+    Protocol, Report, Revive, RuleCount, Spread, VictimAction,
 };
 use skreap_testbed::{Client, Selection, SpawnOptions};
 
 use crate::case::{Case, case};
+use crate::revive::end;
 use crate::sockets::*;
 use crate::world::World;
 
@@ -80,19 +81,6 @@ fn gone(world: &mut World, backends: &[Backend]) -> Result<Report> {
 
 fn count(rule: Option<&str>, action: ActionName, sockets: u64) -> RuleCount {
     RuleCount { rule: rule.map(str::to_owned), action, sockets }
-}
-
-/// Waits until every second look is over; returns what came of all of them.
-fn end(world: &World) -> Result<Revived> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let status = world.reaper().monitor().status()?;
-        if status.reviving == 0 {
-            return Ok(status.totals.revived);
-        }
-        ensure!(Instant::now() < deadline, "{} sockets were never looked at again", status.reviving);
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn peer(client: &mut Client, handle: u32) -> Result<Option<SocketAddr>> {

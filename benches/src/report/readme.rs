@@ -19,7 +19,7 @@ const COLUMNS: [(&str, &str); 4] = [
 ];
 
 /// A row for each number of sockets: the medians of UDP cases with shared tables, with the fewest
-/// victims and the most netns that were measured. What several runs have measured, the last has.
+/// victims and the most netns that were measured. Where several runs have measured the same, the last one counts.
 pub fn table(runs: &[Results]) -> Table {
     let head = ["client sockets in all"].into_iter().chain(COLUMNS.map(|(_, title)| title));
     let head = head.chain(["iterators / event after quiet"]).map(str::to_owned).collect();

@@ -4,21 +4,11 @@ use serde_json::Value;
 
 use super::{Reader, type_of};
 use crate::action::{
-    ActionName, Destinations, Instead, Move, REVIVE_AFTER_MAX_MS, REVIVE_AFTER_MS, Revive, Spread,
-    VictimAction,
+    ACTION_FIELDS, ActionName, Destinations, Instead, Move, REVIVE_AFTER_MAX_MS, REVIVE_AFTER_MS, Revive,
+    Spread, VictimAction,
 };
 use crate::backend::Backend;
 use crate::error::Refusal;
-
-/// The fields, each with the actions that take it.
-const TAKEN_BY: [(&str, &[ActionName]); 6] = [
-    ("to", &[ActionName::Revive, ActionName::Move]),
-    ("spread", &[ActionName::Revive, ActionName::Move]),
-    ("force", &[ActionName::Revive, ActionName::Move]),
-    ("after_ms", &[ActionName::Revive]),
-    ("tcp", &[ActionName::Move]),
-    ("else", &[ActionName::Move]),
-];
 
 impl Reader<'_> {
     /// What is done with the victims; `None` if the event does not say.
@@ -27,7 +17,7 @@ impl Reader<'_> {
             Some(_) => Some(self.named::<ActionName>("action")?),
             None => None,
         };
-        for (field, takers) in TAKEN_BY {
+        for (field, takers) in ACTION_FIELDS {
             if self.get(field).is_some() && !name.is_some_and(|name| takers.contains(&name)) {
                 let takers: Vec<&str> = takers.iter().map(|name| name.name()).collect();
                 let message = format!("{field:?} needs \"action\" to be {}", takers.join(" or "));

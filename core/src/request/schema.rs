@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::{Kind, Request, TYPES, Type};
-use crate::action::{ActionName, Instead, REVIVE_AFTER_MAX_MS, REVIVE_AFTER_MS, Spread};
+use crate::action::{ACTION_FIELDS, ActionName, Instead, REVIVE_AFTER_MAX_MS, REVIVE_AFTER_MS, Spread};
 use crate::event::{CONFIRM_AFTER_MAX_MS, MAX_ID_BYTES};
 use crate::selector::{ALLOW_FIELDS, MAX_ALLOWED};
 use crate::{
@@ -54,10 +54,10 @@ fn of_type(ty: &Type, generator: &mut SchemaGenerator) -> Value {
         "additionalProperties": false,
     });
     // Where sockets are connected to, and how, is for actions that connect them.
-    let of_action: Map<String, Value> = ["to", "spread", "force", "after_ms", "tcp", "else"]
+    let of_action: Map<String, Value> = ACTION_FIELDS
         .iter()
-        .filter(|field| ty.takes.contains(field))
-        .map(|field| ((*field).to_owned(), json!(["action"])))
+        .filter(|(field, _)| ty.takes.contains(field))
+        .map(|(field, _)| ((*field).to_owned(), json!(["action"])))
         .collect();
     if !of_action.is_empty() {
         schema["dependentRequired"] = of_action.into();

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::action::{ActionName, STATEFUL_PORTS, VictimAction};
+use crate::action::{ActionName, STATEFUL_PORTS, VictimAction, is_stateful};
 use crate::backend::{Backend, Protocol};
 use crate::error::excerpt;
 use crate::selector::{CgroupName, PortRange};
@@ -142,7 +142,7 @@ impl fmt::Display for ActionRule {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ActionRules(Vec<ActionRule>);
 
-/// What makes rules of no use, and what to write instead.
+/// Why rules are refused, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuleError {
@@ -181,8 +181,9 @@ impl ActionRule {
         if self.protocol == Some(Protocol::Tcp) {
             return Err(RuleError::Tcp);
         }
-        let stateful = |backend: &&Backend| STATEFUL_PORTS.contains(&backend.port());
-        if let Some(backend) = to.backends().iter().find(stateful).filter(|_| !to.is_forced()) {
+        if let Some(backend) =
+            to.backends().iter().find(|backend| is_stateful(backend)).filter(|_| !to.is_forced())
+        {
             return Err(RuleError::StatefulDestination(*backend));
         }
         let all =

@@ -1,4 +1,4 @@
-//! What each rule of a set comes to, and what can never match.
+//! Finds rules that can never match, and ports for which a rule has no effect.
 
 use crate::action::STATEFUL_PORTS;
 use crate::backend::Protocol;
@@ -6,7 +6,7 @@ use crate::selector::{CgroupName, PortRange};
 
 use super::{ActionRule, ActionRules};
 
-/// What is to be said of one rule.
+/// A remark on one rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Finding {
@@ -16,7 +16,7 @@ pub enum Finding {
     Stateful(Vec<u16>),
 }
 
-/// What is to be said of each rule of a set, in their order.
+/// Remarks on each rule of a set, in the order of the rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Review {
     /// One list for each rule; most are empty.

@@ -64,6 +64,18 @@ impl FromStr for CgroupName {
     }
 }
 
+impl NetnsName {
+    /// The path that leads to it; `None` for a cookie, which has none.
+    pub fn file(&self) -> Option<String> {
+        match self {
+            Self::Name(name) => Some(format!("/run/netns/{name}")),
+            Self::Path(path) => Some(path.clone()),
+            Self::Pid(pid) => Some(format!("/proc/{pid}/ns/net")),
+            Self::Cookie(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for NetnsName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

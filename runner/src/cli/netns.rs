@@ -2,7 +2,7 @@
 
 use std::path::{Path, absolute};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use skreap::core::NetnsName;
 
 /// Where ip-netns(8) keeps names.
@@ -28,13 +28,8 @@ pub(super) fn named(given: &str) -> anyhow::Result<NetnsName> {
 
 /// The absolute path of its file.
 pub(super) fn file_of(netns: &NetnsName) -> anyhow::Result<String> {
-    Ok(match netns {
-        NetnsName::Name(name) => format!("{NAMES}/{name}"),
-        NetnsName::Path(path) => path.clone(),
-        NetnsName::Pid(pid) => format!("/proc/{pid}/ns/net"),
-        NetnsName::Cookie(_) => bail!(
-            "--netns {netns}: an interface is looked for in a file of the netns; write its name, a path or a pid"
-        ),
+    netns.file().with_context(|| {
+        format!("--netns {netns}: an interface is looked for in a file of the netns; write its name, a path or a pid")
     })
 }
 

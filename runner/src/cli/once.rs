@@ -25,8 +25,8 @@ pub(super) struct OnceArgs {
     worker: bool,
 }
 
-/// Has one event handled without a service, which indexes the sockets of `cgroup` only. Returns its report; `None` if this process is the one that does it, and has
-/// printed it.
+/// Has one event handled without a service: only the sockets of `cgroup` are indexed. Returns its report; `None`
+/// if this process is the one that does it, and has printed it.
 pub(super) fn run(
     args: &OnceArgs,
     cgroup: Option<&CgroupName>,

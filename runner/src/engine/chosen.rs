@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use skreap_bpf::{Relation, Victim};
-use skreap_core::{Protocol, Target, Through, Unconnected};
+use skreap_core::{Protocol, Skipped, Target, Through, Unconnected};
 
 use super::assign::Assigner;
 use super::link::Link;
@@ -42,6 +42,15 @@ pub(super) struct Sifted {
     pub(super) spared: u64,
 }
 
+impl Sifted {
+    /// Counts it among what was skipped.
+    pub(super) fn note(self, skipped: &mut Skipped) {
+        skipped.no_peer += self.again;
+        skipped.other_link += self.other_link;
+        skipped.spared += self.spared;
+    }
+}
+
 impl Chosen {
     /// True if a socket can be found a second time for this target.
     pub(super) fn matters(target: &Target) -> bool {
@@ -68,14 +77,6 @@ impl Chosen {
     /// What said so, with all that it has decided.
     pub(crate) fn take_assigner(&mut self) -> Option<Assigner> {
         self.assigner.take().map(|assigner| *assigner)
-    }
-
-    /// True if a rule spares this socket of the target.
-    pub(super) fn spares(&mut self, target: &Target, victim: &Victim) -> bool {
-        self.assigner.as_mut().is_some_and(|assigner| {
-            assigner.assign(target.backend, std::slice::from_ref(victim));
-            assigner.spares(victim, &target.backend)
-        })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -154,13 +155,23 @@ impl Chosen {
 
     /// Takes out those that a rule spares.
     pub(super) fn spare(&mut self, target: &Target, victims: &mut Vec<Victim>) -> u64 {
+        self.spare_of(target, victims, |victim| *victim)
+    }
+
+    /// As [`spare`](Self::spare), for what has a victim in it. All are asked about in one go.
+    pub(super) fn spare_of<T>(
+        &mut self,
+        target: &Target,
+        all: &mut Vec<T>,
+        victim_of: impl Fn(&T) -> Victim,
+    ) -> u64 {
         let Some(assigner) = &mut self.assigner else {
             return 0;
         };
-        let found = victims.len();
-        assigner.assign(target.backend, victims);
-        victims.retain(|victim| !assigner.spares(victim, &target.backend));
-        (found - victims.len()) as u64
+        let found = all.len();
+        assigner.assign(target.backend, &all.iter().map(&victim_of).collect::<Vec<_>>());
+        all.retain(|one| !assigner.spares(&victim_of(one), &target.backend));
+        (found - all.len()) as u64
     }
 
     fn admits(&mut self, cookie: u64, relation: Relation) -> bool {

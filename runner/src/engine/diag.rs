@@ -111,14 +111,15 @@ impl Engine for Diag {
         let mut undecided = self.search(target, &netns, &mut outcome)?;
         // All are connected, so none was a victim before.
         let sifted = chosen.sift(target, &mut self.victims);
-        undecided.retain(|(victim, _)| chosen.on_link(victim) && !chosen.spares(target, victim));
+        undecided.retain(|(victim, _)| chosen.on_link(victim));
+        chosen.spare_of(target, &mut undecided, |(victim, _)| *victim);
         self.leave_alone(&confirm, &mut outcome);
         let mut handled: HashSet<u64> = self.victims.iter().map(Victim::cookie).collect();
         handled.extend(undecided.iter().map(|(victim, _)| victim.cookie()));
         let walked = Instant::now();
         outcome.victims = (self.victims.len() + undecided.len()) as u64;
         outcome.visited = outcome.victims + sifted.other_link + sifted.spared + outcome.skipped.accepted;
-        (outcome.skipped.other_link, outcome.skipped.spared) = (sifted.other_link, sifted.spared);
+        sifted.note(&mut outcome.skipped);
         let (diag, scan) = (&mut self.diag, &mut self.scan);
         let tables = &mut self.tables;
         self.destroyer.finish(target.dry_run, &mut self.victims, &mut outcome, |victims| {

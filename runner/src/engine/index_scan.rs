@@ -76,9 +76,8 @@ impl Engine for IndexScan {
         outcome.victims = self.victims.len() as u64;
         outcome.skipped.unconnected = left.unconnected;
         outcome.skipped.moved_on = counts.moved_on;
-        outcome.skipped.no_peer = counts.no_peer + sifted.again;
-        outcome.skipped.other_link = sifted.other_link;
-        outcome.skipped.spared = sifted.spared;
+        outcome.skipped.no_peer = counts.no_peer;
+        sifted.note(&mut outcome.skipped);
         outcome.skipped.state = left.state;
         outcome.skipped.stale = left.stale;
         outcome.skipped.frontend = counts.frontend;

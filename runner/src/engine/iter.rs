@@ -94,9 +94,7 @@ impl Iter {
         let done = list()?;
         done.explain(&mut outcome);
         let mut victims: Vec<Victim> = done.hits.iter().map(|hit| hit.victim).collect();
-        let sifted = chosen.sift(target, &mut victims);
-        outcome.skipped.other_link = sifted.other_link;
-        outcome.skipped.spared = sifted.spared;
+        chosen.sift(target, &mut victims).note(&mut outcome.skipped);
         outcome.skipped.state = done.counts.unsupported;
         outcome.skipped.accepted = done.counts.accepted;
         outcome.victims = victims.len() as u64;

@@ -52,9 +52,7 @@ impl Kfunc {
         let sifted = chosen.sift(target, &mut self.victims);
         let walked = Instant::now();
         note(&counts, target, &mut outcome);
-        outcome.skipped.no_peer += sifted.again;
-        outcome.skipped.other_link = sifted.other_link;
-        outcome.skipped.spared = sifted.spared;
+        sifted.note(&mut outcome.skipped);
         outcome.victims = self.victims.len() as u64;
         self.finish(target, &mut outcome);
         outcome.walk_ns = nanos(walked.duration_since(start));

@@ -97,8 +97,8 @@ pub trait Engine: Send {
     /// [`EngineError`] if the engine could not do its work at all; nothing, or not all, was destroyed then.
     fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError>;
 
-    /// Does several targets; what came of each, in order. Nothing of one is destroyed before the others
-    /// were looked for, in engines for which that is faster.
+    /// Does several targets, none of them a dry run; what came of each, in order. Nothing of one is
+    /// destroyed before the others were looked for, in engines for which that is faster.
     fn run_all(&mut self, targets: &[Target], chosen: &mut Chosen) -> Vec<Result<Outcome, EngineError>> {
         targets.iter().map(|target| self.run(target, chosen)).collect()
     }

@@ -7,7 +7,7 @@ use skreap_core::{EngineName, Incomplete, Outcome, Protocol, Target, Unconnected
 
 use super::destroy::Destroyer;
 use super::selection::{InIndex, Selection};
-use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos, tuple};
+use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos};
 
 /// Engine `netlink`: targeted walk, exact-id `SOCK_DESTROY` in batches.
 #[derive(Debug)]
@@ -49,9 +49,8 @@ impl Netlink {
         outcome.victims = victims.len() as u64;
         outcome.skipped.unconnected = counts.unconnected;
         outcome.skipped.moved_on = counts.moved_on;
-        outcome.skipped.no_peer = counts.no_peer + sifted.again;
-        outcome.skipped.other_link = sifted.other_link;
-        outcome.skipped.spared = sifted.spared;
+        outcome.skipped.no_peer = counts.no_peer;
+        sifted.note(&mut outcome.skipped);
         outcome.skipped.stale = counts.stale;
         outcome.skipped.frontend = counts.frontend;
         outcome.skipped.frontend_unknown = counts.frontend_unknown;
@@ -102,15 +101,10 @@ impl Engine for Netlink {
         for (at, target) in targets.iter().enumerate() {
             victims.clear();
             let outcome = self.find(target, chosen, &mut victims);
-            if outcome.is_ok() && !target.dry_run {
+            if outcome.is_ok() {
                 found.extend(victims.iter().map(|victim| (at, *victim)));
             }
-            outcomes.push(outcome.map(|mut outcome| {
-                if target.dry_run {
-                    outcome.victims_listed = Some(victims.iter().map(tuple).collect());
-                }
-                outcome
-            }));
+            outcomes.push(outcome);
         }
         let walker = &mut self.walker;
         self.destroyer.finish_all(found, &mut outcomes, |at, victims| {

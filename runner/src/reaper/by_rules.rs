@@ -9,7 +9,6 @@ use skreap_core::{ActionRules, Backend, Event, Incomplete, Protocol, Revive, Vic
 use super::Reaper;
 use super::batch::Batch;
 use super::done::Done;
-use super::moving::destination;
 use super::place;
 use crate::engine::{Assigner, Chosen, Link, Tools};
 use crate::upkeep::revive::Revival;
@@ -145,16 +144,17 @@ impl Reaper {
         let mut turns: HashMap<usize, usize> = HashMap::new();
         self.move_found(backends, done, |victims, gone| {
             let mut by_backend: HashMap<Backend, Vec<Victim>> = HashMap::new();
-            for victim in victims {
-                by_backend.entry(victim.backend()?).or_default().push(*victim);
+            for (victim, backend) in victims.iter().filter_map(|victim| Some((victim, victim.backend()?))) {
+                by_backend.entry(backend).or_default().push(*victim);
             }
             by_backend.iter().for_each(|(backend, victims)| assigner.assign(*backend, victims));
             let to = |victim: &Victim| {
                 let (i, rule) = assigner.rule_of(victim.cookie(), &victim.backend()?)?;
                 let VictimAction::Move(how) = &rule.action else { return None };
-                Some((*victim, destination(&how.to, victim, gone, turns.entry(i).or_default())))
+                let turn = turns.entry(i).or_default();
+                Some((*victim, how.to.of(victim.peer().ip(), victim.cookie(), gone, turn)))
             };
-            Some(victims.iter().filter_map(to).collect())
+            victims.iter().filter_map(to).collect()
         });
     }
 }

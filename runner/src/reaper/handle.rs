@@ -135,14 +135,14 @@ impl Reaper {
         if !self.may_reap(event, &all, rules.as_ref(), done) {
             return;
         }
+        if event.dry_run {
+            done.total.victims_listed = Some(Vec::new());
+        }
         if !others.is_empty() {
             match by {
                 Some(by) => self.reap_by_rules(batch, event, others, by, done),
                 None => self.reap_otherwise(batch, event, others, done),
             }
-        }
-        if event.dry_run {
-            done.total.victims_listed.get_or_insert_default();
         }
         if !plain.is_empty() {
             let mut chosen = Chosen::through(&event.through).with_rules(rules);
@@ -234,12 +234,10 @@ impl Reaper {
         done: &mut Done,
     ) {
         let many = !matches!(event.action, Action::BackendDeleted { .. });
-        if event.dry_run {
-            done.total.victims_listed.get_or_insert_default();
-        }
         let mut all = Vec::with_capacity(backends.len());
-        // A restricted target, and one on a link, has a run of its own.
-        let alone = chosen.rules().is_some() || self.scan_known || self.pace.rate().is_some();
+        // A restricted target, and one on a link, has a run of its own; a dry run gains nothing from one for all.
+        let alone =
+            event.dry_run || chosen.rules().is_some() || self.scan_known || self.pace.rate().is_some();
         let alone = alone || backends.iter().any(|(_, link)| link.is_some());
         for part in backends.chunks(if alone { 1 } else { TOGETHER }) {
             all.extend(self.reap_part(event, part, many, chosen, done));

@@ -1,11 +1,10 @@
 //! Victims that are connected to a living backend in place of their destroy.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use skreap_bpf::{Relation, Victim};
-use skreap_core::{Backend, Connected, Destinations, Incomplete, Instead, Move, Moved, Protocol};
+use skreap_core::{Backend, Connected, Incomplete, Instead, Move, Moved, Protocol};
 
 use super::Reaper;
 use super::done::Done;
@@ -22,8 +21,9 @@ impl Reaper {
         let udp: Vec<Named> = backends.iter().copied().filter(|(backend, _)| is_udp(backend)).collect();
         self.move_found(&udp, done, |victims, gone| {
             let mut turn = 0;
-            let to = |victim: &Victim| (*victim, destination(&how.to, victim, gone, &mut turn));
-            Some(victims.iter().map(to).collect())
+            let to =
+                |victim: &Victim| (*victim, how.to.of(victim.peer().ip(), victim.cookie(), gone, &mut turn));
+            victims.iter().map(to).collect()
         });
         let is_destroyed = |backend: &Backend| {
             let instead = if is_udp(backend) { how.otherwise } else { how.tcp };
@@ -37,13 +37,11 @@ impl Reaper {
         &mut self,
         backends: &[Named],
         done: &mut Done,
-        choose: impl FnOnce(&[Victim], &HashSet<Backend>) -> Option<Vec<(Victim, Option<Backend>)>>,
+        choose: impl FnOnce(&[Victim], &HashSet<Backend>) -> Vec<(Victim, Option<Backend>)>,
     ) {
         let start = Instant::now();
         let gone: HashSet<Backend> = backends.iter().map(|(backend, _)| backend.without_zone()).collect();
-        let ends = self
-            .find_udp(backends)
-            .and_then(|victims| self.try_move(choose(&victims, &gone).unwrap_or_default()));
+        let ends = self.find_udp(backends).and_then(|victims| self.try_move(choose(&victims, &gone)));
         match ends {
             Ok(ends) => {
                 let mut moved = Moved::default();
@@ -72,7 +70,7 @@ impl Reaper {
     ) -> Result<Vec<(Victim, Connected)>, EngineError> {
         let (mut ends, mut victims, mut wanted) = (Vec::with_capacity(chosen.len()), Vec::new(), Vec::new());
         for (victim, to) in chosen {
-            let (cookie, was) = (victim.cookie(), peer(&victim));
+            let (cookie, was) = (victim.cookie(), victim.peer());
             match to {
                 // Bound to an interface it stays so.
                 Some(to) => {
@@ -107,20 +105,6 @@ impl Reaper {
         all.dedup_by_key(|victim| victim.cookie());
         Ok(all)
     }
-}
-
-fn peer(victim: &Victim) -> SocketAddr {
-    SocketAddr::new(victim.daddr().to_canonical(), victim.dport())
-}
-
-/// Where this socket is connected to: a destination that is not gone itself.
-pub(super) fn destination(
-    to: &Destinations,
-    victim: &Victim,
-    gone: &HashSet<Backend>,
-    turn: &mut usize,
-) -> Option<Backend> {
-    to.of(peer(victim).ip(), victim.cookie(), gone, turn)
 }
 
 fn is_udp(backend: &Backend) -> bool {

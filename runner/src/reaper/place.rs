@@ -84,12 +84,10 @@ fn find_cgroup(name: &CgroupName) -> Result<u64, String> {
 }
 
 fn find_netns(name: &NetnsName) -> Result<NetnsId, String> {
-    let path = match name {
-        NetnsName::Name(name) => format!("/run/netns/{name}"),
-        NetnsName::Path(path) => path.clone(),
-        NetnsName::Pid(pid) => format!("/proc/{pid}/ns/net"),
-        NetnsName::Cookie(cookie) => return by_cookie(*cookie),
-    };
+    if let NetnsName::Cookie(cookie) = name {
+        return by_cookie(*cookie);
+    }
+    let path = name.file().unwrap_or_default();
     // Through the descriptor: the path may lead elsewhere by now.
     let identify =
         |netns: OwnedFd| netns::identify(Path::new(&format!("/proc/self/fd/{}", netns.as_raw_fd())));

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use skreap_core::{
-    ActionName, ActionRule, ActionRules, Backend, CommandName, Destinations, Instead, MAX_RULES, Move,
-    PortRange, REVIVE_AFTER_MAX_MS, REVIVE_AFTER_MS, Revive, RuleError, Spread, VictimAction, excerpt,
+    ACTION_FIELDS, ActionName, ActionRule, ActionRules, Backend, CommandName, Destinations, Instead,
+    MAX_RULES, Move, PortRange, REVIVE_AFTER_MAX_MS, REVIVE_AFTER_MS, Revive, RuleError, Spread,
+    VictimAction, excerpt,
 };
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -23,16 +24,6 @@ const MAX_BYTES: u64 = 1 << 20;
 const FIELDS: [&str; 13] = [
     "name", "protocol", "ports", "cgroup", "uid", "command", "action", "to", "spread", "force", "after_ms",
     "tcp", "else",
-];
-
-/// The fields that need an action, and which.
-const TAKEN_BY: [(&str, &[ActionName]); 6] = [
-    ("to", &[ActionName::Revive, ActionName::Move]),
-    ("spread", &[ActionName::Revive, ActionName::Move]),
-    ("force", &[ActionName::Revive, ActionName::Move]),
-    ("after_ms", &[ActionName::Revive]),
-    ("tcp", &[ActionName::Move]),
-    ("else", &[ActionName::Move]),
 ];
 
 /// A place in a file; both are counted from 1, columns in characters.
@@ -238,7 +229,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         let name: ActionName = self
             .parsed("action")?
             .ok_or_else(|| missing("action", "what is done with the sockets, as in action = \"revive\""))?;
-        for (field, takers) in TAKEN_BY {
+        for (field, takers) in ACTION_FIELDS {
             if let Some(value) = self.get(field).filter(|_| !takers.contains(&name)) {
                 let takers: Vec<&str> = takers.iter().map(|name| name.name()).collect();
                 return Err(bad(value, field, format!("it needs action to be {}", takers.join(" or "))));

@@ -7,7 +7,6 @@
 //! All of this happens on a thread of its own, and none of it waits for the owner of a socket for long (`engine/connect`).
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -130,6 +129,10 @@ impl RevivedEvents {
         Self(on.then(Arc::default))
     }
 
+    fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     pub(crate) fn take(&self) -> Vec<RevivedEvent> {
         self.0.as_ref().map(|events| std::mem::take(&mut *events.lock())).unwrap_or_default()
     }
@@ -140,14 +143,17 @@ struct Order {
     told: Option<Told>,
     /// Of the parts that were looked at.
     revived: Revived,
-    sockets: Vec<RevivedSocket>,
+    /// Each of them, if that is wanted.
+    sockets: Option<Vec<RevivedSocket>>,
 }
 
 impl Order {
     fn add(&mut self, victim: &Victim, end: Connected, to: Option<Backend>) {
         self.revived.add(end);
-        let to = to.filter(|_| end == Connected::Done);
-        self.sockets.push(RevivedSocket { socket: tuple(victim), end, to });
+        if let Some(sockets) = &mut self.sockets {
+            let to = to.filter(|_| end == Connected::Done);
+            sockets.push(RevivedSocket { socket: tuple(victim), end, to });
+        }
     }
 }
 
@@ -157,6 +163,8 @@ pub(crate) struct Reviver {
     /// `None` when it is to end.
     orders: Option<Sender<Order>>,
     waiting: Arc<AtomicU64>,
+    /// Every socket is to be named.
+    named: bool,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -169,12 +177,13 @@ impl Reviver {
         let (orders, ordered) = unbounded();
         let waiting = Arc::new(AtomicU64::new(0));
         let (sent, connector) = (index.sent_looker()?, Connector::new(index)?);
+        let named = events.is_on();
         let state = State { sent, monitor, connector, waiting: Arc::clone(&waiting), events };
         let thread =
             thread::Builder::new().name("skreap-revive".to_owned()).spawn(move || state.serve(&ordered));
         let what = "cannot start the thread that revives".to_owned();
         let thread = thread.map_err(|source| EngineError::Io { what, source })?;
-        Ok(Self { orders: Some(orders), waiting, thread: Some(thread) })
+        Ok(Self { orders: Some(orders), waiting, named, thread: Some(thread) })
     }
 
     /// Looks again at these when it is time, and calls `told` afterwards.
@@ -182,7 +191,8 @@ impl Reviver {
         self.waiting.fetch_add(revival.sockets(), Ordering::AcqRel);
         if let Some(orders) = &self.orders {
             // The thread ends when it can get no more orders.
-            let _ = orders.send(Order { revival, told, revived: Revived::default(), sockets: Vec::new() });
+            let sockets = self.named.then(Vec::new);
+            let _ = orders.send(Order { revival, told, revived: Revived::default(), sockets });
         }
     }
 
@@ -260,7 +270,7 @@ impl State {
             closed = revived.closed, failed = revived.all_failed(), "looked again at destroyed sockets"
         );
         self.monitor.revived(&revived);
-        if let Some(events) = &self.events.0 {
+        if let (Some(events), Some(sockets)) = (&self.events.0, sockets) {
             events.lock().push(RevivedEvent { id: revival.id, revived: revived.clone(), sockets });
         }
         if let Some(told) = told {
@@ -309,7 +319,7 @@ impl State {
                 return Err(Connected::Failed(libc::EIO));
             }
         }
-        let was = SocketAddr::new(victim.daddr().to_canonical(), victim.dport());
+        let was = victim.peer();
         let to = part.how.to.of(was.ip(), victim.cookie(), gone, turn);
         let to = to.ok_or(Connected::Nowhere)?;
         Ok(Wanted { cookie: victim.cookie(), was, connected: false, to, ifindex: victim.ifindex() })
