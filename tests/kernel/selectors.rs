@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use skreap::core::{EngineName, Event, Incomplete, Limit, Protocol, Report, Request};
-use skreap_testbed::{Client, Family, Netns, OpenSpec, SpawnOptions};
+use skreap_testbed::{Client, Family, Netns, NetnsRef, OpenSpec, Selection, SpawnOptions};
 
 use crate::case::{Case, case};
 use crate::sockets::*;
@@ -31,6 +31,7 @@ pub fn cases() -> Vec<Case> {
         case!(what_is_excepted_stays),
         case!(what_is_allowed_stays),
         case!(backends_are_restricted).with(two),
+        case!(a_selector_and_exact_events_at_once).with(two),
         case!(a_reconcile_is_restricted).with(two).only(EngineName::Netlink),
         case!(what_is_gone_is_an_error),
         case!(limits_hold).with(limited).only(EngineName::Netlink).and(EngineName::Iter),
@@ -291,12 +292,8 @@ fn what_is_excepted_stays(world: &mut World) -> Result<()> {
     expect(world, &event, &mut [&mut client], &victims)?;
     // All conditions of an exception must hold for a socket to be spared.
     event["except"] = json!({"to": ["10.177.0.2"], "uid": 4711});
-    let rest: Vec<u64> = client
-        .states(skreap_testbed::Selection::All)?
-        .iter()
-        .filter(|s| s.peer.is_some())
-        .map(|s| s.cookie)
-        .collect();
+    let rest: Vec<u64> =
+        client.states(Selection::All)?.iter().filter(|s| s.peer.is_some()).map(|s| s.cookie).collect();
     ensure!(rest.len() == 2, "{rest:?}");
     expect(world, &event, &mut [&mut client], &rest)?;
     Ok(())
@@ -350,6 +347,27 @@ fn backends_are_restricted(world: &mut World) -> Result<()> {
     let report = world.reap(tcp(1))?;
     expect_complete(&report, 2)?;
     ensure!(expect_answers(&mut here)? == 1 && expect_answers(&mut there)? == 2);
+    Ok(())
+}
+
+/// Events that waited together: one that is restricted has not done the work of those that are not.
+fn a_selector_and_exact_events_at_once(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1)])?;
+    let [mut here, mut there] = [world.client_in("here", 0)?, world.client_in("there", 1)?];
+    let name = world.netns(0).name().to_owned();
+    let mine = connect_many(&mut here, NetnsRef::Own, udp(1), 3)?.cookies;
+    let theirs = connect_many(&mut there, NetnsRef::Own, udp(1), 2)?.cookies;
+    let restricted = json!({"type": "backend-deleted", "backend": udp(1), "where": {"netns": name}});
+    let exact = json!({"type": "backend-deleted", "backend": udp(1)});
+    let mut events = [event(&restricted, false)?, event(&exact, false)?, event(&exact, false)?];
+    for (event, id) in events.iter_mut().zip(["restricted", "exact", "again"]) {
+        event.id = id.to_owned();
+    }
+    let reports = world.tell_events_together(&events)?;
+    let destroyed: Vec<u64> = reports.iter().map(|report| report.destroyed).collect();
+    ensure!(destroyed == [3, 2, 0], "{reports:?}");
+    ensure!(reports.iter().all(|report| report.complete && report.merged.is_empty()), "{reports:?}");
+    ensure!(here.destroyed(Selection::All)? == mine && there.destroyed(Selection::All)? == theirs);
     Ok(())
 }
 

@@ -316,6 +316,11 @@ impl World {
     /// Has events handled that were all received before the first.
     pub fn tell_together(&mut self, actions: &[Action]) -> Result<Vec<Report>> {
         let events: Vec<Event> = actions.iter().map(|action| self.event(action.clone(), false)).collect();
+        self.tell_events_together(&events)
+    }
+
+    /// The same for whole events.
+    pub fn tell_events_together(&mut self, events: &[Event]) -> Result<Vec<Report>> {
         let mut batch = Batch::default();
         let received = Instant::now();
         events
