@@ -9,7 +9,7 @@
 #ifndef SKREAP_ABI_H
 #define SKREAP_ABI_H
 
-#define SKREAP_ABI_VERSION 3
+#define SKREAP_ABI_VERSION 4
 
 /*
  * Version of everything that lives in pinned maps.  Raise it whenever the programs of this version
@@ -43,6 +43,12 @@ enum skreap_relation {
 	SKREAP_STALE = 5,	/* node without its socket: an alarm */
 };
 
+/* Bits beside the relation, where a walk lists or watches pending connects */
+enum skreap_pending {
+	SKREAP_PENDING = 64,	/* it may be connecting to the target at this moment */
+	SKREAP_NO_VICTIM = 128, /* ... and is emitted for no other reason */
+};
+
 /* One socket as the walk read it from the live struct sock. */
 struct skreap_victim {
 	struct skreap_sockid id;
@@ -51,7 +57,7 @@ struct skreap_victim {
 	__u8 family;	  /* AF_INET, AF_INET6 (also for IPv4-mapped peers) */
 	__u8 protocol;	  /* IPPROTO_TCP, IPPROTO_UDP */
 	__u8 state;	  /* TCP_* of net/tcp_states.h; UDP: ESTABLISHED or CLOSE */
-	__u8 relation;	  /* enum skreap_relation */
+	__u8 relation;	  /* enum skreap_relation, and bits of enum skreap_pending */
 };
 _Static_assert(sizeof(struct skreap_victim) == 64, "one cache line");
 
@@ -63,7 +69,8 @@ enum skreap_walk_flags {
 	SKREAP_WALK_LIST = 16,	     /* with DESTROY: emit all victims */
 	/* Emit only the sockets that may be connecting to the target at this moment */
 	SKREAP_WALK_PENDING = 32,
-	SKREAP_WALK_WATCH = 64,	  /* with PENDING: begin to watch them */
+	/* Begin to watch them.  Without PENDING: emit them beside the victims */
+	SKREAP_WALK_WATCH = 64,
 	SKREAP_WALK_EXPIRE = 128, /* with PENDING: end the wait, do not emit the watched ones again */
 	/*
 	 * With ALL: id.daddr, id.dport and family of MOVED_ON are those of the backend it is
@@ -331,9 +338,10 @@ struct skreap_abi {
 	__u32 walk_slots;
 	__u32 emit_max;
 	enum skreap_relation relation;
+	enum skreap_pending pending;
 	enum skreap_walk_flags walk_flags;
 	enum skreap_incomplete incomplete;
 };
-_Static_assert(sizeof(struct skreap_abi) == 28, "no hidden padding");
+_Static_assert(sizeof(struct skreap_abi) == 32, "no hidden padding");
 
 #endif

@@ -48,7 +48,7 @@ struct {
 
 /*
  * True if nodes have references.  The verifier knows the values of these, and removes the code that
- * they exclude.
+ * they exclude.  The functions of an index that is taken over may be gone.
  */
 static __always_inline bool refs_of_kernel(void)
 {
@@ -61,14 +61,17 @@ static __always_inline bool refs_of_module(void)
 	       bpf_ksym_exists(skreap_sock_release_v1);
 }
 
+/* Asks first what is so nearly everywhere: the verifier goes through each question, every time. */
 static __always_inline bool refs_enabled(void)
 {
-	return refs_of_kernel() || refs_of_module();
+	return cfg_refs != SKREAP_REFS_NONE && (refs_of_module() || refs_of_kernel());
 }
 
 /* A walk can destroy sockets. */
 static __always_inline bool can_destroy(void)
 {
+	if (cfg_refs == SKREAP_REFS_NONE)
+		return false;
 	if (refs_of_kernel())
 		return bpf_ksym_exists(bpf_sock_destroy_peer_might_sleep);
 	return refs_of_module() && bpf_ksym_exists(skreap_sock_try_destroy_v1);

@@ -23,6 +23,19 @@
 /* Sockets destroyed in one call, for the same reason. */
 #define WALK_DESTROY_MAX SKREAP_EMIT_MAX
 
+/* A node and its socket, as one step has read them, and what it makes of them. */
+struct visit {
+	__u64 cookie;
+	__u64 key;
+	struct peer live;
+	__u32 i;
+	__u32 tag;
+	__u32 frontend;
+	__u32 relation;
+	__u32 victim;
+	__u32 pending;
+};
+
 /*
  * State of a walk between two nodes and between two calls.  In memory, so that the verifier does
  * not have to follow every count through the loop.
@@ -35,6 +48,7 @@ struct walk_slot {
 	__u32 position; /* next chain to visit */
 	__u32 emitted;
 	__u32 tried;	/* destroys of the call */
+	struct visit at;      /* of the step */
 	struct skreap_walk n; /* counters of the call */
 } __attribute__((aligned(64)));
 
@@ -257,24 +271,138 @@ static __always_inline bool destroy(struct walk_slot *w, __u32 i, __u64 cookie, 
 }
 
 /*
- * Moves the cursor past one node, and handles its socket as requested.  Global: see sockref_reap().
+ * Advance: moves the cursor past one node and copies it.  Returns the address of its socket, or 0: the chain has
+ * ended, or the node is no socket of the target's.  The caller is in an RCU section, in which no socket
+ * is freed; it was opened before the lock is taken, see index.bpf.h.
+ */
+static __always_inline __u64 advance(struct walk_slot *w, struct shard *s, __u32 *first, __u32 ci, __u64 key,
+				     struct visit *at)
+{
+	struct node *x, *cursor = node_at(ci);
+	__u64 sk = 0;
+
+	if (!cursor)
+		return 0;
+	bpf_spin_lock(&s->lock);
+	at->i = cursor->next;
+	x = node_at(at->i);
+	if (x) {
+		bucket_advance(first, ci, cursor, x);
+		sk = x->sk;
+		at->cookie = x->cookie;
+		at->key = x->key;
+		at->tag = x->tag;
+		at->frontend = frontend_of_node(x, ci - 1, w->n.flags);
+	} else {
+		bucket_unlink(first, cursor);
+		w->linked = 0;
+	}
+	bpf_spin_unlock(&s->lock);
+	if (!x || at->tag & NODE_CURSOR)
+		return 0;
+	if (!(w->n.flags & SKREAP_WALK_ALL) && !(at->tag & NODE_WILDCARD) && at->key != key) {
+		w->n.passed_over++;
+		return 0;
+	}
+	return sk;
+}
+
+/*
+ * Read: identifies the socket.  False: it is not (or no longer) that of the node.  Close runs
+ * cgroup/sock_release first and clears the struct socket afterwards.  The cookie is read last: if
+ * the memory was recycled while we read, the cookie differs.  In the same RCU section as advance().
+ */
+static __always_inline bool read_socket(__u64 address, struct visit *at, struct skreap_victim *v)
+{
+	struct sock *sk = sock_of((void *)address);
+	bool closed;
+
+	live_peer(sk, sk->sk_protocol, &at->live);
+	sock_identify(sk, sk->sk_protocol, v);
+	closed = !sk->sk_socket;
+	closed |= sock_cookie(sk) != at->cookie;
+	return !closed;
+}
+
+/* Classify, for a target: counts what is skipped.  True: a victim. */
+static __always_inline bool is_victim(struct walk_slot *w, const struct skreap_victim *v, const struct visit *at)
+{
+	if (at->tag & NODE_WILDCARD && at->relation != SKREAP_CONNECTED) {
+		/* recorded under every backend, so it says nothing about this one */
+		if (!at->live.dport)
+			w->n.incomplete |= SKREAP_INCOMPLETE_UNCONNECTED;
+		return false;
+	}
+	w->n.visited++;
+	if (at->relation == SKREAP_MOVED_ON) {
+		w->n.moved_on++;
+		return false;
+	}
+	if (at->relation == SKREAP_NO_PEER) {
+		w->n.no_peer++;
+		return false;
+	}
+	if (at->relation == SKREAP_UNCONNECTED && !(w->n.flags & SKREAP_WALK_UNCONNECTED)) {
+		w->n.unconnected++;
+		return false;
+	}
+	if (is_closed(v) || !state_wanted(w, v)) {
+		w->n.state++;
+		return false;
+	}
+	return true;
+}
+
+/* Classify, without a target: every node is emitted, under the backend that the flags ask for. */
+static __always_inline void name_any(struct walk_slot *w, struct skreap_victim *v, const struct visit *at)
+{
+	/* Without a peer it is a sender, and its destinations are unknown. */
+	if (at->tag & NODE_WILDCARD && !at->live.dport)
+		w->n.incomplete |= SKREAP_INCOMPLETE_UNCONNECTED;
+	w->n.visited++;
+	if (at->relation == SKREAP_UNCONNECTED) {
+		name_recorded(v, at->key, at->tag);
+	} else if (w->n.flags & SKREAP_WALK_RECORDED && at->relation == SKREAP_MOVED_ON) {
+		v->family = at->tag & NODE_IPV6 ? AF_INET6 : AF_INET;
+		v->id.daddr[0] = v->id.daddr[1] = v->id.daddr[2] = v->id.daddr[3] = 0;
+		v->id.dport = 0;
+		name_recorded(v, at->key, at->tag);
+	}
+}
+
+/* Act on a node that has lost its socket: it is removed, and counted if it was really there. */
+static __always_inline void act_on_stale(struct walk_slot *w, struct skreap_victim *v, const struct visit *at)
+{
+	if (!remove_stale(at->i, at->cookie))
+		return;
+	w->n.visited++;
+	w->n.stale++;
+	if (!(w->n.flags & SKREAP_WALK_ALL))
+		return;
+	v->id.cookie[0] = (__u32)at->cookie;
+	v->id.cookie[1] = at->cookie >> 32;
+	v->relation = SKREAP_STALE;
+	w->emitted++;
+}
+
+/*
+ * One step: moves the cursor past one node, and handles its socket as requested.  Global: see
+ * sockref_reap().
  */
 __noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
 {
 	struct walk_slot *w = walk_slot_at(slot);
-	__u32 ci = slot + 1, tag = 0, frontend = 0, xi, rel, *first;
-	__u64 skp = 0, cookie = 0, node_key = 0;
-	struct node *x, *cursor = node_at(ci);
 	struct skreap_victim *v;
-	bool all, closed;
-	struct peer live;
+	struct visit *at;
+	bool open = false;
 	struct shard *s;
-	struct sock *sk;
 	__s32 *result;
+	__u32 *first;
+	__u64 sk;
 
-	if (!w || !cursor || !target)
+	if (!w || !target)
 		return WALK_DONE;
-	all = w->n.flags & SKREAP_WALK_ALL;
+	at = &w->at;
 	v = emit_at(slot, w->emitted);
 	result = result_at(slot, w->emitted);
 	s = shard_at(w->shard);
@@ -285,109 +413,44 @@ __noinline int walk_step(__u32 slot, const struct peer *target, __u64 key)
 	if (!v || !result || w->emitted >= SKREAP_EMIT_MAX || w->tried >= WALK_DESTROY_MAX)
 		return WALK_FULL;
 
-	/* The RCU section is opened before the lock, see index.bpf.h */
 	bpf_rcu_read_lock();
-	bpf_spin_lock(&s->lock);
-	xi = cursor->next;
-	x = node_at(xi);
-	if (x) {
-		bucket_advance(first, slot + 1, cursor, x);
-		skp = x->sk;
-		cookie = x->cookie;
-		node_key = x->key;
-		tag = x->tag;
-		frontend = frontend_of_node(x, slot, w->n.flags);
-	} else {
-		bucket_unlink(first, cursor);
-		w->linked = 0;
-	}
-	bpf_spin_unlock(&s->lock);
-	if (!x || tag & NODE_CURSOR) {
-		bpf_rcu_read_unlock();
-		return WALK_GO_ON;
-	}
-	if (!all && !(tag & NODE_WILDCARD) && node_key != key) {
-		w->n.passed_over++;
-		bpf_rcu_read_unlock();
-		return WALK_GO_ON;
-	}
-
-	sk = sock_of((void *)skp);
-	live_peer(sk, sk->sk_protocol, &live);
-	sock_identify(sk, sk->sk_protocol, v);
-	/*
-	 * Close runs cgroup/sock_release first and clears the struct socket afterwards.  The cookie
-	 * is read last: if the memory was recycled while we read, the cookie differs.
-	 */
-	closed = !sk->sk_socket;
-	closed |= sock_cookie(sk) != cookie;
+	sk = advance(w, s, first, slot + 1, key, at);
+	if (sk)
+		open = read_socket(sk, at, v);
 	bpf_rcu_read_unlock();
-	if (closed) {
-		if (!remove_stale(xi, cookie))
-			return WALK_GO_ON;
-		w->n.visited++;
-		w->n.stale++;
-		if (!all)
-			return WALK_GO_ON;
-		v->id.cookie[0] = (__u32)cookie;
-		v->id.cookie[1] = cookie >> 32;
-		v->relation = SKREAP_STALE;
-		w->emitted++;
+	if (!sk)
+		return WALK_GO_ON;
+	if (!open) {
+		act_on_stale(w, v, at);
 		return WALK_GO_ON;
 	}
 
-	rel = relation(w, target, &live, v, node_key, tag);
-	/* Without a peer it is a sender, and its destinations are unknown. */
-	if (all && tag & NODE_WILDCARD && !live.dport)
-		w->n.incomplete |= SKREAP_INCOMPLETE_UNCONNECTED;
-	if (!all && tag & NODE_WILDCARD && rel != SKREAP_CONNECTED && !(w->n.flags & SKREAP_WALK_PENDING)) {
-		/* recorded under every backend, so it says nothing about this one */
-		if (!live.dport)
-			w->n.incomplete |= SKREAP_INCOMPLETE_UNCONNECTED;
-		return WALK_GO_ON;
+	at->relation = relation(w, target, &at->live, v, at->key, at->tag);
+	at->victim = at->pending = 0;
+	if (w->n.flags & SKREAP_WALK_ALL) {
+		name_any(w, v, at);
+		at->victim = 1;
+	} else {
+		/* Before the destroy, after which the socket looks the same. */
+		if (w->n.flags & (SKREAP_WALK_PENDING | SKREAP_WALK_WATCH) &&
+		    may_be_pending(v, at->relation, at->tag)) {
+			pending_update(s, at->i, at->cookie, key, w->n.flags);
+			at->pending = SKREAP_PENDING;
+		}
+		if (!(w->n.flags & SKREAP_WALK_PENDING))
+			at->victim = is_victim(w, v, at);
 	}
-	if (!all && w->n.flags & SKREAP_WALK_PENDING) {
-		if (!may_be_pending(v, rel, tag))
-			return WALK_GO_ON;
-		pending_update(s, xi, cookie, key, w->n.flags);
-		w->n.visited++;
-		v->relation = rel;
-		w->emitted++;
-		return WALK_GO_ON;
+	if (at->victim) {
+		at->frontend = frontend_for(at->frontend, at->relation, at->tag);
+		at->victim = frontend_wanted(slot, w->n.flags, at->frontend);
 	}
-	w->n.visited++;
-	if (!all) {
-		if (rel == SKREAP_MOVED_ON) {
-			w->n.moved_on++;
-			return WALK_GO_ON;
-		}
-		if (rel == SKREAP_NO_PEER) {
-			w->n.no_peer++;
-			return WALK_GO_ON;
-		}
-		if (rel == SKREAP_UNCONNECTED && !(w->n.flags & SKREAP_WALK_UNCONNECTED)) {
-			w->n.unconnected++;
-			return WALK_GO_ON;
-		}
-		if (is_closed(v) || !state_wanted(w, v)) {
-			w->n.state++;
-			return WALK_GO_ON;
-		}
-	} else if (rel == SKREAP_UNCONNECTED) {
-		name_recorded(v, node_key, tag);
-	} else if (w->n.flags & SKREAP_WALK_RECORDED && rel == SKREAP_MOVED_ON) {
-		v->family = tag & NODE_IPV6 ? AF_INET6 : AF_INET;
-		v->id.daddr[0] = v->id.daddr[1] = v->id.daddr[2] = v->id.daddr[3] = 0;
-		v->id.dport = 0;
-		name_recorded(v, node_key, tag);
-	}
-	frontend = frontend_for(frontend, rel, tag);
-	if (!frontend_wanted(slot, w->n.flags, frontend))
+	if (at->victim && w->n.flags & SKREAP_WALK_DESTROY)
+		at->victim = destroy(w, at->i, at->cookie, at->tag, target, at->relation, result);
+	if (!at->victim && !at->pending)
 		return WALK_GO_ON;
-	v->relation = rel;
-	frontend_emit(slot, w->emitted, frontend);
-	if (!(w->n.flags & SKREAP_WALK_DESTROY) || destroy(w, xi, cookie, tag, target, rel, result))
-		w->emitted++;
+	frontend_emit(slot, w->emitted, at->frontend);
+	v->relation = at->relation | at->pending | (at->victim ? 0 : SKREAP_NO_VICTIM);
+	w->emitted++;
 	return WALK_GO_ON;
 }
 

@@ -85,4 +85,4 @@ pub use sockopt::socket_option;
 pub use tables::{Question, TableSocket, Tables};
 pub use version::libbpf_version;
 pub use victim::{Relation, Victim};
-pub use walk::{PendingCheck, Undestroyed, WalkCounts, Walker};
+pub use walk::{PendingCheck, PendingConnect, Undestroyed, WalkCounts, Walker};

@@ -17,7 +17,7 @@ use crate::{Config, Error};
 
 /// `SKREAP_ABI_VERSION` of this library: a program in another language passes it to the pinned walk
 /// program.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 /// `SKREAP_LAYOUT_VERSION` this library was written for.
 const LAYOUT_VERSION: u32 = 3;
 /// The counters occupy whole pages, so that a later version can add counters in the same memory.

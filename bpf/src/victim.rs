@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use bytemuck::Pod;
 use skreap_core::{Backend, Protocol};
 
-use crate::skel::types::{skreap_relation, skreap_victim};
+use crate::skel::types::{skreap_pending, skreap_relation, skreap_victim};
 use crate::{address, object, socket_option};
 
 /// Relation of an emitted socket to the backend it is recorded under.
@@ -33,6 +33,15 @@ impl Victim {
     /// The record as another object of ours has it: the same struct of `abi.h`, generated once more.
     pub(crate) fn from_twin<T: Pod>(twin: T) -> Self {
         Self(bytemuck::must_cast(twin))
+    }
+
+    /// Takes off what the walk says beside the relation: whether the socket may be connecting to the target at
+    /// this moment, and whether it is a victim.
+    pub(crate) fn take_pending(&mut self) -> (bool, bool) {
+        let [pending, no_victim] = [skreap_pending::SKREAP_PENDING, skreap_pending::SKREAP_NO_VICTIM]
+            .map(|bit| self.0.relation & bit.0 as u8 != 0);
+        self.0.relation &= !((skreap_pending::SKREAP_PENDING.0 | skreap_pending::SKREAP_NO_VICTIM.0) as u8);
+        (pending, !no_victim)
     }
 
     /// Names a connected IPv4 UDP socket of this process, without a walk.

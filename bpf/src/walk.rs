@@ -66,6 +66,15 @@ pub enum PendingCheck {
     Expire,
 }
 
+/// A socket that may be connecting to the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PendingConnect {
+    /// Its cookie.
+    pub cookie: u64,
+    /// It is connected to another peer: [`Relation::MovedOn`].
+    pub elsewhere: bool,
+}
+
 /// A victim of [`Walker::destroy`].
 #[derive(Clone, Copy, Debug)]
 pub struct Undestroyed {
@@ -166,11 +175,12 @@ impl Walker {
     /// # Errors
     /// [`Error::Walk`] with the kernel's errno. The sockets found until then are in `victims`.
     pub fn walk(&mut self, target: &Target, victims: &mut Vec<Victim>) -> Result<WalkCounts, Error> {
-        self.walk_states(target, 0, victims)
+        self.walk_states(target, 0, None, victims)
     }
 
     /// As [`walk`](Self::walk); only TCP sockets in one of these states (bit `1 << TCP_*`, 0 for
-    /// all that can be destroyed) are victims.
+    /// all that can be destroyed) are victims. Begins to watch the sockets that may be connecting to the target, and appends
+    /// them to `watched`, if there is one; see [`pending`](Self::pending).
     ///
     /// # Errors
     /// As [`walk`](Self::walk).
@@ -178,18 +188,20 @@ impl Walker {
         &mut self,
         target: &Target,
         states: u32,
+        watched: Option<&mut Vec<PendingConnect>>,
         victims: &mut Vec<Victim>,
     ) -> Result<WalkCounts, Error> {
         let mut ctx = context(target);
         ctx.states = states;
-        self.pass(&mut ctx, &mut |batch, _| victims.extend_from_slice(batch))
+        self.watching(&mut ctx, watched, &mut |batch, _| victims.extend_from_slice(batch))
     }
 
     /// Walks the bucket of the target and destroys its victims in place, each under its lock, if it
     /// is still connected to the target then. Sleeps while the owner of a socket holds its lock.
     ///
     /// `states` are the TCP states (bit `1 << TCP_*`) whose sockets are victims. Those that could
-    /// not be destroyed are appended to `left`; with `list`, all are.
+    /// not be destroyed are appended to `left`; with `list`, all are. `watched` is as in
+    /// [`walk_states`](Self::walk_states).
     ///
     /// # Errors
     /// [`Error::Walk`] with the kernel's errno: `EOPNOTSUPP` if the index
@@ -200,6 +212,7 @@ impl Walker {
         target: &Target,
         states: u32,
         list: bool,
+        watched: Option<&mut Vec<PendingConnect>>,
         left: &mut Vec<Undestroyed>,
     ) -> Result<WalkCounts, Error> {
         let mut ctx = context(target);
@@ -208,19 +221,22 @@ impl Walker {
         if list {
             ctx.flags |= flag(skreap_walk_flags::SKREAP_WALK_LIST);
         }
-        self.pass(&mut ctx, &mut |batch, results| {
+        self.watching(&mut ctx, watched, &mut |batch, results| {
             left.extend(batch.iter().zip(results).map(|(&victim, &errno)| Undestroyed { victim, errno }));
         })
     }
 
-    /// Cookies of the sockets that `connect()` has recorded under the target and that are not
-    /// connected to it, without those whose wait has expired, and whether they are
-    /// [connected elsewhere](crate::Relation::MovedOn); and how many nodes without their socket were
-    /// found and removed.
+    /// The sockets that `connect()` has recorded under the target and that are not connected to it,
+    /// without those whose wait has expired; and how many nodes without their socket were found and
+    /// removed.
     ///
     /// # Errors
     /// [`Error::Walk`] with the kernel's errno.
-    pub fn pending(&mut self, target: &Target, what: PendingCheck) -> Result<(Vec<(u64, bool)>, u64), Error> {
+    pub fn pending(
+        &mut self,
+        target: &Target,
+        what: PendingCheck,
+    ) -> Result<(Vec<PendingConnect>, u64), Error> {
         let mut ctx = context(target);
         ctx.flags = flag(skreap_walk_flags::SKREAP_WALK_PENDING);
         ctx.flags |= match what {
@@ -229,9 +245,21 @@ impl Walker {
             PendingCheck::Expire => flag(skreap_walk_flags::SKREAP_WALK_EXPIRE),
         };
         let mut sockets = Vec::new();
-        let elsewhere = |victim: &Victim| (victim.cookie(), victim.relation() == Relation::MovedOn);
-        let counts = self.pass(&mut ctx, &mut |batch, _| sockets.extend(batch.iter().map(elsewhere)))?;
+        let counts = self.pass(&mut ctx, Some(&mut sockets), &mut |_, _| {})?;
         Ok((sockets, counts.stale))
+    }
+
+    /// A pass for a target that also watches pending connects, if they are wanted.
+    fn watching(
+        &mut self,
+        ctx: &mut skreap_walk,
+        watched: Option<&mut Vec<PendingConnect>>,
+        each: &mut dyn FnMut(&[Victim], &[i32]),
+    ) -> Result<WalkCounts, Error> {
+        if watched.is_some() {
+            ctx.flags |= flag(skreap_walk_flags::SKREAP_WALK_WATCH);
+        }
+        self.pass(ctx, watched, each)
     }
 
     /// Walks the whole index and hands over every node, 2048 at most at a time. The relation of
@@ -244,7 +272,7 @@ impl Walker {
     pub fn walk_all(&mut self, mut each: impl FnMut(&[Victim])) -> Result<WalkCounts, Error> {
         let mut ctx =
             skreap_walk { flags: flag(skreap_walk_flags::SKREAP_WALK_ALL), ..skreap_walk::default() };
-        self.pass(&mut ctx, &mut |batch, _| each(batch))
+        self.pass(&mut ctx, None, &mut |batch, _| each(batch))
     }
 
     /// As [`walk_all`](Self::walk_all), but a socket that has [moved on](crate::Relation::MovedOn)
@@ -256,7 +284,7 @@ impl Walker {
     pub fn walk_recorded(&mut self, mut each: impl FnMut(&[Victim])) -> Result<WalkCounts, Error> {
         let flags = flag(skreap_walk_flags::SKREAP_WALK_ALL) | flag(skreap_walk_flags::SKREAP_WALK_RECORDED);
         let mut ctx = skreap_walk { flags, ..skreap_walk::default() };
-        self.pass(&mut ctx, &mut |batch, _| each(batch))
+        self.pass(&mut ctx, None, &mut |batch, _| each(batch))
     }
 
     /// Walks the whole index and hands over every node with the id of the frontend that its socket
@@ -295,7 +323,7 @@ impl Walker {
         let frontends = self.frontends.clone();
         let first = (u32::from(self.slot) * self.emit_max) as usize;
         let (mut ids, mut failed) = (Vec::new(), Ok(()));
-        let counts = self.pass(&mut ctx, &mut |batch, _| {
+        let counts = self.pass(&mut ctx, None, &mut |batch, _| {
             ids.clear();
             if let Some(frontends) = &frontends
                 && let Err(e) = frontends.emitted(first, batch.len(), &mut ids)
@@ -321,14 +349,15 @@ impl Walker {
         self.frontends.as_ref().ok_or(Error::NoFrontends)?.forget_since(self.slot, epoch)?;
         let flags = flag(skreap_walk_flags::SKREAP_WALK_ALL) | flag(skreap_walk_flags::SKREAP_WALK_FORGET);
         let mut ctx = skreap_walk { flags, ..skreap_walk::default() };
-        self.pass(&mut ctx, &mut |batch, _| each(batch))
+        self.pass(&mut ctx, None, &mut |batch, _| each(batch))
     }
 
     /// Calls the program until it is done; `each` gets the emitted sockets of a call, and the
-    /// results of destroys.
+    /// results of destroys, `pending` those that may be connecting to the target.
     fn pass(
         &mut self,
         ctx: &mut skreap_walk,
+        mut pending: Option<&mut Vec<PendingConnect>>,
         each: &mut dyn FnMut(&[Victim], &[i32]),
     ) -> Result<WalkCounts, Error> {
         let mut counts = WalkCounts::default();
@@ -380,6 +409,9 @@ impl Walker {
                 if ctx.flags & flag(skreap_walk_flags::SKREAP_WALK_DESTROY) != 0 {
                     self.emit.results.copy_to(first, emitted, &mut self.results).map_err(Error::Walk)?;
                 }
+                if let Some(pending) = &mut pending {
+                    self.take_pending(pending);
+                }
                 each(&self.batch, &self.results);
             }
             if ctx.more == 0 {
@@ -387,6 +419,31 @@ impl Walker {
             }
             ctx.flags |= flag(skreap_walk_flags::SKREAP_WALK_RESUME);
         }
+    }
+}
+
+impl Walker {
+    /// Moves what may be connecting out of the batch; what is a victim, too, stays in it as well.
+    fn take_pending(&mut self, sockets: &mut Vec<PendingConnect>) {
+        let (batch, results) = (&mut self.batch, &mut self.results);
+        let mut kept = 0;
+        for i in 0..batch.len() {
+            let mut victim = batch[i];
+            let (pending, is_victim) = victim.take_pending();
+            if pending {
+                let elsewhere = victim.relation() == Relation::MovedOn;
+                sockets.push(PendingConnect { cookie: victim.cookie(), elsewhere });
+            }
+            if is_victim {
+                batch[kept] = victim;
+                if let Some(&result) = results.get(i) {
+                    results[kept] = result;
+                }
+                kept += 1;
+            }
+        }
+        batch.truncate(kept);
+        results.truncate(kept);
     }
 }
 

@@ -59,7 +59,7 @@ fn walk_does_not_wait_for_a_socket_lock(world: &mut World) -> Result<()> {
         }
         let holder = LockHolder::take(descriptor_of(client.pid(), cookies[1])?)?;
         let mut left = Vec::new();
-        let counts = walker.destroy(&target(backend), 0, false, &mut left)?;
+        let counts = walker.destroy(&target(backend), 0, false, None, &mut left)?;
         // Only this lets go of the lock.
         holder.release()?;
         let found: Vec<_> = left.iter().map(|left| (left.victim.cookie(), left.errno)).collect();
@@ -68,7 +68,7 @@ fn walk_does_not_wait_for_a_socket_lock(world: &mut World) -> Result<()> {
         let died = client.destroyed(Selection::All)?;
         ensure!(died == [cookies[0], cookies[2]], "{backend}: {died:?} of {cookies:?}");
         left.clear();
-        let counts = walker.destroy(&target(backend), 0, false, &mut left)?;
+        let counts = walker.destroy(&target(backend), 0, false, None, &mut left)?;
         ensure!(counts.destroyed == 1 && left.is_empty(), "{backend}: {counts:?} {left:?}");
         ensure!(client.destroyed(Selection::All)? == [cookies[1]], "{backend}");
     }
@@ -109,14 +109,14 @@ fn socket_that_moves_while_its_lock_is_held_survives_the_walk(world: &mut World)
         pause.let_go(1)?;
         let holder = holder?;
         wait_until_asleep_in(pid, pid as i32, libc::SYS_connect)?;
-        let counts = walker.destroy(&target(udp(1)), 0, false, &mut left);
+        let counts = walker.destroy(&target(udp(1)), 0, false, None, &mut left);
         holder.release()?;
         moved.join().unwrap_or_else(|panic| resume_unwind(panic))?;
         Ok::<_, anyhow::Error>(counts?)
     })?;
     ensure!(counts.destroyed == 0 && left.len() == 1 && left[0].errno == libc::EBUSY, "{counts:?} {left:?}");
     left.clear();
-    let counts = walker.destroy(&target(udp(1)), 0, false, &mut left)?;
+    let counts = walker.destroy(&target(udp(1)), 0, false, None, &mut left)?;
     ensure!(counts.destroyed == 0 && counts.moved_on == 1 && left.is_empty(), "{counts:?} {left:?}");
     let state = client.state(socket.handle)?;
     ensure!(state.errno == 0 && state.peer == Some(udp(2).socket_addr()), "{state:?}");
@@ -131,7 +131,7 @@ fn walk_lists_whom_it_destroyed(world: &mut World) -> Result<()> {
     connect_many(&mut client, Default::default(), udp(2), 7)?;
     let mut walker = world.reaper().index().walker()?;
     let mut listed = Vec::new();
-    let counts = walker.destroy(&target(udp(1)), 0, true, &mut listed)?;
+    let counts = walker.destroy(&target(udp(1)), 0, true, None, &mut listed)?;
     ensure!(counts.destroyed == 2500 && counts.gone == 0 && counts.calls == 2, "{counts:?}");
     let mut cookies: Vec<u64> = listed.iter().map(|left| left.victim.cookie()).collect();
     cookies.sort_unstable();
@@ -140,7 +140,7 @@ fn walk_lists_whom_it_destroyed(world: &mut World) -> Result<()> {
     ensure!(cookies == expected && listed.iter().all(|left| left.errno == 0));
     // Without the list, only what went wrong is told of: nothing.
     listed.clear();
-    let counts = walker.destroy(&target(udp(2)), 0, false, &mut listed)?;
+    let counts = walker.destroy(&target(udp(2)), 0, false, None, &mut listed)?;
     ensure!(counts.destroyed == 7 && listed.is_empty(), "{counts:?} {listed:?}");
     let mut died = client.destroyed(Selection::All)?;
     died.sort_unstable();
@@ -162,7 +162,9 @@ fn two_walks_destroy_one_backend(world: &mut World) -> Result<()> {
                 .map(|mut walker| {
                     scope.spawn(move || {
                         let mut left: Vec<Undestroyed> = Vec::new();
-                        walker.destroy(&target(backend), 0, false, &mut left).map(|counts| (counts, left))
+                        walker
+                            .destroy(&target(backend), 0, false, None, &mut left)
+                            .map(|counts| (counts, left))
                     })
                 })
                 .map(|walk| walk.join().unwrap_or_else(|panic| resume_unwind(panic)))
@@ -211,7 +213,7 @@ fn every_recorded_socket_is_held(world: &mut World) -> Result<()> {
     ensure!(world.counters()?.wildcard == 1 && world.counters()?.without_ref == 0, "{:?}", world.counters()?);
 
     let mut left = Vec::new();
-    let counts = world.reaper().index().walker()?.destroy(&target(udp(1)), 0, true, &mut left)?;
+    let counts = world.reaper().index().walker()?.destroy(&target(udp(1)), 0, true, None, &mut left)?;
     ensure!(counts.destroyed == 4, "{counts:?} {left:?}");
     let mut died = client.destroyed(Selection::All)?;
     died.sort_unstable();
@@ -242,7 +244,7 @@ fn rekeyed_sockets_are_finished_by_their_id(world: &mut World) -> Result<()> {
     ensure!(world.reaper().order().rekeyed == 11, "{:?}", world.reaper().order());
 
     let mut left = Vec::new();
-    let counts = world.reaper().index().walker()?.destroy(&target(udp(1)), 0, false, &mut left)?;
+    let counts = world.reaper().index().walker()?.destroy(&target(udp(1)), 0, false, None, &mut left)?;
     ensure!(counts.destroyed == 4 && counts.gone == 0, "{counts:?}");
     ensure!(left.iter().all(|left| left.errno == libc::ENODATA), "{left:?}");
     rekeyed.sort_unstable();
@@ -279,7 +281,7 @@ fn preexisting_sockets_have_references(world: &mut World) -> Result<()> {
     let mut walker = second.index().walker()?;
     for (backend, mut cookies) in expected {
         let mut listed = Vec::new();
-        let counts = walker.destroy(&target(backend), 0, true, &mut listed)?;
+        let counts = walker.destroy(&target(backend), 0, true, None, &mut listed)?;
         ensure!(counts.destroyed == cookies.len() as u64, "{backend}: {counts:?} {listed:?}");
         cookies.sort_unstable();
         ensure!(cookies_of(&listed) == cookies && listed.iter().all(|left| left.errno == 0), "{listed:?}");
@@ -306,7 +308,7 @@ fn references_outlive_the_process(world: &mut World) -> Result<()> {
     let second = takeover::pinned(world, &directory, 4096)?;
     cookies.extend(connect_many(&mut client, Default::default(), udp(1), 7)?.cookies);
     let mut listed = Vec::new();
-    let counts = second.index().walker()?.destroy(&target(udp(1)), 0, true, &mut listed)?;
+    let counts = second.index().walker()?.destroy(&target(udp(1)), 0, true, None, &mut listed)?;
     ensure!(counts.destroyed == 18 && second.counters()?.without_ref == 0, "{counts:?} {listed:?}");
     cookies.sort_unstable();
     ensure!(cookies_of(&listed) == cookies && listed.iter().all(|left| left.errno == 0), "{listed:?}");
@@ -413,7 +415,7 @@ fn reap_on_and_on(mut walker: Walker, stop: &AtomicBool, destroyed: &AtomicU64) 
     while !stop.load(Ordering::Relaxed) {
         for backend in [udp(1), tcp(1)] {
             left.clear();
-            let counts = walker.destroy(&target(backend), 0, false, &mut left)?;
+            let counts = walker.destroy(&target(backend), 0, false, None, &mut left)?;
             ensure!(left.iter().all(|left| left.errno == libc::EBUSY), "{left:?}");
             destroyed.fetch_add(counts.destroyed, Ordering::Relaxed);
         }

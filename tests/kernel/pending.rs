@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::bpf::PendingCheck;
+use skreap::bpf::{PendingCheck, PendingConnect};
 use skreap::core::{Backend, Report, Target, Unconnected};
 use skreap_testbed::bpf::Delay;
 use skreap_testbed::{Client, Op, OpenedMany, Reply, Selection};
@@ -36,6 +36,9 @@ pub fn cases() -> Vec<Case> {
         case!(pending_reconnect_is_waited_for).index_only().with(patient),
         case!(connect_after_sending_is_waited_for).index_only().with(patient),
         case!(pending_connect_without_waiting).index_only().with(never),
+        case!(walk_finds_victims_and_pending_connects)
+            .index_only()
+            .with(WorldOptions { pending_wait: Duration::ZERO, ..WorldOptions::default() }),
         case!(leftovers_are_waited_for_once).with(waits),
         case!(leftovers_that_connect_again).index_only().with(waits),
         case!(pending_wildcard_socket_is_waited_for).index_only().with(wildcard),
@@ -143,6 +146,43 @@ fn leftovers_are_waited_for_once(world: &mut World) -> Result<()> {
     Ok(())
 }
 
+/// One walk, over more than two emit buffers: both lists are exact, and what it destroys itself is in neither.
+fn walk_finds_victims_and_pending_connects(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2)])?;
+    let mut client = world.client("client")?;
+    let leftovers = connect_many(&mut client, Default::default(), udp(1), 2500)?;
+    expect_destroyed(&world.reap(udp(1))?, &mut [&mut client], &leftovers.cookies)?;
+    let moved = connect(&mut client, udp(1))?;
+    client.connect(moved.handle, udp(2).socket_addr())?;
+    let victims = connect_many(&mut client, Default::default(), udp(1), 2500)?;
+
+    let mut expected: Vec<_> =
+        leftovers.cookies.iter().map(|&cookie| PendingConnect { cookie, elsewhere: false }).collect();
+    expected.push(PendingConnect { cookie: moved.cookie, elsewhere: true });
+    expected.sort_unstable_by_key(|socket| socket.cookie);
+    let target = Target { backend: udp(1), unconnected: Unconnected::Preserve, dry_run: false };
+    let destroys = world.reaper().index().can_destroy().is_ok();
+    let mut walker = world.reaper().index().walker()?;
+    let (mut watched, mut found) = (Vec::new(), Vec::new());
+    let counts = walker.walk_states(&target, 0, Some(&mut watched), &mut found)?;
+    watched.sort_unstable_by_key(|socket| socket.cookie);
+    ensure!(watched == expected, "{counts:?}");
+    let mut found: Vec<u64> = found.iter().map(|victim| victim.cookie()).collect();
+    found.sort_unstable();
+    let mut opened = victims.cookies.clone();
+    opened.sort_unstable();
+    ensure!(found == opened, "{counts:?}");
+    ensure!(counts.visited == 5001 && counts.no_peer == 2500 && counts.moved_on == 1, "{counts:?}");
+    if destroys {
+        let mut left = Vec::new();
+        watched.clear();
+        let counts = walker.destroy(&target, 0, false, Some(&mut watched), &mut left)?;
+        watched.sort_unstable_by_key(|socket| socket.cookie);
+        ensure!(watched == expected && left.is_empty() && counts.destroyed == 2500, "{counts:?} {left:?}");
+    }
+    Ok(())
+}
+
 /// What was given up is watched again from the moment it connects anew.
 fn leftovers_that_connect_again(world: &mut World) -> Result<()> {
     world.serve(&[udp(1)])?;
@@ -175,7 +215,7 @@ fn wildcard_sender(world: &mut World, client: &mut Client) -> Result<Socket> {
 fn pending_cookies(world: &World, backend: Backend) -> Result<Vec<u64>> {
     let target = Target { backend, unconnected: Unconnected::Preserve, dry_run: false };
     let (pending, _) = world.reaper().index().walker()?.pending(&target, PendingCheck::Look)?;
-    Ok(pending.into_iter().map(|(cookie, _)| cookie).collect())
+    Ok(pending.into_iter().map(|socket| socket.cookie).collect())
 }
 
 fn pending_wildcard_socket_is_waited_for(world: &mut World) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use skreap_bpf::{Relation, Victim};
+use skreap_bpf::{PendingConnect, Relation, Victim};
 use skreap_core::{Protocol, Skipped, Target, Through, Unconnected};
 
 use super::assign::Assigner;
@@ -29,6 +29,8 @@ pub struct Chosen {
     rules: Option<Rules>,
     /// Gives each victim its action, if rules of the service do.
     assigner: Option<Box<Assigner>>,
+    /// What may be connecting to each target in turn, if that is wanted.
+    watched: Option<Vec<Vec<PendingConnect>>>,
 }
 
 /// What was taken out of the victims of a walk.
@@ -77,6 +79,29 @@ impl Chosen {
     /// What said so, with all that it has decided.
     pub(crate) fn take_assigner(&mut self) -> Option<Assigner> {
         self.assigner.take().map(|assigner| *assigner)
+    }
+
+    /// From now on an engine that [can](super::Engine::watches) begins to watch the sockets that may be connecting to the
+    /// target, in the walk for its victims.
+    pub(crate) fn watch(&mut self) {
+        self.watched = Some(Vec::new());
+    }
+
+    /// Room for what a walk watches, if it is to watch.
+    pub(super) fn room_for_watched(&self) -> Option<Vec<PendingConnect>> {
+        self.watched.as_ref().map(|_| Vec::new())
+    }
+
+    /// What the walk for a target watches; also for one that failed, so that there is one of these for each target.
+    pub(super) fn add_watched(&mut self, sockets: Option<Vec<PendingConnect>>) {
+        if let Some(watched) = &mut self.watched {
+            watched.push(sockets.unwrap_or_default());
+        }
+    }
+
+    /// Ends that. What is watched, target by target.
+    pub(crate) fn take_watched(&mut self) -> Option<Vec<Vec<PendingConnect>>> {
+        self.watched.take()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use skreap_bpf::{Select, Undestroyed, Victim, Walker};
+use skreap_bpf::{PendingConnect, Select, Undestroyed, Victim, Walker};
 use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected, errno_name};
 
 use super::destroy::Destroyer;
@@ -44,11 +44,16 @@ impl Kfunc {
     }
 
     /// Lists the victims first, and destroys them by their id unless it is a dry run.
-    fn run_by_id(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
+    fn run_by_id(
+        &mut self,
+        target: &Target,
+        chosen: &mut Chosen,
+        watched: Option<&mut Vec<PendingConnect>>,
+    ) -> Result<Outcome, EngineError> {
         let start = Instant::now();
         let mut outcome = Outcome::new(EngineName::Kfunc);
         self.victims.clear();
-        let counts = self.walker.walk_states(target, self.states.bits(), &mut self.victims)?;
+        let counts = self.walker.walk_states(target, self.states.bits(), watched, &mut self.victims)?;
         let sifted = chosen.sift(target, &mut self.victims);
         let walked = Instant::now();
         note(&counts, target, &mut outcome);
@@ -64,7 +69,7 @@ impl Kfunc {
     /// those that the walk has tried to destroy all the same: they were connected to the target.
     fn add_senders(&mut self, target: &Target, chosen: &mut Chosen, outcome: &mut Outcome) {
         let mut senders = Vec::new();
-        match self.walker.walk_states(target, self.states.bits(), &mut senders) {
+        match self.walker.walk_states(target, self.states.bits(), None, &mut senders) {
             Ok(counts) if !counts.incomplete_unconnected => {}
             Ok(_) => {
                 outcome.incomplete.insert(Incomplete::WildcardUnconnected);
@@ -88,21 +93,21 @@ impl Kfunc {
     fn finish(&mut self, target: &Target, outcome: &mut Outcome) {
         let (walker, states) = (&mut self.walker, self.states.bits());
         self.destroyer.finish(target.dry_run, &mut self.victims, outcome, |victims| {
-            walker.walk_states(target, states, victims)?;
+            walker.walk_states(target, states, None, victims)?;
             Ok(())
         });
     }
-}
 
-impl Engine for Kfunc {
-    fn name(&self) -> EngineName {
-        EngineName::Kfunc
-    }
-
-    fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
+    /// Destroys in the walk, unless the victims have to be listed first.
+    fn run_and_watch(
+        &mut self,
+        target: &Target,
+        chosen: &mut Chosen,
+        watched: Option<&mut Vec<PendingConnect>>,
+    ) -> Result<Outcome, EngineError> {
         self.walker.restrict(chosen.frontends())?;
         if target.dry_run || self.paced || chosen.lists() {
-            return self.run_by_id(target, chosen);
+            return self.run_by_id(target, chosen, watched);
         }
         let start = Instant::now();
         let mut outcome = Outcome::new(EngineName::Kfunc);
@@ -112,7 +117,7 @@ impl Engine for Kfunc {
         let apart = remember && !chosen.is_empty();
         let in_place = if apart { Target { unconnected: Unconnected::Preserve, ..*target } } else { *target };
         let list = remember || self.destroyer.ledger().is_on();
-        let walk = self.walker.destroy(&in_place, self.states.bits(), list, &mut self.left);
+        let walk = self.walker.destroy(&in_place, self.states.bits(), list, watched, &mut self.left);
         if remember {
             self.left.iter().for_each(|left| chosen.add(left.victim.cookie()));
         }
@@ -147,6 +152,23 @@ impl Engine for Kfunc {
         }
         outcome.walk_ns = nanos(walked.duration_since(start));
         Ok(outcome)
+    }
+}
+
+impl Engine for Kfunc {
+    fn name(&self) -> EngineName {
+        EngineName::Kfunc
+    }
+
+    fn watches(&self) -> bool {
+        true
+    }
+
+    fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
+        let mut watched = chosen.room_for_watched();
+        let outcome = self.run_and_watch(target, chosen, watched.as_mut());
+        chosen.add_watched(watched);
+        outcome
     }
 
     /// By their ids, as engine `netlink` does.

@@ -97,6 +97,11 @@ pub trait Engine: Send {
     /// [`EngineError`] if the engine could not do its work at all; nothing, or not all, was destroyed then.
     fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError>;
 
+    /// True if the walk of [`run`](Self::run) also [watches](Chosen::watch) the connects that are under way, if it is asked to.
+    fn watches(&self) -> bool {
+        false
+    }
+
     /// Does several targets, none of them a dry run; what came of each, in order. Nothing of one is
     /// destroyed before the others were looked for, in engines for which that is faster.
     fn run_all(&mut self, targets: &[Target], chosen: &mut Chosen) -> Vec<Result<Outcome, EngineError>> {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use skreap_bpf::{Select, Victim, Walker};
+use skreap_bpf::{PendingConnect, Select, Victim, Walker};
 use skreap_core::{EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
 
 use super::destroy::Destroyer;
@@ -33,9 +33,22 @@ impl Netlink {
         chosen: &mut Chosen,
         victims: &mut Vec<Victim>,
     ) -> Result<Outcome, EngineError> {
+        let mut watched = chosen.room_for_watched();
+        let outcome = self.find_and_watch(target, chosen, watched.as_mut(), victims);
+        chosen.add_watched(watched);
+        outcome
+    }
+
+    fn find_and_watch(
+        &mut self,
+        target: &Target,
+        chosen: &mut Chosen,
+        watched: Option<&mut Vec<PendingConnect>>,
+        victims: &mut Vec<Victim>,
+    ) -> Result<Outcome, EngineError> {
         let start = Instant::now();
         self.walker.restrict(chosen.frontends())?;
-        let counts = self.walker.walk(target, victims)?;
+        let counts = self.walker.walk_states(target, 0, watched, victims)?;
         let mut outcome = Outcome::new(EngineName::Netlink);
         outcome.skipped.state = counts.state;
         // The walk itself leaves out what the default mask does.
@@ -75,6 +88,10 @@ impl Engine for Netlink {
 
     fn get_ready(&self) {
         self.destroyer.get_ready();
+    }
+
+    fn watches(&self) -> bool {
+        true
     }
 
     fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {

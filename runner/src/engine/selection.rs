@@ -142,7 +142,7 @@ fn walk(
     victims: &mut Vec<Victim>,
     outcome: &mut Outcome,
 ) -> Result<(), EngineError> {
-    let counts = walker.walk_states(target, states.bits(), victims)?;
+    let counts = walker.walk_states(target, states.bits(), None, victims)?;
     let skipped = &mut outcome.skipped;
     skipped.unconnected += counts.unconnected;
     skipped.moved_on += counts.moved_on;

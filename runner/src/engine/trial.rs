@@ -131,7 +131,7 @@ fn destroy_in_walk() -> Result<(bool, WalkCounts), Missing> {
     };
     let counts = index
         .walker()
-        .and_then(|mut walker| walker.destroy(&target, 0, false, &mut Vec::new()))
+        .and_then(|mut walker| walker.destroy(&target, 0, false, None, &mut Vec::new()))
         .map_err(|e| failed(&e))?;
     drop(hooks);
     Ok((counts.destroyed == 1 && was_destroyed(&socket), counts))

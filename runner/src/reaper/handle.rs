@@ -16,6 +16,7 @@ use crate::engine::{Chosen, EngineError, Link, Rules, Scope, nanos};
 use crate::reaper::batch::{Batch, distinct};
 use crate::reaper::pending::{self, FIRST_PAUSE, Found, grace_period};
 use crate::reaper::reconcile;
+use crate::upkeep::hook_order::recorded_on;
 
 /// Backends that are done together: a bound for what is between a walk and its destroys.
 const TOGETHER: usize = 4096;
@@ -103,7 +104,7 @@ impl Reaper {
             self.engine.get_ready();
         }
         let start = Instant::now();
-        self.order_unknown = !self.keep_order();
+        self.order_unknown = !self.keep_order(event);
         done.order_ns = nanos(start.elapsed());
         if self.order_unknown && !event.through.is_any() {
             let why = "the order of the programs could not be checked, so a frontend may be wrong: see the log, and \
@@ -151,11 +152,15 @@ impl Reaper {
     }
 
     /// Makes sure that every socket is recorded under its live peer; false if that is not certain.
-    fn keep_order(&mut self) -> bool {
+    fn keep_order(&mut self, event: &Event) -> bool {
         if self.leave_order {
             return true;
         }
-        let kept = self.order.before_event(&mut self.hooks, &self.overseer);
+        let kept = self.order.before_event(
+            recorded_on(event.action.gone(), self.unconnected),
+            &mut self.hooks,
+            &self.overseer,
+        );
         self.monitor.ordered(self.order.status());
         kept
     }
@@ -266,10 +271,17 @@ impl Reaper {
     ) -> Vec<One> {
         let targets: Vec<Target> =
             part.iter().map(|(backend, _)| self.target(*backend, event.dry_run)).collect();
-        // Before the walk: afterwards a destroyed socket looks like a pending connect.
-        let start = Instant::now();
-        let watched: Vec<_> = targets.iter().map(|target| self.watch(target)).collect();
-        done.pending_ns = done.pending_ns.saturating_add(nanos(start.elapsed()));
+        // In the walk for the victims, or before it: afterwards a destroyed socket looks like a pending connect.
+        let watches = !event.dry_run && !self.pending_wait.is_zero();
+        let in_walk = watches && self.engine.watches() && chosen.rules().is_none();
+        let mut before = Vec::new();
+        if in_walk {
+            chosen.watch();
+        } else if watches {
+            let start = Instant::now();
+            before = targets.iter().map(|target| pending::watch(&mut self.walker, target)).collect();
+            done.pending_ns = done.pending_ns.saturating_add(nanos(start.elapsed()));
+        }
         let outcomes = match (targets.as_slice(), part) {
             ([target], [(_, link)]) => {
                 chosen.set_link(*link);
@@ -277,8 +289,12 @@ impl Reaper {
             }
             _ => self.run_all(&targets, chosen),
         };
+        if let Some(watched) = chosen.take_watched() {
+            before = watched.into_iter().map(|sockets| Ok(Found::from(sockets))).collect();
+        }
+        before.resize_with(part.len(), || Ok(Found::default()));
         let mut all = Vec::with_capacity(part.len());
-        let results = watched.into_iter().zip(outcomes);
+        let results = before.into_iter().zip(outcomes);
         for ((&(backend, link), target), (watched, outcome)) in part.iter().zip(targets).zip(results) {
             match outcome {
                 Ok(mut outcome) => {
@@ -296,14 +312,6 @@ impl Reaper {
             }
         }
         all
-    }
-
-    /// The sockets whose connect to the target is under way, if an event waits for such.
-    fn watch(&mut self, target: &Target) -> Result<Found, EngineError> {
-        if target.dry_run || self.pending_wait.is_zero() {
-            return Ok(Found::default());
-        }
-        pending::watch(&mut self.walker, target)
     }
 
     /// Waits for pending connects, of all backends together, and reaps what came of them. Answers

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use skreap_bpf::{PendingCheck, Walker};
+use skreap_bpf::{PendingCheck, PendingConnect, Walker};
 use skreap_core::Target;
 
 use crate::engine::EngineError;
@@ -23,6 +23,16 @@ pub(crate) struct Found {
     pub elsewhere: HashSet<u64>,
     /// Nodes without their socket that it found and removed: no other walk will report them.
     pub stale: u64,
+}
+
+impl From<Vec<PendingConnect>> for Found {
+    fn from(sockets: Vec<PendingConnect>) -> Self {
+        Self {
+            elsewhere: sockets.iter().filter(|socket| socket.elsewhere).map(|socket| socket.cookie).collect(),
+            sockets: sockets.into_iter().map(|socket| socket.cookie).collect(),
+            stale: 0,
+        }
+    }
 }
 
 /// The first pause; each one after is twice as long.
@@ -68,15 +78,7 @@ pub(crate) fn expire(walker: &mut Walker, target: &Target) -> Found {
 
 fn ask(walker: &mut Walker, target: &Target, what: PendingCheck) -> Result<Found, EngineError> {
     match walker.pending(target, what) {
-        Ok((sockets, stale)) => Ok(Found {
-            elsewhere: sockets
-                .iter()
-                .filter(|(_, elsewhere)| *elsewhere)
-                .map(|(cookie, _)| *cookie)
-                .collect(),
-            sockets: sockets.into_iter().map(|(cookie, _)| cookie).collect(),
-            stale,
-        }),
+        Ok((sockets, stale)) => Ok(Found { stale, ..Found::from(sockets) }),
         Err(e) => {
             tracing::warn!(backend = %target.backend, "cannot search for pending connects: {e}");
             Err(e.into())

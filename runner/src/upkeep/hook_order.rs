@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use skreap_bpf::attach_order::{Hook, HookRevision, Order};
 use skreap_bpf::hooks::{self, Hooks};
 use skreap_bpf::{Index, Rekeyed, Rekeyer, Relation};
+use skreap_core::{Backend, Unconnected};
 
 use crate::observe::observer::Observer;
 use crate::observe::status::OrderStatus;
@@ -88,11 +89,11 @@ impl OrderKeeper {
         OrderStatus { first: self.first.as_ref().map(FirstKeeper::status), ..self.status }
     }
 
-    /// Call it before each event: afterwards every socket is recorded under its live peer, whatever
-    /// the order was until now. Returns false, and logs, if that is not certain, because the order
-    /// could not be read or the index could not be checked.
-    pub fn before_event(&mut self, hooks: &mut Hooks, observer: &Observer) -> bool {
-        let done = if self.blind || self.changed(false) {
+    /// Call it before each event, with the hooks that may have recorded its sockets: afterwards each of them is recorded
+    /// under its live peer, whatever the order was until now. Returns false, and logs, if that is not certain,
+    /// because the order could not be read or the index could not be checked.
+    pub fn before_event(&mut self, on: &[Hook], hooks: &mut Hooks, observer: &Observer) -> bool {
+        let done = if self.blind || self.changed(on, false) {
             self.put_right(hooks, observer)
         } else if self.unseen || self.status.behind > 0 {
             self.look_over(observer)
@@ -109,7 +110,7 @@ impl OrderKeeper {
     /// that had to wait.
     pub fn tidy(&mut self, hooks: &mut Hooks, observer: &Observer) {
         self.count_detached(hooks);
-        if self.blind || self.changed(true) || self.waiting && self.may_move(Instant::now()) {
+        if self.blind || self.changed(&Hook::ALL, true) || self.waiting && self.may_move(Instant::now()) {
             report(self.put_right(hooks, observer));
         } else if self.unseen {
             report(self.look_over(observer));
@@ -142,12 +143,12 @@ impl OrderKeeper {
         }
     }
 
-    /// Whether anything was attached or detached since the order was restored.
-    fn changed(&mut self, thorough: bool) -> bool {
+    /// Whether anything was attached to one of these hooks, or detached, since the order was restored.
+    fn changed(&mut self, on: &[Hook], thorough: bool) -> bool {
         if self.first.as_ref().is_some_and(FirstKeeper::changed) {
             return true;
         }
-        Hook::ALL.iter().zip(&self.revisions).any(|(hook, seen)| {
+        Hook::ALL.iter().zip(&self.revisions).filter(|(hook, _)| on.contains(hook)).any(|(hook, seen)| {
             let now = HookRevision::take(self.cgroup.as_fd(), *hook, thorough).ok();
             match (seen, now) {
                 (Some(seen), Some(now)) => !seen.holds(&now),
@@ -294,6 +295,17 @@ impl OrderKeeper {
     }
 }
 
+/// The hooks that may have recorded the sockets of these backends; all of them if none are named. An IPv4 backend
+/// is the peer of IPv6 sockets, too, under its mapped address; what only sends is on other hooks than what connects.
+pub(crate) fn recorded_on(backends: &[Backend], unconnected: Unconnected) -> &'static [Hook] {
+    match backends {
+        _ if unconnected == Unconnected::Destroy => &Hook::ALL,
+        [] => &Hook::ALL,
+        _ if backends.iter().all(|backend| backend.addr().is_ipv6()) => &[Hook::Connect6],
+        _ => &[Hook::Connect4, Hook::Connect6],
+    }
+}
+
 fn read(hooks: &Hooks, cgroup: &File, hook: Hook) -> io::Result<Order> {
     objects::order(hooks, hook, cgroup.as_fd())
 }
@@ -356,4 +368,29 @@ fn report(done: Result<(), skreap_bpf::Error>) -> bool {
         tracing::error!("cannot check the index after a change of the order of the hooks: {e}");
     }
     done.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use Hook::{Connect4, Connect6, Sendmsg4, Sendmsg6};
+    use Unconnected::{Destroy, Preserve};
+
+    use super::*;
+
+    #[test]
+    fn only_hooks_that_record_such_sockets_are_asked() {
+        let (v4, v6) = ("udp://10.0.0.1:53", "tcp://[fd00::1]:53");
+        let all = [Connect4, Connect6, Sendmsg4, Sendmsg6];
+        for (backends, unconnected, expected) in [
+            (&[v4][..], Preserve, &[Connect4, Connect6][..]),
+            (&[v6], Preserve, &[Connect6]),
+            (&["udp://[::ffff:10.0.0.1]:53"], Preserve, &[Connect4, Connect6]),
+            (&[v6, v4], Preserve, &[Connect4, Connect6]),
+            (&[v6], Destroy, &all),
+            (&[], Preserve, &all),
+        ] {
+            let backends: Vec<Backend> = backends.iter().map(|backend| backend.parse().unwrap()).collect();
+            assert_eq!(recorded_on(&backends, unconnected), expected, "{backends:?}");
+        }
+    }
 }
