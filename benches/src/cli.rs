@@ -20,6 +20,7 @@ use crate::measure::Kind;
 use crate::memory;
 use crate::report;
 use crate::run::{self, Plan};
+use crate::selection;
 use crate::stop::Stop;
 
 /// Exit status after a signal, as shells have it.
@@ -62,6 +63,8 @@ enum Command {
     /// Measure the cost of long chains of the index: 100,000 sockets on one backend, 65,000
     /// backends, all in one bucket.
     Chains(chains::Options),
+    /// Measure one pass over the index with a filter against a scan of it, and against `sock_diag` in every netns.
+    Selection(selection::Options),
     /// Try something once and show what happens.
     #[command(subcommand)]
     Experiment(Experiment),
@@ -158,6 +161,7 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Hooks(options) => hooks::run(&options, &prepared()?)?,
         Command::Memory { json } => memory::run(json)?,
         Command::Chains(options) => chains::run(&options, &prepared()?)?,
+        Command::Selection(options) => selection::run(&options, &prepared()?)?,
         Command::Experiment(Experiment::UnreachableRoute(options)) => {
             experiment::run(&options, &prepared()?)?;
         }

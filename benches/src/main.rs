@@ -17,6 +17,7 @@ mod report;
 mod results;
 mod run;
 mod schedule;
+mod selection;
 mod stats;
 mod stop;
 mod world;

@@ -178,7 +178,7 @@ static __always_inline __u32 *record_at(__u64 cookie)
 
 /* ---- buckets; the caller holds the shard's lock ---- */
 
-static __always_inline void bucket_link(__u32 *first, __u32 i, struct node *n)
+static __always_inline void bucket_link_locked(__u32 *first, __u32 i, struct node *n)
 {
 	struct node *old = node_at(*first);
 
@@ -189,7 +189,7 @@ static __always_inline void bucket_link(__u32 *first, __u32 i, struct node *n)
 	*first = i;
 }
 
-static __always_inline void bucket_unlink(__u32 *first, struct node *n)
+static __always_inline void bucket_unlink_locked(__u32 *first, struct node *n)
 {
 	struct node *prev = node_at(n->prev), *next = node_at(n->next);
 
@@ -209,7 +209,7 @@ static __always_inline void bucket_unlink(__u32 *first, struct node *n)
 }
 
 /* p <-> cursor <-> x <-> y  becomes  p <-> x <-> cursor <-> y */
-static __always_inline void bucket_advance(__u32 *first, __u32 ci, struct node *cursor, struct node *x)
+static __always_inline void bucket_advance_locked(__u32 *first, __u32 ci, struct node *cursor, struct node *x)
 {
 	__u32 xi = cursor->next, yi = x->next, pi = cursor->prev;
 	struct node *p = node_at(pi), *y = node_at(yi);
@@ -232,7 +232,7 @@ static __always_inline void bucket_advance(__u32 *first, __u32 ci, struct node *
 /* ---- free nodes ---- */
 
 /* The caller holds the shard's lock.  0: this shard has none. */
-static __always_inline __u32 node_alloc(struct shard *s)
+static __always_inline __u32 node_alloc_locked(struct shard *s)
 {
 	__u32 i = s->free;
 	struct node *n;
@@ -256,7 +256,7 @@ static __always_inline __u32 node_alloc(struct shard *s)
  * The caller holds the shard's lock.  After unlocking it gives the returned chunk to the depot.
  * With one shard no other shard needs the nodes: its magazine is the whole pool.
  */
-static __always_inline __u32 node_free(struct shard *s, __u32 i, struct node *n)
+static __always_inline __u32 node_free_locked(struct shard *s, __u32 i, struct node *n)
 {
 	__u32 surplus = 0;
 
@@ -329,7 +329,7 @@ __noinline int shard_refill(__u32 shard)
 		return false;
 	bpf_spin_lock(&s->lock);
 	/*
-	 * Another program may have filled it meanwhile.  Never the current magazine: node_free()
+	 * Another program may have filled it meanwhile.  Never the current magazine: node_free_locked()
 	 * relies on room in it.
 	 */
 	if (!s->spare) {

@@ -47,4 +47,22 @@ static __always_inline bool kernel_socket_noted(__u64 key)
 	       *(volatile __u32 *)&kernel_notes.backends[bit / 32 % NOTE_WORDS] & 1u << bit % 32;
 }
 
+/*
+ * An in-kernel socket (MPTCP subflow, NFS, ...) fires connect but never cgroup/sock_release: its node
+ * would stay for ever, so it leaves a note.  Anything but plain TCP and UDP cannot be destroyed by tuple.
+ */
+static __always_inline bool sock_may_be_indexed(const struct sock *sk, __u64 key, __u32 tag)
+{
+	if (BPF_CORE_READ_BITFIELD(sk, sk_kern_sock)) {
+		__sync_fetch_and_add(&counters.ignored_kernel, 1);
+		note_kernel_socket(key, tag);
+		return false;
+	}
+	if ((sk->sk_protocol == IPPROTO_UDP && sk->sk_type == SOCK_DGRAM) ||
+	    (sk->sk_protocol == IPPROTO_TCP && sk->sk_type == SOCK_STREAM))
+		return true;
+	__sync_fetch_and_add(&counters.ignored_protocol, 1);
+	return false;
+}
+
 #endif

@@ -63,21 +63,21 @@ static __always_inline __u32 owner_bits(__u32 tag)
 }
 
 /* Takes a node out of its bucket.  The caller holds the lock and has taken it out of its record. */
-static __always_inline bool node_unlink(struct shard *s, __u32 shard, struct node *n)
+static __always_inline bool node_unlink_locked(struct shard *s, __u32 shard, struct node *n)
 {
 	__u32 *first = bucket_at(shard, bucket_of_node(n));
 
 	if (!first)
 		return false;
-	bucket_unlink(first, n);
+	bucket_unlink_locked(first, n);
 	s->n.removals++;
 	return true;
 }
 
-/* As node_unlink(), and frees it; the chunk that comes back is for the depot. */
-static __always_inline __u32 node_drop(struct shard *s, __u32 shard, __u32 i, struct node *n)
+/* As node_unlink_locked(), and frees it; the chunk that comes back is for the depot. */
+static __always_inline __u32 node_drop_locked(struct shard *s, __u32 shard, __u32 i, struct node *n)
 {
-	return node_unlink(s, shard, n) ? node_free(s, i, n) : 0;
+	return node_unlink_locked(s, shard, n) ? node_free_locked(s, i, n) : 0;
 }
 
 /* True if a node of the membership's cookie is one that is to be dropped. */
@@ -97,7 +97,7 @@ static __always_inline bool node_goes(const struct node *n, const struct members
  * First out of the record, then out of their buckets: the verifier adds up the ways through two loops, and multiplies
  * those through one.
  */
-static __noinline __u32 record_drop(struct shard *s, __u32 *record, struct membership *m, int what)
+static __noinline __u32 record_drop_locked(struct shard *s, __u32 *record, struct membership *m, int what)
 {
 	__u32 i, before = loop_zero(), dropped = loop_zero(), surplus = loop_zero(), dead = loop_zero(), shard,
 	      step;
@@ -120,7 +120,7 @@ static __noinline __u32 record_drop(struct shard *s, __u32 *record, struct membe
 			i = next;
 			continue;
 		}
-		/* The barriers keep two stores apart, as in bucket_unlink(). */
+		/* The barriers keep two stores apart, as in bucket_unlink_locked(). */
 		b = node_at(before);
 		if (b) {
 			b->rnext = next;
@@ -143,18 +143,18 @@ static __noinline __u32 record_drop(struct shard *s, __u32 *record, struct membe
 		if (!n)
 			break;
 		dropped = n->rnext;
-		surplus |= node_drop(s, shard, i, n);
+		surplus |= node_drop_locked(s, shard, i, n);
 	}
 	n = node_at(dead);
 	if (refs_enabled() && n) {
-		node_unlink(s, shard, n);
+		node_unlink_locked(s, shard, n);
 		n->tag = NODE_DEAD;
 		m->dead = dead;
 	}
 	return surplus;
 }
 
-/* record_drop() under the lock; returns how many nodes it dropped.  A global function: the verifier looks at it once. */
+/* record_drop_locked() under the lock; returns how many nodes it dropped.  A global function: the verifier looks at it once. */
 __noinline __u32 record_drop_some(struct membership *m, int what)
 {
 	__u32 *record, surplus, dropped;
@@ -168,7 +168,7 @@ __noinline __u32 record_drop_some(struct membership *m, int what)
 		return 0;
 	bpf_spin_lock(&s->lock);
 	dropped = (__u32)s->n.removals;
-	surplus = record_drop(s, record, m, what);
+	surplus = record_drop_locked(s, record, m, what);
 	dropped = (__u32)s->n.removals - dropped;
 	bpf_spin_unlock(&s->lock);
 	if (surplus)
@@ -227,7 +227,7 @@ static __always_inline bool record_known(const struct membership *m)
  * Looks for the membership in a record that is not empty, marks the socket's nodes as one of several, and
  * makes room.  The caller holds the lock.
  */
-static __noinline int record_search(struct shard *s, __u32 *record, struct membership *m, __u32 *surplus)
+static __noinline int record_search_locked(struct shard *s, __u32 *record, struct membership *m, __u32 *surplus)
 {
 	__u32 own = loop_zero(), obsolete = loop_zero(), connects = 0, i, step;
 	int what = DROP_OBSOLETE;
@@ -274,14 +274,14 @@ not_found:
 	}
 	/* Nodes with a token are not dropped under this lock, see ref_acquire(). */
 	if (!refs_enabled() && (obsolete || what == DROP_ALL))
-		*surplus = record_drop(s, record, m, what);
+		*surplus = record_drop_locked(s, record, m, what);
 	return RECORD_NEW;
 }
 
 /* Adds the node of a new membership.  The caller holds the lock. */
-static __always_inline int record_insert(struct shard *s, __u32 *record, __u32 *first, struct membership *m)
+static __always_inline int record_insert_locked(struct shard *s, __u32 *record, __u32 *first, struct membership *m)
 {
-	__u32 fresh = node_alloc(s);
+	__u32 fresh = node_alloc_locked(s);
 	struct node *n = node_at(fresh);
 
 	if (!n)
@@ -297,7 +297,7 @@ static __always_inline int record_insert(struct shard *s, __u32 *record, __u32 *
 	if (m->tag & NODE_WILDCARD)
 		first = bucket_at(shard_of(m->cookie), bucket_wildcard());
 	if (first)
-		bucket_link(first, fresh, n);
+		bucket_link_locked(first, fresh, n);
 	s->n.inserts++;
 	return RECORD_NEW;
 }
@@ -314,7 +314,7 @@ static __always_inline int record_first(struct shard *s, struct membership *m)
 		return RECORD_NO_NODE;
 	bpf_spin_lock(&s->lock);
 	if (!*record)
-		result = record_insert(s, record, first, m);
+		result = record_insert_locked(s, record, first, m);
 	bpf_spin_unlock(&s->lock);
 	return result;
 }
@@ -338,9 +338,9 @@ __noinline int record_apply(struct membership *m)
 		return RECORD_TOO_LONG;
 	bpf_spin_lock(&s->lock);
 	if (*record)
-		result = record_search(s, record, m, &surplus);
+		result = record_search_locked(s, record, m, &surplus);
 	if (result == RECORD_NEW)
-		result = record_insert(s, record, first, m);
+		result = record_insert_locked(s, record, first, m);
 	bpf_spin_unlock(&s->lock);
 	if (surplus)
 		depot_give(surplus);
@@ -365,26 +365,8 @@ __noinline int record_further(struct membership *m)
 }
 
 /*
- * An in-kernel socket (MPTCP subflow, NFS, ...) fires connect but never cgroup/sock_release: its node
- * would stay for ever, so it leaves a note (kernel_notes.bpf.h).  Anything but plain TCP and UDP cannot be destroyed by tuple.
- */
-static __always_inline bool sock_may_be_indexed(const struct sock *sk, __u64 key, __u32 tag)
-{
-	if (BPF_CORE_READ_BITFIELD(sk, sk_kern_sock)) {
-		__sync_fetch_and_add(&counters.ignored_kernel, 1);
-		note_kernel_socket(key, tag);
-		return false;
-	}
-	if ((sk->sk_protocol == IPPROTO_UDP && sk->sk_type == SOCK_DGRAM) ||
-	    (sk->sk_protocol == IPPROTO_TCP && sk->sk_type == SOCK_STREAM))
-		return true;
-	__sync_fetch_and_add(&counters.ignored_protocol, 1);
-	return false;
-}
-
-/*
  * Takes the token for a membership that is about to be recorded; NULL: the node does without.  Makes room first,
- * as record_search() does where nodes have none.  No lock held.
+ * as record_search_locked() does where nodes have none.  No lock held.
  */
 static __always_inline struct skreap_sock *ref_acquire(struct membership *m, void *trusted)
 {
@@ -501,113 +483,6 @@ static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 t
 	result = record_membership(s, &m, bsk);
 	record_count(&m, result);
 	return result == RECORD_NEW;
-}
-
-static __always_inline void count_release_without_node(void)
-{
-	__sync_fetch_and_add(&cpu_counters[bpf_get_smp_processor_id() % MAX_CPUS].releases_without_node, 1);
-}
-
-/* The common case, a socket with one node: its token is taken first, so that one lock does for the rest. */
-static __always_inline bool release_single_ref(struct shard *s, __u32 *record, __u64 cookie)
-{
-	__u32 i = *(volatile __u32 *)record, surplus = 0;
-	struct node *n = node_at(i);
-	struct skreap_sock *sock;
-	bool done = false;
-	struct sockref *h;
-
-	if (!n || n->cookie != cookie || (n->tag & (NODE_HAS_REF | NODE_MULTI)) != NODE_HAS_REF)
-		return false;
-	h = sockref_at(i);
-	if (!h)
-		return false;
-	sock = bpf_kptr_xchg(&h->sock, NULL);
-	if (!sock)
-		return false;
-	bpf_spin_lock(&s->lock);
-	if (*record == i && n->cookie == cookie) {
-		*record = n->rnext;
-		surplus = node_drop(s, shard_of(cookie), i, n);
-		s->n.releases++;
-		done = true;
-	}
-	bpf_spin_unlock(&s->lock);
-	if (surplus)
-		depot_give(surplus);
-	if (done)
-		sockref_release(sock);
-	else
-		sockref_put(i, sock);
-	return done;
-}
-
-/* record_release() where nodes have tokens */
-__noinline int release_with_refs(__u64 cookie)
-{
-	struct membership m = {.cookie = cookie};
-	struct shard *s = shard_at(shard_of(cookie));
-	__u32 *record = record_at(cookie);
-
-	if (!s || !record)
-		return 0;
-	if (release_single_ref(s, record, cookie))
-		return 0;
-	if (!record_forget(&m, DROP_ALL)) {
-		count_release_without_node();
-		return 0;
-	}
-	bpf_spin_lock(&s->lock);
-	s->n.releases++;
-	bpf_spin_unlock(&s->lock);
-	return 0;
-}
-
-static __always_inline void record_release(const struct sock *sk)
-{
-	struct membership m = {.cookie = sock_cookie(sk)};
-	__u32 *record, surplus, shard, i;
-	struct shard *s;
-	struct node *n;
-	__u64 before;
-
-	if (!m.cookie) {
-		__sync_fetch_and_add(&cpu_counters[bpf_get_smp_processor_id() % MAX_CPUS].releases_without_cookie,
-				     1);
-		return;
-	}
-	shard = shard_of(m.cookie);
-	record = record_at(m.cookie);
-	s = shard_at(shard);
-	if (!record || !s)
-		return;
-	/* Without the lock: what this socket has recorded was recorded before the last reference went. */
-	if (!*(volatile __u32 *)record) {
-		count_release_without_node();
-		return;
-	}
-	if (refs_enabled()) {
-		release_with_refs(m.cookie);
-		return;
-	}
-	bpf_spin_lock(&s->lock);
-	before = s->n.removals;
-	i = *record;
-	n = node_at(i);
-	if (n && n->cookie == m.cookie && !(n->tag & NODE_MULTI)) {
-		*record = n->rnext;
-		surplus = node_drop(s, shard, i, n);
-	} else {
-		surplus = record_drop(s, record, &m, DROP_ALL);
-	}
-	before = s->n.removals - before;
-	if (before)
-		s->n.releases++;
-	bpf_spin_unlock(&s->lock);
-	if (surplus)
-		depot_give(surplus);
-	if (!before)
-		count_release_without_node();
 }
 
 #endif

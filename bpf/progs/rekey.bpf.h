@@ -90,10 +90,10 @@ __noinline int rekey_apply(struct membership *m)
 		if (found.count >= cfg_max_memberships) {
 			/* Nodes with a token are removed after the unlock. */
 			if (!refs_enabled())
-				surplus = record_drop(s, record, m, DROP_ALL);
+				surplus = record_drop_locked(s, record, m, DROP_ALL);
 			m->tag = NODE_WILDCARD | (found.tags & NODE_CONNECT);
 		}
-		if (record_insert(s, record, first, m) != RECORD_NEW)
+		if (record_insert_locked(s, record, first, m) != RECORD_NEW)
 			result = SKREAP_REKEY_NO_NODE;
 	}
 	bpf_spin_unlock(&s->lock);

@@ -24,6 +24,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #include "incomplete.bpf.h"
 #include "frontend.bpf.h"
 #include "record.bpf.h"
+#include "release.bpf.h"
 #include "pending.bpf.h"
 #include "walk.bpf.h"
 #include "rekey.bpf.h"

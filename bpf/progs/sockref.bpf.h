@@ -121,7 +121,7 @@ static __always_inline void node_bury(__u32 i, struct node *n)
 	if (!s)
 		return;
 	bpf_spin_lock(&s->lock);
-	surplus = node_free(s, i, n);
+	surplus = node_free_locked(s, i, n);
 	bpf_spin_unlock(&s->lock);
 	if (surplus)
 		depot_give(surplus);

@@ -100,7 +100,7 @@ static __always_inline void cursor_leave(struct walk_slot *w, struct node *curso
 	if (!s || !first || !w->linked)
 		return;
 	bpf_spin_lock(&s->lock);
-	bucket_unlink(first, cursor);
+	bucket_unlink_locked(first, cursor);
 	bpf_spin_unlock(&s->lock);
 	w->linked = 0;
 }
@@ -139,7 +139,7 @@ __noinline int cursor_enter(struct walk_slot *w, __u32 ci, struct node *cursor, 
 		w->bucket = bucket;
 		w->position = p + 1;
 		bpf_spin_lock(&s->lock);
-		bucket_link(first, ci, cursor);
+		bucket_link_locked(first, ci, cursor);
 		bpf_spin_unlock(&s->lock);
 		w->linked = 1;
 		return WALK_GO_ON;
@@ -287,14 +287,14 @@ static __always_inline __u64 advance(struct walk_slot *w, struct shard *s, __u32
 	at->i = cursor->next;
 	x = node_at(at->i);
 	if (x) {
-		bucket_advance(first, ci, cursor, x);
+		bucket_advance_locked(first, ci, cursor, x);
 		sk = x->sk;
 		at->cookie = x->cookie;
 		at->key = x->key;
 		at->tag = x->tag;
 		at->frontend = frontend_of_node(x, ci - 1, w->n.flags);
 	} else {
-		bucket_unlink(first, cursor);
+		bucket_unlink_locked(first, cursor);
 		w->linked = 0;
 	}
 	bpf_spin_unlock(&s->lock);

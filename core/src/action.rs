@@ -380,6 +380,11 @@ pub enum ActionError {
         "{0} is a UDP backend, and all deleted ones are TCP, whose sockets can only be destroyed; leave \"action\" out"
     )]
     NoUdp(Backend),
+    /// A destination whose sockets the event selects.
+    #[error(
+        "{0} is selected by the event itself: what is connected to it would be destroyed; add it to \"except\" (--except-to), or write another living backend"
+    )]
+    Selected(Backend),
     /// A deleted backend without a destination of its family.
     #[error(
         "the sockets of {0} have no destination of their address family; write one, or send an event of its own for it"

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::action::{ActionError, VictimAction};
+use crate::action::{ActionError, Destinations, VictimAction};
 use crate::backend::Backend;
 use crate::frontend::{FrontendError, Through};
 use crate::network::Network;
@@ -90,12 +90,28 @@ impl Event {
         check_limits(selectors).map_err(|message| FieldError { field: field.to_owned(), message })
     }
 
-    /// Checks that the sockets of the deleted backends can be connected where the event wants them to be.
+    /// Checks that the sockets of the event can be connected where it wants them to be.
     ///
     /// # Errors
     /// [`ActionError`] names the backend at fault.
     pub fn check_action(&self) -> Result<(), ActionError> {
-        self.victim_action.as_ref().map_or(Ok(()), |action| action.check(self.action.gone()))
+        let Some(action) = &self.victim_action else {
+            return Ok(());
+        };
+        action.check(self.action.gone())?;
+        let destinations = action.to().map(Destinations::backends).unwrap_or_default();
+        match destinations.iter().find(|to| self.action.needs_selector() && self.selects_peer(to)) {
+            Some(to) => Err(ActionError::Selected(*to)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether sockets that are connected to it may be selected, as far as that depends on their peer.
+    fn selects_peer(&self, peer: &Backend) -> bool {
+        let admits = |selector: &Selector| selector.admits_peer(peer.protocol(), peer.addr(), peer.port());
+        self.selector.as_deref().is_none_or(admits)
+            && !self.except.as_deref().is_some_and(|except| !except.has_place() && admits(except))
+            && !self.action.allowed().iter().any(admits)
     }
 
     /// The backend is gone. The id is one that no other event of this process has, until [`with_id`](Self::with_id) says

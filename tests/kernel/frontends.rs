@@ -34,7 +34,7 @@ pub const DIRECT: &str = "direct";
 pub const UNKNOWN: &str = "unknown";
 
 /// Two services with one pod.
-const V4: &[(&str, &str)] = &[(A, POD), (B, POD)];
+pub const V4: &[(&str, &str)] = &[(A, POD), (B, POD)];
 const V6: &[(&str, &str)] = &[(A6, POD6), (B6, POD6)];
 const TCP: &[(&str, &str)] = &[(A_TCP, POD_TCP), (B_TCP, POD_TCP)];
 

@@ -54,6 +54,7 @@ mod reach;
 mod revive;
 mod rules;
 mod scan_held;
+mod selected_actions;
 mod selection;
 mod selectors;
 mod senders;
@@ -140,6 +141,7 @@ fn main() -> ExitCode {
         verifier::cases(),
         link::cases(),
         whose::cases(),
+        selected_actions::cases(),
         selectors::cases(),
         intents::cases(),
     ];

@@ -23,6 +23,7 @@ use crate::results::Scope;
 use crate::schedule::Pace;
 use crate::world::World;
 
+pub use engines::start;
 use event::Whole;
 use floor::{Floor, FloorClosed};
 use service::Service;

@@ -443,6 +443,29 @@ fn reads_what_is_done_with_the_victims() {
 }
 
 #[test]
+fn a_destination_may_not_be_selected() {
+    let to = r#""action":"move","to":"udp://10.0.0.2:53"}"#;
+    for (selects, refused_for_it) in [
+        (r#""type":"terminate","where":{"to":["10.0.0.0/8"]}"#, true),
+        (r#""type":"terminate","where":{"uid":1000}"#, true),
+        (r#""type":"terminate","where":{"to":["10.0.0.0/8"]},"except":{"to":["10.0.0.2"],"uid":7}"#, true),
+        (r#""type":"terminate","where":{"to":["10.0.0.0/8"]},"except":{"to":["10.0.0.2"]}"#, false),
+        (r#""type":"terminate","where":{"to":["10.0.0.0/8"],"ports":["54"]}"#, false),
+        (r#""type":"terminate","where":{"protocol":"tcp","uid":1000}"#, false),
+        (r#""type":"policy","where":{"uid":1000},"allow":[{"to":["10.0.0.0/8"],"ports":["53"]}]"#, false),
+        (r#""type":"policy","where":{"uid":1000},"allow":[{"to":["10.0.0.0/8"],"ports":["54"]}]"#, true),
+        (r#""type":"backend-deleted","backend":"udp://10.0.0.1:53","where":{"uid":1000}"#, false),
+    ] {
+        let line = format!(r#"{{"id":"e",{selects},{to}"#);
+        if refused_for_it {
+            refused(&line, Some("e"), Some("to"), "udp://10.0.0.2:53 is selected by the event itself");
+        } else {
+            assert!(matches!(Request::parse(line.as_bytes(), 1), Ok(Request::Event(_))), "{line}");
+        }
+    }
+}
+
+#[test]
 fn a_deletion_may_wait_to_be_confirmed() {
     let line =
         |rest: &str| format!(r#"{{"id":"e","type":"backend-deleted","backend":"udp://10.0.0.1:53"{rest}}}"#);

@@ -16,9 +16,6 @@ pub(super) struct ActionArgs {
     /// the service does]
     #[arg(long, value_name = "ACTION", value_parser = action())]
     action: Option<ActionName>,
-    /// Living backends, or the virtual address, that sockets are connected to, separated by commas
-    #[arg(long, value_name = "BACKENDS", value_delimiter = ',', requires = "action")]
-    to: Vec<Backend>,
     /// Revive or move also to and from ports of protocols whose two ends share state: 443, 853, 3478, 4500, 5683, 5684
     #[arg(long, requires = "action")]
     force: bool,
@@ -28,6 +25,21 @@ pub(super) struct ActionArgs {
     after_ms: Option<u32>,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct ToArg {
+    /// Living backends, or the virtual address, that sockets are connected to, separated by commas
+    #[arg(long, value_name = "BACKENDS", value_delimiter = ',', requires = "action")]
+    to: Vec<Backend>,
+}
+
+/// Of a command in which `--to` says which sockets are meant.
+#[derive(Debug, clap::Args)]
+pub(super) struct DestinationArg {
+    /// Living backends, or the virtual address, that sockets are connected to, separated by commas
+    #[arg(long, value_name = "BACKENDS", value_delimiter = ',', requires = "action")]
+    destination: Vec<Backend>,
+}
+
 fn action() -> impl TypedValueParser<Value = ActionName> {
     PossibleValuesParser::new(ActionName::ALL.map(ActionName::name))
         .try_map(|name| name.parse::<ActionName>())
@@ -35,14 +47,23 @@ fn action() -> impl TypedValueParser<Value = ActionName> {
 
 impl ActionArgs {
     /// What is to be done; `None` if that is not said.
-    pub(super) fn action(&self) -> Result<Option<VictimAction>, Failure> {
+    pub(super) fn action(&self, to: &ToArg) -> Result<Option<VictimAction>, Failure> {
+        self.connecting("--to", &to.to)
+    }
+
+    /// The same, where the destinations have another name.
+    pub(super) fn action_with(&self, to: &DestinationArg) -> Result<Option<VictimAction>, Failure> {
+        self.connecting("--destination", &to.destination)
+    }
+
+    fn connecting(&self, option: &str, backends: &[Backend]) -> Result<Option<VictimAction>, Failure> {
         let Some(name) = self.action else {
             return Ok(None);
         };
         let misused = |message: &str| Err(Failure::Misused(anyhow!("--action {name}: {message}")));
         let connects = matches!(name, ActionName::Revive | ActionName::Move);
-        if !connects && !self.to.is_empty() {
-            return misused("sockets are connected to nothing; leave --to out");
+        if !connects && !backends.is_empty() {
+            return misused(&format!("sockets are connected to nothing; leave {option} out"));
         }
         if name != ActionName::Revive && self.after_ms.is_some() {
             return misused("nothing is done later; leave --after-ms out");
@@ -51,8 +72,8 @@ impl ActionArgs {
             return misused("there is nothing to force; leave --force out");
         }
         let to = || {
-            let to = Destinations::new(self.to.clone(), Spread::Even);
-            to.map(|to| to.forced(self.force)).map_err(|e| Failure::Misused(anyhow!("--to: {e}")))
+            let to = Destinations::new(backends.to_vec(), Spread::Even);
+            to.map(|to| to.forced(self.force)).map_err(|e| Failure::Misused(anyhow!("{option}: {e}")))
         };
         Ok(Some(match name {
             ActionName::Destroy => VictimAction::Destroy,

@@ -15,7 +15,7 @@ use skreap::core::{
     RuleCount, SocketTuple, Through, UnknownFrontend, VictimAction,
 };
 
-use super::action::ActionArgs;
+use super::action::{ActionArgs, ToArg};
 use super::once::{self, OnceArgs};
 use super::selector::{self, ExceptArgs, PlaceArgs};
 use super::text::{counted, grouped};
@@ -49,6 +49,8 @@ pub(super) struct Args {
     #[command(flatten)]
     action: ActionArgs,
     #[command(flatten)]
+    to: ToArg,
+    #[command(flatten)]
     once: OnceArgs,
 }
 
@@ -69,7 +71,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut event = Event::new(client::id("reap"), action).with_dry_run(args.dry_run);
     restrict(args, &mut event)?;
     let subject = subject + &selector::words(&event);
-    event.victim_action = args.action.action()?;
+    event.victim_action = args.action.action(&args.to)?;
     event.check_action().map_err(|e| Failure::Misused(e.into()))?;
     if args.once.once && matches!(event.victim_action, Some(VictimAction::Revive(_))) {
         let message = "--once ends before sockets are looked at again; use a service, or leave --action out";

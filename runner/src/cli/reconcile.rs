@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow};
 use serde::Deserialize as _;
 use skreap::core::{Action, Backend, Event, Network, Report, Request};
 
-use super::action::ActionArgs;
+use super::action::{ActionArgs, ToArg};
 use super::selector::{self, ExceptArgs, PlaceArgs};
 use super::text::counted;
 use super::{Failure, SocketArg, client, complete, reap};
@@ -36,6 +36,8 @@ pub(super) struct Args {
     #[command(flatten)]
     action: ActionArgs,
     #[command(flatten)]
+    to: ToArg,
+    #[command(flatten)]
     socket: SocketArg,
     /// Print the report as one JSON object
     #[arg(long)]
@@ -59,7 +61,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let subject = format!("not among {}", counted(backends.len() as u64, "living backend"));
     let action = Action::Reconcile { backends, within: args.within.clone(), max_victims: args.max_victims };
     let mut event = Event::new(client::id("reconcile"), action).with_dry_run(args.dry_run);
-    event.victim_action = args.action.action()?;
+    event.victim_action = args.action.action(&args.to)?;
     event.check_links().map_err(|e| Failure::Misused(e.into()))?;
     selector::restrict(&mut event, args.place.selector(), &args.except)?;
     let subject = subject + &selector::words(&event);

@@ -23,7 +23,7 @@ use skreap::source::{Source, Stop};
 use skreap::supervisor::Supervisor;
 use skreap::{Builder, Queue, Reaper, daemon};
 
-use super::action::ActionArgs;
+use super::action::{ActionArgs, ToArg};
 use super::ready::Ready;
 use super::rules;
 use super::socket::{AccessArgs, REQUESTS, SocketArg, SourceArg};
@@ -61,6 +61,8 @@ pub(super) struct Args {
     no_bootstrap: bool,
     #[command(flatten, next_help_heading = REAPING)]
     action: ActionArgs,
+    #[command(flatten)]
+    to: ToArg,
     /// Rules (TOML) that say what is done with the victims of events that do not: by port, cgroup, command and user; see
     /// `skreap check-rules`
     #[arg(long, value_name = "FILE", help_heading = REAPING, conflicts_with = "action")]
@@ -211,7 +213,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         sources.push(Source::Stdin);
     }
     let mut builder = args.reaper.builder()?.bootstrap(!args.no_bootstrap).revive(!args.no_revive);
-    if let Some(action) = args.action.action()? {
+    if let Some(action) = args.action.action(&args.to)? {
         builder = builder.victim_action(action);
     }
     if let Some(path) = &args.rules {

@@ -128,6 +128,25 @@ fn print_events(out: &mut impl Write, s: &Status) -> io::Result<()> {
             ),
         )?;
     }
+    let (moved, revived) = (&t.moved, &t.revived);
+    if moved.sockets + revived.sockets > 0 {
+        row(
+            out,
+            "",
+            format!(
+                "{} of {} moved, {} of {} that were looked at again revived",
+                grouped(moved.moved),
+                grouped(moved.sockets),
+                grouped(revived.revived),
+                grouped(revived.sockets)
+            ),
+        )?;
+    }
+    for (rule, actions) in &t.rules {
+        let actions: Vec<String> =
+            actions.iter().map(|(action, n)| format!("{} {action}", grouped(*n))).collect();
+        row(out, "rule", format!("{rule}: {}", actions.join(", ")))?;
+    }
     if s.latency.count > 0 {
         let l = &s.latency.total;
         row(

@@ -3,6 +3,7 @@
 use anyhow::anyhow;
 use skreap::core::{Action, Event, PortRange, Prefix, Protocol, Selector};
 
+use super::action::{ActionArgs, DestinationArg};
 use super::selector::{self, ExceptArgs, PlaceArgs};
 use super::{Failure, SocketArg, client, reap};
 
@@ -28,6 +29,10 @@ pub(super) struct Args {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    action: ActionArgs,
+    #[command(flatten)]
+    destination: DestinationArg,
+    #[command(flatten)]
     socket: SocketArg,
     /// Print the report as one JSON object
     #[arg(long)]
@@ -50,5 +55,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let action = Action::Terminate { max_victims: args.max_victims };
     let mut event = Event::new(client::id("terminate"), action).with_dry_run(args.dry_run);
     selector::restrict(&mut event, selector, &args.except)?;
+    event.victim_action = args.action.action_with(&args.destination)?;
+    event.check_action().map_err(|e| Failure::Misused(e.into()))?;
     reap::tell(&args.socket, event, &subject, args.json)
 }

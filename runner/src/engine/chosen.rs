@@ -135,6 +135,18 @@ impl Chosen {
         self.remembered.get_or_insert_default();
     }
 
+    /// True if it does.
+    pub(crate) fn remembers(&self) -> bool {
+        self.remembered.is_some()
+    }
+
+    /// Remembers these, which another than an engine has found.
+    pub(crate) fn add_remembered(&mut self, victims: Vec<Victim>) {
+        if let Some(remembered) = &mut self.remembered {
+            remembered.extend(victims.into_iter().map(|victim| (victim.cookie(), victim)));
+        }
+    }
+
     /// True if victims have to be listed before they are destroyed.
     pub(super) fn lists(&self) -> bool {
         self.link.is_some() || self.remembered.is_some() || self.assigner.is_some()

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use skreap_bpf::{Filter, Rule, Select, Victim, Walker};
-use skreap_core::{Backend, EngineName, Incomplete, Outcome, Target, Unconnected};
+use skreap_core::{Backend, EngineName, Incomplete, Outcome, Target, Through, Unconnected};
 
 use super::destroy::Destroyer;
 use super::link::Link;
@@ -61,6 +61,8 @@ pub struct Selection {
     pub rules: Rules,
     /// All of them are connected to one of these; to any if there are none.
     pub backends: Vec<Backend>,
+    /// The frontends that they have come through. Only with backends, and with engines that walk the index.
+    pub through: Through,
     /// Policy for sockets that have sent to a selected backend without connecting to it.
     pub unconnected: Unconnected,
     /// Choose and list the victims, destroy nothing.
@@ -112,6 +114,7 @@ impl InIndex<'_> {
                 outcome.incomplete.insert(Incomplete::WildcardUnconnected);
             }
         } else {
+            self.walker.restrict(&selection.through)?;
             for backend in &selection.backends {
                 walk(self.walker, &selection.target(*backend), self.states, &mut victims, &mut outcome)?;
             }
@@ -149,6 +152,8 @@ fn walk(
     skipped.no_peer += counts.no_peer;
     skipped.state += counts.state;
     skipped.stale += counts.stale;
+    skipped.frontend += counts.frontend;
+    skipped.frontend_unknown += counts.frontend_unknown;
     for (there, why) in [
         (counts.incomplete_full, Incomplete::IndexFull),
         (counts.incomplete_everything, Incomplete::IndexUnsure),

@@ -6,3 +6,4 @@ pub mod listing;
 pub mod monitor;
 pub(crate) mod observer;
 pub mod status;
+mod totals;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use skreap_bpf::Victim;
 use skreap_core::{ActionRules, Backend, Event, Incomplete, Protocol, Revive, VictimAction};
@@ -9,8 +10,9 @@ use skreap_core::{ActionRules, Backend, Event, Incomplete, Protocol, Revive, Vic
 use super::Reaper;
 use super::batch::Batch;
 use super::done::Done;
+use super::moving::without_links;
 use super::place;
-use crate::engine::{Assigner, Chosen, Link, Tools};
+use crate::engine::{Assigner, Chosen, Link, Rules, Tools};
 use crate::upkeep::revive::Revival;
 
 /// The backends of an event, by what is done with their sockets.
@@ -62,12 +64,18 @@ impl Reaper {
         batch: &mut Batch,
         event: &Event,
         backends: Vec<Named>,
+        rules: Option<Rules>,
         done: &mut Done,
     ) {
-        let mut chosen = Chosen::through(&event.through);
+        let whole = event.netns.is_none() && event.through.is_any() && rules.is_none();
+        let mut chosen = Chosen::through(&event.through).with_rules(rules);
         match done.action.clone() {
             VictimAction::Move(how) => {
-                let left = if event.dry_run { backends } else { self.move_victims(&how, backends, done) };
+                let left = if event.dry_run {
+                    backends
+                } else {
+                    self.move_victims(&how, backends, &mut chosen, done)
+                };
                 self.reap(batch, event, left, &mut chosen, false, done);
             }
             VictimAction::Revive(how) => {
@@ -75,7 +83,6 @@ impl Reaper {
                     chosen.remember();
                 }
                 let gone: Vec<Backend> = backends.iter().map(|(backend, _)| *backend).collect();
-                let whole = event.netns.is_none() && event.through.is_any();
                 self.reap(batch, event, backends, &mut chosen, whole, done);
                 done.revival = Revival::new(&event.id, vec![(chosen.take_remembered(), how)], &gone);
             }
@@ -92,15 +99,15 @@ impl Reaper {
         rules: Arc<ActionRules>,
         done: &mut Done,
     ) {
+        let mut chosen = Chosen::through(&event.through);
         let mut assigner = self.assigner(&rules, &backends);
         let is_moving = |backend: &Backend| {
             backend.protocol() == Protocol::Udp && assigner.moves(&backend.without_zone())
         };
         let moving: Vec<Named> = backends.iter().copied().filter(|(backend, _)| is_moving(backend)).collect();
         if !event.dry_run && !moving.is_empty() {
-            self.move_by_rules(&mut assigner, &moving, done);
+            self.move_by_rules(&mut assigner, &moving, &mut chosen, done);
         }
-        let mut chosen = Chosen::through(&event.through);
         chosen.set_assigner(assigner);
         if !event.dry_run {
             chosen.remember();
@@ -140,22 +147,31 @@ impl Reaper {
         Assigner::new(Arc::clone(rules), places, tools)
     }
 
-    fn move_by_rules(&mut self, assigner: &mut Assigner, backends: &[Named], done: &mut Done) {
-        let mut turns: HashMap<usize, usize> = HashMap::new();
-        self.move_found(backends, done, |victims, gone| {
+    fn move_by_rules(
+        &mut self,
+        assigner: &mut Assigner,
+        backends: &[Named],
+        chosen: &mut Chosen,
+        done: &mut Done,
+    ) {
+        let start = Instant::now();
+        let gone = without_links(backends);
+        let found = self.find_udp(backends, chosen).map(|victims| {
             let mut by_backend: HashMap<Backend, Vec<Victim>> = HashMap::new();
             for (victim, backend) in victims.iter().filter_map(|victim| Some((victim, victim.backend()?))) {
                 by_backend.entry(backend).or_default().push(*victim);
             }
             by_backend.iter().for_each(|(backend, victims)| assigner.assign(*backend, victims));
+            let mut turns: HashMap<usize, usize> = HashMap::new();
             let to = |victim: &Victim| {
                 let (i, rule) = assigner.rule_of(victim.cookie(), &victim.backend()?)?;
                 let VictimAction::Move(how) = &rule.action else { return None };
                 let turn = turns.entry(i).or_default();
-                Some((*victim, how.to.of(victim.peer().ip(), victim.cookie(), gone, turn)))
+                Some((*victim, how.to.of(victim.peer().ip(), victim.cookie(), &gone, turn)))
             };
             victims.iter().filter_map(to).collect()
         });
+        self.move_each(found, start, done);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use skreap_bpf::Victim;
-use skreap_core::{Event, Incomplete, Outcome, Target, Unconnected, VictimAction};
+use skreap_core::{Event, Incomplete, Outcome, Target, Unconnected};
 
 use super::Reaper;
 use crate::engine::EngineError;
@@ -13,7 +13,7 @@ impl Reaper {
     ///
     /// # Errors
     /// Why not, and what to do.
-    pub(super) fn may_restrict(&self, event: &Event, action: &VictimAction) -> Result<(), String> {
+    pub(super) fn may_restrict(&self, event: &Event) -> Result<(), String> {
         event.check_through().map_err(|e| e.to_string())?;
         if event.through.is_any() {
             return Ok(());
@@ -24,10 +24,6 @@ impl Reaper {
                         or send the event without"
                     .to_owned(),
             );
-        }
-        if matches!(action, VictimAction::Move(_)) {
-            return Err("sockets are moved however they came: send the event without \"frontend\", or with \"action\":\"destroy\""
-                .to_owned());
         }
         let engine = self.engine.name();
         if engine.scans() {

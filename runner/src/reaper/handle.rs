@@ -80,9 +80,9 @@ impl Reaper {
         event.dry_run |= done.action == VictimAction::None;
         if let Some(objection) = self.objection(&event, &done.action) {
             done.fail(Incomplete::Refused, objection);
-        } else if let Err(e) = check(&event, &done.action) {
+        } else if let Err(e) = check(&event) {
             done.fail(Incomplete::EngineFailed, e);
-        } else if let Err(why) = self.may_restrict(&event, &done.action) {
+        } else if let Err(why) = self.may_restrict(&event) {
             done.fail(Incomplete::EngineFailed, why);
         } else {
             self.work(batch, &event, &mut done);
@@ -142,7 +142,7 @@ impl Reaper {
         if !others.is_empty() {
             match by {
                 Some(by) => self.reap_by_rules(batch, event, others, by, done),
-                None => self.reap_otherwise(batch, event, others, done),
+                None => self.reap_otherwise(batch, event, others, rules.clone(), done),
             }
         }
         if !plain.is_empty() {
@@ -429,22 +429,9 @@ impl Reaper {
 }
 
 /// What is wrong with the event itself, if anything is.
-fn check(event: &Event, action: &VictimAction) -> Result<(), String> {
+fn check(event: &Event) -> Result<(), String> {
     event.check_selectors().map_err(|e| e.to_string())?;
-    event.check_links().map_err(|e| e.to_string())?;
-    let restricted = event.selector.is_some() || event.except.is_some();
-    if restricted && !event.through.is_any() {
-        return Err(
-            "this version cannot combine a selector and \"frontend\"; send an event for each".to_owned()
-        );
-    }
-    if restricted && action.to().is_some() {
-        let name = action.name();
-        return Err(format!(
-            "this version cannot {name} the sockets of an event with a selector; send it with \"action\":\"destroy\""
-        ));
-    }
-    Ok(())
+    event.check_links().map_err(|e| e.to_string())
 }
 
 /// The backends, with the link of each if the event names the netns of links.

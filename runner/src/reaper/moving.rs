@@ -4,27 +4,33 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use skreap_bpf::{Relation, Victim};
-use skreap_core::{Backend, Connected, Incomplete, Instead, Move, Moved, Protocol};
+use skreap_core::{Backend, Connected, Destinations, Incomplete, Instead, Move, Moved, Protocol, Through};
 
 use super::Reaper;
 use super::done::Done;
 use crate::engine::connect::{Connector, Wanted};
-use crate::engine::{Chosen, EngineError, Link, nanos};
+use crate::engine::{Chosen, EngineError, Link, Rules, nanos};
 
 /// A backend, with its link if the event names one.
 type Named = (Backend, Option<Link>);
 
+/// A victim, and the destination that it has, if there is one for it.
+type Directed = (Victim, Option<Backend>);
+
 impl Reaper {
-    /// Moves the sockets of these backends; returns the backends whose sockets are destroyed then: what could not be moved,
-    /// and TCP sockets.
-    pub(super) fn move_victims(&mut self, how: &Move, backends: Vec<Named>, done: &mut Done) -> Vec<Named> {
+    /// Moves the sockets of these backends that are chosen; returns the backends whose sockets are destroyed then: what could
+    /// not be moved, and TCP sockets.
+    pub(super) fn move_victims(
+        &mut self,
+        how: &Move,
+        backends: Vec<Named>,
+        chosen: &mut Chosen,
+        done: &mut Done,
+    ) -> Vec<Named> {
+        let start = Instant::now();
         let udp: Vec<Named> = backends.iter().copied().filter(|(backend, _)| is_udp(backend)).collect();
-        self.move_found(&udp, done, |victims, gone| {
-            let mut turn = 0;
-            let to =
-                |victim: &Victim| (*victim, how.to.of(victim.peer().ip(), victim.cookie(), gone, &mut turn));
-            victims.iter().map(to).collect()
-        });
+        let found = self.find_udp(&udp, chosen);
+        self.move_each(found.map(|victims| directed(&how.to, &victims, &without_links(&udp))), start, done);
         let is_destroyed = |backend: &Backend| {
             let instead = if is_udp(backend) { how.otherwise } else { how.tcp };
             instead == Instead::Destroy
@@ -32,17 +38,14 @@ impl Reaper {
         backends.into_iter().filter(|(backend, _)| is_destroyed(backend)).collect()
     }
 
-    /// Moves those sockets of these UDP backends that `choose` chooses, each with its destination if it has one.
-    pub(super) fn move_found(
+    /// Moves these, which were looked for since `start`.
+    pub(super) fn move_each(
         &mut self,
-        backends: &[Named],
+        found: Result<Vec<Directed>, EngineError>,
+        start: Instant,
         done: &mut Done,
-        choose: impl FnOnce(&[Victim], &HashSet<Backend>) -> Vec<(Victim, Option<Backend>)>,
     ) {
-        let start = Instant::now();
-        let gone: HashSet<Backend> = backends.iter().map(|(backend, _)| backend.without_zone()).collect();
-        let ends = self.find_udp(backends).and_then(|victims| self.try_move(choose(&victims, &gone)));
-        match ends {
+        match found.and_then(|victims| self.try_move(victims)) {
             Ok(ends) => {
                 let mut moved = Moved::default();
                 ends.iter().for_each(|(_, end)| moved.add(*end));
@@ -64,12 +67,10 @@ impl Reaper {
     }
 
     /// What came of each.
-    fn try_move(
-        &mut self,
-        chosen: Vec<(Victim, Option<Backend>)>,
-    ) -> Result<Vec<(Victim, Connected)>, EngineError> {
-        let (mut ends, mut victims, mut wanted) = (Vec::with_capacity(chosen.len()), Vec::new(), Vec::new());
-        for (victim, to) in chosen {
+    fn try_move(&mut self, directed: Vec<Directed>) -> Result<Vec<(Victim, Connected)>, EngineError> {
+        let (mut ends, mut victims, mut wanted) =
+            (Vec::with_capacity(directed.len()), Vec::new(), Vec::new());
+        for (victim, to) in directed {
             let (cookie, was) = (victim.cookie(), victim.peer());
             match to {
                 // Bound to an interface it stays so.
@@ -90,21 +91,65 @@ impl Reaper {
         Ok(ends)
     }
 
-    /// The connected sockets of these backends that the index knows, in the order of their cookies.
-    fn find_udp(&mut self, backends: &[Named]) -> Result<Vec<Victim>, EngineError> {
-        let (mut all, mut chosen) = (Vec::new(), Chosen::default());
-        for (backend, link) in backends {
-            let mut victims = Vec::new();
-            let target = self.target(*backend, true);
-            self.walker.walk(&target, &mut victims)?;
-            chosen.set_link(*link);
-            victims.retain(|victim| victim.relation() == Relation::Connected && chosen.on_link(victim));
-            all.append(&mut victims);
-        }
-        all.sort_unstable_by_key(Victim::cookie);
-        all.dedup_by_key(|victim| victim.cookie());
-        Ok(all)
+    /// The connected sockets of these UDP backends that the index knows and that are chosen, in the order of their cookies.
+    pub(super) fn find_udp(
+        &mut self,
+        backends: &[Named],
+        chosen: &mut Chosen,
+    ) -> Result<Vec<Victim>, EngineError> {
+        self.walker.restrict(chosen.frontends())?;
+        let found =
+            backends.iter().map(|named| self.find_udp_of(named, chosen)).collect::<Result<Vec<_>, _>>();
+        self.walker.restrict(&Through::default())?;
+        Ok(in_order(found?.concat()))
     }
+
+    fn find_udp_of(
+        &mut self,
+        (backend, link): &Named,
+        chosen: &mut Chosen,
+    ) -> Result<Vec<Victim>, EngineError> {
+        let target = self.target(*backend, true);
+        let mut victims = Vec::new();
+        self.walker.walk(&target, &mut victims)?;
+        chosen.set_link(*link);
+        victims.retain(|victim| victim.relation() == Relation::Connected && chosen.on_link(victim));
+        if let Some(rules) = chosen.rules() {
+            match rules.of_backend(&target.backend, *link) {
+                Some(rules) => self.sift(&rules, &mut victims)?,
+                None => victims.clear(),
+            }
+        }
+        Ok(victims)
+    }
+
+    /// The connected UDP sockets in the index that the rules select, in the order of their cookies.
+    pub(super) fn find_udp_by(&mut self, rules: &Rules) -> Result<Vec<Victim>, EngineError> {
+        let mut victims = self.selected(rules)?;
+        victims.retain(|victim| {
+            victim.relation() == Relation::Connected && victim.protocol() == Some(Protocol::Udp)
+        });
+        Ok(in_order(victims))
+    }
+}
+
+/// Each once.
+fn in_order(mut victims: Vec<Victim>) -> Vec<Victim> {
+    victims.sort_unstable_by_key(Victim::cookie);
+    victims.dedup_by_key(|victim| victim.cookie());
+    victims
+}
+
+/// Gives each its destination, which is none of those that are gone.
+pub(super) fn directed(to: &Destinations, victims: &[Victim], gone: &HashSet<Backend>) -> Vec<Directed> {
+    let mut turn = 0;
+    let mut to_of = |victim: &Victim| to.of(victim.peer().ip(), victim.cookie(), gone, &mut turn);
+    victims.iter().map(|victim| (*victim, to_of(victim))).collect()
+}
+
+/// The backends themselves.
+pub(super) fn without_links(backends: &[Named]) -> HashSet<Backend> {
+    backends.iter().map(|(backend, _)| backend.without_zone()).collect()
 }
 
 fn is_udp(backend: &Backend) -> bool {

@@ -11,10 +11,10 @@ impl Reaper {
     pub(super) fn action_of(&self, event: &Event) -> VictimAction {
         let usual =
             if self.rules_for(event).is_some() { VictimAction::Destroy } else { self.victim_action.clone() };
-        let action = event.victim_action.clone().unwrap_or(usual);
         // What is usual for a deleted backend makes no sense where the connections are not wanted.
-        let unwanted = event.action.needs_selector() && action.to().is_some();
-        if unwanted { VictimAction::Destroy } else { action }
+        let unwanted = event.action.needs_selector() && usual.to().is_some();
+        let usual = if unwanted { VictimAction::Destroy } else { usual };
+        event.victim_action.clone().unwrap_or(usual)
     }
 
     /// Why this service does not do that; `None` if it does.

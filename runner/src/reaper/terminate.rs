@@ -3,13 +3,17 @@
 use std::time::Instant;
 
 use skreap_bpf::{Select, Victim};
-use skreap_core::{Event, Incomplete, Outcome, Target, Unconnected};
+use skreap_core::{
+    Backend, Event, Incomplete, Instead, Move, Outcome, Protocol, Target, Through, Unconnected, VictimAction,
+};
 
 use super::Reaper;
 use super::done::Done;
 use super::limits::attribute_all;
+use super::moving::directed;
 use crate::engine::{Chosen, EngineError, Rules, Scope, Selection, StateMask, nanos};
 use crate::reaper::place;
+use crate::upkeep::revive::Revival;
 
 impl Reaper {
     /// An event that names no backends.
@@ -24,7 +28,9 @@ impl Reaper {
         };
         let backends = event.selector.as_ref().and_then(|selector| selector.exact()).unwrap_or_default();
         let backends = if event.action.allowed().is_empty() { backends } else { Vec::new() };
-        let mut selection = Selection { rules, backends, unconnected: self.unconnected, dry_run: true };
+        let through = Through::default();
+        let mut selection =
+            Selection { rules, backends, through, unconnected: self.unconnected, dry_run: true };
         if !self.may_terminate(event, &selection, done) {
             return;
         }
@@ -32,10 +38,63 @@ impl Reaper {
         if event.dry_run {
             done.total.victims_listed = Some(Vec::new());
         }
+        let to_revive = match done.action.clone() {
+            VictimAction::Move(how) if !event.dry_run => {
+                if !self.move_selected(&how, &mut selection, done) {
+                    return;
+                }
+                None
+            }
+            VictimAction::Revive(how) if !event.dry_run => {
+                self.udp_of_selection(&selection.rules, done).map(|victims| (victims, how))
+            }
+            _ => None,
+        };
         match self.select(&selection) {
             Ok(outcome) => done.total.add_backend(outcome),
-            Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
+            Err(e) => return done.fail(Incomplete::EngineFailed, e.to_string()),
         }
+        if let Some((victims, how)) = to_revive {
+            let gone = peers_of(&victims);
+            done.revival = Revival::new(&event.id, vec![(victims, how)], &gone);
+        }
+    }
+
+    /// Moves what is selected and can be moved. What is selected is what is left to be destroyed then; false if that is
+    /// nothing.
+    fn move_selected(&mut self, how: &Move, selection: &mut Selection, done: &mut Done) -> bool {
+        let start = Instant::now();
+        if let Some(victims) = self.udp_of_selection(&selection.rules, done) {
+            let gone = peers_of(&victims).into_iter().collect();
+            self.move_each(Ok(directed(&how.to, &victims, &gone)), start, done);
+        }
+        let is_left = |(protocol, instead): &(Protocol, Instead)| {
+            let wanted = selection.rules.selected.protocol;
+            *instead == Instead::Destroy && wanted.is_none_or(|wanted| wanted == *protocol)
+        };
+        let left = [(Protocol::Tcp, how.tcp), (Protocol::Udp, how.otherwise)];
+        let left: Vec<Protocol> = left.into_iter().filter(is_left).map(|(protocol, _)| protocol).collect();
+        if let [one] = left[..] {
+            selection.rules.selected.protocol = Some(one);
+        }
+        !left.is_empty()
+    }
+
+    /// The selected sockets that can be connected to another peer, without those whose two ends share state; `None`, and a
+    /// report of it, if they cannot be found.
+    fn udp_of_selection(&mut self, rules: &Rules, done: &mut Done) -> Option<Vec<Victim>> {
+        let mut victims = self
+            .find_udp_by(rules)
+            .inspect_err(|e| {
+                tracing::warn!("cannot find the sockets that are to be connected anew: {e}");
+                done.fail(Incomplete::EngineFailed, format!("sockets could not be connected anew: {e}"));
+            })
+            .ok()?;
+        let is_stateful = |victim: &Victim| victim.backend().is_some_and(|b| done.action.spares_state_of(&b));
+        let stateful: Vec<Victim> = victims.iter().copied().filter(&is_stateful).collect();
+        victims.retain(|victim| !is_stateful(victim));
+        done.stateful = peers_of(&stateful);
+        Some(victims)
     }
 
     /// Counts the victims, if their number is limited or they are to be attributed.
@@ -78,15 +137,25 @@ impl Reaper {
         &mut self,
         target: &Target,
         rules: &Rules,
-        chosen: &Chosen,
+        chosen: &mut Chosen,
     ) -> Result<Outcome, EngineError> {
         let Some(rules) = rules.of_backend(&target.backend, chosen.link()) else {
             let mut nothing = Outcome::new(self.engine.name());
             nothing.victims_listed = target.dry_run.then(Vec::new);
             return Ok(nothing);
         };
+        if chosen.remembers() && target.backend.protocol() == Protocol::Udp {
+            let found = self.find_udp(&[(target.backend, chosen.link())], chosen)?;
+            chosen.add_remembered(found);
+        }
         let Target { backend, unconnected, dry_run } = *target;
-        self.select(&Selection { rules, backends: vec![backend], unconnected, dry_run })
+        let through = chosen.frontends().clone();
+        let mut outcome =
+            self.select(&Selection { rules, backends: vec![backend], through, unconnected, dry_run })?;
+        if dry_run {
+            self.name_frontends(target, &mut outcome)?;
+        }
+        Ok(outcome)
     }
 
     /// One selection, completely.
@@ -113,7 +182,7 @@ impl Reaper {
                 if self.order_unknown {
                     outcome.incomplete.insert(Incomplete::HookOrder);
                 }
-                if let Some(fallback) = &mut self.fallback {
+                if let Some(fallback) = self.fallback.as_mut().filter(|_| selection.through.is_any()) {
                     fallback.run_selection(selection, &mut select, &mut outcome);
                 }
                 outcome
@@ -143,6 +212,14 @@ impl Reaper {
         Ok(victims)
     }
 
+    /// Keeps those of these sockets that the rules select now.
+    pub(super) fn sift(&mut self, rules: &Rules, victims: &mut Vec<Victim>) -> Result<(), EngineError> {
+        let mut select = self.take_select()?;
+        select.sift(&rules.filter(StateMask::default())?, victims)?;
+        self.select = Some(select);
+        Ok(())
+    }
+
     /// Why the index may lack sockets of some backend. Asked before and after a pass: a healing may index a socket behind
     /// the pass and clear its mark.
     fn missed(&self) -> Result<Vec<Incomplete>, EngineError> {
@@ -162,4 +239,12 @@ impl Reaper {
         let restricted = event.selector.is_some() || event.except.is_some();
         restricted.then(|| place::rules(event)).transpose()
     }
+}
+
+/// The backends that these sockets are connected to, each once.
+fn peers_of(victims: &[Victim]) -> Vec<Backend> {
+    let mut peers: Vec<Backend> = victims.iter().filter_map(Victim::backend).collect();
+    peers.sort_unstable();
+    peers.dedup();
+    peers
 }

@@ -160,7 +160,13 @@ fn sockets(to: &mut Encoder<'_>, t: &Totals, h: &HeldStatus) -> fmt::Result {
     let failed = t.revived.failed.iter().map(|(errno, n)| (vec![("result", errno.clone())], *n));
     let revived = t.revived.counts().into_iter().map(|(result, n)| (vec![("result", result.to_owned())], n));
     let help = "Destroyed sockets that were looked at again, by what came of them";
-    to.counter("sockets_looked_at_again", help, revived.chain(failed))
+    to.counter("sockets_looked_at_again", help, revived.chain(failed))?;
+    let by_rule = t.rules.iter().flat_map(|(rule, actions)| {
+        actions
+            .iter()
+            .map(move |(action, n)| (vec![("rule", rule.clone()), ("action", action.to_string())], *n))
+    });
+    to.counter("rule_sockets", "Sockets of events that rules gave an action, by rule and action", by_rule)
 }
 
 fn audits(to: &mut Encoder<'_>, audit: &AuditStatus) -> fmt::Result {
