@@ -236,19 +236,20 @@ static __always_inline void frontend_set(struct node *n, __u32 frontend)
  * The membership is recorded once more.
  *
  * connect(): its frontend replaces the one before.  If another thread has connected the socket to this
- * backend, nobody can say which of the two is in force.  found: no connect() of now; how the socket was
+ * backend, nobody can say which of the two is in force.  Nor if it is connected to it now (in_force): this
+ * connect may fail, and then the old one stands.  found: no connect() of now; how the socket was
  * connected is not known.
  *
  * sendmsg(): a socket that is sent from through several frontends has none.  One that is connected
  * keeps that of its connect; IPv6 also passes its datagrams to an IPv4 peer here, under the peer's
  * address.
  */
-static __always_inline void frontend_again(struct node *n, __u32 frontend, __u32 tag, bool found)
+static __always_inline void frontend_again(struct node *n, __u32 frontend, __u32 tag, bool found, bool in_force)
 {
 	if (tag & NODE_CONNECT) {
 		if (found && n->tag & NODE_CONNECT)
 			return;
-		if (n->tag & NODE_CONNECT && (n->tag ^ tag) & NODE_TID && n->frontend != frontend)
+		if (n->tag & NODE_CONNECT && n->frontend != frontend && (in_force || (n->tag ^ tag) & NODE_TID))
 			frontend = SKREAP_FRONTEND_UNKNOWN;
 	} else {
 		if (n->tag & NODE_CONNECT)
@@ -402,7 +403,7 @@ static __always_inline void frontend_set(struct node *n, __u32 frontend)
 {
 }
 
-static __always_inline void frontend_again(struct node *n, __u32 frontend, __u32 tag, bool found)
+static __always_inline void frontend_again(struct node *n, __u32 frontend, __u32 tag, bool found, bool in_force)
 {
 }
 

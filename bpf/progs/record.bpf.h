@@ -35,16 +35,21 @@ struct membership {
 	__u32 node; /* out: the new one */
 	__u32 dead; /* out: a node that was unlinked, and that the caller has to reap */
 #ifdef SKREAP_FRONTENDS
-	__u64 frontend; /* enum skreap_frontend_id */
+	__u64 frontend; /* enum skreap_frontend_id, and a bit: see below */
 #endif
 };
 
 #ifdef SKREAP_FRONTENDS
 #define FRONTEND(m) ((__u32)(m)->frontend)
 #define SET_FRONTEND(m, id) ((m)->frontend = (id))
+/* The socket is connected to the backend already. */
+#define PEER_IN_FORCE(m) ((m)->frontend >> 32)
+#define SET_PEER_IN_FORCE(m) ((m)->frontend |= 1ULL << 32)
 #else
 #define FRONTEND(m) SKREAP_FRONTEND_UNKNOWN
 #define SET_FRONTEND(m, id) ((void)(id))
+#define PEER_IN_FORCE(m) 0
+#define SET_PEER_IN_FORCE(m) ((void)0)
 #endif
 
 enum { RECORD_KNOWN, RECORD_NEW, RECORD_NO_NODE, RECORD_TOO_LONG };
@@ -249,7 +254,7 @@ static __noinline int record_search_locked(struct shard *s, __u32 *record, struc
 			return RECORD_KNOWN;
 		}
 		if (n->key == m->key && !(m->tag & NODE_WILDCARD)) {
-			frontend_again(n, FRONTEND(m), m->tag, m->found);
+			frontend_again(n, FRONTEND(m), m->tag, m->found, PEER_IN_FORCE(m));
 			/* Only a node with one claimant may be dropped by connect(). */
 			if ((n->tag ^ m->tag) & NODE_TID && n->tag & m->tag & NODE_CONNECT)
 				n->tag &= ~NODE_TID;
@@ -470,6 +475,8 @@ static __always_inline bool record(struct bpf_sock_addr *ctx, __u64 key, __u32 t
 
 			live_peer(sk, sk->sk_protocol, &live);
 			m.live_key = key_of(&live);
+			if (m.live_key == key)
+				SET_PEER_IN_FORCE(&m);
 		}
 	} else {
 		m.cookie = bpf_get_socket_cookie(ctx);

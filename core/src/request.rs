@@ -8,20 +8,14 @@ mod strict;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, MapAccess};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 use serde_json::error::Category;
 
-use crate::backend::Backend;
 use crate::error::{Refusal, excerpt, type_of};
 use crate::event::{Action, CONFIRM_AFTER_MAX_MS, Event, check_id};
-use crate::frontend::{Frontend, MAX_FRONTENDS, Through, UnknownFrontend};
-use crate::limits::MAX_BACKENDS;
-use crate::network::{MAX_NETWORKS, Network};
-use crate::selector::{FieldError, Selector, read_allow, read_selector};
 use strict::{Strict, TWICE};
 
 /// One request type.
@@ -195,16 +189,6 @@ impl Serialize for Request {
 
 const EXAMPLE: &str = "write one JSON object a line, such as \
     {\"id\":\"e1\",\"type\":\"backend-deleted\",\"backend\":\"udp://10.0.0.1:53\"}";
-
-const LIST_EXAMPLE: &str =
-    "write an array of backends, such as [\"udp://10.0.0.1:53\",\"tcp://10.0.0.1:80\"]";
-
-const NETWORKS_EXAMPLE: &str =
-    "write an array of networks, such as [\"10.0.0.0/8\",\"fd00::/8\"], or leave it out";
-
-const FRONTENDS_EXAMPLE: &str = "write an address that clients name, such as \"udp://10.96.0.10:53\", or \"direct\", \
-     or an array of these";
-const ALLOW_EXAMPLE: &str = "write what may stay, such as [{\"to\":[\"10.0.0.0/8\"],\"ports\":[\"53\"]}]";
 
 fn bad_json(line: u64, error: &serde_json::Error) -> Refusal {
     // serde_json counts lines within this one; ours is the number that means something.

@@ -51,6 +51,7 @@ pub fn cases() -> Vec<Case> {
         case!(senders_have_frontends_too).with(destroy).index_only(),
         case!(a_sender_through_two_frontends_has_none).with(destroy).index_only(),
         case!(a_socket_connects_through_the_other_service).with(behind(V4)).index_only(),
+        case!(a_connect_through_the_other_service_may_fail).with(behind(V4)).index_only(),
         case!(a_failed_connect_changes_no_frontend).with(behind(V4)).index_only(),
         case!(balancer_after_the_hooks).with(plain).index_only(),
         case!(balancer_behind_our_back).with(plain).index_only(),
@@ -245,11 +246,32 @@ fn a_socket_connects_through_the_other_service(world: &mut World) -> Result<()> 
     let mut client = world.client("client")?;
     let socket = connect(&mut client, backend(A))?;
     for to in [B, POD, A, A, B] {
+        // Without a peer first: see the next test.
+        client.disconnect(socket.handle)?;
         client.connect(socket.handle, backend(to).socket_addr())?;
         let frontend = if to == POD { DIRECT } else { to };
         expect_listed(world, POD, &[(&[socket.cookie], frontend)])?;
     }
     expect_exactly(&reap_through(world, POD, A)?, &mut [&mut client], &[])?;
+    expect_exactly(&reap_through(world, POD, B)?, &mut [&mut client], &[socket.cookie])
+}
+
+/// The hook does not know whether the second connect will fail, and the first stand.
+fn a_connect_through_the_other_service_may_fail(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let mut client = world.client("client")?;
+    let socket = connect(&mut client, backend(A))?;
+    client.connect(socket.handle, backend(A).socket_addr())?;
+    expect_listed(world, POD, &[(&[socket.cookie], A)])?;
+    for to in [B, A, POD] {
+        client.connect(socket.handle, backend(to).socket_addr())?;
+        expect_listed(world, POD, &[(&[socket.cookie], UNKNOWN)])?;
+        let report = reap_through(world, POD, to)?;
+        expect_skips(&report, 0, 1)?;
+        expect_exactly(&report, &mut [&mut client], &[])?;
+    }
+    client.disconnect(socket.handle)?;
+    client.connect(socket.handle, backend(B).socket_addr())?;
     expect_exactly(&reap_through(world, POD, B)?, &mut [&mut client], &[socket.cookie])
 }
 

@@ -4,12 +4,14 @@
 //! connected to is noted, and an event on it looks for them.
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
 use skreap::core::{Action, Backend, FallbackReason, Incomplete, Report};
 use skreap_testbed::{Client, Family, OpenSpec, Selection};
 
 use crate::case::{Case, Skip, case};
 use crate::owners::{need_mptcp, shown};
 use crate::preexisting::{reap, second, small};
+use crate::selectors::{event, terminate};
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
 
@@ -26,6 +28,7 @@ pub fn cases() -> Vec<Case> {
         case!(subflows_count_as_victims_beforehand).with(limited),
         case!(preexisting_subflows_are_destroyed).index_only(),
         case!(reconcile_says_that_it_does_not_know_them).index_only(),
+        case!(a_selector_says_that_it_does_not_know_them),
         case!(other_kernel_sockets_are_counted_and_left_alone),
         case!(backends_without_kernel_sockets_are_not_looked_at),
     ]
@@ -58,6 +61,25 @@ fn expect_aborted(client: &mut Client, sockets: &[Socket]) -> Result<()> {
 fn expect_echo(client: &mut Client, sockets: &[Socket]) -> Result<()> {
     let handles = sockets.iter().map(|socket| socket.handle).collect();
     expect_answers_on(client, Selection::List(handles), sockets.len() as u32)
+}
+
+/// Whatever looks for the others of its sockets.
+fn a_selector_says_that_it_does_not_know_them(world: &mut World) -> Result<()> {
+    need_mptcp()?;
+    world.serve(&[tcp(1)])?;
+    let mut client = world.client("client")?;
+    let select = terminate(json!({"to": [tcp(1).addr()]}));
+    let plain = connect(&mut client, tcp(1))?;
+    let report = world.tell_event(&event(&select, true)?)?;
+    ensure!(report.complete && report.victims == 1, "{report:?}");
+    let unseen = connect_mptcp(&mut client, tcp(1), 2)?;
+    for select in [select, json!({"type": "backend-deleted", "backend": tcp(1), "except": {"uid": 4711}})] {
+        let report = world.tell_event(&event(&select, true)?)?;
+        ensure!(report.victims == 1 && !report.complete, "{report:?}");
+        ensure!(report.incomplete_because == [Incomplete::KernelSockets].into(), "{report:?}");
+    }
+    expect_echo(&mut client, &unseen)?;
+    expect_echo(&mut client, &[plain])
 }
 
 fn fallen_back_subflows_are_destroyed(world: &mut World) -> Result<()> {

@@ -18,6 +18,7 @@ use crate::world::{World, WorldOptions};
 pub fn cases() -> Vec<Case> {
     let twenty = WorldOptions { netns: 20, ..WorldOptions::default() };
     let leave_order = WorldOptions { leave_order: true, ..WorldOptions::default() };
+    let full = WorldOptions { max_sockets: 4, ..WorldOptions::default() };
     let balancer = WorldOptions {
         balancer: &[("udp://10.177.0.9:53", "udp://10.177.0.2:53")],
         ..WorldOptions::default()
@@ -26,6 +27,7 @@ pub fn cases() -> Vec<Case> {
         case!(every_family_is_moved).index_only(),
         case!(exactly_the_moved_of_many_processes).with(twenty).only(EngineName::Netlink),
         case!(what_cannot_be_moved_is_destroyed_or_spared).only(EngineName::Netlink),
+        case!(what_only_a_scan_finds_is_counted_as_spared).with(full).only(EngineName::Netlink),
         case!(a_held_lock_holds_up_no_move).only(EngineName::Netlink),
         case!(moved_to_a_virtual_address).with(balancer).only(EngineName::Netlink),
         case!(an_owner_that_connects_meanwhile_has_its_choice).with(leave_order).only(EngineName::Netlink),
@@ -112,11 +114,30 @@ fn what_cannot_be_moved_is_destroyed_or_spared(world: &mut World) -> Result<()> 
     client.start_flight(flies.handle)?;
     let report = moving(world, &[udp(1), tcp(1)], &[udp(2)], Instead::Spare)?;
     expect_moved(&report, 0, &[("unreachable", 1)], 0)?;
+    ensure!((report.visited, report.skipped.spared) == (2, 2), "{report:?}");
     ensure!(client.state(on_tcp.handle)?.errno == 0);
     let report = moving(world, &[udp(1), tcp(1)], &[udp(2)], Instead::Destroy)?;
     expect_moved(&report, 0, &[("unreachable", 1)], 2)?;
     let landed = client.land_flight(flies.handle)?;
     ensure!(client.state(landed)?.destroyed());
+    Ok(())
+}
+
+/// The index has room for four of seven.
+fn what_only_a_scan_finds_is_counted_as_spared(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2)])?;
+    let mut client = world.client("client")?;
+    connect_many(&mut client, NetnsRef::Own, udp(1), 7)?;
+    let report = moving(world, &[udp(1)], &[udp(2)], Instead::Spare)?;
+    let moved = report.moved.as_ref().map_or(0, |moved| moved.moved);
+    ensure!((moved, report.skipped.spared, report.destroyed) == (4, 3, 0), "{report:?}");
+    ensure!(report.complete, "{report:?}");
+    let left = client.states(Selection::All)?;
+    let left = left.iter().filter(|state| state.peer == Some(udp(1).socket_addr())).count();
+    ensure!(left == 3, "{left} are connected to the old backend");
+    // By default they are destroyed.
+    let report = moving(world, &[udp(1)], &[udp(2)], Instead::Destroy)?;
+    ensure!((report.destroyed, report.skipped.spared) == (3, 0) && report.complete, "{report:?}");
     Ok(())
 }
 

@@ -40,6 +40,10 @@ pub fn cases() -> Vec<Case> {
         case!(an_owner_has_the_last_word).only(EngineName::Netlink),
         case!(a_choice_made_meanwhile_stands).with(leave_order).only(EngineName::Netlink),
         case!(counted_only_is_not_touched).only(EngineName::Netlink),
+        case!(a_destination_that_is_deleted_meanwhile_is_none).only(EngineName::Netlink),
+        case!(what_the_index_had_no_room_for_is_left_as_it_is)
+            .with(WorldOptions { max_sockets: 4, ..WorldOptions::default() })
+            .only(EngineName::Netlink),
         case!(the_end_of_the_reaper_loses_what_waits).only(EngineName::Netlink),
     ]
 }
@@ -366,6 +370,39 @@ fn counted_only_is_not_touched(world: &mut World) -> Result<()> {
     ensure!(report.dry_run && report.victims == 2 && report.destroyed == 0, "{report:?}");
     ensure!(report.sockets.is_none(), "{report:?}");
     ensure!(expect_answers(&mut client)? == 2);
+    Ok(())
+}
+
+fn a_destination_that_is_deleted_meanwhile_is_none(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2), udp(3)])?;
+    let mut client = world.client("client")?;
+    let opened = connect_many(&mut client, Default::default(), udp(1), 4)?;
+    ensure!(begin(world, &[udp(1)], &[udp(2), udp(3)], AFTER_MS)? == (4, 4));
+    expect_complete(&world.reap(udp(2))?, 0)?;
+    ended(&end(world)?, Revived { sockets: 4, revived: 4, ..Revived::default() })?;
+    for state in client.states(opened.selection())? {
+        ensure!(state.peer == Some(udp(3).socket_addr()), "{state:?}");
+    }
+    // Nothing else is left, until one lives again.
+    ensure!(begin(world, &[udp(3)], &[udp(2)], AFTER_MS)? == (4, 4));
+    ended(&end(world)?, Revived { sockets: 8, revived: 4, nowhere: 4, ..Revived::default() })?;
+    connect_many(&mut client, Default::default(), udp(1), 1)?;
+    ensure!(begin(world, &[udp(1)], &[udp(2)], AFTER_MS)? == (1, 1));
+    let _ = world.tell(Action::BackendAdded { backend: udp(2) }, false)?;
+    ended(&end(world)?, Revived { sockets: 9, revived: 5, nowhere: 4, ..Revived::default() })
+}
+
+/// Whether they have sent to addresses since is not known.
+fn what_the_index_had_no_room_for_is_left_as_it_is(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2)])?;
+    let mut client = world.client("client")?;
+    connect_many(&mut client, Default::default(), udp(1), 4)?;
+    let unknown = connect_many(&mut client, Default::default(), udp(1), 3)?;
+    let report = world.tell_to(Action::BackendDeleted { backend: udp(1) }, revive(&[udp(2)], AFTER_MS)?)?;
+    ensure!(report.destroyed == 7, "{report:?}");
+    client.close(unknown.first)?;
+    let found = end(world)?;
+    ensure!((found.revived, found.changed, found.closed) == (4, 2, 1), "{found:?}");
     Ok(())
 }
 

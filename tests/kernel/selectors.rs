@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use skreap::core::{EngineName, Event, Incomplete, Limit, Protocol, Report, Request};
-use skreap_testbed::{Client, Family, Netns, NetnsRef, OpenSpec, Selection, SpawnOptions};
+use skreap_testbed::{Cgroup, Client, Family, Netns, NetnsRef, OpenSpec, Selection, SpawnOptions};
 
 use crate::case::{Case, case};
 use crate::sockets::*;
@@ -406,6 +406,10 @@ fn what_is_gone_is_an_error(world: &mut World) -> Result<()> {
     let removed = world.cgroup().child("removed")?;
     let (path, id) = (removed.path().to_owned(), fs::metadata(removed.path())?.ino());
     drop(removed);
+    let outside = Cgroup::create("sel-outside")?;
+    let outside_id = fs::metadata(outside.path())?.ino();
+    let outside = outside.path();
+    let covers = format!("this service covers the sockets of {} only;", world.cgroup().path().display());
     for (selector, message) in [
         (json!({"netns": name}), format!("netns {name}: No such file or directory")),
         (
@@ -414,6 +418,8 @@ fn what_is_gone_is_an_error(world: &mut World) -> Result<()> {
         ),
         (json!({"netns": "4194303"}), "netns 4194303: No such file or directory".to_owned()),
         (json!({"cgroup": path}), format!("cgroup {}: it is gone, or was never there;", path.display())),
+        (json!({"cgroup": outside}), format!("cgroup {}: {covers}", outside.display())),
+        (json!({"cgroup": format!("id:{outside_id}")}), format!("cgroup id:{outside_id}: {covers}")),
         (json!({"cgroup": format!("id:{id}")}), format!("cgroup id:{id}: it is gone, or was never there;")),
         (
             json!({"netns": world.netns(0).name(), "interface": "nope"}),

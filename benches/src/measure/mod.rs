@@ -205,7 +205,7 @@ impl Measure {
             Scope::Known => world.victim_netns(victims),
         };
         let state = match kind {
-            Kind::Engine(name) => State::Engine(engines::start(name, world, &netns)?),
+            Kind::Engine(name) => State::Engine(start(name, world, &netns)?),
             Kind::Floor(_) => State::Floor(Box::new(Floor::new()?)),
             Kind::FloorClosed(_) => State::FloorClosed(Box::new(FloorClosed::new()?)),
             Kind::Event(_) => State::Event(Box::new(Whole::new(world)?)),

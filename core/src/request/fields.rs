@@ -1,8 +1,25 @@
 //! The kinds of fields that a request may have.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde_json::Value;
 
-use super::Reader;
+use super::{EXAMPLE, Reader};
+use crate::backend::Backend;
+use crate::error::{Refusal, excerpt, type_of};
+use crate::frontend::{Frontend, MAX_FRONTENDS, Through, UnknownFrontend};
+use crate::limits::MAX_BACKENDS;
+use crate::network::{MAX_NETWORKS, Network};
+use crate::selector::{FieldError, Selector, read_allow, read_selector};
+
+const LIST_EXAMPLE: &str =
+    "write an array of backends, such as [\"udp://10.0.0.1:53\",\"tcp://10.0.0.1:80\"]";
+const NETWORKS_EXAMPLE: &str =
+    "write an array of networks, such as [\"10.0.0.0/8\",\"fd00::/8\"], or leave it out";
+const FRONTENDS_EXAMPLE: &str = "write an address that clients name, such as \"udp://10.96.0.10:53\", or \"direct\", \
+     or an array of these";
+const ALLOW_EXAMPLE: &str = "write what may stay, such as [{\"to\":[\"10.0.0.0/8\"],\"ports\":[\"53\"]}]";
 
 impl<'a> Reader<'a> {
     pub(super) fn get(&self, field: &str) -> Option<&'a Value> {

@@ -4,6 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::VictimAction;
+use crate::backend::Backend;
+use crate::frontend::{Frontend, MAX_FRONTENDS, Through, UnknownFrontend};
+use crate::limits::MAX_BACKENDS;
+use crate::network::MAX_NETWORKS;
 use crate::strategies;
 
 fn refusal(line: &str) -> (Option<String>, Option<String>, String) {

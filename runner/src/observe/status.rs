@@ -1,13 +1,8 @@
 //! The state of a running service: the data of `skreap status` and `skreap top`.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use skreap_bpf::{Counters, FrontendCounters, HookCost};
-use skreap_core::{
-    ActionName, Backend, EngineName, HeldStatus, Incomplete, Moved, Protocol, Report, Revived, Skipped,
-    Summary, Unconnected, errno_name,
-};
+use skreap_core::{ActionName, Backend, EngineName, HeldStatus, Summary, Unconnected};
 
 use crate::observe::clients::ClientCounts;
 use crate::observe::listing::{BackendEntry, Census};

@@ -24,7 +24,7 @@ use crate::sys::cgroup::{self, PartOnly};
 use crate::sys::objects;
 use crate::upkeep::bootstrap::{self, Bootstrapped};
 use crate::upkeep::hook_order::OrderKeeper;
-use crate::upkeep::revive::RevivedEvents;
+use crate::upkeep::revive::{Deleted, RevivedEvents};
 
 impl Builder {
     /// Loads the programs, attaches the hooks, starts the engine, and indexes the pre-existing sockets.
@@ -88,6 +88,7 @@ impl Builder {
             action_rules: self.action_rules.map(Arc::new),
             commands: Commands::default(),
             revived_events: RevivedEvents::new(self.results),
+            deleted: Deleted::default(),
             reviver: None,
             connector: None,
             _pins: pins,

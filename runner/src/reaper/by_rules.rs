@@ -71,12 +71,13 @@ impl Reaper {
         let mut chosen = Chosen::through(&event.through).with_rules(rules);
         match done.action.clone() {
             VictimAction::Move(how) => {
-                let left = if event.dry_run {
-                    backends
+                let (left, spared) = if event.dry_run {
+                    (backends, Vec::new())
                 } else {
                     self.move_victims(&how, backends, &mut chosen, done)
                 };
                 self.reap(batch, event, left, &mut chosen, false, done);
+                self.count_spared(event, &spared, &mut chosen, done);
             }
             VictimAction::Revive(how) => {
                 if !event.dry_run {
@@ -135,7 +136,7 @@ impl Reaper {
         asked.dedup();
         for i in asked {
             let rule = rules.rules().get(i).filter(|rule| rule.cgroup.is_some() || rule.uid.is_some());
-            places.extend(rule.and_then(place::of_rule).map(|place| (i, place)));
+            places.extend(rule.and_then(|rule| place::of_rule(rule, &self.cgroup)).map(|place| (i, place)));
         }
         if !places.is_empty() && self.select.is_none() {
             self.select = self

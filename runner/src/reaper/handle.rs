@@ -114,12 +114,15 @@ impl Reaper {
         if event.action.needs_selector() {
             return self.terminate(event, done);
         }
-        let rules = match Self::restriction(event) {
+        let rules = match self.restriction(event) {
             Ok(rules) => rules,
             Err(message) => return done.fail(Incomplete::EngineFailed, message),
         };
         let mut backends = self.gone(event, rules.as_ref(), done);
         backends.retain(|backend| !done.cancelled.contains_key(&backend.without_zone()));
+        if !event.dry_run {
+            self.note_deleted(event, rules.as_ref(), &backends);
+        }
         // The name of a link means something in one netns only, so it is no key for events that
         // waited together. Nor has an event that is restricted done all the work of another.
         let whole = event.netns.is_none() && event.through.is_any() && rules.is_none();

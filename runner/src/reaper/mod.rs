@@ -39,7 +39,7 @@ use crate::observe::status::OrderStatus;
 use crate::upkeep::audit::{self, Audit, Auditor};
 use crate::upkeep::heal::Healer;
 use crate::upkeep::hook_order::OrderKeeper;
-use crate::upkeep::revive::{RevivedEvents, Reviver};
+use crate::upkeep::revive::{Deleted, RevivedEvents, Reviver};
 
 use fallback::Fallback;
 use limits::Limits;
@@ -103,6 +103,8 @@ pub struct Reaper {
     /// What looks at sockets for these rules, beside `select`.
     commands: Commands,
     revived_events: RevivedEvents,
+    /// Of which second looks have to know.
+    deleted: Deleted,
     /// Started when there is something to revive.
     reviver: Option<Reviver>,
     /// Made when there is something to move.

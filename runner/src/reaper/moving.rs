@@ -4,7 +4,10 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use skreap_bpf::{Relation, Victim};
-use skreap_core::{Backend, Connected, Destinations, Incomplete, Instead, Move, Moved, Protocol, Through};
+use skreap_core::{
+    Action, Backend, BackendReport, Connected, Destinations, Event, Incomplete, Instead, Move, Moved,
+    Outcome, Protocol, Through,
+};
 
 use super::Reaper;
 use super::done::Done;
@@ -18,15 +21,15 @@ type Named = (Backend, Option<Link>);
 type Directed = (Victim, Option<Backend>);
 
 impl Reaper {
-    /// Moves the sockets of these backends that are chosen; returns the backends whose sockets are destroyed then: what could
-    /// not be moved, and TCP sockets.
+    /// Moves the sockets of these backends that are chosen; returns the backends whose sockets are destroyed then, those that
+    /// could not be moved and TCP sockets, and the backends whose sockets are spared.
     pub(super) fn move_victims(
         &mut self,
         how: &Move,
         backends: Vec<Named>,
         chosen: &mut Chosen,
         done: &mut Done,
-    ) -> Vec<Named> {
+    ) -> (Vec<Named>, Vec<Named>) {
         let start = Instant::now();
         let udp: Vec<Named> = backends.iter().copied().filter(|(backend, _)| is_udp(backend)).collect();
         let found = self.find_udp(&udp, chosen);
@@ -35,7 +38,31 @@ impl Reaper {
             let instead = if is_udp(backend) { how.otherwise } else { how.tcp };
             instead == Instead::Destroy
         };
-        backends.into_iter().filter(|(backend, _)| is_destroyed(backend)).collect()
+        backends.into_iter().partition(|(backend, _)| is_destroyed(backend))
+    }
+
+    /// Counts the sockets that are left connected to these backends, as spared: also those that only a scan finds.
+    pub(super) fn count_spared(
+        &mut self,
+        event: &Event,
+        backends: &[Named],
+        chosen: &mut Chosen,
+        done: &mut Done,
+    ) {
+        let many = !matches!(event.action, Action::BackendDeleted { .. });
+        for (backend, link) in backends {
+            chosen.set_link(*link);
+            match self.run(&self.target(*backend, true), chosen) {
+                Ok(found) => {
+                    let spared = as_spared(found);
+                    if many {
+                        done.by_backend.push(BackendReport::new(*backend, &spared));
+                    }
+                    done.total.add_backend(spared);
+                }
+                Err(e) => done.fail(Incomplete::EngineFailed, format!("{backend}: {e}")),
+            }
+        }
     }
 
     /// Moves these, which were looked for since `start`.
@@ -75,7 +102,7 @@ impl Reaper {
             match to {
                 // Bound to an interface it stays so.
                 Some(to) => {
-                    wanted.push(Wanted { cookie, was, connected: true, to, ifindex: 0 });
+                    wanted.push(Wanted { cookie, was, connected: true, only_look: false, to, ifindex: 0 });
                     victims.push(victim);
                 }
                 None => ends.push((victim, Connected::Nowhere)),
@@ -138,6 +165,14 @@ fn in_order(mut victims: Vec<Victim>) -> Vec<Victim> {
     victims.sort_unstable_by_key(Victim::cookie);
     victims.dedup_by_key(|victim| victim.cookie());
     victims
+}
+
+/// The outcome of a dry run, as one of an event that leaves its victims alone.
+pub(super) fn as_spared(mut found: Outcome) -> Outcome {
+    found.skipped.spared += std::mem::take(&mut found.victims);
+    found.victims_listed = None;
+    found.fallbacks.clear();
+    found
 }
 
 /// Gives each its destination, which is none of those that are gone.

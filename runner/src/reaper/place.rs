@@ -17,9 +17,10 @@ use crate::sys::netns::{self, NetnsId, file};
 /// How long the look may take. A path can lead to a file system that never returns.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The rules of an event; an error names what is at fault, and the next step. What is gone is an error, too: no socket
+/// The rules of an event, in a service that covers the sockets of a cgroup; an error names what is at fault, and the next step. What is gone is an error, too: no socket
 /// would be found, and nobody could tell that from success.
-pub(super) fn rules(event: &Event) -> Result<Rules, String> {
+pub(super) fn rules(event: &Event, covered: &Path) -> Result<Rules, String> {
+    let of_selector = |selector: &Selector| of_selector(selector, covered);
     let rule = |selector: &Option<Box<Selector>>| selector.as_deref().map(of_selector).transpose();
     Ok(Rules {
         selected: rule(&event.selector)?.unwrap_or_default(),
@@ -29,22 +30,22 @@ pub(super) fn rules(event: &Event) -> Result<Rules, String> {
 }
 
 /// Where a rule of the service leads to; `None`: nowhere now, as its cgroup is gone or cannot be found.
-pub(super) fn of_rule(rule: &ActionRule) -> Option<Place> {
+pub(super) fn of_rule(rule: &ActionRule, covered: &Path) -> Option<Place> {
     let selector = Selector { cgroup: rule.cgroup.clone(), uid: rule.uid, ..Selector::default() };
-    find(&selector)
+    find(&selector, covered)
         .map_err(|message| tracing::debug!(rule = %rule.name, "it holds for nothing: {message}"))
         .ok()
 }
 
-fn of_selector(selector: &Selector) -> Result<Rule, String> {
-    let place = if selector.has_place() { find(selector)? } else { Place::default() };
+fn of_selector(selector: &Selector, covered: &Path) -> Result<Rule, String> {
+    let place = if selector.has_place() { find(selector, covered)? } else { Place::default() };
     Ok(Rule { protocol: selector.protocol, to: selector.to.clone(), ports: selector.ports.clone(), place })
 }
 
 /// On a thread of its own, which is left behind if it hangs.
-fn find(selector: &Selector) -> Result<Place, String> {
-    let owned = selector.clone();
-    let looking = Alone::beside_raised("skreap-place", move || look(&owned)).map_err(|e| {
+fn find(selector: &Selector, covered: &Path) -> Result<Place, String> {
+    let (owned, covered) = (selector.clone(), covered.to_owned());
+    let looking = Alone::beside_raised("skreap-place", move || look(&owned, &covered)).map_err(|e| {
         format!("cannot start the thread that looks for {selector}: {e}; send the event again")
     })?;
     looking.wait(PATIENCE, || ()).unwrap_or_else(|| {
@@ -52,18 +53,34 @@ fn find(selector: &Selector) -> Result<Place, String> {
     })
 }
 
-fn look(selector: &Selector) -> Result<Place, String> {
+fn look(selector: &Selector, covered: &Path) -> Result<Place, String> {
     let netns = selector.netns.as_ref().map(find_netns).transpose()?;
     let interface = selector.interface.zip(netns);
     Ok(Place {
-        cgroup: selector.cgroup.as_ref().map(find_cgroup).transpose()?,
+        cgroup: selector.cgroup.as_ref().map(|name| find_cgroup(name, covered)).transpose()?,
         netns: netns.map(|id| id.cookie),
         uid: selector.uid,
         ifindex: interface.map(|(zone, netns)| find_interface(zone, netns)).transpose()?,
     })
 }
 
-fn find_cgroup(name: &CgroupName) -> Result<u64, String> {
+/// Only in the cgroup whose sockets the service covers, or below: of others it knows no sockets, which nobody could tell from
+/// success.
+fn find_cgroup(name: &CgroupName, covered: &Path) -> Result<u64, String> {
+    let id = find_any_cgroup(name)?;
+    // Where that cannot be seen, it is believed.
+    let all = cgroup::open(covered).and_then(|directory| {
+        let root = directory.metadata()?;
+        Ok(root.ino() == id || cgroup::is_below(&directory, id, root.ino(), root.dev())?)
+    });
+    if all.unwrap_or(true) {
+        return Ok(id);
+    }
+    let covered = covered.display();
+    Err(format!("cgroup {name}: this service covers the sockets of {covered} only; name a cgroup in it"))
+}
+
+fn find_any_cgroup(name: &CgroupName) -> Result<u64, String> {
     let failed = |e: std::io::Error| match e.raw_os_error() {
         Some(libc::ESTALE | libc::ENOENT) => {
             format!("cgroup {name}: it is gone, or was never there; name one that lives")
@@ -128,11 +145,11 @@ mod tests {
         assert!(error.starts_with("netns no-such-netns: No such file"), "{error}");
         let error = find_netns(&NetnsName::Path("/dev/null".to_owned())).unwrap_err();
         assert!(error.starts_with("netns /dev/null: this is no namespace;"), "{error}");
-        let error = find_cgroup(&CgroupName::Path("/proc".to_owned())).unwrap_err();
+        let error = find_any_cgroup(&CgroupName::Path("/proc".to_owned())).unwrap_err();
         assert!(error.starts_with("cgroup /proc: not a cgroup2 directory;"), "{error}");
-        let error = find_cgroup(&CgroupName::Path("/no/such".to_owned())).unwrap_err();
+        let error = find_any_cgroup(&CgroupName::Path("/no/such".to_owned())).unwrap_err();
         assert!(error.starts_with("cgroup /no/such: it is gone, or was never there;"), "{error}");
         let uid = Selector { uid: Some(7), ..Selector::default() };
-        assert_eq!(find(&uid), Ok(Place { uid: Some(7), ..Place::default() }));
+        assert_eq!(find(&uid, Path::new("/")), Ok(Place { uid: Some(7), ..Place::default() }));
     }
 }

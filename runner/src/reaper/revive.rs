@@ -1,9 +1,9 @@
 //! What is done with the victims of an event, beside destroying them.
 
-use skreap_core::{Event, VictimAction};
+use skreap_core::{Action, Backend, Event, VictimAction};
 
 use super::Reaper;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Rules};
 use crate::upkeep::revive::{Revival, RevivedEvent, Reviver, Told};
 
 impl Reaper {
@@ -27,6 +27,23 @@ impl Reaper {
         }
         // The usual action was not checked against this event: sockets without a destination are left destroyed.
         event.check_action().err().map(|e| e.to_string())
+    }
+
+    /// Second looks that are still to come connect nothing to a backend that is gone for all, as long as it is.
+    pub(super) fn note_deleted(&self, event: &Event, rules: Option<&Rules>, gone: &[Backend]) {
+        if self.no_revive {
+            return;
+        }
+        match &event.action {
+            Action::BackendAdded { backend } => self.deleted.remove(backend),
+            Action::Reconcile { backends: living, .. } => {
+                living.iter().for_each(|backend| self.deleted.remove(backend));
+            }
+            _ => {}
+        }
+        if rules.is_none() && event.through.is_any() {
+            self.deleted.add(gone);
+        }
     }
 
     /// Looks again at destroyed sockets when it is time, on a thread of its own, and calls `told` with what came of them.
@@ -62,7 +79,12 @@ impl Reaper {
     }
 
     fn start_reviver(&self) -> Result<Reviver, EngineError> {
-        let reviver = Reviver::start(&self.index, self.monitor.clone(), self.revived_events.clone())?;
+        let reviver = Reviver::start(
+            &self.index,
+            self.monitor.clone(),
+            self.revived_events.clone(),
+            self.deleted.clone(),
+        )?;
         self.monitor.watch_revivals(reviver.waiting());
         Ok(reviver)
     }

@@ -10,7 +10,7 @@ use skreap_core::{
 use super::Reaper;
 use super::done::Done;
 use super::limits::attribute_all;
-use super::moving::directed;
+use super::moving::{as_spared, directed};
 use crate::engine::{Chosen, EngineError, Rules, Scope, Selection, StateMask, nanos};
 use crate::reaper::place;
 use crate::upkeep::revive::Revival;
@@ -20,7 +20,7 @@ impl Reaper {
     pub(super) fn terminate(&mut self, event: &Event, done: &mut Done) {
         self.limits.apply(event, 0, &mut done.guard);
         let start = Instant::now();
-        let rules = place::rules(event);
+        let rules = place::rules(event, &self.cgroup);
         done.pending_ns = done.pending_ns.saturating_add(nanos(start.elapsed()));
         let rules = match rules {
             Ok(rules) => rules,
@@ -38,21 +38,23 @@ impl Reaper {
         if event.dry_run {
             done.total.victims_listed = Some(Vec::new());
         }
-        let to_revive = match done.action.clone() {
-            VictimAction::Move(how) if !event.dry_run => {
-                if !self.move_selected(&how, &mut selection, done) {
-                    return;
-                }
-                None
-            }
+        let (mut to_revive, mut parts) = (None, vec![(Instead::Destroy, selection)]);
+        match done.action.clone() {
+            VictimAction::Move(how) if !event.dry_run => parts = self.move_selected(&how, &parts[0].1, done),
             VictimAction::Revive(how) if !event.dry_run => {
-                self.udp_of_selection(&selection.rules, done).map(|victims| (victims, how))
+                let victims = self.udp_of_selection(&parts[0].1.rules, done);
+                to_revive = victims.map(|victims| (victims, how));
             }
-            _ => None,
-        };
-        match self.select(&selection) {
-            Ok(outcome) => done.total.add_backend(outcome),
-            Err(e) => return done.fail(Incomplete::EngineFailed, e.to_string()),
+            _ => {}
+        }
+        for (instead, mut selection) in parts {
+            let spares = instead == Instead::Spare;
+            selection.dry_run |= spares;
+            match self.select(&selection) {
+                Ok(outcome) if spares => done.total.add_backend(as_spared(outcome)),
+                Ok(outcome) => done.total.add_backend(outcome),
+                Err(e) => return done.fail(Incomplete::EngineFailed, e.to_string()),
+            }
         }
         if let Some((victims, how)) = to_revive {
             let gone = peers_of(&victims);
@@ -60,24 +62,31 @@ impl Reaper {
         }
     }
 
-    /// Moves what is selected and can be moved. What is selected is what is left to be destroyed then; false if that is
-    /// nothing.
-    fn move_selected(&mut self, how: &Move, selection: &mut Selection, done: &mut Done) -> bool {
+    /// Moves what is selected and can be moved. Returns what is done with the rest of it, by protocol.
+    fn move_selected(
+        &mut self,
+        how: &Move,
+        selection: &Selection,
+        done: &mut Done,
+    ) -> Vec<(Instead, Selection)> {
         let start = Instant::now();
         if let Some(victims) = self.udp_of_selection(&selection.rules, done) {
             let gone = peers_of(&victims).into_iter().collect();
             self.move_each(Ok(directed(&how.to, &victims, &gone)), start, done);
         }
-        let is_left = |(protocol, instead): &(Protocol, Instead)| {
-            let wanted = selection.rules.selected.protocol;
-            *instead == Instead::Destroy && wanted.is_none_or(|wanted| wanted == *protocol)
-        };
-        let left = [(Protocol::Tcp, how.tcp), (Protocol::Udp, how.otherwise)];
-        let left: Vec<Protocol> = left.into_iter().filter(is_left).map(|(protocol, _)| protocol).collect();
-        if let [one] = left[..] {
-            selection.rules.selected.protocol = Some(one);
+        if how.tcp == how.otherwise {
+            return vec![(how.tcp, selection.clone())];
         }
-        !left.is_empty()
+        let wanted = selection.rules.selected.protocol;
+        [(Protocol::Tcp, how.tcp), (Protocol::Udp, how.otherwise)]
+            .into_iter()
+            .filter(|(protocol, _)| wanted.is_none_or(|wanted| wanted == *protocol))
+            .map(|(protocol, instead)| {
+                let mut part = selection.clone();
+                part.rules.selected.protocol = Some(protocol);
+                (instead, part)
+            })
+            .collect()
     }
 
     /// The selected sockets that can be connected to another peer, without those whose two ends share state; `None`, and a
@@ -173,7 +182,13 @@ impl Reaper {
         let mut select = self.take_select()?;
         let outcome = self.engine.select(selection, &mut select);
         let outcome = match outcome {
-            Ok(outcome) if self.engine.name().scans() => outcome,
+            Ok(mut outcome) if self.engine.name().scans() => {
+                // Nobody has looked for the kernel's own sockets.
+                if self.index.kernel_sockets_seen()? {
+                    outcome.incomplete.insert(Incomplete::KernelSockets);
+                }
+                outcome
+            }
             Ok(mut outcome) => {
                 if passes {
                     outcome.incomplete.extend(before_pass);
@@ -235,9 +250,9 @@ impl Reaper {
     }
 
     /// The rules that restrict an event on backends, if any do.
-    pub(super) fn restriction(event: &Event) -> Result<Option<Rules>, String> {
+    pub(super) fn restriction(&self, event: &Event) -> Result<Option<Rules>, String> {
         let restricted = event.selector.is_some() || event.except.is_some();
-        restricted.then(|| place::rules(event)).transpose()
+        restricted.then(|| place::rules(event, &self.cgroup)).transpose()
     }
 }
 

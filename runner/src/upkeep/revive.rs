@@ -6,7 +6,7 @@
 //!
 //! All of this happens on a thread of its own, and none of it waits for the owner of a socket for long (`engine/connect`).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use parking_lot::Mutex;
 use skreap_bpf::{Index, Sent, SentLooker, Victim};
-use skreap_core::{Backend, Connected, Revive, Revived, Reviving, SocketTuple, nanos};
+use skreap_core::{Backend, Connected, REVIVE_AFTER_MAX_MS, Revive, Revived, Reviving, SocketTuple, nanos};
 
 use crate::engine::connect::{Connector, Wanted};
 use crate::engine::{EngineError, tuple};
@@ -119,6 +119,38 @@ pub struct RevivedEvent {
     pub sockets: Vec<RevivedSocket>,
 }
 
+/// Backends that were deleted of late, and when: none of them is a destination of what was destroyed before. Clones are the
+/// same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Deleted(Arc<Mutex<HashMap<Backend, Instant>>>);
+
+impl Deleted {
+    /// With more of them, those are forgotten that no second look can be about any more.
+    const MANY: usize = 16_384;
+
+    pub(crate) fn add(&self, backends: &[Backend]) {
+        let now = Instant::now();
+        let mut all = self.0.lock();
+        if all.len() + backends.len() > Self::MANY {
+            let longest = Duration::from_millis(REVIVE_AFTER_MAX_MS.into());
+            all.retain(|_, deleted| now.duration_since(*deleted) <= longest);
+        }
+        all.extend(backends.iter().map(|backend| (backend.without_zone(), now)));
+    }
+
+    /// It lives again.
+    pub(crate) fn remove(&self, backend: &Backend) {
+        self.0.lock().remove(&backend.without_zone());
+    }
+
+    fn since(&self, when: Instant) -> impl Iterator<Item = Backend> {
+        let all = self.0.lock();
+        let later: Vec<Backend> =
+            all.iter().filter(|(_, deleted)| **deleted >= when).map(|(backend, _)| *backend).collect();
+        later.into_iter()
+    }
+}
+
 /// What came of second looks, for those who want every socket named. Clones are the same.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RevivedEvents(Option<Arc<Mutex<Vec<RevivedEvent>>>>);
@@ -173,12 +205,17 @@ impl Reviver {
     ///
     /// # Errors
     /// [`EngineError`] with the errno of making it.
-    pub(crate) fn start(index: &Index, monitor: Monitor, events: RevivedEvents) -> Result<Self, EngineError> {
+    pub(crate) fn start(
+        index: &Index,
+        monitor: Monitor,
+        events: RevivedEvents,
+        deleted: Deleted,
+    ) -> Result<Self, EngineError> {
         let (orders, ordered) = unbounded();
         let waiting = Arc::new(AtomicU64::new(0));
         let (sent, connector) = (index.sent_looker()?, Connector::new(index)?);
         let named = events.is_on();
-        let state = State { sent, monitor, connector, waiting: Arc::clone(&waiting), events };
+        let state = State { sent, monitor, connector, waiting: Arc::clone(&waiting), events, deleted };
         let thread =
             thread::Builder::new().name("skreap-revive".to_owned()).spawn(move || state.serve(&ordered));
         let what = "cannot start the thread that revives".to_owned();
@@ -222,6 +259,7 @@ struct State {
     connector: Connector,
     waiting: Arc<AtomicU64>,
     events: RevivedEvents,
+    deleted: Deleted,
 }
 
 impl State {
@@ -281,6 +319,7 @@ impl State {
     fn revive(&mut self, order: &mut Order, part: &Part) {
         let (mut wanted, mut victims) = (Vec::with_capacity(part.victims.len()), Vec::new());
         let mut turn = 0;
+        order.revival.gone.extend(self.deleted.since(order.revival.destroyed));
         for victim in &part.victims {
             match self.look(victim, part, &order.revival.gone, &mut turn) {
                 Ok(one) => {
@@ -310,19 +349,27 @@ impl State {
         gone: &HashSet<Backend>,
         turn: &mut usize,
     ) -> Result<Wanted, Connected> {
-        match self.sent.look(victim.cookie()) {
-            Ok(Sent::Never) => {}
-            Ok(Sent::Gone) => return Err(Connected::Closed),
+        let only_look = match self.sent.look(victim.cookie()) {
+            Ok(Sent::Never) => false,
+            // Closed; or the index had no room for it, and it may have sent to an address.
+            Ok(Sent::Gone) => true,
             Ok(Sent::Perhaps) => return Err(Connected::Changed),
             Err(e) => {
                 tracing::warn!("cannot look up the record of a socket: {e}");
                 return Err(Connected::Failed(libc::EIO));
             }
-        }
+        };
         let was = victim.peer();
         let to = part.how.to.of(was.ip(), victim.cookie(), gone, turn);
         let to = to.ok_or(Connected::Nowhere)?;
-        Ok(Wanted { cookie: victim.cookie(), was, connected: false, to, ifindex: victim.ifindex() })
+        Ok(Wanted {
+            cookie: victim.cookie(),
+            was,
+            connected: false,
+            only_look,
+            to,
+            ifindex: victim.ifindex(),
+        })
     }
 
     /// No process had it open: it may have been closed in the meantime.

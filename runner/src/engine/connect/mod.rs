@@ -44,6 +44,8 @@ pub(crate) struct Wanted {
     pub(crate) was: SocketAddr,
     /// It must have that peer now; otherwise, none.
     pub(crate) connected: bool,
+    /// It is left as it is: only what it is now is wanted.
+    pub(crate) only_look: bool,
     /// Whom it is connected to.
     pub(crate) to: Backend,
     /// The interface it is bound to if it is bound to none (`SO_BINDTODEVICE`); 0: none.

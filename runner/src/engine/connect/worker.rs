@@ -208,6 +208,9 @@ impl Work {
             (Some(peer), false) if peer == wanted.was => return Ok(Connected::Changed),
             (Some(_), _) => return Ok(Connected::HasPeer),
         }
+        if wanted.only_look {
+            return Ok(Connected::Changed);
+        }
         if wanted.connected && !sources.keep(socket, wanted.to)? {
             return Ok(Connected::OtherSource);
         }
