@@ -65,6 +65,13 @@ macro_rules! deletion {
     };
 }
 
+/// These fields, and those that say what is done with the victims.
+macro_rules! with_action {
+    ($($field:literal),+) => {
+        &[$($field,)+ "action", "to", "spread", "force", "after_ms", "tcp", "else"]
+    };
+}
+
 /// Every request type, in the order of messages.
 const TYPES: &[Type] = &[
     Type { name: "backend-deleted", kind: Kind::BackendDeleted, takes: deletion!("backend") },
@@ -72,7 +79,7 @@ const TYPES: &[Type] = &[
     Type {
         name: "reconcile",
         kind: Kind::Reconcile,
-        takes: &[
+        takes: with_action!(
             "id",
             "type",
             "backends",
@@ -81,25 +88,18 @@ const TYPES: &[Type] = &[
             "except",
             "max_victims",
             "dry_run",
-            "confirm_after_ms",
-            "action",
-            "to",
-            "spread",
-            "force",
-            "after_ms",
-            "tcp",
-            "else",
-        ],
+            "confirm_after_ms"
+        ),
     },
     Type {
         name: "terminate",
         kind: Kind::Terminate,
-        takes: &["id", "type", "where", "except", "max_victims", "dry_run"],
+        takes: with_action!("id", "type", "where", "except", "max_victims", "dry_run"),
     },
     Type {
         name: "policy",
         kind: Kind::Policy,
-        takes: &["id", "type", "where", "except", "allow", "max_victims", "dry_run"],
+        takes: with_action!("id", "type", "where", "except", "allow", "max_victims", "dry_run"),
     },
     Type { name: "backend-added", kind: Kind::BackendAdded, takes: &["id", "type", "backend"] },
     Type { name: "index", kind: Kind::Index, takes: &["id", "type"] },
