@@ -26,9 +26,9 @@ static const struct {
 	 {"tcp_client", "tcp_server", "tcp_listen_pending", "tcp_timewait", "udp_client", "udp_server",
 	  "trace_tcp_destroy_sock"}},
 	{"sock_destroy_might_sleep", test_sock_destroy_might_sleep,
-	 {"acquired_and_kept", "acquired_and_given_to_helper", "out_of_map_and_given_to_helper", "destroyed_in_a_hook",
-	  "acquired_in_a_syscall_program", "destroyed_without_a_reference", "acquired_in_a_tracepoint", "tcp", "udp", "peer",
-	  "nowait"}},
+	 {"acquired_and_kept", "acquired_and_given_to_helper", "out_of_map_and_given_to_helper",
+	  "one_of_two_given_to_helper", "destroyed_in_a_hook", "acquired_in_a_syscall_program",
+	  "destroyed_without_a_reference", "acquired_in_a_tracepoint", "tcp", "udp", "peer", "nowait"}},
 };
 
 struct test_env env;
