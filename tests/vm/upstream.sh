@@ -6,11 +6,11 @@
 UPSTREAM_SUITE=trixie-backports
 UPSTREAM_TOOLS="bc,bison,bpftool,dwarves,flex,gcc,kmod,libc6-dev,libelf-dev,libssl-dev,lz4,make,patch,perl,python3,xz-utils"
 
-# The patches, in order
+# The patches, in order, without the cover letter
 series() {
 	set -- "$top"/docs/upstream/0*.patch
 	[ -e "$1" ] || die "no patches in docs/upstream"
-	printf '%s\n' "$@"
+	printf '%s\n' "$@" | grep -v '/0000-cover-letter.patch$'
 }
 
 # unpack_source PACKAGE: into $KERNEL/source
@@ -25,24 +25,32 @@ unpack_source() {
 	touch "$KERNEL/.unpacked"
 }
 
-# Applies the patches, in place of those that are applied: only what they change is built again.
+# Applies the patches. What was applied before stays up to the first that differs: what the others change, and only
+# that, is built again.
 apply_series() {
-	mkdir -p "$KERNEL/applied"
-	# shellcheck disable=SC2046 # a list
-	[ "$(cat $(series))" != "$(cat "$KERNEL"/applied/* 2>/dev/null)" ] || return 0
-	rm -f "$KERNEL/.ready"
-	for patch in $(printf '%s\n' "$KERNEL"/applied/* | sort --reverse); do
-		[ ! -e "$patch" ] || change_source --reverse "$patch" && rm -f "$patch" || return 1
+	applied=$KERNEL/applied
+	mkdir -p "$applied"
+	set -- "$applied"/*
+	for patch in $(series); do
+		if [ $# -eq 0 ] || [ "${patch##*/}" != "${1##*/}" ] || ! cmp -s "$patch" "$1"; then
+			break
+		fi
+		shift
+	done
+	for patch in $(printf '%s\n' "$@" | sort --reverse); do
+		[ -e "$patch" ] || continue
+		rm -f "$KERNEL/.ready"
+		change_source --reverse "$patch" && rm "$patch" || return 1
 	done
 	for patch in $(series); do
-		change_source --forward "$patch" && cp "$patch" "$KERNEL/applied" || return 1
+		[ ! -e "$applied/${patch##*/}" ] || continue
+		rm -f "$KERNEL/.ready"
+		change_source --forward "$patch" && cp "$patch" "$applied" || return 1
 	done
 }
 
-# The cover letter changes nothing.
 change_source() {
-	[ "${2##*/}" = 0000-cover-letter.patch ] ||
-		patch --quiet --batch "$1" --strip 1 --directory "$KERNEL/source" --input "$2"
+	patch --quiet --batch "$1" --strip 1 --directory "$KERNEL/source" --input "$2"
 }
 
 # What is the same in a configuration that was made before is not built again.
