@@ -101,7 +101,7 @@ const TYPES: &[Type] = &[
         kind: Kind::Policy,
         takes: with_action!("id", "type", "where", "except", "allow", "max_victims", "dry_run"),
     },
-    Type { name: "backend-added", kind: Kind::BackendAdded, takes: &["id", "type", "backend"] },
+    Type { name: "backend-added", kind: Kind::BackendAdded, takes: &["id", "type", "backend", "netns"] },
     Type { name: "index", kind: Kind::Index, takes: &["id", "type"] },
     Type { name: "status", kind: Kind::Status, takes: &["id", "type"] },
     Type { name: "top", kind: Kind::Top, takes: &["id", "type"] },

@@ -12,12 +12,14 @@ pub struct Results {
     pub event: Event,
     /// Its victims, but for those that their owners closed first.
     pub sockets: Vec<SocketResult>,
+    /// Nanoseconds from its arrival to its confirmation, which the report's phases leave out; 0 if it did not wait for one.
+    pub unconfirmed_ns: u64,
 }
 
 impl Results {
     /// An event, and what came of its victims.
     pub const fn new(event: Event, sockets: Vec<SocketResult>) -> Self {
-        Self { event, sockets }
+        Self { event, sockets, unconfirmed_ns: 0 }
     }
 }
 
@@ -29,7 +31,7 @@ pub struct SocketResult {
     pub socket: SocketTuple,
     /// What came of it.
     pub result: SocketEnd,
-    /// Nanoseconds from the arrival of the event.
+    /// Nanoseconds from the arrival of the event, or from its confirmation if it has waited for one.
     pub after_ns: u64,
 }
 

@@ -143,6 +143,7 @@ fn a_scrape_says_what_was_done() -> Result<()> {
             ("clients", Some(1.0)),
             ("clients_refused_total{reason=\"uid\"}", Some(0.0)),
             ("events_waiting", Some(0.0)),
+            ("events_unconfirmed", Some(0.0)),
             ("event_duration_seconds_count{phase=\"total\"}", Some(2.0)),
             ("event_duration_seconds_count{phase=\"queue\"}", Some(2.0)),
             ("event_duration_seconds_count{phase=\"other\"}", Some(2.0)),

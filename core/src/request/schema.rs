@@ -246,6 +246,7 @@ mod tests {
             terminate(json!({"to": ["10.0.0.0/8", "::/0", "fd00::1"], "ports": ["53", "1-65535"], "uid": 0})),
             terminate(json!({"interface": "eth0", "netns": "blue"})),
             json!({"id": "e", "type": "backend-deleted", "backend": "udp://[fe80::1%eth0]:53", "netns": "/run/netns/a"}),
+            json!({"id": "e", "type": "backend-added", "backend": "udp://[fe80::1%eth0]:53", "netns": "/run/netns/a"}),
             json!({"id": "e", "type": "backend-deleted", "backend": "udp://10.0.0.1:53", "frontend": "direct",
                    "unknown_frontend": "destroy"}),
             json!({"id": "e", "type": "backends-deleted", "backends": ["udp://10.0.0.1:53"], "action": "move",

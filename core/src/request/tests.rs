@@ -485,6 +485,14 @@ fn a_deletion_may_wait_to_be_confirmed() {
     let event = read(added);
     assert_eq!((event.action.name(), event.action.gone().len()), ("backend-added", 0));
     assert_eq!(serde_json::to_string(&event).unwrap(), added);
+    let on_link =
+        r#"{"id":"a","type":"backend-added","backend":"udp://[fe80::1%eth0]:53","netns":"/run/netns/a"}"#;
+    assert_eq!(read(on_link).netns.as_deref(), Some("/run/netns/a"));
+    assert_eq!(serde_json::to_string(&read(on_link)).unwrap(), on_link);
+    let nowhere = r#"{"id":"a","type":"backend-added","backend":"udp://[fe80::1%eth0]:53"}"#;
+    let message =
+        "udp://[fe80::1%eth0]:53 names a link, and every network namespace may have a link of that name";
+    refused(nowhere, Some("a"), Some("netns"), message);
     let late = r#"{"id":"a","type":"backend-added","backend":"udp://10.0.0.1:53","confirm_after_ms":1}"#;
     refused(late, Some("a"), Some("confirm_after_ms"), "field \"confirm_after_ms\" is not for this type");
 }

@@ -102,7 +102,11 @@ fn print_events(out: &mut impl Write, s: &Status) -> io::Result<()> {
     let results: Vec<String> =
         results.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{} {name}", grouped(*n))).collect();
     let results = if results.is_empty() { String::new() } else { format!(" ({})", results.join(", ")) };
-    row(out, "events", format!("{}{results}, {} waiting", grouped(t.all_events()), s.waiting))?;
+    let unconfirmed = match s.unconfirmed {
+        0 => String::new(),
+        n => format!(", {} to be confirmed", grouped(n)),
+    };
+    row(out, "events", format!("{}{results}, {} waiting{unconfirmed}", grouped(t.all_events()), s.waiting))?;
     row(
         out,
         "sockets",

@@ -82,6 +82,8 @@ struct Inner {
     clients: Arc<Clients>,
     seen: Mutex<Seen>,
     look: Mutex<Option<Look>>,
+    /// Deletions that wait to be confirmed.
+    unconfirmed: AtomicU64,
     callbacks: Mutex<Callbacks>,
 }
 
@@ -138,6 +140,7 @@ impl Monitor {
             clients: Arc::default(),
             seen: Mutex::default(),
             look: Mutex::default(),
+            unconfirmed: AtomicU64::default(),
             callbacks: Mutex::new(Callbacks { held: Some(held), ..Callbacks::default() }),
         }))
     }
@@ -174,6 +177,11 @@ impl Monitor {
     /// Sockets were to be moved.
     pub(crate) fn moved(&self, moved: &Moved) {
         self.0.seen.lock().totals.moved.add_all(moved);
+    }
+
+    /// So many deletions wait to be confirmed.
+    pub(crate) fn unconfirmed(&self, waiting: u64) {
+        self.0.unconfirmed.store(waiting, Ordering::Relaxed);
     }
 
     /// Where the number of destroyed sockets is that will be looked at again.
@@ -259,6 +267,7 @@ impl Monitor {
             totals: seen.totals.clone(),
             latency: Summary::default(),
             waiting,
+            unconfirmed: self.0.unconfirmed.load(Ordering::Relaxed),
             held,
             reviving,
             audit_log,

@@ -56,6 +56,9 @@ pub struct Status {
     pub latency: Summary,
     /// Events that wait for the reaper.
     pub waiting: u64,
+    /// Deletions that wait to be confirmed; not among `waiting`.
+    #[serde(default)]
+    pub unconfirmed: u64,
     /// Clients of the unix sockets.
     pub clients: ClientCounts,
     /// Cost of the hooks, where the kernel collects that statistic.

@@ -91,7 +91,8 @@ impl Builder {
             deleted: Deleted::default(),
             reviver: None,
             connector: None,
-            _pins: pins,
+            pins_are_new: pins.is_some() && origin == Origin::New,
+            pins,
         })
     }
 

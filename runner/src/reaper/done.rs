@@ -31,6 +31,8 @@ pub(super) struct Done {
     pub(super) merged: BTreeMap<Backend, String>,
     /// Backends about which nothing is to be done.
     pub(super) cancelled: BTreeMap<Backend, String>,
+    /// Nanoseconds that the event has waited to be confirmed.
+    pub(super) unconfirmed_ns: u64,
     pub(super) guard: Guarded,
     pub(super) error: Option<String>,
     /// The victims that were counted, with their owners, if those are wanted.
@@ -57,6 +59,7 @@ impl Done {
             by_backend: Vec::new(),
             merged: BTreeMap::new(),
             cancelled: BTreeMap::new(),
+            unconfirmed_ns: 0,
             guard: Guarded::default(),
             error: None,
             attributed: None,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use skreap_core::{
     Action, Backend, BackendReport, Event, Incomplete, Network, Outcome, Report, Target, Unconnected,
@@ -58,15 +58,17 @@ impl Reaper {
     /// while one is waited for: [`poll`](Self::poll) says when that is over, and [`finish`](Self::finish) makes the
     /// report, which is due.
     pub fn begin(&mut self, batch: &mut Batch, event: &Event, received: Instant) -> Underway {
-        self.begin_without(batch, event, received, BTreeMap::new())
+        self.begin_confirmed(batch, event, received, Duration::ZERO, BTreeMap::new())
     }
 
-    /// As [`begin`](Self::begin), without the backends whose deletion was `cancelled`, and the events that did.
-    pub(crate) fn begin_without(
+    /// As [`begin`](Self::begin), for an event that has waited to be confirmed, and begins now: without the backends whose
+    /// deletion was `cancelled`, and the events that did.
+    pub(crate) fn begin_confirmed(
         &mut self,
         batch: &mut Batch,
         event: &Event,
         received: Instant,
+        waited: Duration,
         cancelled: BTreeMap<Backend, String>,
     ) -> Underway {
         let queue_ns = nanos(received.elapsed());
@@ -75,6 +77,7 @@ impl Reaper {
         let mut done = Done::new(self.engine.name(), action);
         done.guard.max_rate = self.pace.rate();
         done.cancelled = cancelled;
+        done.unconfirmed_ns = nanos(waited);
         let mut event = event.clone();
         // Victims that are only counted are found as for a dry run.
         event.dry_run |= done.action == VictimAction::None;
@@ -119,7 +122,7 @@ impl Reaper {
             Err(message) => return done.fail(Incomplete::EngineFailed, message),
         };
         let mut backends = self.gone(event, rules.as_ref(), done);
-        backends.retain(|backend| !done.cancelled.contains_key(&backend.without_zone()));
+        backends.retain(|backend| !done.cancelled.contains_key(backend));
         if !event.dry_run {
             self.note_deleted(event, rules.as_ref(), &backends);
         }
@@ -439,7 +442,8 @@ fn check(event: &Event) -> Result<(), String> {
 
 /// The backends, with the link of each if the event names the netns of links.
 fn links(event: &Event, backends: Vec<Backend>) -> Result<Vec<(Backend, Option<Link>)>, String> {
-    let Some(netns) = &event.netns else {
+    // Where nothing is to be done, the netns may be gone as well.
+    let Some(netns) = event.netns.as_ref().filter(|_| !backends.is_empty()) else {
         return Ok(backends.into_iter().map(|backend| (backend, None)).collect());
     };
     let found = link::find(netns, backends.iter().filter_map(Backend::zone).collect())?;

@@ -36,6 +36,7 @@ use crate::observe::listing::Listing;
 use crate::observe::monitor::Monitor;
 use crate::observe::observer::Observer;
 use crate::observe::status::OrderStatus;
+use crate::sys::objects;
 use crate::upkeep::audit::{self, Audit, Auditor};
 use crate::upkeep::heal::Healer;
 use crate::upkeep::hook_order::OrderKeeper;
@@ -109,7 +110,9 @@ pub struct Reaper {
     reviver: Option<Reviver>,
     /// Made when there is something to move.
     connector: Option<Connector>,
-    _pins: Option<Pins>,
+    pins: Option<Pins>,
+    /// There were none before.
+    pins_are_new: bool,
 }
 
 impl Reaper {
@@ -233,6 +236,18 @@ impl Reaper {
     #[must_use]
     pub fn pace(&self) -> &Pace {
         &self.pace
+    }
+
+    /// Undoes the start of a reaper that is of no use, as something else that it needs has failed: pins that were not there
+    /// before are removed, and their hooks detached. Those that it has taken over, or that replace others, stay.
+    pub fn abandon(self) {
+        let Some(pins) = self.pins.filter(|_| self.pins_are_new) else {
+            return;
+        };
+        drop(self.hooks);
+        if let Err(e) = objects::remove(pins) {
+            tracing::error!("hooks stay attached until the next start, or `skreap unload`: {e}");
+        }
     }
 
     /// Detaches the hooks, unless they are pinned; sockets are no longer recorded.

@@ -150,6 +150,7 @@ impl Reaper {
             by_backend,
             merged,
             cancelled,
+            unconfirmed_ns,
             guard,
             error,
             attributed,
@@ -192,7 +193,11 @@ impl Reaper {
         if let Some(sockets) = report.sockets.as_ref().filter(|_| event.dry_run && selects) {
             report.radius = Some(Box::new(Radius::new(&event, sockets)));
         }
-        report.results = sockets.map(|sockets| Box::new(Results::new(event, sockets)));
+        report.results = sockets.map(|sockets| {
+            let mut results = Results::new(event, sockets);
+            results.unconfirmed_ns = unconfirmed_ns;
+            Box::new(results)
+        });
         attribution::attribute(&mut report.failed.sockets_mut().collect::<Vec<_>>());
         report.ns = phases.closed(nanos(received.elapsed()));
         self.monitor.report(&report);

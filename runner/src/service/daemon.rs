@@ -5,13 +5,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
-use skreap_core::{Action, Refusal, Request};
+use skreap_core::{Refusal, Request};
 
 use crate::observe::monitor::Monitor;
 use crate::reaper::Reaper;
 use crate::reaper::batch::Batch;
 use crate::service::answers;
-use crate::service::deferred::Deferred;
+use crate::service::deferred::{Deferred, Stage};
 use crate::service::handle::Queue;
 use crate::service::recorder::Recorder;
 use crate::service::source::{Inbox, Job, Reply, Running, Source, Stop};
@@ -72,7 +72,9 @@ pub fn serve_queue(
         queue.handle().stop();
     }
     let given = stop.clone();
-    work_until(reaper, queue, supervisor.beat(), move || given.given());
+    // Its senders are those of the sources, which drop them when they have read everything.
+    let read = || answering.is_finished();
+    work_until(reaper, queue, supervisor.beat(), move || given.given(), read);
     if ending.is_ok_and(|ending| ending.join().is_err()) {
         tracing::error!("the thread that waits for the sources panicked");
     }
@@ -107,12 +109,13 @@ fn start(
 }
 
 /// Answers the jobs of a queue until it was stopped and every accepted one is answered. `ending`: from now on neither the
-/// pace nor the owner of a socket is waited for.
+/// pace nor the owner of a socket is waited for. `read`: no source puts a job into the queue any more.
 pub(super) fn work_until(
     reaper: &mut Reaper,
     queue: &Queue,
     beat: &Heartbeat,
     ending: impl Fn() -> bool + Clone + Send + 'static,
+    read: impl Fn() -> bool,
 ) {
     let monitor = reaper.monitor().clone();
     let jobs = queue.jobs().clone();
@@ -123,7 +126,7 @@ pub(super) fn work_until(
         beating.beat();
         given()
     });
-    work_beating(reaper, queue.jobs(), queue.take_recorder(), beat, ending);
+    work_beating(reaper, queue.jobs(), queue.take_recorder(), beat, ending, read);
     // A caller that uses the reaper afterwards keeps its pace.
     reaper.pace().give_up_when(|| false);
     monitor.watch_queue(None);
@@ -143,7 +146,7 @@ fn answer_questions(
                     Ok(()) => continue,
                     Err(busy) => Reply::Refused(busy),
                 },
-                request => answers::answer(&monitor, request),
+                request => answers::answer(&monitor, request, job.line),
             };
             // A client that has disconnected needs no answer.
             let _ = job.reply.send(answer);
@@ -152,44 +155,47 @@ fn answer_questions(
 }
 
 fn ask_audit(audits: Option<&Asker>, id: &str, job: &Job) -> Result<(), Refusal> {
-    let (reply, own_id) = (job.reply.clone(), id.to_owned());
+    let (reply, own_id, line) = (job.reply.clone(), id.to_owned(), job.line);
     let answer: Answer = Box::new(move |result| {
         let answer = match result {
             Ok(audit) => Reply::Audit { id: own_id, audit: Box::new(audit) },
-            Err(e) => Reply::Refused(Refusal::new(0, e).with_id(&own_id)),
+            Err(e) => Reply::Refused(Refusal::new(line, e).with_id(&own_id)),
         };
         let _ = reply.send(answer);
     });
     let accepted = audits.is_some_and(|audits| audits.ask(answer));
     let busy = "audits were not started, or too many are asked for already; ask again when they are answered";
-    if accepted { Ok(()) } else { Err(Refusal::new(0, busy).with_id(id)) }
+    if accepted { Ok(()) } else { Err(Refusal::new(line, busy).with_id(id)) }
 }
 
 /// Answers jobs until all senders are dropped: the loop of [`serve`], for a program with sources of
 /// its own.
 pub fn work(reaper: &mut Reaper, jobs: &Receiver<Job>) {
-    work_beating(reaper, jobs, None, &Heartbeat::default(), || false);
+    work_beating(reaper, jobs, None, &Heartbeat::default(), || false, || false);
 }
 
-/// `ending`: what waits for the owners of sockets waits no longer.
+/// `ending`: what waits for the owners of sockets waits no longer. `read`: there will be no further jobs.
 fn work_beating(
     reaper: &mut Reaper,
     jobs: &Receiver<Job>,
     recorder: Option<Box<dyn Recorder>>,
     beat: &Heartbeat,
     ending: impl Fn() -> bool,
+    read: impl Fn() -> bool,
 ) {
     let mut tidied = Instant::now();
     let mut deferred = Deferred::recorded_by(recorder);
     let (late, none) = (reaper.late(), never());
     let mut open = true;
+    // What was received until then was handled.
+    let mut seen = Instant::now();
     while open || !deferred.is_empty() || reaper.has_revivals() && !ending() {
         beat.beat();
         let rest = deferred.rest(reaper).map_or(TIDY, |rest| rest.min(TIDY)).min(beat.rest());
         let jobs = if open { jobs } else { &none };
         select! {
             recv(jobs) -> job => match job {
-                Ok(job) => work_off(reaper, jobs, job, &mut deferred, beat),
+                Ok(job) => work_off(reaper, jobs, job, &mut deferred, &mut seen, beat),
                 Err(_) => open = false,
             },
             // Both are looked at below.
@@ -197,7 +203,18 @@ fn work_beating(
             default(rest) => {},
         }
         let ends = ending();
-        deferred.deliver(reaper, ends);
+        // In this order: what was received before is in the queue.
+        let (all_read, now) = (!open || read(), Instant::now());
+        let idle = jobs.is_empty();
+        if idle {
+            seen = now;
+        }
+        let stage = match (ends, idle && all_read) {
+            (true, _) => Stage::Ending,
+            (false, true) => Stage::Read,
+            (false, false) => Stage::Open,
+        };
+        deferred.deliver(reaper, stage, seen);
         if ends {
             // The writers of their answers are waited for.
             reaper.end_revivals();
@@ -209,29 +226,36 @@ fn work_beating(
     }
     reaper.end_revivals();
     // What it was told to be lost.
-    deferred.deliver(reaper, true);
+    deferred.deliver(reaper, Stage::Ending, Instant::now());
 }
 
-/// A job, and whatever waits with it by now: that was received before the first walk begins, and may share it.
-fn work_off(reaper: &mut Reaper, jobs: &Receiver<Job>, job: Job, deferred: &mut Deferred, beat: &Heartbeat) {
+/// A job, and whatever waits with it by now: that was received before the first walk begins, and may share it. `seen`: when
+/// the last of those that were handled was received.
+fn work_off(
+    reaper: &mut Reaper,
+    jobs: &Receiver<Job>,
+    job: Job,
+    deferred: &mut Deferred,
+    seen: &mut Instant,
+    beat: &Heartbeat,
+) {
     let waiting: Vec<Job> = std::iter::once(job).chain(jobs.try_iter().take(BATCH - 1)).collect();
     let mut batch = Batch::default();
     for job in waiting {
+        *seen = job.received.max(*seen);
         match &job.request {
             Request::Event(event) => {
-                if let Action::BackendAdded { backend } = event.action {
-                    deferred.cancel(backend, &event.id);
-                }
-                if let Some(event) = Unconfirmed::new(event, job.requester) {
+                deferred.cancel(event);
+                if let Some(event) = Unconfirmed::new(event, job.requester, job.line, job.received) {
                     deferred.unconfirmed(event, job.reply);
                     continue;
                 }
                 let underway = reaper.begin(&mut batch, event, job.received);
                 deferred.event(underway, job.requester, job.reply);
             }
-            question => deferred.answer(answers::answer(reaper.monitor(), question), job.reply),
+            question => deferred.answer(answers::answer(reaper.monitor(), question, job.line), job.reply),
         }
-        deferred.deliver(reaper, false);
+        deferred.deliver(reaper, Stage::Open, *seen);
         beat.beat();
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use skreap_core::{Backend, Event, Refusal};
+use skreap_core::{Action, Event, Refusal};
 
 use crate::reaper::batch::Batch;
 use crate::reaper::{Reaper, Underway};
@@ -13,8 +13,19 @@ use crate::service::source::{Reply, Requester};
 use crate::service::unconfirmed::Unconfirmed;
 use crate::upkeep::revive::Revival;
 
+/// Whether there is more to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Requests come.
+    Open,
+    /// All were read, and nobody can take back what waits to be confirmed: that is refused.
+    Read,
+    /// The service ends, and waits for nothing.
+    Ending,
+}
+
 /// Answers in the order of their questions. The work of all of them is done, but for events that wait to be
-/// confirmed.
+/// confirmed: nothing waits for those.
 #[derive(Default)]
 pub(crate) struct Deferred {
     waiting: Vec<Waiting>,
@@ -50,11 +61,12 @@ impl Deferred {
         self.waiting.push(Waiting { what: What::Unconfirmed(Box::new(event)), to });
     }
 
-    /// This backend was added, says the event with this id: deletions of it that wait to be confirmed are taken back.
-    pub(crate) fn cancel(&mut self, backend: Backend, id: &str) {
+    /// A backend was added, says this event: deletions of it that wait to be confirmed are taken back.
+    pub(crate) fn cancel(&mut self, added: &Event) {
+        let Action::BackendAdded { backend } = added.action else { return };
         for one in &mut self.waiting {
             if let What::Unconfirmed(event) = &mut one.what {
-                event.cancel(backend, id);
+                event.cancel(backend, added.netns.as_deref(), &added.id);
             }
         }
     }
@@ -78,18 +90,22 @@ impl Deferred {
         due.min().map(|due| due.saturating_duration_since(Instant::now()))
     }
 
-    /// Gives the answers that are due, or, when all is to end, every one.
-    pub(crate) fn deliver(&mut self, reaper: &mut Reaper, ending: bool) {
+    /// Gives the answers that are due, or, when all is to end, every one. All that was received until `seen` was handled.
+    pub(crate) fn deliver(&mut self, reaper: &mut Reaper, stage: Stage, seen: Instant) {
         let mut kept: Vec<Waiting> = Vec::new();
+        let mut unconfirmed = 0;
         for Waiting { what, to } in std::mem::take(&mut self.waiting) {
-            let (answer, revival) = match confirm(what, reaper) {
-                What::Unconfirmed(event) if ending => (Reply::Refused(not_confirmed(&event.event)), None),
+            let (answer, revival) = match confirm(what, reaper, seen) {
+                What::Unconfirmed(event) if stage != Stage::Open => {
+                    (Reply::Refused(not_confirmed(&event)), None)
+                }
                 What::Unconfirmed(event) => {
+                    unconfirmed += 1;
                     kept.push(Waiting { what: What::Unconfirmed(event), to });
                     continue;
                 }
                 What::Event(mut underway, by) => {
-                    if !reaper.poll(&mut underway) && !ending {
+                    if !reaper.poll(&mut underway) && stage != Stage::Ending {
                         kept.push(Waiting { what: What::Event(underway, by), to });
                         continue;
                     }
@@ -102,7 +118,9 @@ impl Deferred {
                 }
                 What::Answer(answer, revival) => (answer, revival),
             };
-            if kept.iter().any(|earlier| earlier.to.same_channel(&to)) {
+            let answers_before =
+                |earlier: &Waiting| !earlier.what.is_unconfirmed() && earlier.to.same_channel(&to);
+            if kept.iter().any(answers_before) {
                 kept.push(Waiting { what: What::Answer(answer, revival), to });
             } else {
                 let id = revival.is_some().then(|| answer.id()).flatten().unwrap_or_default();
@@ -115,6 +133,7 @@ impl Deferred {
             }
         }
         self.waiting = kept;
+        reaper.monitor().unconfirmed(unconfirmed);
         // After the reports: the recorder knows by then which event has named the socket.
         if let Some(recorder) = &mut self.recorder {
             reaper.take_late_results().iter().for_each(|late| recorder.late(late));
@@ -123,20 +142,28 @@ impl Deferred {
     }
 }
 
+impl What {
+    const fn is_unconfirmed(&self) -> bool {
+        matches!(self, Self::Unconfirmed(_))
+    }
+}
+
 /// An event whose time is over is carried out.
-fn confirm(what: What, reaper: &mut Reaper) -> What {
+fn confirm(what: What, reaper: &mut Reaper, seen: Instant) -> What {
     match what {
-        What::Unconfirmed(event) if event.due() <= Instant::now() => {
-            let Unconfirmed { event, by, cancelled, .. } = *event;
-            // It has waited as it was asked to, and not for us.
-            let underway = reaper.begin_without(&mut Batch::default(), &event, Instant::now(), cancelled);
+        What::Unconfirmed(event) if event.is_confirmed(seen) => {
+            let Unconfirmed { event, by, cancelled, received, .. } = *event;
+            // It has waited as it was asked to, and not for us: that is no part of the phases of its report.
+            let (now, mut batch) = (Instant::now(), Batch::default());
+            let waited = now.saturating_duration_since(received);
+            let underway = reaper.begin_confirmed(&mut batch, &event, now, waited, cancelled);
             What::Event(Box::new(underway), by)
         }
         other => other,
     }
 }
 
-fn not_confirmed(event: &Event) -> Refusal {
+fn not_confirmed(event: &Unconfirmed) -> Refusal {
     let message = "the service ends before the event was confirmed, and nothing was done; send it again";
-    Refusal::new(0, message).with_id(&event.id)
+    Refusal::new(event.line, message).with_id(&event.event.id)
 }

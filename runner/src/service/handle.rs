@@ -187,6 +187,7 @@ fn job(event: Event) -> (Job, Pending) {
     let job = Job {
         request: Request::Event(event),
         requester: Requester::Program,
+        line: 0,
         received: Instant::now(),
         reply,
     };

@@ -44,7 +44,8 @@ impl ReaperThread {
         let (handle, monitor) = (queue.handle(), reaper.monitor().clone());
         let thread = thread::Builder::new().name("skreap-reaper".to_owned()).spawn(move || {
             let handle = queue.handle();
-            daemon::work_until(&mut reaper, &queue, &Heartbeat::default(), move || handle.is_stopped());
+            let stopped = move || handle.is_stopped();
+            daemon::work_until(&mut reaper, &queue, &Heartbeat::default(), stopped, || false);
             reaper
         })?;
         Ok(Self { handle, monitor, thread: Some(thread) })

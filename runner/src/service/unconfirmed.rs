@@ -12,6 +12,9 @@ use crate::service::source::Requester;
 pub(super) struct Unconfirmed {
     pub(super) event: Event,
     pub(super) by: Requester,
+    /// Its line in the source.
+    pub(super) line: u64,
+    pub(super) received: Instant,
     /// Backends that were added again, and the events that said so.
     pub(super) cancelled: BTreeMap<Backend, String>,
     due: Instant,
@@ -19,33 +22,33 @@ pub(super) struct Unconfirmed {
 
 impl Unconfirmed {
     /// `None` if the event does not wait.
-    pub(super) fn new(event: &Event, by: Requester) -> Option<Self> {
-        let wait = Duration::from_millis(event.confirm_after_ms.into());
-        let waits = !wait.is_zero() && !event.dry_run;
-        waits.then(|| Self {
-            event: event.clone(),
-            by,
-            cancelled: BTreeMap::new(),
-            due: Instant::now() + wait,
-        })
+    pub(super) fn new(event: &Event, by: Requester, line: u64, received: Instant) -> Option<Self> {
+        let due = received + Duration::from_millis(event.confirm_after_ms.into());
+        let waiting = || Self { event: event.clone(), by, line, received, cancelled: BTreeMap::new(), due };
+        event.waits().then(waiting)
     }
 
-    /// When it is carried out: at once if nothing is left of it.
+    /// When it is carried out, or earlier.
     pub(super) fn due(&self) -> Instant {
+        if self.nothing_left() { Instant::now() } else { self.due }
+    }
+
+    /// True if nobody can take it back any more, where all that was received until `seen` is known here.
+    pub(super) fn is_confirmed(&self, seen: Instant) -> bool {
+        self.nothing_left() || self.due <= seen
+    }
+
+    fn nothing_left(&self) -> bool {
         let gone = self.event.action.gone();
-        let nothing_left = !gone.is_empty() && gone.iter().all(|backend| self.is_cancelled(backend));
-        if nothing_left { Instant::now() } else { self.due }
+        !gone.is_empty() && gone.iter().all(|backend| self.cancelled.contains_key(backend))
     }
 
-    fn is_cancelled(&self, backend: &Backend) -> bool {
-        self.cancelled.contains_key(&backend.without_zone())
-    }
-
-    /// The backend was added again, says the event with this id.
-    pub(super) fn cancel(&mut self, backend: Backend, id: &str) {
-        let backend = backend.without_zone();
-        let names = self.event.action.gone().iter().any(|gone| gone.without_zone() == backend);
-        if names || matches!(self.event.action, Action::Reconcile { .. }) {
+    /// The backend was added again, says an event with this id. A link-local one is another in each network namespace: that
+    /// of the event has to be the same, written in the same way.
+    pub(super) fn cancel(&mut self, backend: Backend, netns: Option<&str>, id: &str) {
+        let names = self.event.netns.as_deref() == netns && self.event.action.gone().contains(&backend);
+        let lives = matches!(self.event.action, Action::Reconcile { .. }) && !backend.is_link_local();
+        if names || lives {
             self.cancelled.insert(backend, id.to_owned());
         }
     }
@@ -60,7 +63,7 @@ mod tests {
         else {
             panic!("no event");
         };
-        Unconfirmed::new(&event, Requester::Program)
+        Unconfirmed::new(&event, Requester::Program, 1, Instant::now())
     }
 
     #[test]
@@ -80,8 +83,46 @@ mod tests {
             ("udp://10.0.0.1:53", 1, true),
             ("udp://10.0.0.2:53", 2, false),
         ] {
-            event.cancel(backend.parse().unwrap(), "a");
+            event.cancel(backend.parse().unwrap(), None, "a");
             assert_eq!((event.cancelled.len(), event.due() > soon()), (cancelled, waits), "{backend}");
+            assert_eq!(event.is_confirmed(Instant::now()), !waits, "{backend}");
         }
+    }
+
+    #[test]
+    fn it_is_due_from_its_arrival_when_all_of_that_time_was_seen() {
+        let event = waits(
+            r#"{"id":"e","type":"backend-deleted","backend":"udp://10.0.0.1:53","confirm_after_ms":60000}"#,
+        )
+        .unwrap();
+        let due = event.received + Duration::from_secs(60);
+        assert_eq!(event.due(), due);
+        assert!(!event.is_confirmed(due - Duration::from_nanos(1)) && event.is_confirmed(due));
+    }
+
+    #[test]
+    fn a_backend_on_a_link_is_that_of_one_netns() {
+        let line = r#"{"id":"e","type":"backends-deleted","netns":"/run/netns/blue","confirm_after_ms":60000,
+            "backends":["udp://[fe80::1%eth0]:53","udp://[fe80::1%eth1]:53"]}"#;
+        let mut event = waits(line).unwrap();
+        for (backend, netns, cancelled) in [
+            ("udp://[fe80::1%eth0]:53", Some("/run/netns/red"), 0),
+            ("udp://[fe80::1%eth2]:53", Some("/run/netns/blue"), 0),
+            ("udp://[fe80::1]:53", None, 0),
+            ("udp://[fe80::1%eth0]:53", Some("/run/netns/blue"), 1),
+            ("udp://[fe80::1%eth1]:53", Some("/run/netns/blue"), 2),
+        ] {
+            event.cancel(backend.parse().unwrap(), netns, "a");
+            assert_eq!(event.cancelled.len(), cancelled, "{backend} {netns:?}");
+        }
+        assert!(event.nothing_left());
+        // A reconcile leaves all of them alone.
+        let line =
+            r#"{"id":"e","type":"reconcile","backends":["udp://10.0.0.1:53"],"confirm_after_ms":60000}"#;
+        let mut event = waits(line).unwrap();
+        event.cancel("udp://[fe80::1%eth0]:53".parse().unwrap(), Some("/run/netns/blue"), "a");
+        assert!(event.cancelled.is_empty());
+        event.cancel("udp://10.0.0.2:53".parse().unwrap(), None, "a");
+        assert_eq!(event.cancelled.len(), 1);
     }
 }

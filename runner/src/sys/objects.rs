@@ -58,6 +58,12 @@ pub(crate) fn abandon(pins: &Pins) -> Result<(), Error> {
     pins.abandon()
 }
 
+/// As [`Pins::remove`].
+pub(crate) fn remove(pins: Pins) -> Result<bool, Error> {
+    let _raised = privileges::raise();
+    pins.remove()
+}
+
 /// As [`Hooks::become_last`].
 pub(crate) fn become_last(
     hooks: &mut Hooks,

@@ -121,6 +121,7 @@ impl<'a> Conductor<'a> {
         let job = Job {
             request,
             requester: Requester::Program,
+            line: 0,
             received: Instant::now(),
             reply: self.reply.clone(),
         };

@@ -1,12 +1,13 @@
 //! The lines of the stream.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use skreap_core::{
     Action, Backend, Connected, EngineName, Event, Incomplete, Moved, Report, Revived, RuleCount, SocketEnd,
-    SocketResult, SocketTuple, errno_name,
+    SocketResult, SocketTuple, errno_name, nanos,
 };
 
 use crate::engine::LateResult;
@@ -40,18 +41,27 @@ impl From<Requester> for By {
 pub(super) struct Clock {
     received: SystemTime,
     total: Duration,
+    /// From the arrival to the confirmation.
+    unconfirmed: Duration,
 }
 
 impl Clock {
     /// For an event that is reported now.
     pub(super) fn at_end_of(report: &Report) -> Self {
-        let total = Duration::from_nanos(report.ns.total_ns);
+        let unconfirmed = report.results.as_ref().map_or(0, |results| results.unconfirmed_ns);
+        let unconfirmed = Duration::from_nanos(unconfirmed);
+        let total = Duration::from_nanos(report.ns.total_ns).saturating_add(unconfirmed);
         let now = now();
-        Self { received: now.checked_sub(total).unwrap_or(now), total }
+        Self { received: now.checked_sub(total).unwrap_or(now), total, unconfirmed }
     }
 
     fn received(&self) -> String {
         text(self.received)
+    }
+
+    /// From the arrival of the event to what came of a socket, which counts from the confirmation.
+    fn of_socket(&self, one: &SocketResult) -> Duration {
+        Duration::from_nanos(one.after_ns).saturating_add(self.unconfirmed)
     }
 
     /// So long after the arrival.
@@ -100,6 +110,9 @@ pub(super) fn event(report: &Report, by: Requester, clock: &Clock) -> Vec<u8> {
         moved: Option<&'a Moved>,
         #[serde(skip_serializing_if = "<[RuleCount]>::is_empty")]
         rules: &'a [RuleCount],
+        /// Backends about which nothing was done, as they were added again.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        cancelled: &'a BTreeMap<Backend, String>,
         refused: bool,
         complete: bool,
         #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -124,6 +137,7 @@ pub(super) fn event(report: &Report, by: Requester, clock: &Clock) -> Vec<u8> {
         gone: report.skipped.gone,
         moved: report.moved.as_ref(),
         rules: &report.rules,
+        cancelled: &report.cancelled,
         refused: report.guard.is_some_and(|guard| guard.refused),
         complete: report.complete,
         incomplete_because: report.incomplete_because.iter().copied().collect(),
@@ -131,7 +145,7 @@ pub(super) fn event(report: &Report, by: Requester, clock: &Clock) -> Vec<u8> {
         sockets: report.results.as_ref().map_or(0, |results| results.sockets.len()) as u64,
         received: clock.received(),
         reported: clock.after(clock.total),
-        total_ns: report.ns.total_ns,
+        total_ns: nanos(clock.total),
     })
 }
 
@@ -198,6 +212,7 @@ pub(super) struct Socket<'a> {
 impl<'a> Socket<'a> {
     pub(super) fn of(report: &'a Report, one: &'a SocketResult, by: Requester, clock: &Clock) -> Self {
         let (result, errno) = result(Some(one.result));
+        let after = clock.of_socket(one);
         Self {
             kind: "socket",
             event: &report.id,
@@ -208,8 +223,8 @@ impl<'a> Socket<'a> {
             errno,
             socket: &one.socket,
             received: Some(clock.received()),
-            at: clock.after(Duration::from_nanos(one.after_ns)),
-            after_ns: Some(one.after_ns),
+            at: clock.after(after),
+            after_ns: Some(nanos(after)),
             late_ns: None,
         }
     }
@@ -228,7 +243,7 @@ impl<'a> Socket<'a> {
             received: None,
             at: text(now()),
             after_ns: None,
-            late_ns: Some(u64::try_from(late.waited.as_nanos()).unwrap_or(u64::MAX)),
+            late_ns: Some(nanos(late.waited)),
         }
     }
 

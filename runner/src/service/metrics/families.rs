@@ -84,7 +84,8 @@ fn service(to: &mut Encoder<'_>, s: &Status, started: f64) -> fmt::Result {
         "Lines of input that were not a valid request",
         one(s.clients.refused_lines),
     )?;
-    to.gauge("events_waiting", "Events that wait for the reaper", s.waiting)
+    to.gauge("events_waiting", "Events that wait for the reaper", s.waiting)?;
+    to.gauge("events_unconfirmed", "Deletions that wait to be confirmed", s.unconfirmed)
 }
 
 fn audit_log(to: &mut Encoder<'_>, lines: AuditLogStatus) -> fmt::Result {

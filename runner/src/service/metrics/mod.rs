@@ -66,6 +66,24 @@ impl fmt::Display for Address {
     }
 }
 
+impl Address {
+    /// Says whether metrics could be served there now, so that a start that must fail does so before anything is attached.
+    ///
+    /// # Errors
+    /// The errno of listening, with the address.
+    pub fn check(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => TcpListener::bind(socket).map(drop),
+            Self::Unix(path) => Bound::check(path),
+        }
+        .map_err(|e| self.named(&e))
+    }
+
+    fn named(&self, e: &io::Error) -> io::Error {
+        io::Error::new(e.kind(), format!("{self}: {e}"))
+    }
+}
+
 /// A running server of metrics; it ends with its `stop`.
 #[derive(Debug)]
 pub struct Server {
@@ -80,7 +98,7 @@ impl Server {
     /// # Errors
     /// The errno of listening, with the address.
     pub fn start(address: &Address, access: &Access, monitor: &Monitor, stop: &Stop) -> io::Result<Self> {
-        let named = |e: io::Error| io::Error::new(e.kind(), format!("{address}: {e}"));
+        let named = |e: io::Error| address.named(&e);
         let (listener, address) = match address {
             Address::Tcp(socket) => {
                 let listener = TcpListener::bind(socket).map_err(named)?;

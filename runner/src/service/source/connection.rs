@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
 use skreap_core::{Refusal, Request, counted, plural};
 
 use super::lines::{Line, Lines, MAX_LINE_BYTES};
 use super::output::Output;
 use super::stop::{Stop, Wake};
-use super::unanswered::Unanswered;
+use super::unanswered::{UNCONFIRMED_MAX, Unanswered};
 use super::{Inbox, Job, Reply, Requester};
 use crate::observe::clients::{Clients, Connected};
 
@@ -47,19 +47,21 @@ pub(crate) fn start(
 ) -> io::Result<thread::JoinHandle<()>> {
     let Who { name, requester, clients, connected } = who;
     let output = Output::new(output, stop.clone());
-    let (reply, replies) = unbounded();
+    let (reply, answers) = unbounded();
+    let (confirmed, of_confirmed) = unbounded();
+    let replies = Replies { answers, confirmed: of_confirmed, open: 2 };
     let unanswered = Arc::new(Unanswered::default());
     let answered = Arc::clone(&unanswered);
     let writer = thread::Builder::new()
         .name(format!("{name}-out"))
-        .spawn(move || write(output, &replies, &answered))?;
+        .spawn(move || write(output, replies, &answered))?;
     thread::Builder::new().name(format!("{name}-in")).spawn(move || {
         let _connected = connected;
-        let reader = Reader { inbox, requester, reply, unanswered, clients };
+        let reader = Reader { inbox, requester, reply, confirmed, unanswered, clients };
         if let Err(e) = reader.run(input, &stop) {
             tracing::warn!("reading requests: {e}");
         }
-        // The reader has ended, and its sender of replies with it: the writer ends with the sender
+        // The reader has ended, and its senders of replies with it: the writer ends with the senders
         // of the last job.
         if writer.join().is_err() {
             tracing::error!("a writer panicked");
@@ -71,6 +73,8 @@ struct Reader {
     inbox: Inbox,
     requester: Requester,
     reply: Sender<Reply>,
+    /// For deletions that wait to be confirmed: their answers are waited for by nobody.
+    confirmed: Sender<Reply>,
     unanswered: Arc<Unanswered>,
     clients: Arc<Clients>,
 }
@@ -90,14 +94,33 @@ impl Reader {
 
     fn accept(&self, line: Line) {
         let received = Instant::now();
-        let request = match line {
+        let (number, request) = match line {
             // A blank line is ignored: people press return, and files end with one.
             Line::Whole(_, text) if text.iter().all(u8::is_ascii_whitespace) => return,
-            Line::Whole(number, text) => Request::parse(&text, number),
-            Line::TooLong(number) => Err(Refusal::line_too_long(number, MAX_LINE_BYTES)),
+            Line::Whole(number, text) => (number, Request::parse(&text, number)),
+            Line::TooLong(number) => (number, Err(Refusal::line_too_long(number, MAX_LINE_BYTES))),
+        };
+        let job = |request, reply: &Sender<Reply>| Job {
+            request,
+            requester: self.requester,
+            line: number,
+            received,
+            reply: reply.clone(),
         };
         // A closed channel means that the other end has stopped; it has logged why.
         let _ = match request {
+            // Whatever comes behind it is read while it waits, as that may take it back.
+            Ok(Request::Event(event)) if event.waits() => {
+                if self.unanswered.take_unconfirmed() {
+                    self.inbox.send(job(Request::Event(event), &self.confirmed))
+                } else {
+                    let message = format!(
+                        "{UNCONFIRMED_MAX} deletions of this client wait to be confirmed already, and nothing was done; send \
+                         it again when one of them is answered, or without \"confirm_after_ms\""
+                    );
+                    self.refuse(Refusal::new(number, message).with_id(&event.id))
+                }
+            }
             Ok(request) => {
                 // Questions are answered beside the reaper. For one client they keep their place:
                 // after all its earlier requests, and before all later ones. The same holds for a
@@ -108,8 +131,7 @@ impl Reader {
                     self.unanswered.drain();
                 }
                 self.unanswered.take();
-                let (requester, reply) = (self.requester, self.reply.clone());
-                let sent = self.inbox.send(Job { request, requester, received, reply });
+                let sent = self.inbox.send(job(request, &self.reply));
                 if question && sent {
                     self.unanswered.drain();
                 }
@@ -117,19 +139,51 @@ impl Reader {
             }
             Err(refusal) => {
                 self.clients.line_refused();
-                self.unanswered.take();
-                self.reply.send(Reply::Refused(refusal)).is_ok()
+                self.refuse(refusal)
             }
         };
+    }
+
+    fn refuse(&self, refusal: Refusal) -> bool {
+        self.unanswered.take();
+        self.reply.send(Reply::Refused(refusal)).is_ok()
+    }
+}
+
+/// What is to be written.
+struct Replies {
+    answers: Receiver<Reply>,
+    /// To deletions that have waited to be confirmed.
+    confirmed: Receiver<Reply>,
+    /// How many of the two have senders.
+    open: u8,
+}
+
+impl Replies {
+    /// The next one, and whether a deletion has waited for it; `None` when every sender is dropped.
+    fn next(&mut self) -> Option<(Reply, bool)> {
+        while self.open > 0 {
+            let (reply, has_waited) = select! {
+                recv(self.answers) -> reply => (reply, false),
+                recv(self.confirmed) -> reply => (reply, true),
+            };
+            match reply {
+                Ok(reply) => return Some((reply, has_waited)),
+                Err(_) if has_waited => self.confirmed = never(),
+                Err(_) => self.answers = never(),
+            }
+            self.open -= 1;
+        }
+        None
     }
 }
 
 /// Writes until every sender of replies is dropped. A client that cannot be written to loses its
 /// answers, which is logged, but its requests are still carried out.
-fn write(mut output: impl Write, replies: &Receiver<Reply>, unanswered: &Unanswered) {
+fn write(mut output: impl Write, mut replies: Replies, unanswered: &Unanswered) {
     let mut lost = 0_u64;
     let mut line = Vec::new();
-    for reply in replies {
+    while let Some((reply, has_waited)) = replies.next() {
         if lost == 0 {
             line.clear();
             let written = serde_json::to_writer(&mut line, &reply).map_err(io::Error::from).and_then(|()| {
@@ -149,8 +203,10 @@ fn write(mut output: impl Write, replies: &Receiver<Reply>, unanswered: &Unanswe
         } else {
             lost += 1;
         }
-        if !reply.is_later() {
-            unanswered.answered();
+        match (reply.is_later(), has_waited) {
+            (true, _) => {}
+            (false, true) => unanswered.unconfirmed_answered(),
+            (false, false) => unanswered.answered(),
         }
     }
     unanswered.close();

@@ -67,6 +67,8 @@ pub struct Job {
     pub request: Request,
     /// Who asks it.
     pub requester: Requester,
+    /// Number of its line in the source, counted from 1; 0 if it comes from no line.
+    pub line: u64,
     /// When the line was complete.
     pub received: Instant,
     /// The destination of the answer.
@@ -167,6 +169,18 @@ pub enum Source {
 }
 
 impl Source {
+    /// Says whether [`start`](Self::start) could open this now, so that a start that must fail does so before anything is
+    /// attached. Nothing is left behind.
+    ///
+    /// # Errors
+    /// The errno of opening the source.
+    pub fn check(&self) -> io::Result<()> {
+        match self {
+            Self::Stdin => Ok(()),
+            Self::Unix(path, _) => unix::check(path),
+        }
+    }
+
     /// Starts reading. The source ends when its input does or when `stop` is given. Requests
     /// accepted by then are still answered, unless the reader of the answers has read nothing for
     /// five seconds. Every job holds a sender of `inbox`, and a full queue blocks the source.

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::FileTypeExt as _;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -32,16 +32,7 @@ pub(super) fn start(
     clients: &Arc<Clients>,
 ) -> io::Result<thread::JoinHandle<()>> {
     let clients = Arc::clone(clients);
-    let bound = Bound::bind(path, access).map_err(|e| {
-        let why = match e.kind() {
-            io::ErrorKind::AddrInUse => {
-                "another service listens there already, or it is no socket; stop that, or name another path"
-                    .to_owned()
-            }
-            _ => e.to_string(),
-        };
-        io::Error::new(e.kind(), format!("unix:{}: {why}", path.display()))
-    })?;
+    let bound = Bound::bind(path, access).map_err(|e| named(path, &e))?;
     let socket = Socket { bound, access: access.clone() };
     tracing::info!(path = %path.display(), mode = format!("{:04o}", access.mode()), "listening");
     thread::Builder::new().name("unix".to_owned()).spawn(move || {
@@ -49,6 +40,22 @@ pub(super) fn start(
             tracing::error!(path = %socket.bound.path.display(), "cannot accept clients any more: {e}");
         }
     })
+}
+
+/// As [`Bound::check`].
+pub(super) fn check(path: &Path) -> io::Result<()> {
+    Bound::check(path).map_err(|e| named(path, &e))
+}
+
+fn named(path: &Path, e: &io::Error) -> io::Error {
+    let why = match e.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another service listens there already, or it is no socket; stop that, or name another path"
+                .to_owned()
+        }
+        _ => e.to_string(),
+    };
+    io::Error::new(e.kind(), format!("unix:{}: {why}", path.display()))
 }
 
 /// A unix socket that is listened on; its file is removed on drop.
@@ -61,22 +68,35 @@ pub(crate) struct Bound {
 impl Bound {
     /// Listens at `path`, and replaces a socket on which no process listens any more.
     pub(crate) fn bind(path: &Path, access: &Access) -> io::Result<Self> {
-        // The socket file of a killed process is removed; that of a living one is not.
-        if fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
-            && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
-        {
-            fs::remove_file(path)?;
-        }
+        remove_stale(path)?;
         let listener = UnixListener::bind(path)?;
         let bound = Self { listener, path: path.to_owned() };
         access.apply(path)?;
         Ok(bound)
     }
 
+    /// Says whether `path` could be listened on now, and leaves nothing there.
+    pub(crate) fn check(path: &Path) -> io::Result<()> {
+        remove_stale(path)?;
+        // Of another type, so that no client of ours can connect meanwhile.
+        drop(UnixDatagram::bind(path)?);
+        fs::remove_file(path)
+    }
+
     #[cfg(feature = "metrics")]
     pub(crate) fn listener(&self) -> &UnixListener {
         &self.listener
     }
+}
+
+/// The socket file of a killed process is removed; that of a living one is not.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
+        && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+    {
+        fs::remove_file(path)?;
+    }
+    Ok(())
 }
 
 impl Drop for Bound {

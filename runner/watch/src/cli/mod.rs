@@ -15,7 +15,8 @@ use clap::{Parser, Subcommand};
 #[command(name = "skreap-watch", version, max_term_width = 100)]
 struct Cli {
     /// Log level or filter: off, error, warn, info, debug, trace
-    #[arg(long, value_name = "LEVEL", env = "SKREAP_LOG", default_value = "info", global = true)]
+    #[arg(long, value_name = "LEVEL", env = "SKREAP_LOG", default_value = "info", global = true,
+          value_parser = log_filter)]
     log: String,
     #[command(subcommand)]
     command: Command,
@@ -30,6 +31,10 @@ enum Command {
     /// Write manual pages or shell completions
     #[command(hide = true)]
     Generate(generate::Generate),
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    skreap_core::check_log_filter(text).map(|()| text.to_owned())
 }
 
 /// Runs the command of this process.
@@ -91,6 +96,7 @@ mod tests {
             "skreap-watch etcd --user x",
             "skreap-watch etcd --cert x",
             "skreap-watch kubernetes --when maybe",
+            "skreap-watch etcd --log inof",
             &format!("{ttl} 0"),
         ] {
             assert!(parse(line).is_err(), "{line}");
