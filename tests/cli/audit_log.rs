@@ -25,7 +25,6 @@ crate::tests![
     a_reader_that_does_not_read_delays_nothing,
     a_renamed_file_is_left_alone,
     a_collector_may_come_later,
-    replayed,
     the_place_must_be_there,
 ];
 
@@ -35,7 +34,7 @@ fn lines(path: &Path) -> Result<Vec<Value>> {
 }
 
 /// The lines, once there are that many.
-fn so_many(path: &Path, count: usize) -> Result<Vec<Value>> {
+pub fn so_many(path: &Path, count: usize) -> Result<Vec<Value>> {
     let complete = || fs::read_to_string(path).is_ok_and(|text| text.lines().count() >= count);
     until("the lines to be written", complete)?;
     let lines = lines(path)?;
@@ -43,12 +42,12 @@ fn so_many(path: &Path, count: usize) -> Result<Vec<Value>> {
     Ok(lines)
 }
 
-fn serve_to(label: &str, to: &Path, more: &[&str]) -> Result<Serve> {
+pub fn serve_to(label: &str, to: &Path, more: &[&str]) -> Result<Serve> {
     let to = to.to_str().context("the path is not UTF-8")?;
     Serve::start_with(label, &[&["--audit-log", to], more].concat())
 }
 
-fn ask(client: &mut Talk, event: &str) -> Result<Value> {
+pub fn ask(client: &mut Talk, event: &str) -> Result<Value> {
     client.send(event)?;
     client.answer()?.context("closed")
 }
@@ -265,46 +264,6 @@ fn a_collector_may_come_later() -> Result<()> {
     BufReader::new(stream).read_line(&mut line)?;
     ensure!(serde_json::from_str::<Value>(&line)?["event"] == "early", "{line}");
     drop(client);
-    serve.finish()
-}
-
-fn replayed() -> Result<()> {
-    let directory = TempDir::new()?;
-    let log = directory.path().join("log");
-    let serve = serve_to("cli-log-replay", &log, &[])?;
-    let mut ten = Ten::new(&serve)?;
-    let mut client = serve.client()?;
-    for (id, backend) in [("p1", UDP), ("p2", TCP)] {
-        ask(&mut client, &event_for(id, backend))?;
-    }
-    so_many(&log, 12)?;
-    // Those who came back.
-    ten.connect(UDP, 3)?;
-    let (log, socket) = (log.display().to_string(), serve.socket_arg()?);
-    let replay = |more: &[&str]| run(&[&["replay", &log, "--socket", &socket], more].concat());
-    let ended = replay(&["--dry-run", "--json"])?;
-    let reports = ended.json()?;
-    let said: Vec<_> =
-        reports.iter().map(|r| (r["id"].as_str(), r["victims"].as_u64(), r["dry_run"].as_bool())).collect();
-    ensure!(said == [(Some("p1"), Some(3), Some(true)), (Some("p2"), Some(0), Some(true))], "{ended:?}");
-    let ended = replay(&["--dry-run"])?;
-    ensure!(ended.code == Some(0), "{ended:?}");
-    ensure!(
-        ended.out.contains("p1 (backend-deleted): 6 sockets destroyed then, 3 would be now"),
-        "{ended:?}"
-    );
-    ensure!(
-        ended.out.contains("p2 (backend-deleted): 4 sockets destroyed then, 0 would be now"),
-        "{ended:?}"
-    );
-    let ended = replay(&[])?;
-    ensure!(ended.code == Some(2) && ended.err.contains("--dry-run"), "{ended:?}");
-    let ended = replay(&["--yes", "--event", "p1"])?;
-    ensure!(ended.code == Some(0), "{ended:?}");
-    ensure!(ended.out == "p1 (backend-deleted): 6 sockets destroyed then, 3 of 3 now\n", "{ended:?}");
-    let ended = replay(&["--yes", "--event", "p3"])?;
-    ensure!(ended.code == Some(1) && ended.err.contains("no such event"), "{ended:?}");
-    drop((ten, client));
     serve.finish()
 }
 

@@ -11,6 +11,8 @@ crate::tests![
     every_command_explains_itself,
     help_fits_a_terminal,
     options_of_serve_are_grouped,
+    options_of_events_are_grouped,
+    values_that_are_none_say_what_to_write,
     the_version_says_what_is_needed_to_report_a_bug,
     wrong_use_is_exit_2,
     sizes_have_one_range,
@@ -73,6 +75,90 @@ fn options_of_serve_are_grouped() -> Result<()> {
     let options: Vec<&str> =
         plain.lines().map(|line| line.split(',').next().unwrap_or_default().trim()).collect();
     ensure!(options == ["-h", "-V"], "{plain}");
+    Ok(())
+}
+
+/// The options under each heading, in their order.
+fn grouped(help: &str) -> Vec<(&str, Vec<&str>)> {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    for line in help.lines() {
+        if line.ends_with(':') && !line.starts_with(' ') {
+            groups.push((line.trim_end_matches(':'), Vec::new()));
+        } else if let Some((_, options)) = groups.last_mut()
+            // What is indented further explains.
+            && line.trim_start().starts_with('-')
+            && line.len() - line.trim_start().len() <= 6
+            && let Some(option) = line.split([' ', ',', '[']).find(|word| word.starts_with("--"))
+        {
+            options.push(option);
+        }
+    }
+    groups.retain(|(_, options)| !options.is_empty());
+    groups
+}
+
+/// Each option is under the heading that it belongs to.
+fn options_of_events_are_grouped() -> Result<()> {
+    const MEANT: &str = "Sockets that are meant: those for which all of these hold";
+    const STAY: &str = "Sockets that stay: those for which all of these hold";
+    const ACTION: &str = "What is done with them";
+    let place = ["--cgroup", "--netns", "--uid", "--interface"];
+    let stay = [
+        "--except-protocol",
+        "--except-to",
+        "--except-port",
+        "--except-cgroup",
+        "--except-netns",
+        "--except-uid",
+        "--except-interface",
+    ];
+    let action = |to| vec!["--action", "--force", "--after-ms", to];
+    let log = ("Log", vec!["--log", "--log-format"]);
+    let (reap, terminate, reconcile) = (
+        run(&["reap", "--help"])?.out,
+        run(&["terminate", "--help"])?.out,
+        run(&["reconcile", "--help"])?.out,
+    );
+    let expected = [
+        ("Options", vec!["--dry-run", "--socket", "--json", "--help", "--version"]),
+        (MEANT, [&place[..], &["--frontend", "--unknown-frontend"]].concat()),
+        (STAY, stay.to_vec()),
+        (ACTION, action("--to")),
+        ("Without a service", vec!["--once", "--engine"]),
+        log.clone(),
+    ];
+    ensure!(grouped(&reap) == expected, "{:#?}", grouped(&reap));
+    let expected = [
+        ("Options", vec!["--dry-run", "--max-victims", "--socket", "--json", "--help", "--version"]),
+        (MEANT, [&["--protocol", "--to", "--port"], &place[..]].concat()),
+        (STAY, stay.to_vec()),
+        (ACTION, action("--destination")),
+        log.clone(),
+    ];
+    ensure!(grouped(&terminate) == expected, "{:#?}", grouped(&terminate));
+    let expected = [
+        ("Options", vec!["--dry-run", "--max-victims", "--yes", "--socket", "--json", "--help", "--version"]),
+        (MEANT, [&["--within"], &place[..]].concat()),
+        (STAY, stay.to_vec()),
+        (ACTION, action("--to")),
+        log,
+    ];
+    ensure!(grouped(&reconcile) == expected, "{:#?}", grouped(&reconcile));
+    Ok(())
+}
+
+fn values_that_are_none_say_what_to_write() -> Result<()> {
+    let levels = "\"inof\" is no level; write off, error, warn, info, debug, trace, or a filter such as \
+                  skreap::service=debug";
+    for (args, says) in [
+        (["serve", "--max-rate", "0"], "'0' for '--max-rate <N>': write at least 1"),
+        (["serve", "--max-rate", "many"], "'many' for '--max-rate <N>': write at least 1"),
+        (["status", "--log", "inof"], &format!("'inof' for '--log <FILTER>': {levels}")),
+    ] {
+        let ended = run(&args)?;
+        let expected = format!("error: invalid value {says}\n\nFor more information, try '--help'.\n");
+        ensure!(ended.code == Some(2) && ended.err == expected, "{ended:?}");
+    }
     Ok(())
 }
 
@@ -155,6 +241,8 @@ fn wrong_use_is_exit_2() -> Result<()> {
         &["serve", "--states", "LISTEN"],
         &["serve", "--scope", "some"],
         &["serve", "--max-rate", "0"],
+        &["serve", "--log", "inof"],
+        &["status", "--log", "skreap=debug,inof"],
         &["serve", "--max-victims", "-1"],
         &["reap", "udp://10.0.0.1"],
         &["reap", "udp://10.0.0.1:0"],

@@ -29,6 +29,7 @@ mod pin;
 mod privileges;
 mod process;
 mod pty;
+mod replay;
 mod requester;
 mod revive;
 mod rules;
@@ -43,6 +44,7 @@ mod supervisor;
 mod terminal;
 mod top;
 mod uid;
+mod unconfirmed;
 mod unit;
 mod unprivileged;
 
@@ -103,12 +105,14 @@ fn main() -> ExitCode {
         events::tests(),
         requester::tests(),
         revive::tests(),
+        unconfirmed::tests(),
         schema::tests(),
         intents::tests(),
         selectors::tests(),
         rules::tests(),
         audit::tests(),
         audit_log::tests(),
+        replay::tests(),
         embedding::tests(),
         privileges::tests(),
         demo::tests(),

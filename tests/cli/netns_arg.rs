@@ -9,7 +9,12 @@ use crate::commands::UDP;
 use crate::process::{Ended, collect, run, skreap};
 use crate::serve::Serve;
 
-crate::tests![a_name_a_path_and_a_pid, what_is_no_netns, a_link_local_backend_alone];
+crate::tests![
+    a_name_a_path_and_a_pid,
+    what_is_no_netns,
+    a_link_local_backend_alone,
+    a_link_local_backend_with_another,
+];
 
 /// A link that no other netns has.
 const DEVICE: &str = "skreaparg0";
@@ -85,5 +90,16 @@ fn a_link_local_backend_alone() -> Result<()> {
         ensure!(ended.err.contains("(--netns blue)"), "{ended:?}");
         ensure!(backend.contains('%') || ended.err.contains("udp://[fe80::1%eth0]:53"), "{ended:?}");
     }
+    Ok(())
+}
+
+fn a_link_local_backend_with_another() -> Result<()> {
+    let on_link = "udp://[fe80::1%eth0]:53";
+    let ended = run(&["reap", UDP, on_link, "--netns", "blue", "--socket", "/nowhere"])?;
+    let says = format!(
+        "skreap: --netns says where the link of {on_link} is, and which sockets of {UDP} are meant: reap the two one after \
+         the other\n"
+    );
+    ensure!(ended.code == Some(2) && ended.err == says, "{ended:?}");
     Ok(())
 }

@@ -29,6 +29,7 @@ crate::tests![
     two_services_on_one_directory,
     unload_while_it_serves,
     no_bpf_filesystem,
+    a_start_that_fails_leaves_no_pins,
 ];
 
 /// A bpf filesystem and a `serve --pin` on it.
@@ -271,4 +272,44 @@ fn no_bpf_filesystem() -> Result<()> {
     let ended = run(&["unload", "--pin", path])?;
     ensure!(ended.code == Some(0) && ended.out.contains("nothing is pinned"), "{ended:?}");
     Ok(())
+}
+
+/// Nothing is attached when it must fail, and what is found out later is undone; pins that were there stay.
+fn a_start_that_fails_leaves_no_pins() -> Result<()> {
+    let pinned = Pinned::start("cli-fails")?;
+    let socket = pinned.serve.socket_arg()?;
+    let cgroup = skreap_testbed::Cgroup::create("cli-fails-other")?;
+    let path = cgroup.path().to_str().context("not UTF-8")?;
+    let other = pinned.bpffs.path("other");
+    let directory = other.to_str().context("not UTF-8")?;
+    let free = format!("{socket}-free");
+    let serve = ["serve", "--cgroup", path, "--max-sockets", "2000", "--log", "info", "--pin", directory];
+    let unix = |path: &str| format!("unix:{path}");
+    let (used, unused) = (unix(&socket), unix(&free));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = taken.local_addr()?.to_string();
+    for (more, says, attaches) in [
+        (&["--source", &used][..], "already", false),
+        (&["--source", "unix:/nonexistent/socket"], "No such file", false),
+        (&["--source", &unused, "--metrics", &address], "name another address with --metrics", false),
+        (&["--source", &unused, "--metrics", &used], "name another address with --metrics", false),
+        // Each of the two is free before the other is there.
+        (&["--source", &unused, "--source", &unused], "already", true),
+    ] {
+        let ended = run(&[&serve[..], more].concat())?;
+        ensure!(ended.code == Some(1) && ended.err.contains(says), "{more:?}: {ended:?}");
+        ensure!(ended.err.contains(" attached ") == attaches, "{more:?}: {ended:?}");
+        ensure!(!other.exists() && hooks::attached(&cgroup)? == 0, "{more:?}: something is left");
+        ensure!(!Path::new(&free).exists(), "{more:?}: the socket is left");
+    }
+    // What an earlier service has left is not this one's.
+    let mut first =
+        skreap(&[&serve[..], &["--source", &unused]].concat()).stderr(std::process::Stdio::null()).spawn()?;
+    until("the first to listen", || std::os::unix::net::UnixStream::connect(&free).is_ok())?;
+    crate::process::signal(&first, libc::SIGTERM)?;
+    ensure!(crate::process::wait(&mut first, crate::process::PATIENCE)?.success());
+    let ended = run(&[&serve[..], &["--source", &unused, "--source", &unused]].concat())?;
+    ensure!(ended.code == Some(1) && hooks::attached(&cgroup)? == 5, "{ended:?}");
+    good(&["unload", "--pin", directory])?;
+    pinned.finish("pinned pins=")
 }

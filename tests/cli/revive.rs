@@ -17,9 +17,6 @@ crate::tests![
     the_usual_action_is_that_of_the_service,
     a_service_may_refuse_it,
     bad_options_are_refused,
-    a_backend_that_comes_back_keeps_its_sockets,
-    a_deletion_is_confirmed_by_time,
-    an_unconfirmed_deletion_is_not_carried_out_at_the_end,
 ];
 
 /// A backend that nobody is connected to, at the address of [`UDP`].
@@ -69,6 +66,26 @@ fn reap_waits_for_it() -> Result<()> {
     ensure!(told.ends_with("6 of 6 sockets revived\n"), "{told}");
     let counted = good_json(&["reap", TCP, "--action", "none", "--socket", &socket, "--json"])?;
     ensure!(counted["victims"] == 4 && counted["destroyed"] == 0 && counted["action"] == "none", "{counted}");
+    // Nothing that is not done is said to be done.
+    for (args, says) in [
+        (&["reap", TCP, "--action", "none"][..], "4 sockets counted\n"),
+        (&["reap", UDP, TCP, "--action", "none"], "2 backends: 4 sockets counted\n"),
+        (&["reconcile", UDP, "--action", "none"], "not among 1 living backend: 10 sockets counted\n"),
+        (&["reap", TCP, "--dry-run"], "4 sockets would be destroyed\n"),
+        (
+            &["reap", UDP, TCP, "--dry-run", "--action", "move", "--to", ELSEWHERE],
+            "2 backends: 4 sockets would be moved or destroyed\n",
+        ),
+        (
+            &["reap", ELSEWHERE, "--dry-run", "--action", "revive", "--to", UDP],
+            "6 sockets would be destroyed and revived\n",
+        ),
+    ] {
+        let said = good(&[args, &["--socket", &socket]].concat())?;
+        ensure!(said.contains(says), "{args:?}: {said}");
+    }
+    let said = good(&["reap", UDP, TCP, "--action", "none", "--socket", &socket])?;
+    ensure!(said.contains(&format!("  {TCP}: 4 counted\n")), "{said}");
     drop(ten);
     serve.finish()
 }
@@ -113,7 +130,16 @@ fn a_service_may_refuse_it() -> Result<()> {
     ensure!(report["error"].as_str().is_some_and(|error| error.contains("--no-revive")), "{report}");
     ensure!(report["destroyed"] == 0 && report.get("reviving").is_none(), "{report}");
     drop(ten);
-    serve.finish()
+    serve.finish()?;
+    // One that would refuse every event does not start.
+    for action in ["revive", "move"] {
+        let ended = run(&["serve", "--no-revive", "--action", action, "--to", ELSEWHERE])?;
+        let says = format!(
+            "skreap: --no-revive: --action {action} has sockets connected; leave one of the two out\n"
+        );
+        ensure!(ended.code == Some(2) && ended.err == says, "{ended:?}");
+    }
+    Ok(())
 }
 
 fn bad_options_are_refused() -> Result<()> {
@@ -133,68 +159,5 @@ fn bad_options_are_refused() -> Result<()> {
         let ended = run(&[&["reap", UDP], args].concat())?;
         ensure!(ended.code == Some(2) && ended.err.contains(why), "{args:?}: {ended:?}");
     }
-    Ok(())
-}
-
-fn unconfirmed(id: &str, confirm_after_ms: u32) -> String {
-    let event = json!({
-        "id": id, "type": "backends-deleted", "backends": [UDP, TCP], "confirm_after_ms": confirm_after_ms,
-    });
-    format!("{event}\n")
-}
-
-fn added(id: &str, backend: &str) -> String {
-    format!("{}\n", json!({"id": id, "type": "backend-added", "backend": backend}))
-}
-
-fn a_backend_that_comes_back_keeps_its_sockets() -> Result<()> {
-    let serve = Serve::start("cli-unconfirmed")?;
-    let mut ten = Ten::new(&serve)?;
-    let (mut client, mut other) = (serve.client()?, serve.client()?);
-    client.send(&unconfirmed("d1", 3_600_000))?;
-    // Events of others are handled meanwhile.
-    other.ask("between")?;
-    other.send(&(added("a1", UDP) + &added("a2", TCP)))?;
-    for id in ["a1", "a2"] {
-        let report = other.answer()?.context("closed")?;
-        ensure!(report["id"] == id && report["complete"] == true && report["victims"] == 0, "{report}");
-    }
-    let report = client.answer()?.context("closed")?;
-    ensure!(report["id"] == "d1" && report["victims"] == 0 && report["complete"] == true, "{report}");
-    ensure!(report["cancelled"] == json!({UDP: "a1", TCP: "a2"}), "{report}");
-    ensure!(ten.client.destroyed(skreap_testbed::Selection::All)?.is_empty(), "a socket was destroyed");
-    drop(ten);
-    serve.finish()
-}
-
-fn a_deletion_is_confirmed_by_time() -> Result<()> {
-    let serve = Serve::start("cli-confirmed")?;
-    let ten = Ten::new(&serve)?;
-    let mut client = serve.client()?;
-    let start = Instant::now();
-    client.send(&(unconfirmed("d1", 400) + &added("a1", TCP)))?;
-    let report = client.answer()?.context("closed")?;
-    ensure!(start.elapsed() >= Duration::from_millis(400), "after {:?}", start.elapsed());
-    ensure!(report["id"] == "d1" && report["destroyed"] == 6, "{report}");
-    ensure!(report["cancelled"] == json!({TCP: "a1"}), "{report}");
-    ensure!(client.answer()?.context("closed")?["id"] == "a1", "not the next answer");
-    drop(ten);
-    serve.finish()
-}
-
-fn an_unconfirmed_deletion_is_not_carried_out_at_the_end() -> Result<()> {
-    let serve = Serve::start("cli-unconfirmed-end")?;
-    let ten = Ten::new(&serve)?;
-    let mut client = serve.client()?;
-    client.send(&unconfirmed("d1", 3_600_000))?;
-    serve.client()?.ask("it has been read")?;
-    drop(ten);
-    serve.finish()?;
-    let refusal = client.answer()?.context("closed")?;
-    ensure!(refusal["id"] == "d1", "{refusal}");
-    ensure!(
-        refusal["error"]["message"].as_str().is_some_and(|m| m.contains("nothing was done")),
-        "{refusal}"
-    );
     Ok(())
 }

@@ -54,6 +54,9 @@ fn reap_is_restricted() -> Result<()> {
         (&["--except-to", "10.96.0.0/16", "--except-port", "54"], 12),
         (&["--except-protocol", "tcp"], 12),
         (&["--netns", &pid, "--interface", "lo"], 0),
+        (&["--except-netns", &pid], 6),
+        // None is bound to it.
+        (&["--except-netns", &pid, "--except-interface", "lo"], 12),
     ] {
         let report = good_json(&[&base[..], options].concat())?;
         ensure!(report["victims"] == victims, "{options:?}: {report}");
@@ -101,6 +104,7 @@ fn reap_once_is_restricted() -> Result<()> {
 fn what_makes_no_sense_is_refused() -> Result<()> {
     for (options, says) in [
         (&["--interface", "eth0"][..], "--netns"),
+        (&["--except-interface", "eth0"], "--except-netns"),
         (&["--cgroup", "a.slice"], "names no cgroup"),
         (&["--except-port", "0"], "port 0 is that of sockets without a peer"),
         (&["--except-port", "9-1"], "ends before it begins"),

@@ -9,6 +9,9 @@ use skreap::core::{
 
 use super::Failure;
 
+/// Heading of these options.
+pub(super) const ACTION: &str = "What is done with them";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct ActionArgs {
     /// What is done with the victims: destroy; revive, to connect UDP sockets that still have no peer some seconds after

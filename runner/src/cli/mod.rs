@@ -34,7 +34,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::CompleteEnv;
 use skreap::choice::EngineChoice;
-use skreap::core::EngineName;
+use skreap::core::{EngineName, check_log_filter};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::SubscriberBuilder;
 
@@ -71,11 +71,17 @@ fn engine() -> impl TypedValueParser<Value = EngineChoice> {
     PossibleValuesParser::new(names).try_map(|name| name.parse::<EngineChoice>())
 }
 
+fn log_filter(text: &str) -> Result<EnvFilter, String> {
+    check_log_filter(text)?;
+    text.parse::<EnvFilter>().map_err(|e| e.to_string())
+}
+
 #[derive(Debug, Parser)]
 #[command(name = "skreap", version = version(), about, after_help = EXIT_CODES, propagate_version = true)]
 struct Cli {
     /// Log level on stderr: off, error, warn, info, debug, trace, or a tracing filter
-    #[arg(long, global = true, value_name = "FILTER", default_value = "warn", env = "SKREAP_LOG", help_heading = LOG)]
+    #[arg(long, global = true, value_name = "FILTER", default_value = "warn", env = "SKREAP_LOG", help_heading = LOG,
+          value_parser = log_filter)]
     log: EnvFilter,
     /// Format of the log
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, help_heading = LOG)]

@@ -11,11 +11,11 @@ use comfy_table::presets::NOTHING;
 use serde::Deserialize as _;
 use serde_json::Value;
 use skreap::core::{
-    Action, Backend, CgroupName, Event, FallbackReason, Frontend, Radius, Report, Request, Revived,
-    RuleCount, SocketTuple, Through, UnknownFrontend, VictimAction,
+    Action, ActionName, Backend, CgroupName, Event, FallbackReason, Frontend, Radius, Report, Request,
+    Revived, RuleCount, SocketTuple, Through, UnknownFrontend, VictimAction,
 };
 
-use super::action::{ActionArgs, ToArg};
+use super::action::{ACTION, ActionArgs, ToArg};
 use super::once::{self, OnceArgs};
 use super::selector::{self, ExceptArgs, PlaceArgs};
 use super::text::{counted, grouped};
@@ -30,9 +30,12 @@ pub(super) struct Args {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    place: PlaceArgs,
+    socket: SocketArg,
+    /// Print the report as one JSON object
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
-    except: ExceptArgs,
+    place: PlaceArgs,
     /// Only clients that named this address, which a load balancer has translated, as udp://10.96.0.10:53; or `direct`:
     /// those that named the backend itself. May be given more than once. Needs `serve --frontends`
     #[arg(long, value_name = "FRONTEND", conflicts_with = "once")]
@@ -42,11 +45,8 @@ pub(super) struct Args {
           value_parser = unknown_frontend())]
     unknown_frontend: UnknownFrontend,
     #[command(flatten)]
-    socket: SocketArg,
-    /// Print the report as one JSON object
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
+    except: ExceptArgs,
+    #[command(flatten, next_help_heading = ACTION)]
     action: ActionArgs,
     #[command(flatten)]
     to: ToArg,
@@ -93,7 +93,14 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 /// service the path of a cgroup says which sockets are indexed at all.
 fn restrict(args: &Args, event: &mut Event) -> Result<(), Failure> {
     let mut wanted = args.place.selector();
-    if event.action.gone().iter().any(Backend::is_link_local) {
+    let gone = event.action.gone();
+    if let Some(on_link) = gone.iter().find(|backend| backend.is_link_local()) {
+        if let Some(plain) = gone.iter().find(|backend| !backend.is_link_local() && wanted.netns.is_some()) {
+            return Err(Failure::Misused(anyhow!(
+                "--netns says where the link of {on_link} is, and which sockets of {plain} are meant: reap the two one after \
+                 the other"
+            )));
+        }
         let file = wanted.netns.take().map(|netns| netns::file_of(&netns)).transpose();
         event.netns = file.map_err(Failure::Misused)?;
     }
@@ -115,7 +122,7 @@ pub(super) fn tell(socket: &SocketArg, event: Event, subject: &str, json: bool) 
     let answer = session.ask(&Request::Event(event))?;
     let concluded = conclude(&answer, subject, json);
     if answer.get("reviving").is_some() {
-        let later = session.next()?;
+        let later = session.later()?;
         if json {
             print_json(&later)?;
         } else {
@@ -148,7 +155,7 @@ pub(super) fn print(out: &mut impl Write, subject: &str, report: &Report) -> io:
     print_result(out, subject, report)?;
     for b in &report.by_backend {
         if report.dry_run {
-            writeln!(out, "  {}: {} would be destroyed", b.backend, b.victims)?;
+            writeln!(out, "  {}: {} {}", b.backend, b.victims, would_be(report))?;
         } else {
             writeln!(out, "  {}: {} of {} destroyed", b.backend, b.destroyed, b.victims)?;
         }
@@ -189,10 +196,20 @@ pub(super) fn print(out: &mut impl Write, subject: &str, report: &Report) -> io:
     Ok(())
 }
 
+/// What becomes of the victims of a dry run, or of an event that only counts them.
+const fn would_be(report: &Report) -> &'static str {
+    match report.victim_action {
+        Some(ActionName::None) => "counted",
+        Some(ActionName::Move) => "would be moved or destroyed",
+        Some(ActionName::Revive) => "would be destroyed and revived",
+        _ => "would be destroyed",
+    }
+}
+
 fn print_result(out: &mut impl Write, subject: &str, report: &Report) -> io::Result<()> {
     let ms = |ns: u64| ns as f64 / 1e6;
     if report.dry_run {
-        writeln!(out, "{subject}: {} would be destroyed", counted(report.victims, "socket"))?;
+        writeln!(out, "{subject}: {} {}", counted(report.victims, "socket"), would_be(report))?;
         if let Some(guard) = report.guard.filter(|guard| guard.refused) {
             let refusal = guard.refusal(guard.found.unwrap_or(report.victims)).unwrap_or_default();
             writeln!(out, "  WOULD BE {refusal}")?;
@@ -263,7 +280,7 @@ fn print_fallbacks(out: &mut impl Write, report: &Report) -> io::Result<()> {
 }
 
 /// What came of destroyed sockets some seconds later.
-fn print_revived(out: &mut impl Write, subject: &str, later: &Value) -> anyhow::Result<()> {
+pub(super) fn print_revived(out: &mut impl Write, subject: &str, later: &Value) -> anyhow::Result<()> {
     let revived = later.get("revived").context("not what came of destroyed sockets")?;
     let revived = Revived::deserialize(revived).context("cannot read what came of destroyed sockets")?;
     writeln!(out, "{subject}: {} of {} revived", revived.revived, counted(revived.sockets, "socket"))?;

@@ -4,10 +4,10 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, anyhow};
 use serde::Deserialize as _;
-use skreap::core::{Action, Backend, Event, Network, Report, Request};
+use skreap::core::{Action, ActionName, Backend, Event, Network, Report, Request, VictimAction};
 
-use super::action::{ActionArgs, ToArg};
-use super::selector::{self, ExceptArgs, PlaceArgs};
+use super::action::{ACTION, ActionArgs, ToArg};
+use super::selector::{self, ExceptArgs, MEANT, PlaceArgs};
 use super::text::counted;
 use super::{Failure, SocketArg, client, complete, reap};
 
@@ -16,37 +16,39 @@ pub(super) struct Args {
     /// The living backends; without any they are read from stdin, one a line
     #[arg(value_name = "BACKEND", add = complete::backends())]
     backends: Vec<Backend>,
-    /// Consider only sockets that are connected to addresses in these networks, as 10.0.0.0/8,fd00::/8. Needed if the
-    /// service indexes the whole machine, unless --max-victims is given
-    #[arg(long, value_name = "NETWORKS", value_delimiter = ',')]
-    within: Vec<Network>,
-    #[command(flatten)]
-    place: PlaceArgs,
-    #[command(flatten)]
-    except: ExceptArgs,
-    /// Do nothing if more than N sockets would be destroyed
-    #[arg(long, value_name = "N")]
-    max_victims: Option<u64>,
     /// List the victims and whose they are, and destroy nothing; exit code 1 if it would be refused
     #[arg(long)]
     dry_run: bool,
+    /// Do nothing if more than N sockets would be destroyed
+    #[arg(long, value_name = "N")]
+    max_victims: Option<u64>,
     /// Do not ask. Without it the victims are counted and shown first, and a terminal is needed
     #[arg(long)]
     yes: bool,
-    #[command(flatten)]
-    action: ActionArgs,
-    #[command(flatten)]
-    to: ToArg,
     #[command(flatten)]
     socket: SocketArg,
     /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
+    /// Consider only sockets that are connected to addresses in these networks, as 10.0.0.0/8,fd00::/8. Needed if the
+    /// service indexes the whole machine, unless --max-victims is given
+    #[arg(long, value_name = "NETWORKS", value_delimiter = ',', help_heading = MEANT)]
+    within: Vec<Network>,
+    #[command(flatten)]
+    place: PlaceArgs,
+    #[command(flatten)]
+    except: ExceptArgs,
+    #[command(flatten, next_help_heading = ACTION)]
+    action: ActionArgs,
+    #[command(flatten)]
+    to: ToArg,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let from_stdin = args.backends.is_empty();
-    let asks = !args.yes && !args.dry_run;
+    let victim_action = args.action.action(&args.to)?;
+    // What only counts needs no yes.
+    let asks = !args.yes && !args.dry_run && victim_action != Some(VictimAction::None);
     if asks && (from_stdin || !io::stdin().is_terminal()) {
         return Err(Failure::Misused(anyhow!(
             "reconcile ends every connection to what is not named; see whose with --dry-run, then say --yes, or name \
@@ -61,7 +63,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let subject = format!("not among {}", counted(backends.len() as u64, "living backend"));
     let action = Action::Reconcile { backends, within: args.within.clone(), max_victims: args.max_victims };
     let mut event = Event::new(client::id("reconcile"), action).with_dry_run(args.dry_run);
-    event.victim_action = args.action.action(&args.to)?;
+    event.victim_action = victim_action;
     event.check_links().map_err(|e| Failure::Misused(e.into()))?;
     selector::restrict(&mut event, args.place.selector(), &args.except)?;
     let subject = subject + &selector::words(&event);
@@ -96,7 +98,8 @@ fn confirmed(args: &Args, event: &Event, subject: &str) -> Result<Option<u64>, F
     if report.victims == 0 {
         return Ok(Some(0));
     }
-    write!(io::stderr(), "Destroy them? [y/N] ")?;
+    let verb = if report.victim_action == Some(ActionName::Move) { "Move or destroy" } else { "Destroy" };
+    write!(io::stderr(), "{verb} them? [y/N] ")?;
     io::stderr().flush()?;
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line).context("cannot read the terminal")?;

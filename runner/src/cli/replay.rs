@@ -1,16 +1,20 @@
 //! `skreap replay`
 
-use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+mod log;
+
+use std::collections::HashSet;
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
-use serde::Deserialize;
-use serde_json::value::RawValue;
-use skreap::core::{Event, Report, Request};
+use serde::Deserialize as _;
+use serde_json::Value;
+use skreap::core::{ActionName, Report, Request};
 
+use super::reap::print_revived;
 use super::text::{counted, grouped};
 use super::{Failure, SocketArg, client, print_json};
+use log::{Log, Past};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -33,31 +37,31 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// A line of the log, as far as it is read back.
-#[derive(Deserialize)]
-struct Line<'a> {
-    kind: String,
-    #[serde(default)]
-    destroyed: u64,
-    #[serde(default)]
-    lines: u64,
-    #[serde(default, borrow)]
-    request: Option<&'a RawValue>,
+/// Sockets that events would destroy.
+#[derive(Debug, Default)]
+struct Victims {
+    cookies: HashSet<u64>,
+    /// Those that no report lists.
+    unlisted: u64,
+    /// Some of them would be moved.
+    moves: bool,
 }
 
-/// An event of the log.
-struct Past {
-    event: Event,
-    /// Sockets that it destroyed then.
-    destroyed: u64,
-}
+impl Victims {
+    /// A socket is one, however many events name it.
+    fn add(&mut self, report: &Report) {
+        if report.victim_action == Some(ActionName::None) {
+            return;
+        }
+        let listed = report.sockets.as_deref().unwrap_or_default();
+        self.cookies.extend(listed.iter().map(|socket| socket.cookie));
+        self.unlisted += report.victims.saturating_sub(listed.len() as u64);
+        self.moves |= report.victim_action == Some(ActionName::Move);
+    }
 
-/// What a log has.
-#[derive(Default)]
-struct Log {
-    past: Vec<Past>,
-    /// Lines that it says are missing: events may be among them.
-    dropped: u64,
+    fn count(&self) -> u64 {
+        self.cookies.len() as u64 + self.unlisted
+    }
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -67,23 +71,19 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             "replay destroys sockets; see which with --dry-run, then say --yes, or use a terminal to be asked"
         )));
     }
-    let log = read(&args.file, args.event.as_deref())?;
-    if log.dropped > 0 {
-        writeln!(
-            io::stderr(),
-            "skreap: {} of the log were dropped when it was written",
-            counted(log.dropped, "line")
-        )?;
-    }
+    let log = log::read(&args.file, args.event.as_deref())?;
+    say_left_out(&log)?;
     if log.past.is_empty() {
-        return Err(Failure::Failed(anyhow!("{}: no such event", args.file.display())));
+        let why = if log.found { "nothing is left to be done again" } else { "no such event" };
+        return Err(Failure::Failed(anyhow!("{}: {why}", args.file.display())));
     }
     if !asks {
         return send(args, &log.past, args.dry_run, args.json).map(drop);
     }
     let victims = send(args, &log.past, true, false)?;
-    if victims > 0 {
-        write!(io::stderr(), "Destroy {}? [y/N] ", counted(victims, "socket"))?;
+    if victims.count() > 0 {
+        let verb = if victims.moves { "Move or destroy" } else { "Destroy" };
+        write!(io::stderr(), "{verb} {}? [y/N] ", counted(victims.count(), "socket"))?;
         io::stderr().flush()?;
         let mut line = String::new();
         io::stdin().lock().read_line(&mut line).context("cannot read the terminal")?;
@@ -94,20 +94,62 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     send(args, &log.past, false, args.json).map(drop)
 }
 
-/// Sends the events, one after the other; returns the number of victims.
-fn send(args: &Args, past: &[Past], dry_run: bool, json: bool) -> Result<u64, Failure> {
+/// Whoever has the events done again has to know which are not.
+fn say_left_out(log: &Log) -> io::Result<()> {
+    let mut err = io::stderr().lock();
+    if log.dropped > 0 {
+        let lines = counted(log.dropped, "line");
+        writeln!(err, "skreap: {lines} of the log were dropped when it was written")?;
+    }
+    if let Some((number, why)) = &log.first_unreadable {
+        let lines = counted(log.unreadable, "line");
+        writeln!(err, "skreap: left out: {lines} that cannot be read, first line {number}: {why}")?;
+    }
+    if log.cancelled > 0 {
+        let events = counted(log.cancelled, "deletion");
+        writeln!(err, "skreap: left out: {events} taken back before the confirmation")?;
+    }
+    if log.partly_cancelled > 0 {
+        let events = counted(log.partly_cancelled, "event");
+        writeln!(
+            err,
+            "skreap: left out of {events}: the backends that were added again before the confirmation"
+        )?;
+    }
+    if log.added > 0 {
+        let events = counted(log.added, "event");
+        writeln!(
+            err,
+            "skreap: left out: {events} of type backend-added, which would take back what waits now"
+        )?;
+    }
+    Ok(())
+}
+
+/// Sends the events, one after the other; returns their victims.
+fn send(args: &Args, past: &[Past], dry_run: bool, json: bool) -> Result<Victims, Failure> {
     let mut session = client::Session::connect(&args.socket.path())?;
-    let (mut victims, mut bad) = (0, false);
+    let (mut victims, mut bad, mut reviving) = (Victims::default(), false, 0_usize);
     for Past { event, destroyed } in past {
         let event = event.clone().with_dry_run(dry_run);
-        let answer = session.ask(&Request::Event(event.clone()))?;
+        let answer = session.ask(&Request::Event(event))?;
         let report = Report::deserialize(&answer).context("cannot read the report")?;
-        victims += report.victims;
+        victims.add(&report);
         bad |= report.error.is_some() || !report.complete || report.failed.total() > 0;
+        reviving += usize::from(report.reviving.is_some());
         if json {
             print_json(&answer)?;
         } else {
             print(&report, *destroyed)?;
+        }
+    }
+    for _ in 0..reviving {
+        let later = session.later()?;
+        if json {
+            print_json(&later)?;
+        } else {
+            let id = later.get("id").and_then(Value::as_str).unwrap_or_default();
+            print_revived(&mut io::stdout().lock(), id, &later)?;
         }
     }
     if bad { Err(Failure::Reported) } else { Ok(victims) }
@@ -116,7 +158,9 @@ fn send(args: &Args, past: &[Past], dry_run: bool, json: bool) -> Result<u64, Fa
 fn print(report: &Report, then: u64) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let Report { id, victims, destroyed, dry_run, .. } = report;
-    let now = if *dry_run {
+    let now = if report.victim_action == Some(ActionName::None) {
+        format!("{} counted now", grouped(*victims))
+    } else if *dry_run {
         format!("{} would be now", grouped(*victims))
     } else {
         format!("{} of {} now", grouped(*destroyed), grouped(*victims))
@@ -135,26 +179,4 @@ fn print(report: &Report, then: u64) -> io::Result<()> {
         writeln!(out, "  INCOMPLETE: {why}")?;
     }
     Ok(())
-}
-
-fn read(path: &Path, only: Option<&str>) -> Result<Log, Failure> {
-    let name = path.display();
-    let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
-    let mut log = Log::default();
-    for (number, text) in (1..).zip(BufReader::new(file).lines()) {
-        let text = text.with_context(|| format!("cannot read {name}"))?;
-        let line: Line<'_> = serde_json::from_str(&text)
-            .with_context(|| format!("{name}, line {number}: no line of an audit log"))?;
-        log.dropped += line.lines;
-        let Some(request) = line.request.filter(|_| line.kind == "event") else { continue };
-        let request = Request::parse(request.get().as_bytes(), number);
-        let Request::Event(event) = request.map_err(|e| anyhow!("{name}, line {number}: {}", e.message))?
-        else {
-            continue;
-        };
-        if only.is_none_or(|id| id == event.id) {
-            log.past.push(Past { event, destroyed: line.destroyed });
-        }
-    }
-    Ok(log)
 }

@@ -7,8 +7,13 @@ use skreap::core::{CgroupName, Event, NetnsName, PortRange, Prefix, Protocol, Se
 
 use super::{Failure, netns};
 
+/// Heading of the options that say which sockets are meant. The options of a command that are under none come first: clap
+/// puts each option under the last heading before it.
+pub(super) const MEANT: &str = "Sockets that are meant: those for which all of these hold";
+
 /// Where a socket is, and whose.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = MEANT)]
 pub(super) struct PlaceArgs {
     /// Only sockets that were made in this cgroup or one below it: a directory of cgroup2, or id:N
     #[arg(long, value_name = "CGROUP", value_parser = cgroup)]
@@ -58,6 +63,9 @@ pub(super) struct ExceptArgs {
     /// As --uid
     #[arg(long, value_name = "UID")]
     except_uid: Option<u32>,
+    /// As --interface, of --except-netns
+    #[arg(long, value_name = "INTERFACE", requires = "except_netns")]
+    except_interface: Option<Zone>,
 }
 
 impl ExceptArgs {
@@ -69,7 +77,7 @@ impl ExceptArgs {
             cgroup: self.except_cgroup.clone(),
             netns: self.except_netns.clone(),
             uid: self.except_uid,
-            interface: None,
+            interface: self.except_interface,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -19,7 +19,7 @@ use skreap::core::{ReconcileMax, Unconnected};
 use skreap::engine::StateMask;
 use skreap::metrics::{self, DEFAULT_ADDRESS};
 use skreap::privileges;
-use skreap::source::{Source, Stop};
+use skreap::source::{Access, Source, Stop};
 use skreap::supervisor::Supervisor;
 use skreap::{Builder, Queue, Reaper, daemon};
 
@@ -113,7 +113,7 @@ pub(super) struct ReaperArgs {
     #[arg(long)]
     attribute: bool,
     /// Destroy at most N sockets per second, spread over the second [default: no limit]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_1)]
     max_rate: Option<NonZeroU64>,
     /// How long an event waits for sockets whose connect() to the backend is pending, at most; 0: not at all
     #[arg(long, value_name = "MS", default_value_t = PENDING_WAIT_MS, value_parser = clap::value_parser!(u64).range(..=10_000))]
@@ -147,6 +147,10 @@ fn within(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, String> + 
         Ok(n) if range.contains(&n) => Ok(n),
         _ => Err(format!("write a number from {} to {}", range.start(), range.end())),
     }
+}
+
+fn at_least_1(text: &str) -> Result<NonZeroU64, String> {
+    text.parse().map_err(|_| "write at least 1".to_owned())
 }
 
 fn policy() -> impl TypedValueParser<Value = Unconnected> {
@@ -214,6 +218,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     let mut builder = args.reaper.builder()?.bootstrap(!args.no_bootstrap).revive(!args.no_revive);
     if let Some(action) = args.action.action(&args.to)? {
+        if args.no_revive && action.to().is_some() {
+            let name = action.name();
+            return Err(Failure::Misused(anyhow!(
+                "--no-revive: --action {name} has sockets connected; leave one of the two out"
+            )));
+        }
         builder = builder.victim_action(action);
     }
     if let Some(path) = &args.rules {
@@ -223,7 +233,35 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         builder = builder.pin(directory);
     }
     let audit_log = args.audit_log()?;
+    // What must fail fails before anything is attached.
+    for source in &sources {
+        source.check().context(CANNOT_SERVE)?;
+    }
+    if let Some(address) = &args.metrics {
+        address.check().context(NO_METRICS)?;
+    }
     let mut reaper = builder.results(audit_log.is_some()).build()?;
+    if let Err(e) = serve(args, &access, &mut reaper, &sources, audit_log, &stop) {
+        reaper.abandon();
+        return Err(e);
+    }
+    let counters = reaper.counters().context("cannot read the counters")?;
+    tracing::info!(?counters, "done");
+    Ok(())
+}
+
+const CANNOT_SERVE: &str = "cannot serve";
+const NO_METRICS: &str = "cannot serve metrics; name another address with --metrics";
+
+/// Everything from the attached hooks to the end of the service. It fails only if it never was ready.
+fn serve(
+    args: &Args,
+    access: &Access,
+    reaper: &mut Reaper,
+    sources: &[Source],
+    audit_log: Option<AuditLog>,
+    stop: &Stop,
+) -> Result<(), Failure> {
     let mut queue = Queue::bounded(daemon::QUEUE);
     if let Some(log) = audit_log {
         reaper.monitor().watch_audit_log(log.watch());
@@ -235,10 +273,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         .start_audits(args.audit_interval.map(Duration::from_secs), forgive_preexisting)
         .context("cannot start the self-check")?;
     let server = match &args.metrics {
-        Some(address) => Some(
-            metrics::Server::start(address, &access, reaper.monitor(), &stop)
-                .context("cannot serve metrics; name another address with --metrics")?,
-        ),
+        Some(address) => {
+            Some(metrics::Server::start(address, access, reaper.monitor(), stop).context(NO_METRICS)?)
+        }
         None => None,
     };
     let mut supervisor = Supervisor::of_this_process();
@@ -246,18 +283,14 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         if let Some(server) = &server {
             ready.metrics(server.address());
         }
-        ready.sources(&sources, &SocketArg::usual());
+        ready.sources(sources, &SocketArg::usual());
         supervisor = supervisor.on_ready(move || ready.say());
     }
-    let served =
-        daemon::serve_queue(&mut reaper, &queue, &sources, &stop, &supervisor).context("cannot serve");
+    let served = daemon::serve_queue(reaper, &queue, sources, stop, &supervisor).context(CANNOT_SERVE);
     if let Some(server) = server {
         server.wait();
     }
-    served?;
-    let counters = reaper.counters().context("cannot read the counters")?;
-    tracing::info!(?counters, "done");
-    Ok(())
+    Ok(served?)
 }
 
 /// Raises the soft limit of open files to the hard one.

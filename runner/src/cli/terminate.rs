@@ -3,40 +3,40 @@
 use anyhow::anyhow;
 use skreap::core::{Action, Event, PortRange, Prefix, Protocol, Selector};
 
-use super::action::{ActionArgs, DestinationArg};
-use super::selector::{self, ExceptArgs, PlaceArgs};
+use super::action::{ACTION, ActionArgs, DestinationArg};
+use super::selector::{self, ExceptArgs, MEANT, PlaceArgs};
 use super::{Failure, SocketArg, client, reap};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Only sockets of this protocol: tcp or udp
-    #[arg(long, value_name = "PROTOCOL")]
-    protocol: Option<Protocol>,
-    /// Only sockets that are connected to these addresses or prefixes, as 10.0.0.0/8,fd00::1
-    #[arg(long, value_name = "PREFIXES", value_delimiter = ',')]
-    to: Vec<Prefix>,
-    /// Only sockets that are connected to these ports, as 53,8000-9000
-    #[arg(long, value_name = "PORTS", value_delimiter = ',')]
-    port: Vec<PortRange>,
-    #[command(flatten)]
-    place: PlaceArgs,
-    #[command(flatten)]
-    except: ExceptArgs,
-    /// Do nothing if more than N sockets would be destroyed
-    #[arg(long, value_name = "N")]
-    max_victims: Option<u64>,
     /// List the victims, whose they are, and how many of what, and destroy nothing; exit code 1 if a limit would refuse
     #[arg(long)]
     dry_run: bool,
-    #[command(flatten)]
-    action: ActionArgs,
-    #[command(flatten)]
-    destination: DestinationArg,
+    /// Do nothing if more than N sockets would be destroyed
+    #[arg(long, value_name = "N")]
+    max_victims: Option<u64>,
     #[command(flatten)]
     socket: SocketArg,
     /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
+    /// Only sockets of this protocol: tcp or udp
+    #[arg(long, value_name = "PROTOCOL", help_heading = MEANT)]
+    protocol: Option<Protocol>,
+    /// Only sockets that are connected to these addresses or prefixes, as 10.0.0.0/8,fd00::1
+    #[arg(long, value_name = "PREFIXES", value_delimiter = ',', help_heading = MEANT)]
+    to: Vec<Prefix>,
+    /// Only sockets that are connected to these ports, as 53,8000-9000
+    #[arg(long, value_name = "PORTS", value_delimiter = ',', help_heading = MEANT)]
+    port: Vec<PortRange>,
+    #[command(flatten)]
+    place: PlaceArgs,
+    #[command(flatten)]
+    except: ExceptArgs,
+    #[command(flatten, next_help_heading = ACTION)]
+    action: ActionArgs,
+    #[command(flatten)]
+    destination: DestinationArg,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -51,10 +51,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             "no condition is given, and every socket would be destroyed; say which are meant, as with --to 10.0.0.0/8"
         )));
     }
-    let subject = format!("where {selector}");
     let action = Action::Terminate { max_victims: args.max_victims };
     let mut event = Event::new(client::id("terminate"), action).with_dry_run(args.dry_run);
     selector::restrict(&mut event, selector, &args.except)?;
+    let subject = selector::words(&event).trim_start().to_owned();
     event.victim_action = args.action.action_with(&args.destination)?;
     event.check_action().map_err(|e| Failure::Misused(e.into()))?;
     reap::tell(&args.socket, event, &subject, args.json)

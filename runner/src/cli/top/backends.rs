@@ -90,9 +90,15 @@ impl List {
     }
 
     /// The table for an area of this width: numbers are next to the names, however wide it is.
-    pub(super) fn table(&self, rows: &[(&TopBackend, Option<f64>)], all: u64, width: u16) -> Table<'static> {
+    /// `sent`: how many of `all` backends the service has told of, which are those that a filter searches.
+    pub(super) fn table(
+        &self,
+        rows: &[(&TopBackend, Option<f64>)],
+        (sent, all): (usize, u64),
+        width: u16,
+    ) -> Table<'static> {
         let names: Vec<String> = rows.iter().map(|(b, _)| format!("  {}", b.backend)).collect();
-        let title = self.title(rows.len(), all);
+        let title = self.title(rows.len(), sent, all);
         let longest = names.iter().map(String::len).chain([title.len()]).max().unwrap_or_default();
         let longest = u16::try_from(longest).unwrap_or(u16::MAX);
         let fit = columns_that_fit(&COLUMNS, longest.min(NAME), width);
@@ -129,10 +135,14 @@ impl List {
         }
     }
 
-    fn title(&self, shown: usize, all: u64) -> String {
+    fn title(&self, shown: usize, sent: usize, all: u64) -> String {
         let mut title = format!("BACKEND{}", self.mark(Sort::Backend));
         if !self.filter.is_empty() {
-            title += &format!(" ({shown} with {:?})", self.filter);
+            title += &format!(" ({shown} with {:?}", self.filter);
+            if all > sent as u64 {
+                title += &format!(" in the {sent} largest");
+            }
+            title.push(')');
         }
         if self.scrolled > 0 {
             title += &format!(" (from {} on)", self.scrolled + 1);

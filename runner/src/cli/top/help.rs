@@ -13,7 +13,7 @@ const HELP: [(&str, &str); 22] = [
     ("", "Keys"),
     ("q, ^C", "end"),
     ("arrows, j, k", "scroll; Page Up, Page Down, Home and End as well"),
-    ("/", "show only backends with this text; Enter keeps, Esc drops it"),
+    ("/", "filter the 100 largest by a text; Enter keeps, Esc drops it"),
     ("c r u n b", "sort by connected, rate, unconnected, netns or backend;"),
     ("", "the same key again turns the order round"),
     ("?", "this page; any key leaves it"),

@@ -30,6 +30,8 @@ use super::{Failure, SocketArg, client};
 use keys::Next;
 use view::View;
 
+/// Longest wait for a look, which the screen says is missing then: a walk over a large index takes seconds, not minutes.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// The frame of `--once`: what any terminal holds.
 const ONCE: Rect = Rect { x: 0, y: 0, width: 80, height: 24 };
 
@@ -56,7 +58,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let path = args.socket.path();
     // The first look is made before the screen is touched: its failure is an error like any other.
-    let mut session = client::Session::connect(&path)?;
+    let mut session = client::Session::connect_within(&path, PATIENCE)?;
     let mut view = View::new(look(&mut session)?);
     let dumb = env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
     if args.once || dumb || !io::stdout().is_terminal() {
@@ -151,7 +153,7 @@ fn watch(path: &Path, session: client::Session, interval: Duration, looks: &Send
         thread::sleep(interval);
         let seen = match session.take() {
             Some(session) => Ok(session),
-            None => client::Session::connect(path),
+            None => client::Session::connect_within(path, PATIENCE),
         };
         let seen = seen.and_then(|mut connected| {
             let seen = look(&mut connected)?;

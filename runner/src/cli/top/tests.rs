@@ -242,6 +242,18 @@ fn keys_filter() {
 }
 
 #[test]
+fn a_filter_says_that_it_searches_the_largest() {
+    let mut all = many(90);
+    all.backends = 12_345;
+    let mut view = View::new(all);
+    press(&mut view, "/.2");
+    let text = "/.2_   Enter keeps, Esc drops; of 12.3k the 90 largest are searched";
+    assert!(lines(&view, 80, 24).contains(&text.to_owned()), "{:?}", lines(&view, 80, 24));
+    let title = "BACKEND (11 with \".2\" in the 90 largest)";
+    assert!(lines(&view, 80, 24).join("\n").contains(title), "{:?}", lines(&view, 80, 24));
+}
+
+#[test]
 fn a_key_explains_all() {
     let mut view = View::new(many(3));
     press(&mut view, "?");

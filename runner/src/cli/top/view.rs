@@ -123,7 +123,7 @@ impl View {
             None => self.draw_latency(latency, buffer),
         }
         let rows = self.list.rows(&self.top, self.before());
-        let table = self.list.table(&rows, self.top.backends, backends.width);
+        let table = self.list.table(&rows, (self.top.largest.len(), self.top.backends), backends.width);
         ratatui::widgets::Widget::render(table, backends, buffer);
         self.draw_recent(recent, buffer);
         self.draw_foot(foot, buffer);
@@ -283,7 +283,14 @@ impl View {
 
     fn draw_foot(&self, area: Rect, buffer: &mut Buffer) {
         let line = match (&self.failed, self.mode) {
-            (_, Mode::Filter) => Line::raw(format!("/{}_   Enter keeps, Esc drops", self.list.filter)),
+            (_, Mode::Filter) => {
+                let (sent, all) = (self.top.largest.len() as u64, self.top.backends);
+                let only = match all > sent {
+                    true => format!("; of {} the {sent} largest are searched", short(all)),
+                    false => String::new(),
+                };
+                Line::raw(format!("/{}_   Enter keeps, Esc drops{only}", self.list.filter))
+            }
             (Some(why), _) => Line::styled(format!("no answer, trying on: {why}"), alarm()),
             (None, _) => {
                 let took = format!("index read in {}", duration(self.top.took_ns));
