@@ -43,11 +43,11 @@ fn revive(backend: Backend) -> Result<VictimAction> {
     Ok(VictimAction::Revive(Revive { to: to(backend)?, after_ms: 0 }))
 }
 
-fn moves(backend: Backend, instead: Instead) -> Result<VictimAction> {
+pub fn moves(backend: Backend, instead: Instead) -> Result<VictimAction> {
     Ok(VictimAction::Move(Move { to: to(backend)?, tcp: instead, otherwise: instead }))
 }
 
-fn rule(name: &str, action: VictimAction) -> ActionRule {
+pub fn rule(name: &str, action: VictimAction) -> ActionRule {
     ActionRule {
         name: name.to_owned(),
         protocol: None,
@@ -63,7 +63,7 @@ fn of_command(command: &str, action: VictimAction) -> Result<ActionRule> {
     Ok(ActionRule { commands: vec![command.parse()?], ..rule(command, action) })
 }
 
-fn set(world: &mut World, rules: Vec<ActionRule>) -> Result<()> {
+pub fn set(world: &mut World, rules: Vec<ActionRule>) -> Result<()> {
     let rules = ActionRules::new(rules).map_err(|(i, e)| anyhow::anyhow!("rule {i}: {e}"))?;
     world.reaper_mut().set_action_rules(Some(rules));
     Ok(())

@@ -14,6 +14,7 @@ use skreap_testbed::{Client, Selection};
 use crate::case::{Case, case};
 use crate::frontends::{A, B, POD, V4, backend, listed, many_to};
 use crate::revive::end;
+use crate::rules::{moves, rule, set};
 use crate::selectors::event;
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
@@ -215,19 +216,7 @@ fn a_frontend_moves_its_own(world: &mut World) -> Result<()> {
 /// The event does not say what is done with its victims, but it does say who they are.
 fn a_rule_moves_those_of_the_frontend(world: &mut World) -> Result<()> {
     let [(mut here, _), (mut there, _)] = three_ways_in_two(world)?;
-    let to = Destinations::new(vec![udp(2)], Spread::Even)?;
-    let action = VictimAction::Move(Move { to, tcp: Instead::Destroy, otherwise: Instead::Destroy });
-    let all = ActionRule {
-        name: "all".to_owned(),
-        protocol: None,
-        ports: Vec::new(),
-        cgroup: None,
-        uid: None,
-        commands: Vec::new(),
-        action,
-    };
-    let rules = ActionRules::new(vec![all]).map_err(|(i, e)| anyhow::anyhow!("rule {i}: {e}"))?;
-    world.reaper_mut().set_action_rules(Some(rules));
+    set(world, vec![rule("all", moves(udp(2), Instead::Destroy)?)])?;
     let json = json!({"type": "backend-deleted", "backend": POD, "frontend": B});
     expect_moved(&tell(world, &json)?, 5, 0)?;
     expect_peers(&mut here, &[(Some(backend(POD)), 4), (Some(udp(2)), 2)])?;
