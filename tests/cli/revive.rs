@@ -13,6 +13,7 @@ use crate::serve::Serve;
 crate::tests![
     it_is_told_later_on_the_same_connection,
     reap_waits_for_it,
+    reap_says_what_it_waits_for,
     the_end_of_the_service_loses_what_waits,
     the_usual_action_is_that_of_the_service,
     a_service_may_refuse_it,
@@ -86,6 +87,28 @@ fn reap_waits_for_it() -> Result<()> {
     }
     let said = good(&["reap", UDP, TCP, "--action", "none", "--socket", &socket])?;
     ensure!(said.contains(&format!("  {TCP}: 4 counted\n")), "{said}");
+    drop(ten);
+    serve.finish()
+}
+
+fn reap_says_what_it_waits_for() -> Result<()> {
+    let serve = Serve::start("cli-revive-long")?;
+    let ten = Ten::new(&serve)?;
+    let socket = serve.socket_arg()?;
+    let ended = run(&[
+        "reap",
+        UDP,
+        "--action",
+        "revive",
+        "--to",
+        ELSEWHERE,
+        "--after-ms",
+        "12000",
+        "--socket",
+        &socket,
+    ])?;
+    ensure!(ended.code == Some(0) && ended.out.ends_with("6 of 6 sockets revived\n"), "{ended:?}");
+    ensure!(ended.err == "skreap: waiting for what comes of destroyed sockets for 10 s\n", "{ended:?}");
     drop(ten);
     serve.finish()
 }
