@@ -1,6 +1,6 @@
 //! What an event would hit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,13 +30,22 @@ impl Radius {
     /// Of these victims of the event.
     pub fn new(event: &Event, victims: &[SocketTuple]) -> Self {
         let mut radius = Self::default();
+        // One netns has one name here, also for sockets of which no more is known.
+        let mut names: HashMap<u32, String> = HashMap::new();
+        for socket in victims {
+            let name = socket.attribution.as_deref().and_then(|whose| whose.netns_name.as_ref());
+            if let Some(name) = name.filter(|_| !names.contains_key(&socket.netns_inum)) {
+                names.insert(socket.netns_inum, name.clone());
+            }
+        }
+        let name_of = |inum: u32| names.get(&inum).cloned().unwrap_or_else(|| inum.to_string());
         for socket in victims {
             let whose = socket.attribution.as_deref().cloned().unwrap_or_default();
             let peer = Backend::new(socket.protocol, socket.daddr, socket.dport).ok();
             let known = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
             for (by, name) in [
                 (&mut radius.cgroup, known(whose.cgroup)),
-                (&mut radius.netns, whose.netns_name.unwrap_or_else(|| socket.netns_inum.to_string())),
+                (&mut radius.netns, name_of(socket.netns_inum)),
                 (&mut radius.backend, known(peer.map(|backend| backend.to_string()))),
                 (&mut radius.command, known(whose.command)),
             ] {
@@ -83,11 +92,13 @@ mod tests {
             ..Attribution::default()
         };
         let known = SocketTuple { attribution: Some(Box::new(whose)), ..a_socket(1) };
+        let elsewhere = SocketTuple { netns_inum: 4_026_532_179, ..a_socket(3) };
         let event = Event::new("e", Action::Terminate { max_victims: None });
-        let radius = Radius::new(&event, &[known.clone(), known, a_socket(2)]);
+        // Of the first one nothing is known but its netns, which others have named.
+        let radius = Radius::new(&event, &[a_socket(2), known.clone(), known, elsewhere]);
         let expected = json!({
-            "cgroup": {"-": 1, "/app": 2}, "netns": {"4026531840": 1, "blue": 2},
-            "backend": {"udp://10.0.0.1:53": 3}, "command": {"-": 1, "curl": 2},
+            "cgroup": {"-": 2, "/app": 2}, "netns": {"4026532179": 1, "blue": 3},
+            "backend": {"udp://10.0.0.1:53": 4}, "command": {"-": 2, "curl": 2},
         });
         assert_eq!(serde_json::to_value(radius).unwrap(), expected);
     }

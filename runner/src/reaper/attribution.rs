@@ -18,10 +18,15 @@ use crate::sys::netns::{self, NetnsId};
 use crate::sys::sock_diag::{DiagSocket, Made};
 use crate::sys::{cgroup, processes};
 
-/// Sockets that are looked for, at most; the rest of a longer list has no owner.
+/// Sockets that are looked for, at most; of the rest of a longer list only the name of the netns is known.
 const SOCKETS_MAX: usize = 4096;
 /// How long the search may take in all.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// The part of it in which sockets are looked for that no id leads to: the others must not wait for those.
+const OF_GROUPS: Duration = Duration::from_millis(250);
+
+/// What was found: the names of netns by their inode numbers, and whose the first sockets are, in order.
+type Found = (HashMap<u64, String>, Vec<Attribution>);
 
 /// Adds to each socket whose it is.
 pub(super) fn attribute(sockets: &mut [&mut SocketTuple]) {
@@ -30,56 +35,61 @@ pub(super) fn attribute(sockets: &mut [&mut SocketTuple]) {
         return;
     }
     // It enters netns, and is left behind if it hangs.
-    let looking = match Alone::beside("skreap-whose", move || search(&asked, Instant::now() + PATIENCE)) {
+    let looking = match Alone::beside("skreap-whose", move || search(&asked, Instant::now())) {
         Ok(looking) => looking,
         Err(e) => {
             tracing::warn!("cannot start the thread that looks for owners: {e}");
             return;
         }
     };
-    let Some(found) = looking.wait(PATIENCE * 2, || ()) else {
+    let Some((names, found)) = looking.wait(PATIENCE * 2, || ()) else {
         let sockets = counted(sockets.len() as u64, "socket");
         tracing::warn!("the owners of {sockets} were not found in time");
         return;
     };
-    for (socket, found) in sockets.iter_mut().zip(found) {
-        socket.attribution = (found != Attribution::default()).then(|| Box::new(found));
+    let mut found = found.into_iter();
+    for socket in sockets.iter_mut() {
+        let netns_name = names.get(&u64::from(socket.netns_inum)).cloned();
+        let whose = Attribution { netns_name, ..found.next().unwrap_or_default() };
+        socket.attribution = (whose != Attribution::default()).then(|| Box::new(whose));
     }
 }
 
-fn search(sockets: &[SocketTuple], deadline: Instant) -> Vec<Attribution> {
+fn search(sockets: &[SocketTuple], start: Instant) -> Found {
     let names = netns::names();
-    let made = made(sockets, deadline);
+    let made = made(sockets, start);
     let mut cgroups = Cgroups::new();
-    let processes = processes::with_sockets(made.iter().flatten().map(|made| made.inode).collect(), deadline);
-    let attribution = |(socket, made): (&SocketTuple, &Option<Made>)| {
+    let inodes = made.iter().flatten().map(|made| made.inode).collect();
+    let processes = processes::with_sockets(inodes, start + PATIENCE);
+    let attribution = |made: &Option<Made>| {
         let process = made.and_then(|made| processes.get(&made.inode));
         Attribution {
-            netns_name: names.get(&u64::from(socket.netns_inum)).cloned(),
+            netns_name: None,
             cgroup: made.and_then(|made| cgroups.path(made.cgroup?)),
             uid: made.map(|made| made.uid),
             pid: process.map(|(pid, _)| *pid),
             command: process.and_then(|(_, command)| command.clone()),
         }
     };
-    sockets.iter().zip(&made).map(attribution).collect()
+    let whose = made.iter().map(attribution).collect();
+    (names, whose)
 }
 
 /// What sock_diag says of each socket, netns by netns.
-fn made(sockets: &[SocketTuple], deadline: Instant) -> Vec<Option<Made>> {
+fn made(sockets: &[SocketTuple], start: Instant) -> Vec<Option<Made>> {
     let mut by_netns: BTreeMap<NetnsId, Vec<usize>> = BTreeMap::new();
     for (i, socket) in sockets.iter().enumerate() {
         by_netns.entry(NetnsId { cookie: socket.netns, inum: socket.netns_inum }).or_default().push(i);
     }
     let mut made = vec![None; sockets.len()];
     for (id, places) in by_netns {
-        if Instant::now() >= deadline {
+        if start.elapsed() >= PATIENCE {
             break;
         }
         let wanted: Vec<&SocketTuple> = places.iter().filter_map(|i| sockets.get(*i)).collect();
         let looked = netns::open_and_enter(id)
             .and_then(|()| DiagSocket::open())
-            .and_then(|mut diag| diag.made(&wanted));
+            .and_then(|mut diag| diag.made(&wanted, start + OF_GROUPS));
         match looked {
             Ok(found) => {
                 for (i, found) in places.into_iter().zip(found) {

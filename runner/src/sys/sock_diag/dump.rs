@@ -66,9 +66,11 @@ pub enum DumpEnd {
     Interrupted,
 }
 
-/// A destination, as bytecode that the kernel runs on every socket (`ss dst ADDR:PORT`).
+/// Which sockets the kernel shows: by their ports, which it looks at first, and by bytecode that it runs on each of
+/// those (`ss dst ADDR:PORT`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
+    sport: u16,
     dport: u16,
     bytecode: Vec<u8>,
 }
@@ -91,7 +93,17 @@ impl Filter {
         bytecode.extend_from_slice(&[family as u8, addr.len() as u8 * 8, 0, 0]);
         bytecode.extend_from_slice(&i32::from(backend.port()).to_ne_bytes());
         bytecode.extend_from_slice(&addr);
-        Self { dport: backend.port(), bytecode }
+        Self { sport: 0, dport: backend.port(), bytecode }
+    }
+
+    /// Sockets with these ports; 0: with any.
+    pub(super) const fn ports(sport: u16, dport: u16) -> Self {
+        Self { sport, dport, bytecode: Vec::new() }
+    }
+
+    /// Bytes of the attribute with the bytecode.
+    fn length(&self) -> usize {
+        if self.bytecode.is_empty() { 0 } else { NLA_HEADER + self.bytecode.len() }
     }
 }
 
@@ -131,6 +143,11 @@ impl<'a> InetDiag<'a> {
     #[must_use]
     pub fn daddr(&self) -> [u8; 16] {
         self.at(24)
+    }
+
+    /// Its cookie.
+    pub(super) fn cookie(&self) -> u64 {
+        u64::from_ne_bytes(self.at(44))
     }
 
     /// False if the owner has closed the socket and the kernel alone finishes the connection: it has no inode
@@ -185,7 +202,7 @@ impl DiagSocket {
         mut each: impl FnMut(InetDiag<'_>),
     ) -> io::Result<DumpEnd> {
         self.request.clear();
-        let attribute = dump.filter.map_or(0, |f| 4 + f.bytecode.len());
+        let attribute = dump.filter.map_or(0, Filter::length);
         put_header(
             &mut self.request,
             REQUEST_BYTES + attribute,
@@ -199,11 +216,11 @@ impl DiagSocket {
         self.request.extend_from_slice(&dump.states.to_ne_bytes());
         let mut id = [0; 48];
         if let Some(filter) = dump.filter {
-            // The peer port of the id is looked at before the bytecode is run.
+            id[0..2].copy_from_slice(&filter.sport.to_be_bytes());
             id[2..4].copy_from_slice(&filter.dport.to_be_bytes());
         }
         self.request.extend_from_slice(&id);
-        if let Some(filter) = dump.filter {
+        if let Some(filter) = dump.filter.filter(|filter| filter.length() > 0) {
             // struct nlattr; the bytecode is a multiple of 4 bytes long
             self.request.extend_from_slice(&(attribute as u16).to_ne_bytes());
             self.request.extend_from_slice(&INET_DIAG_REQ_BYTECODE.to_ne_bytes());
@@ -274,7 +291,7 @@ mod tests {
         expected.extend([2, 32, 0, 0]);
         expected.extend(80_i32.to_ne_bytes());
         expected.extend([10, 0, 0, 1]);
-        assert_eq!(filter, Filter { dport: 80, bytecode: expected });
+        assert_eq!(filter, Filter { sport: 0, dport: 80, bytecode: expected });
 
         let filter = Filter::destination(&"udp://[fd00::1]:53".parse().unwrap());
         assert_eq!(filter.bytecode.len(), 28);
@@ -291,6 +308,7 @@ mod tests {
         let bare = InetDiag::new(&bytes).unwrap();
         assert_eq!((bare.cgroup(), bare.has_owner(), bare.is_mptcp_subflow()), (None, false, false));
 
+        bytes[44] = 9;
         bytes[68] = 1;
         // struct nlattr CGROUP_ID, then ULP_INFO with the nested string NAME
         bytes.extend([12_u16, 21].iter().flat_map(|n| n.to_ne_bytes()));
@@ -300,7 +318,10 @@ mod tests {
         let socket = InetDiag::new(&bytes).unwrap();
         assert_eq!((socket.family(), socket.dport_be()), (2, [0, 53]));
         assert_eq!(socket.daddr()[..4], [10, 0, 0, 1]);
-        assert_eq!(socket.cgroup(), Some(77));
+        assert_eq!(
+            (socket.cgroup(), socket.cookie()),
+            (Some(77), u64::from_ne_bytes([9, 0, 0, 0, 0, 0, 0, 0]))
+        );
         assert!(socket.has_owner() && socket.is_mptcp_subflow());
         assert!(InetDiag::new(&bytes[..MESSAGE_BYTES - 1]).is_none());
     }
