@@ -111,23 +111,11 @@ fn receive(client: &mut Client, socket: u32, at_most: Duration) -> Result<Option
     }
 }
 
-/// Name of an errno. Some occur only in clients, never in an engine.
-fn name_of(errno: i32) -> String {
-    match errno {
-        libc::EPIPE => "EPIPE".to_owned(),
-        libc::EDESTADDRREQ => "EDESTADDRREQ".to_owned(),
-        libc::EHOSTUNREACH => "EHOSTUNREACH".to_owned(),
-        libc::ENETUNREACH => "ENETUNREACH".to_owned(),
-        libc::ECONNRESET => "ECONNRESET".to_owned(),
-        _ => errno_name(errno).to_string(),
-    }
-}
-
 fn noted(result: Result<Reply, CallError>) -> Result<Option<Noted>> {
     match result {
         Ok(_) => Ok(None),
         Err(error) => match error.errno() {
-            Some(errno) => Ok(Some(Noted { what: name_of(errno), at: Instant::now() })),
+            Some(errno) => Ok(Some(Noted { what: errno_name(errno).into_owned(), at: Instant::now() })),
             None => bail!(error),
         },
     }

@@ -79,13 +79,7 @@ pub fn name(outcome: Outcome) -> String {
     match outcome {
         Ok(_) => "ok".to_owned(),
         Err(libc::EAGAIN) => "waits".to_owned(),
-        Err(errno) => match errno {
-            libc::EDESTADDRREQ => "EDESTADDRREQ".to_owned(),
-            libc::EISCONN => "EISCONN".to_owned(),
-            libc::EPIPE => "EPIPE".to_owned(),
-            libc::ENOTCONN => "ENOTCONN".to_owned(),
-            other => errno_name(other).into_owned(),
-        },
+        Err(errno) => errno_name(errno).into_owned(),
     }
 }
 
