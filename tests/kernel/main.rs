@@ -38,6 +38,7 @@ mod kfunc;
 mod link;
 mod many;
 mod moving;
+mod moving_source;
 mod netns;
 mod netns_let_go;
 mod odd_owner;
@@ -133,6 +134,7 @@ fn main() -> ExitCode {
         scan_held::cases(),
         revive::cases(),
         moving::cases(),
+        moving_source::cases(),
         rules::cases(),
         odd_owners::cases(),
         wakeups::cases(),

@@ -1,4 +1,4 @@
-//! UDP sockets of other processes: whom they are connected to. Each call but [`cookie`] and [`is_ipv6`] takes the lock of
+//! UDP sockets of other processes: whom they are connected to. Each call on a socket but [`cookie`] and [`is_ipv6`] takes the lock of
 //! the socket, and waits as long as its owner holds it.
 
 use std::io;
@@ -62,6 +62,14 @@ pub(crate) fn source(to: SocketAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
+/// True if the address is one of the netns of the calling thread, on whatever interface; false if that cannot be found out.
+pub(crate) fn is_local(addr: IpAddr) -> bool {
+    // Where sockets may be bound to any address, a bind says nothing.
+    let family = if addr.is_ipv4() { "ipv4" } else { "ipv6" };
+    let bind_says = std::fs::read_to_string(format!("/proc/sys/net/{family}/ip_nonlocal_bind"));
+    bind_says.is_ok_and(|anywhere| anywhere.trim() == "0") && UdpSocket::bind((addr, 0)).is_ok()
+}
+
 /// Binds it to the interface if it is bound to none.
 ///
 /// # Errors
@@ -102,6 +110,16 @@ fn number(socket: &UdpSocket, option: libc::c_int) -> io::Result<libc::c_int> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_the_host_are_local() {
+        let local = |addr: &str| is_local(addr.parse().unwrap());
+        // Elsewhere a bind says nothing.
+        let expected =
+            std::fs::read_to_string("/proc/sys/net/ipv4/ip_nonlocal_bind").is_ok_and(|n| n == "0\n");
+        assert_eq!([local("127.0.0.1"), local("127.9.9.9")], [expected; 2]);
+        assert!(!local("192.0.2.1") && !local("2001:db8::1"));
+    }
 
     #[test]
     fn a_socket_is_connected_in_its_own_family() {

@@ -219,6 +219,15 @@ impl Netns {
         Ok(())
     }
 
+    /// Puts one more address on a device that has an address of the same network of `prefix` bits. It is a secondary one: the
+    /// kernel chooses it for no socket, not even for one that is connected to it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn add_secondary(&self, device: &str, ip: IpAddr, prefix: u8) -> Result<()> {
+        self.run(|| rtnetlink::add_address_of(device, ip, prefix))?.with_context(|| self.about())
+    }
+
     /// Adds a route that ends at once: from now on the kernel answers *host unreachable* for `ip`.
     ///
     /// # Errors

@@ -270,20 +270,39 @@ fn copy(opener: &Opener, process: &mut Option<(u32, Pidfd)>) -> io::Result<UdpSo
 /// The source addresses that sockets have which are connected anew, by netns and destination. A socket that is connected a
 /// second time keeps the one that it has, and its datagrams would come from an address that the route does not lead back to.
 #[derive(Debug, Default)]
-struct Sources(HashMap<(u64, Backend), Option<IpAddr>>);
+struct Sources(HashMap<(u64, Backend), Source>);
+
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// This one.
+    Addr(IpAddr),
+    /// Any: the destination is in that netns itself. Or it cannot be found out, and the connect says what is wrong.
+    Any,
+}
 
 impl Sources {
-    /// False if the socket has another than a new one would get. Also true if that cannot be found out: the connect says
-    /// what is wrong.
+    /// False if the socket has another than a new one would get.
     fn keep(&mut self, socket: &UdpSocket, to: Backend) -> io::Result<bool> {
         let own = socket.local_addr()?.ip().to_canonical();
         let place = netns::cookie_of_socket(socket)?;
-        let source = self.0.entry((place, to)).or_insert_with(|| {
-            let netns = netns::of_socket(socket).ok()?;
-            netns::enter_alone(&netns).ok()?;
-            udp::source(to.socket_addr()).ok()
-        });
-        // A host talks to itself from any of its addresses.
-        Ok(source.is_none_or(|source| source == own || source == to.addr()))
+        let source = self.0.entry((place, to)).or_insert_with(|| source_in_netns_of(socket, to));
+        Ok(match *source {
+            Source::Addr(source) => source == own,
+            Source::Any => true,
+        })
     }
+}
+
+/// Leaves the calling thread there.
+fn source_in_netns_of(socket: &UdpSocket, to: Backend) -> Source {
+    let found = netns::of_socket(socket).and_then(|netns| {
+        netns::enter_alone(&netns)?;
+        // A host talks to itself from any of its addresses.
+        if udp::is_local(to.addr()) {
+            Ok(Source::Any)
+        } else {
+            udp::source(to.socket_addr()).map(Source::Addr)
+        }
+    });
+    found.unwrap_or(Source::Any)
 }
