@@ -12,17 +12,20 @@ use skreap::core::{
     Action, ActionName, ActionRule, ActionRules, Backend, Destinations, EngineName, Event, Instead, Move,
     Protocol, Report, Revive, RuleCount, Spread, VictimAction,
 };
-use skreap_testbed::{Client, Selection, SpawnOptions};
+use skreap_testbed::{Client, OpenSpec, Selection, SpawnOptions};
 
 use crate::case::{Case, case};
+use crate::owners::need_mptcp;
 use crate::revive::end;
 use crate::sockets::*;
-use crate::world::World;
+use crate::world::{World, WorldOptions};
 
 /// Longer than any second look takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn cases() -> Vec<Case> {
+    let limited = WorldOptions { max_victims: Some(3), ..WorldOptions::default() };
+    let tiny = WorldOptions { max_sockets: 16, buckets: 4, ..WorldOptions::default() };
     vec![
         case!(each_process_has_its_rule),
         case!(by_the_cgroup_and_user_of_the_socket).only(EngineName::Netlink),
@@ -32,6 +35,10 @@ pub fn cases() -> Vec<Case> {
         case!(an_event_that_says_what_is_done_needs_no_rule).only(EngineName::Netlink),
         case!(state_is_not_moved_unless_forced).only(EngineName::Netlink),
         case!(a_thousand_sockets_of_twenty_processes_have_their_rules).only(EngineName::Netlink),
+        case!(rules_hold_for_subflows).only(EngineName::Netlink).and(EngineName::Diag),
+        case!(what_is_spared_is_no_victim_of_a_limit).with(limited).only(EngineName::Netlink),
+        case!(what_an_action_spares_is_no_victim_of_a_limit).with(limited).only(EngineName::Netlink),
+        case!(a_full_index_counts_all_that_is_spared).with(tiny).index_only(),
     ]
 }
 
@@ -128,6 +135,12 @@ fn sockets_of(client: &Client) -> Result<Vec<PathBuf>> {
     Ok(sockets)
 }
 
+/// Gives the last socket that the client has opened to a user. `before`: those that it had before.
+fn give(client: &Client, before: &[PathBuf], uid: u32) -> Result<()> {
+    let fd = sockets_of(client)?.into_iter().find(|fd| !before.contains(fd)).context("no new socket")?;
+    Ok(chown(fd, Some(uid), None)?)
+}
+
 fn by_the_cgroup_and_user_of_the_socket(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp(2)])?;
     let service = world.cgroup().child("service")?;
@@ -139,8 +152,7 @@ fn by_the_cgroup_and_user_of_the_socket(world: &mut World) -> Result<()> {
     let plain = connect(&mut beside, udp(1))?;
     let before = sockets_of(&beside)?;
     let given = connect(&mut beside, udp(1))?;
-    let fd = sockets_of(&beside)?.into_iter().find(|fd| !before.contains(fd)).context("no new socket")?;
-    chown(fd, Some(4711), None)?;
+    give(&beside, &before, 4711)?;
     let of_cgroup = |cgroup: &str, name: &str| -> Result<ActionRule> {
         Ok(ActionRule { cgroup: Some(cgroup.parse()?), ..rule(name, VictimAction::None) })
     };
@@ -308,5 +320,130 @@ fn a_thousand_sockets_of_twenty_processes_have_their_rules(world: &mut World) ->
             ensure!(state.peer == wanted.map(|backend| backend.socket_addr()), "{name}: {state:?}");
         }
     }
+    Ok(())
+}
+
+/// The index has none of them, and they have no descriptor: what is known of them is that of their MPTCP socket.
+fn rules_hold_for_subflows(world: &mut World) -> Result<()> {
+    need_mptcp()?;
+    world.serve(&[tcp(1), tcp(2)])?;
+    let spec = OpenSpec { mptcp: true, ..spec_for(tcp(1)) };
+    let service = world.cgroup().child("service")?;
+    let options = SpawnOptions { label: "inside", cgroup: Some(&service), netns: Some(world.netns(0)) };
+    let (mut inside, mut left, mut rest) =
+        (Client::spawn(&options)?, named(world, "left")?, named(world, "rest")?);
+    let open = |client: &mut Client| open_to(client, spec.clone(), tcp(1).socket_addr());
+    let spared = [open(&mut left)?, open(&mut left)?];
+    let of_service = open(&mut inside)?;
+    let plain = open(&mut rest)?;
+    let before = sockets_of(&rest)?;
+    let given = open(&mut rest)?;
+    give(&rest, &before, 4711)?;
+    let path = service.path().display().to_string();
+    let none = |name| rule(name, VictimAction::None);
+    let by_socket = vec![
+        ActionRule { cgroup: Some(path.parse()?), ..none("service") },
+        ActionRule { uid: Some(4711), ..none("user") },
+        ActionRule { commands: vec!["left".parse()?], ..none("left") },
+        ActionRule { commands: vec!["nobody".parse()?], ..none("nobody") },
+    ];
+    let of_port = ActionRule { ports: vec!["80".parse()?], protocol: Some(Protocol::Tcp), ..none("port") };
+    set(world, vec![of_port])?;
+    let report = gone(world, &[tcp(1)])?;
+    ensure!((report.victims, report.skipped.spared) == (0, 5) && report.complete, "{report:?}");
+    ensure!(report.rules == [count(Some("port"), ActionName::None, 5)], "{report:?}");
+    set(world, by_socket)?;
+    let listed = world.dry_run(tcp(1))?;
+    ensure!((listed.victims, listed.skipped.spared) == (1, 4) && listed.complete, "{listed:?}");
+    let report = gone(world, &[tcp(1)])?;
+    ensure!((report.destroyed, report.skipped.spared) == (1, 4) && report.complete, "{report:?}");
+    let expected = [
+        count(Some("service"), ActionName::None, 1),
+        count(Some("user"), ActionName::None, 1),
+        count(Some("left"), ActionName::None, 2),
+        count(None, ActionName::Destroy, 1),
+    ];
+    ensure!(report.rules == expected, "{report:?}");
+    ensure!(errno(rest.recv(plain.handle, PATIENCE_MS))? == libc::ECONNABORTED);
+    expect_answers_on(&mut rest, Selection::List(vec![given.handle]), 1)?;
+    expect_answers_on(&mut inside, Selection::List(vec![of_service.handle]), 1)?;
+    let spared = spared.map(|socket| socket.handle).to_vec();
+    expect_answers_on(&mut left, Selection::List(spared), 2)
+}
+
+fn guard_of(report: &Report) -> Result<(Option<u64>, bool)> {
+    let guard = report.guard.as_ref().context("no guard")?;
+    Ok((guard.found, guard.refused))
+}
+
+/// Three are allowed: of six one rule spares four, and another moves two.
+fn what_is_spared_is_no_victim_of_a_limit(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2)])?;
+    let (mut left, mut moved) = (named(world, "left")?, named(world, "moved")?);
+    connect_many(&mut left, Default::default(), udp(1), 4)?;
+    let two = connect_many(&mut moved, Default::default(), udp(1), 2)?;
+    set(
+        world,
+        vec![of_command("left", VictimAction::None)?, of_command("moved", moves(udp(2), Instead::Spare)?)?],
+    )?;
+    let listed = world.dry_run(udp(1))?;
+    ensure!((listed.victims, listed.skipped.spared) == (2, 4), "{listed:?}");
+    ensure!(guard_of(&listed)? == (Some(2), false), "{listed:?}");
+    // With two more that nothing spares it is one too many.
+    let mut rest = named(world, "rest")?;
+    let more = connect_many(&mut rest, Default::default(), udp(1), 2)?;
+    let refused = world.attempt(Action::BackendDeleted { backend: udp(1) }, false);
+    ensure!(guard_of(&refused)? == (Some(4), true) && refused.moved.is_none(), "{refused:?}");
+    ensure!(refused.error.as_deref().is_some_and(|error| error.contains("4 victims")), "{refused:?}");
+    rest.close(more.first)?;
+    let report = gone(world, &[udp(1)])?;
+    ensure!(guard_of(&report)? == (Some(3), false), "{report:?}");
+    ensure!(report.moved.as_ref().is_some_and(|all| all.moved == 2), "{report:?}");
+    ensure!((report.destroyed, report.skipped.spared) == (1, 4), "{report:?}");
+    for state in moved.states(two.selection())? {
+        ensure!(state.peer == Some(udp(2).socket_addr()), "{state:?}");
+    }
+    ensure!(left.destroyed(Selection::All)?.is_empty() && rest.destroyed(Selection::All)?.len() == 1);
+    Ok(())
+}
+
+fn what_an_action_spares_is_no_victim_of_a_limit(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2), tcp(1)])?;
+    let mut client = world.client("client")?;
+    connect_many(&mut client, Default::default(), tcp(1), 4)?;
+    connect_many(&mut client, Default::default(), udp(1), 2)?;
+    let gone = || Action::BackendsDeleted { backends: vec![udp(1), tcp(1)] };
+    // Nothing is touched.
+    let counted = world.tell_to(gone(), VictimAction::None)?;
+    ensure!(counted.victims == 6 && guard_of(&counted)? == (None, false), "{counted:?}");
+    let mut event = Event::all_deleted([udp(1), tcp(1)]).with_dry_run(true);
+    event.victim_action = Some(moves(udp(2), Instead::Spare)?);
+    let listed = world.tell_event(&event)?;
+    ensure!((listed.victims, listed.skipped.spared) == (2, 4), "{listed:?}");
+    ensure!(guard_of(&listed)? == (Some(2), false), "{listed:?}");
+    let report = world.tell_to(gone(), moves(udp(2), Instead::Spare)?)?;
+    ensure!(guard_of(&report)? == (Some(2), false), "{report:?}");
+    ensure!(report.moved.as_ref().is_some_and(|all| all.moved == 2) && report.destroyed == 0, "{report:?}");
+    ensure!(client.destroyed(Selection::All)?.is_empty());
+    Ok(())
+}
+
+/// The walk meets 16 of 40 sockets, and a scan the others.
+fn a_full_index_counts_all_that_is_spared(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1)])?;
+    let (mut left, mut rest) = (named(world, "left")?, named(world, "rest")?);
+    for _ in 0..2 {
+        connect_many(&mut left, Default::default(), udp(1), 10)?;
+        connect_many(&mut rest, Default::default(), udp(1), 10)?;
+    }
+    set(world, vec![of_command("left", VictimAction::None)?])?;
+    let listed = world.dry_run(udp(1))?;
+    ensure!((listed.victims, listed.skipped.spared) == (20, 20) && listed.complete, "{listed:?}");
+    let report = gone(world, &[udp(1)])?;
+    ensure!((report.destroyed, report.skipped.spared) == (20, 20) && report.complete, "{report:?}");
+    let rules = [count(Some("left"), ActionName::None, 20), count(None, ActionName::Destroy, 20)];
+    ensure!(report.rules == rules, "{report:?}");
+    expect_answers_on(&mut left, Selection::All, 20)?;
+    ensure!(rest.destroyed(Selection::All)?.len() == 20);
     Ok(())
 }

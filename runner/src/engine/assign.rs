@@ -20,6 +20,8 @@ pub(crate) struct Assigner {
     /// By cookie and backend; `None`: no rule holds.
     assigned: HashMap<(u64, Backend), Option<usize>>,
     failure: Option<String>,
+    /// Nothing is done, only counted: what a rule would have moved is a victim, too.
+    moves_are_victims: bool,
 }
 
 /// What looks at sockets for rules, from one event to the next.
@@ -29,9 +31,48 @@ pub(crate) struct Tools {
     pub(crate) commands: Commands,
 }
 
+/// What rules ask of sockets, beside protocol and port.
+pub(super) trait Facts {
+    /// Keeps those of the backend's sockets that are at this place.
+    ///
+    /// # Errors
+    /// [`EngineError`] if it cannot be found out.
+    fn sift(&mut self, place: Place, backend: &Backend, sockets: &mut Vec<Victim>)
+    -> Result<(), EngineError>;
+
+    /// What the processes are called that have these sockets open, by cookie.
+    ///
+    /// # Errors
+    /// As [`sift`](Self::sift).
+    fn names(&mut self, sockets: &[Victim]) -> Result<HashMap<u64, Vec<String>>, EngineError>;
+}
+
+/// Of sockets in the index.
+impl Facts for Tools {
+    fn sift(&mut self, place: Place, _: &Backend, sockets: &mut Vec<Victim>) -> Result<(), EngineError> {
+        match &mut self.select {
+            Some(select) => Ok(select.sift(&filter(Rule { place, ..Rule::default() })?, sockets)?),
+            None => {
+                sockets.clear();
+                Ok(())
+            }
+        }
+    }
+
+    fn names(&mut self, sockets: &[Victim]) -> Result<HashMap<u64, Vec<String>>, EngineError> {
+        let cookies: Vec<u64> = sockets.iter().map(Victim::cookie).collect();
+        self.commands.of(&cookies)
+    }
+}
+
 impl Assigner {
     pub(crate) fn new(rules: Arc<ActionRules>, places: HashMap<usize, Place>, tools: Tools) -> Self {
-        Self { rules, places, tools, assigned: HashMap::new(), failure: None }
+        Self { rules, places, tools, assigned: HashMap::new(), failure: None, moves_are_victims: false }
+    }
+
+    /// For a pass that only counts what would be touched, destroyed or moved.
+    pub(crate) fn with_moves_as_victims(self) -> Self {
+        Self { moves_are_victims: true, ..self }
     }
 
     /// For the next event.
@@ -46,67 +87,47 @@ impl Assigner {
 
     /// Decides for the sockets of this backend that it has not decided for yet.
     pub(crate) fn assign(&mut self, backend: Backend, victims: &[Victim]) {
+        let new = self.new_among(backend, victims);
+        let Self { rules, places, tools, .. } = self;
+        let mut decided = Decided::default();
+        if let Err(e) = decided.decide(rules, places, tools, backend, &new) {
+            let sockets = new.len() - decided.0.len();
+            tracing::warn!(%backend, sockets, "rules could not be asked: {e}");
+            self.failure.get_or_insert(format!("rules could not be asked about all sockets: {e}"));
+        }
+        self.keep(backend, &new, &decided);
+    }
+
+    /// As [`assign`](Self::assign), for sockets of which something else than the index knows.
+    ///
+    /// # Errors
+    /// [`EngineError`] if that could not be asked. Nothing is decided then.
+    pub(super) fn assign_by(
+        &mut self,
+        facts: &mut dyn Facts,
+        backend: Backend,
+        victims: &[Victim],
+    ) -> Result<(), EngineError> {
+        let new = self.new_among(backend, victims);
+        let mut decided = Decided::default();
+        decided.decide(&self.rules, &self.places, facts, backend, &new)?;
+        self.keep(backend, &new, &decided);
+        Ok(())
+    }
+
+    fn new_among(&self, backend: Backend, victims: &[Victim]) -> Vec<Victim> {
         // One without a cookie is met again when it has one.
         let is_new = |victim: &&Victim| {
             victim.cookie() != 0 && !self.assigned.contains_key(&(victim.cookie(), backend))
         };
-        let new = victims.iter().filter(is_new);
-        let mut left: Vec<Victim> = new.copied().collect();
-        let mut names = None;
-        for i in self.rules.of_backend(&backend) {
-            if left.is_empty() {
-                return;
-            }
-            let taken = match self.taken(i, &left, &mut names) {
-                Ok(taken) => taken,
-                Err(e) => {
-                    let sockets = left.len();
-                    tracing::warn!(%backend, sockets, "rules could not be asked: {e}");
-                    self.failure.get_or_insert(format!("rules could not be asked about all sockets: {e}"));
-                    break;
-                }
-            };
-            for cookie in &taken {
-                self.assigned.insert((*cookie, backend), Some(i));
-            }
-            left.retain(|victim| !taken.contains(&victim.cookie()));
-        }
-        for victim in left {
-            self.assigned.insert((victim.cookie(), backend), None);
-        }
+        victims.iter().filter(is_new).copied().collect()
     }
 
-    /// The cookies of those for which the rule holds. `names`: what the processes of all of them are called, once that
-    /// was looked for.
-    fn taken(
-        &mut self,
-        i: usize,
-        left: &[Victim],
-        names: &mut Option<HashMap<u64, Vec<String>>>,
-    ) -> Result<HashSet<u64>, EngineError> {
-        let rules = Arc::clone(&self.rules);
-        let Some(rule) = rules.rules().get(i) else {
-            return Ok(HashSet::new());
-        };
-        let mut held = left.to_vec();
-        if rule.cgroup.is_some() || rule.uid.is_some() {
-            match (self.places.get(&i), &mut self.tools.select) {
-                (Some(place), Some(select)) => select.sift(&filter(*place)?, &mut held)?,
-                _ => held.clear(),
-            }
+    fn keep(&mut self, backend: Backend, victims: &[Victim], decided: &Decided) {
+        for victim in victims {
+            let rule = decided.0.get(&victim.cookie()).copied();
+            self.assigned.insert((victim.cookie(), backend), rule);
         }
-        if !rule.commands.is_empty() && !held.is_empty() {
-            let names = match names {
-                Some(names) => names,
-                none => {
-                    let cookies: Vec<u64> = left.iter().map(Victim::cookie).collect();
-                    none.insert(self.tools.commands.of(&cookies)?)
-                }
-            };
-            let is_named = |name: &String| rule.commands.iter().any(|wanted| wanted.as_str() == name);
-            held.retain(|victim| names.get(&victim.cookie()).is_some_and(|names| names.iter().any(is_named)));
-        }
-        Ok(held.iter().map(Victim::cookie).collect())
     }
 
     /// The rule of a socket of this backend; `None` if none holds, or its action is not taken there.
@@ -122,7 +143,10 @@ impl Assigner {
         match action {
             Some(VictimAction::None) => true,
             Some(VictimAction::Move(how)) => match backend.protocol() {
-                Protocol::Udp => victim.relation() == Relation::Connected && how.otherwise == Instead::Spare,
+                Protocol::Udp => {
+                    let moves = victim.relation() == Relation::Connected;
+                    moves && how.otherwise == Instead::Spare && !self.moves_are_victims
+                }
                 Protocol::Tcp => how.tcp == Instead::Spare,
             },
             Some(VictimAction::Destroy | VictimAction::Revive(_)) | None => false,
@@ -152,9 +176,53 @@ impl Assigner {
     }
 }
 
-/// Sockets at this place, whatever they are connected to and in whatever state.
-fn filter(place: Place) -> Result<Filter, EngineError> {
-    let rule = Rule { place, ..Rule::default() };
+/// The rules of sockets, by cookie; one that is not here has none.
+#[derive(Default)]
+struct Decided(HashMap<u64, usize>);
+
+impl Decided {
+    /// Decides for these sockets of the backend.
+    fn decide(
+        &mut self,
+        rules: &ActionRules,
+        places: &HashMap<usize, Place>,
+        facts: &mut dyn Facts,
+        backend: Backend,
+        victims: &[Victim],
+    ) -> Result<(), EngineError> {
+        let mut left = victims.to_vec();
+        // Asked for once, and of all.
+        let mut names = None;
+        for i in rules.of_backend(&backend) {
+            let Some(rule) = rules.rules().get(i) else { continue };
+            if left.is_empty() {
+                break;
+            }
+            let mut held = left.clone();
+            if rule.cgroup.is_some() || rule.uid.is_some() {
+                match places.get(&i) {
+                    Some(place) => facts.sift(*place, &backend, &mut held)?,
+                    None => held.clear(),
+                }
+            }
+            if !rule.commands.is_empty() && !held.is_empty() {
+                let names = match &mut names {
+                    Some(names) => names,
+                    none => none.insert(facts.names(&left)?),
+                };
+                let is_named = |name: &String| rule.commands.iter().any(|wanted| wanted.as_str() == name);
+                held.retain(|victim| names.get(&victim.cookie()).is_some_and(|all| all.iter().any(is_named)));
+            }
+            let taken: HashSet<u64> = held.iter().map(Victim::cookie).collect();
+            self.0.extend(taken.iter().map(|cookie| (*cookie, i)));
+            left.retain(|victim| !taken.contains(&victim.cookie()));
+        }
+        Ok(())
+    }
+}
+
+/// The sockets that the rule selects, in whatever state.
+pub(super) fn filter(rule: Rule) -> Result<Filter, EngineError> {
     Filter::new(&rule, None, &[], StateMask::default().bits()).map_err(|what| EngineError::Io {
         what: format!("too many {what} for one rule"),
         source: std::io::ErrorKind::QuotaExceeded.into(),

@@ -3,9 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use skreap_bpf::{PendingConnect, Relation, Victim};
-use skreap_core::{Protocol, Skipped, Target, Through, Unconnected};
+use skreap_core::{Backend, Outcome, Protocol, Skipped, Target, Through, Unconnected};
 
-use super::assign::Assigner;
+use super::EngineError;
+use super::assign::{Assigner, Facts};
 use super::link::Link;
 use super::selection::Rules;
 
@@ -31,6 +32,26 @@ pub struct Chosen {
     assigner: Option<Box<Assigner>>,
     /// What may be connecting to each target in turn, if that is wanted.
     watched: Option<Vec<Vec<PendingConnect>>>,
+    /// Those that a rule spares, and those on another link, by cookie and backend: several passes meet them.
+    spared: HashSet<(u64, Backend)>,
+    other_link: HashSet<(u64, Backend)>,
+}
+
+/// Sockets that an event has left alone so far, each counted once, however many passes have met it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LeftAlone {
+    spared: u64,
+    other_link: u64,
+}
+
+impl LeftAlone {
+    /// Adds to the outcome of earlier passes what has come since.
+    pub(crate) fn note_since(self, earlier: Self, outcome: &mut Outcome) {
+        let (spared, other_link) = (self.spared - earlier.spared, self.other_link - earlier.other_link);
+        outcome.visited += spared + other_link;
+        outcome.skipped.spared += spared;
+        outcome.skipped.other_link += other_link;
+    }
 }
 
 /// What was taken out of the victims of a walk.
@@ -173,6 +194,9 @@ impl Chosen {
     /// socket is: without a peer.
     pub(super) fn sift(&mut self, target: &Target, victims: &mut Vec<Victim>) -> Sifted {
         let found = victims.len();
+        let elsewhere = victims.iter().filter(|victim| !self.on_link(victim)).map(Victim::cookie);
+        let elsewhere: Vec<(u64, Backend)> = elsewhere.map(|cookie| (cookie, target.backend)).collect();
+        self.other_link.extend(elsewhere);
         victims.retain(|victim| self.on_link(victim));
         let other_link = (found - victims.len()) as u64;
         let spared = self.spare(target, victims);
@@ -202,13 +226,47 @@ impl Chosen {
         all: &mut Vec<T>,
         victim_of: impl Fn(&T) -> Victim,
     ) -> u64 {
-        let Some(assigner) = &mut self.assigner else {
+        if let Some(assigner) = &mut self.assigner {
+            assigner.assign(target.backend, &all.iter().map(&victim_of).collect::<Vec<_>>());
+        }
+        self.take_spared(target, all, victim_of)
+    }
+
+    /// As [`spare`](Self::spare), for sockets of which `facts` knows what rules ask.
+    ///
+    /// # Errors
+    /// [`EngineError`] if that could not be asked: nothing was decided, or taken out.
+    pub(super) fn spare_by(
+        &mut self,
+        facts: &mut dyn Facts,
+        target: &Target,
+        victims: &mut Vec<Victim>,
+    ) -> Result<u64, EngineError> {
+        if let Some(assigner) = &mut self.assigner {
+            assigner.assign_by(facts, target.backend, victims)?;
+        }
+        Ok(self.take_spared(target, victims, |victim| *victim))
+    }
+
+    fn take_spared<T>(&mut self, target: &Target, all: &mut Vec<T>, victim_of: impl Fn(&T) -> Victim) -> u64 {
+        let Some(assigner) = &self.assigner else {
             return 0;
         };
         let found = all.len();
-        assigner.assign(target.backend, &all.iter().map(&victim_of).collect::<Vec<_>>());
-        all.retain(|one| !assigner.spares(&victim_of(one), &target.backend));
+        all.retain(|one| {
+            let victim = victim_of(one);
+            let spared = assigner.spares(&victim, &target.backend);
+            if spared {
+                self.spared.insert((victim.cookie(), target.backend));
+            }
+            !spared
+        });
         (found - all.len()) as u64
+    }
+
+    /// What the event has left alone so far.
+    pub(crate) fn left_alone(&self) -> LeftAlone {
+        LeftAlone { spared: self.spared.len() as u64, other_link: self.other_link.len() as u64 }
     }
 
     fn admits(&mut self, cookie: u64, relation: Relation) -> bool {
@@ -243,6 +301,20 @@ mod tests {
             let target = Target { backend: backend.parse().unwrap(), unconnected, dry_run: false };
             assert_eq!(Chosen::matters(&target), matters, "{target:?}");
         }
+    }
+
+    #[test]
+    fn what_several_passes_leave_alone_is_counted_once() {
+        let mut chosen = Chosen::default();
+        let backend: Backend = "udp://10.0.0.1:53".parse().unwrap();
+        chosen.spared.extend([(1, backend), (2, backend)]);
+        let walk = chosen.left_alone();
+        chosen.spared.extend([(2, backend), (3, backend)]);
+        chosen.other_link.extend([(4, backend), (5, backend)]);
+        let mut outcome = Outcome::new(skreap_core::EngineName::Netlink);
+        chosen.left_alone().note_since(walk, &mut outcome);
+        assert_eq!((outcome.visited, outcome.skipped.spared, outcome.skipped.other_link), (3, 1, 2));
+        assert_eq!(outcome.balanced(false), Ok(()));
     }
 
     proptest! {

@@ -8,13 +8,11 @@ use skreap_bpf::{Owner, Question, Select, TableSocket, Tables, Victim, Walker};
 use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
 
 use super::destroy::Destroyer;
-use super::in_tables::InTables;
+use super::in_tables::{self, InTables};
 use super::membership::{CgroupRelation, Membership};
 use super::named::tuple;
 use super::scope::Finder;
-use super::{
-    Chosen, Engine, EngineError, EngineOptions, OwnerFinder, Scope, Selection, StateMask, membership, nanos,
-};
+use super::{Chosen, Engine, EngineError, EngineOptions, OwnerFinder, Scope, Selection, StateMask, nanos};
 use crate::sys::netns::{AllNetns, NetnsId};
 use crate::sys::sock_diag::{DiagSockets, Dump, DumpEnd, Filter, InetDiag};
 
@@ -69,7 +67,7 @@ impl Diag {
         let diag = DiagSockets::new()
             .map_err(|source| EngineError::Io { what: "cannot start the netns thread".to_owned(), source })?;
         let (destroyer, owners) = (Destroyer::new(options)?, OwnerFinder::default());
-        let tables = if options.single_dump { None } else { Some(load_tables(options)?) };
+        let tables = if options.single_dump { None } else { Some(in_tables::load(options)?) };
         Ok(Self { name, finder, scan, diag, destroyer, owners, victims: Vec::new(), tables })
     }
 
@@ -109,11 +107,12 @@ impl Engine for Diag {
         let confirm = Confirm { target, states: self.scan.states, netns: &netns };
         let present = self.present(&confirm, &mut outcome);
         let mut undecided = self.search(target, &netns, &mut outcome)?;
-        // All are connected, so none was a victim before.
-        let sifted = chosen.sift(target, &mut self.victims);
-        undecided.retain(|(victim, _)| chosen.on_link(victim));
-        chosen.spare_of(target, &mut undecided, |(victim, _)| *victim);
+        // First those that no rule is about.
         self.leave_alone(&confirm, &mut outcome);
+        // All are connected, so none was a victim before.
+        let mut sifted = chosen.sift(target, &mut self.victims);
+        undecided.retain(|(victim, _)| chosen.on_link(victim));
+        sifted.spared += chosen.spare_of(target, &mut undecided, |(victim, _)| *victim);
         let mut handled: HashSet<u64> = self.victims.iter().map(Victim::cookie).collect();
         handled.extend(undecided.iter().map(|(victim, _)| victim.cookie()));
         let walked = Instant::now();
@@ -259,7 +258,9 @@ impl Diag {
                 .map(|socket| socket.victim)
                 .filter(|victim| !handled.contains(&victim.cookie()))
                 .collect();
+            let before = chosen.left_alone();
             chosen.spare(confirm.target, &mut left);
+            chosen.left_alone().note_since(before, outcome);
             if !left.iter().any(|victim| present.contains(victim)) {
                 return;
             }
@@ -286,16 +287,6 @@ impl Diag {
         }
         outcome.incomplete.insert(Incomplete::DumpInterrupted);
     }
-}
-
-/// # Errors
-/// [`EngineError`] if the cgroup cannot be looked at, or the programs cannot be loaded.
-fn load_tables(options: &EngineOptions) -> Result<Tables, EngineError> {
-    let cgroup = match &options.cgroup {
-        Some(path) => membership::id_of(path)?,
-        None => None,
-    };
-    Ok(Tables::load(cgroup)?)
 }
 
 /// The sockets that an event must not miss.

@@ -7,7 +7,19 @@ use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Unconnecte
 
 use super::destroy::Destroyer;
 use super::selection::Selection;
-use super::{EngineError, StateMask, nanos};
+use super::{EngineError, EngineOptions, StateMask, membership, nanos};
+
+/// Loads what reads the tables.
+///
+/// # Errors
+/// [`EngineError`] if the cgroup cannot be looked at, or the programs cannot be loaded.
+pub(super) fn load(options: &EngineOptions) -> Result<Tables, EngineError> {
+    let cgroup = match &options.cgroup {
+        Some(path) => membership::id_of(path)?,
+        None => None,
+    };
+    Ok(Tables::load(cgroup)?)
+}
 
 /// What the search needs.
 pub(super) struct InTables<'a> {

@@ -3,18 +3,22 @@
 //! One rule for all engines. The index has no node for such a socket, as no hook would say when it is closed, and no
 //! engine destroys one that it meets otherwise. Its connect leaves a note for its backend. An event on a noted
 //! backend dumps the sockets of that backend, in every netns, and takes no lock of any. Subflows of MPTCP, which
-//! the kernel has opened for a program's socket, are destroyed by their id. All others (the client of an NFS or CIFS
-//! mount, say) are left alone: the kernel would connect again. They are counted, and the report is incomplete.
+//! the kernel has opened for a program's socket, are destroyed by their id, unless a rule of the service spares them.
+//! All others (the client of an NFS or CIFS mount, say) are left alone: the kernel would connect again. They are counted,
+//! and the report is incomplete.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use skreap_bpf::{Index, Owner, Victim, Walker};
-use skreap_core::{EngineName, FallbackReason, FallbackRun, Incomplete, Outcome, Target, Unconnected};
+use skreap_core::{
+    EngineName, FallbackReason, FallbackRun, Incomplete, Outcome, Target, Unconnected, counted,
+};
 
 use super::destroy::Destroyer;
 use super::diag::Scan;
+use super::subflows::Subflows;
 use super::{Chosen, EngineError, EngineOptions, OwnerFinder, nanos};
 use crate::sys::netns::{self, AllNetns};
 use crate::sys::sock_diag::DiagSockets;
@@ -26,6 +30,7 @@ pub(crate) struct KernelSockets {
     scan: Scan,
     diag: DiagSockets,
     owners: OwnerFinder,
+    subflows: Subflows,
     destroyer: Destroyer,
 }
 
@@ -49,6 +54,7 @@ impl KernelSockets {
             scan: Scan::filtered(options)?,
             diag,
             owners: OwnerFinder::default(),
+            subflows: Subflows::default(),
             destroyer: Destroyer::new(options)?,
         })
     }
@@ -59,7 +65,7 @@ impl KernelSockets {
         &mut self,
         walker: &mut Walker,
         target: &Target,
-        chosen: &Chosen,
+        chosen: &mut Chosen,
         unsure: bool,
         outcome: &mut Outcome,
     ) {
@@ -73,7 +79,7 @@ impl KernelSockets {
         &mut self,
         walker: &mut Walker,
         target: &Target,
-        chosen: &Chosen,
+        chosen: &mut Chosen,
         unsure: bool,
         outcome: &mut Outcome,
     ) -> Result<(), EngineError> {
@@ -89,7 +95,8 @@ impl KernelSockets {
         let mut known: HashSet<u64> = recorded.iter().map(Victim::cookie).collect();
         known.extend(outcome.victims_listed.iter().flatten().map(|socket| socket.cookie));
         let start = Instant::now();
-        let found = self.find(target, chosen, &known)?;
+        let mut found = self.find(target, chosen, &known)?;
+        self.spare(target, chosen, &mut found, outcome);
         let looked = Instant::now();
         let more = self.destroy(target, found.subflows, &known);
         if found.kernel > 0 {
@@ -106,6 +113,26 @@ impl KernelSockets {
         outcome.walk_ns += nanos(looked.duration_since(start));
         outcome.add_victims(more);
         Ok(())
+    }
+
+    /// Takes those subflows out that a rule spares. If it cannot be found out which these are, all are left alone.
+    fn spare(&mut self, target: &Target, chosen: &mut Chosen, found: &mut Found, outcome: &mut Outcome) {
+        if found.subflows.is_empty() {
+            return;
+        }
+        let mut facts = self.subflows.ask(&mut self.diag);
+        match chosen.spare_by(&mut facts, target, &mut found.subflows) {
+            Ok(spared) => {
+                outcome.visited += spared;
+                outcome.skipped.spared += spared;
+            }
+            Err(e) => {
+                let sockets = counted(found.subflows.len() as u64, "subflow");
+                tracing::warn!(backend = %target.backend, "rules could not be asked about {sockets} of MPTCP: {e}");
+                found.kernel += found.subflows.len() as u64;
+                found.subflows.clear();
+            }
+        }
     }
 
     /// What is closed between the dump and the question whose it is, is looked for once more.

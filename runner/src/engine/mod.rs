@@ -35,6 +35,7 @@ mod scope;
 pub mod select;
 mod selection;
 mod states;
+mod subflows;
 mod trial;
 
 use std::path::PathBuf;

@@ -72,7 +72,9 @@ impl Reaper {
         match done.action.clone() {
             VictimAction::Move(how) => {
                 let (left, spared) = if event.dry_run {
-                    (backends, Vec::new())
+                    let is_victim =
+                        |backend: &Backend| backend.protocol() == Protocol::Udp || done.action.destroys_tcp();
+                    backends.into_iter().partition(|(backend, _)| is_victim(backend))
                 } else {
                     self.move_victims(&how, backends, &mut chosen, done)
                 };
@@ -102,6 +104,9 @@ impl Reaper {
     ) {
         let mut chosen = Chosen::through(&event.through);
         let mut assigner = self.assigner(&rules, &backends);
+        if event.dry_run {
+            assigner = assigner.with_moves_as_victims();
+        }
         let is_moving = |backend: &Backend| {
             backend.protocol() == Protocol::Udp && assigner.moves(&backend.without_zone())
         };
@@ -124,11 +129,17 @@ impl Reaper {
         if let Some(failure) = assigner.failure() {
             done.fail(Incomplete::EngineFailed, failure.to_owned());
         }
-        let Tools { select, commands } = assigner.into_tools();
-        (self.select, self.commands) = (select, commands);
+        self.put_back(Some(assigner));
     }
 
-    fn assigner(&mut self, rules: &Arc<ActionRules>, backends: &[Named]) -> Assigner {
+    /// For the next event.
+    pub(super) fn put_back(&mut self, assigner: Option<Assigner>) {
+        if let Some(Tools { select, commands }) = assigner.map(Assigner::into_tools) {
+            (self.select, self.commands) = (select, commands);
+        }
+    }
+
+    pub(super) fn assigner(&mut self, rules: &Arc<ActionRules>, backends: &[Named]) -> Assigner {
         let mut places = HashMap::new();
         let mut asked: Vec<usize> =
             backends.iter().flat_map(|(backend, _)| rules.of_backend(&backend.without_zone())).collect();

@@ -42,7 +42,10 @@ impl Fallback {
     /// Scans for the rest of the target's sockets, if the index may lack some. If the scan fails,
     /// the outcome stays incomplete.
     pub(crate) fn run(&mut self, target: &Target, chosen: &mut Chosen, outcome: &mut Outcome) {
+        let walked = chosen.left_alone();
         self.run_by(outcome, |engine| engine.run(target, chosen));
+        // The scan meets those again that the walk has left alone, and others that the index lacks.
+        chosen.left_alone().note_since(walked, outcome);
     }
 
     fn run_by(

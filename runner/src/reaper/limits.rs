@@ -1,10 +1,16 @@
-//! How many sockets one event may destroy, and what is said of one that would destroy more.
+//! How many sockets one event may destroy or move, and what is said of one that would touch more.
 
-use skreap_core::{Action, Backend, Event, Guarded, Incomplete, Limit, ReconcileMax, SocketTuple, counted};
+use skreap_core::{
+    Action, Backend, Event, Guarded, Incomplete, Limit, Protocol, ReconcileMax, SocketTuple, VictimAction,
+    counted,
+};
 
 use super::done::Done;
 use super::{Reaper, attribution};
-use crate::engine::{Chosen, Link, Rules};
+use crate::engine::{Chosen, EngineError, Link, Rules};
+
+/// A backend, with its link if the event names one.
+type Named = (Backend, Option<Link>);
 
 /// Backends that a refused reconcile names, those with the most victims first.
 const NAMED: usize = 5;
@@ -70,10 +76,14 @@ impl Reaper {
     pub(super) fn may_reap(
         &mut self,
         event: &Event,
-        backends: &[(Backend, Option<Link>)],
+        backends: &[Named],
         rules: Option<&Rules>,
         done: &mut Done,
     ) -> bool {
+        if done.action == VictimAction::None {
+            // Nothing is touched, so nothing is limited.
+            return true;
+        }
         let unrestricted = done.guard.limit == Some(Limit::Unrestricted);
         if unrestricted && !event.dry_run {
             return self.refuse(event, 0, None, done);
@@ -114,33 +124,60 @@ impl Reaper {
         self.attribute || self.pool.ledger().is_on()
     }
 
+    /// What the event would destroy or move: what rules or the action spare is no victim.
     fn count(
         &mut self,
         event: &Event,
-        backends: &[(Backend, Option<Link>)],
+        backends: &[Named],
         rules: Option<&Rules>,
         done: &mut Done,
     ) -> Option<Count> {
         let mut found = Count::default();
+        let by = self.rules_for(event);
+        let is_left_alone = |backend: &Backend| {
+            by.is_none() && backend.protocol() == Protocol::Tcp && !done.action.destroys_tcp()
+        };
+        let destroys = |backend: &Backend| match &by {
+            Some(by) => by.only_destroy(&backend.without_zone()),
+            None => true,
+        };
+        let touched = backends.iter().copied().filter(|(backend, _)| !is_left_alone(backend));
+        let (plain, others): (Vec<Named>, Vec<Named>) = touched.partition(|(backend, _)| destroys(backend));
         // The count is a pass of its own: what it finds is still to be done.
         let mut chosen = Chosen::through(&event.through).with_rules(rules.cloned());
-        for &(backend, link) in backends {
-            chosen.set_link(link);
-            match self.run(&self.target(backend, true), &mut chosen) {
-                Ok(outcome) => {
-                    done.count_ns = done.count_ns.saturating_add(outcome.walk_ns);
-                    found.by_backend.push((backend, outcome.victims));
-                    if self.names_victims() {
-                        found.sockets.extend(outcome.victims_listed.unwrap_or_default());
-                    }
-                }
-                Err(e) => {
-                    done.fail(Incomplete::EngineFailed, format!("cannot count the victims: {e}"));
-                    return None;
-                }
+        let mut counted = self.count_each(&plain, &mut chosen, &mut found, done);
+        if let Some(by) = by.filter(|_| !others.is_empty()) {
+            let mut chosen = Chosen::through(&event.through);
+            chosen.set_assigner(self.assigner(&by, &others).with_moves_as_victims());
+            counted = counted.and_then(|()| self.count_each(&others, &mut chosen, &mut found, done));
+            self.put_back(chosen.take_assigner());
+        }
+        match counted {
+            Ok(()) => Some(found),
+            Err(e) => {
+                done.fail(Incomplete::EngineFailed, format!("cannot count the victims: {e}"));
+                None
             }
         }
-        Some(found)
+    }
+
+    fn count_each(
+        &mut self,
+        backends: &[Named],
+        chosen: &mut Chosen,
+        found: &mut Count,
+        done: &mut Done,
+    ) -> Result<(), EngineError> {
+        for &(backend, link) in backends {
+            chosen.set_link(link);
+            let outcome = self.run(&self.target(backend, true), chosen)?;
+            done.count_ns = done.count_ns.saturating_add(outcome.walk_ns);
+            found.by_backend.push((backend, outcome.victims));
+            if self.names_victims() {
+                found.sockets.extend(outcome.victims_listed.unwrap_or_default());
+            }
+        }
+        Ok(())
     }
 
     /// Always false: the event is not carried out.
