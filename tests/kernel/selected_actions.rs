@@ -5,10 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use skreap::core::{
-    ActionRule, ActionRules, Backend, Destinations, EngineName, Instead, Move, Moved, Report, Revived,
-    Spread, VictimAction,
-};
+use skreap::core::{Backend, EngineName, Instead, Moved, Report, Revived};
 use skreap_testbed::{Client, Selection};
 
 use crate::case::{Case, case};
