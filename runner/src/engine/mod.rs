@@ -98,7 +98,7 @@ pub trait Engine: Send {
     /// [`EngineError`] if the engine could not do its work at all; nothing, or not all, was destroyed then.
     fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError>;
 
-    /// True if the walk of [`run`](Self::run) also [watches](Chosen::watch) the connects that are under way, if it is asked to.
+    /// True if the walk of [`run`](Self::run) also watches the connects that are under way, if it is asked to.
     fn watches(&self) -> bool {
         false
     }
