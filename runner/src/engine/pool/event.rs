@@ -11,7 +11,7 @@ use skreap_core::{counted, plural};
 
 use super::Pool;
 use super::job::{Fate, Job, Task};
-use super::queue::{LINGER, spin};
+use super::queue::{LINGER, lingers, spin};
 use crate::engine::netns_id;
 use crate::sys::netns::{self, NetnsId, Way};
 
@@ -184,7 +184,10 @@ impl<'a> Event<'a> {
     /// takes no CPU from the destroyers.
     fn wait(&self) {
         let done = &self.done.1;
-        if self.open.len() < self.pool.0.cpus && spin(LINGER, || !done.is_empty()) {
+        if lingers(self.pool.0.cpus)
+            && self.open.len() < self.pool.0.cpus
+            && spin(LINGER, || !done.is_empty())
+        {
             let _ = done.try_recv();
         } else {
             // Woken or not: all are looked at.
