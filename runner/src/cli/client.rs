@@ -24,7 +24,7 @@ pub(super) struct Session {
     stream: UnixStream,
     answers: BufReader<UnixStream>,
     wait: Wait,
-    /// What came of sockets of earlier events, and nobody has asked for yet.
+    /// Lines with `revived` that were read before anybody asked for them.
     later: VecDeque<Value>,
 }
 
@@ -38,8 +38,7 @@ enum Wait {
 }
 
 impl Session {
-    /// An answer is waited for while the connection lives: an event takes as long as its sockets, `--max-rate` and other
-    /// events do.
+    /// Waits for each answer while the connection lives: no limit is right for every event (`--max-rate`, events before it).
     pub(super) fn connect(socket: &Path) -> anyhow::Result<Self> {
         Self::over(connect(socket)?, Wait::Saying(SAY))
     }

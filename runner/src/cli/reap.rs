@@ -196,7 +196,7 @@ pub(super) fn print(out: &mut impl Write, subject: &str, report: &Report) -> io:
     Ok(())
 }
 
-/// What becomes of the victims of a dry run, or of an event that only counts them.
+/// The words for the victims of a dry run, or of an event that only counts them.
 const fn would_be(report: &Report) -> &'static str {
     match report.victim_action {
         Some(ActionName::None) => "counted",

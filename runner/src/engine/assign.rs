@@ -31,7 +31,7 @@ pub(crate) struct Tools {
     pub(crate) commands: Commands,
 }
 
-/// What rules ask of sockets, beside protocol and port.
+/// The cgroup, user and command of sockets, for rules that ask for them.
 pub(super) trait Facts {
     /// Keeps those of the backend's sockets that are at this place.
     ///
@@ -40,7 +40,7 @@ pub(super) trait Facts {
     fn sift(&mut self, place: Place, backend: &Backend, sockets: &mut Vec<Victim>)
     -> Result<(), EngineError>;
 
-    /// What the processes are called that have these sockets open, by cookie.
+    /// By cookie, the names of the processes that have the socket open.
     ///
     /// # Errors
     /// As [`sift`](Self::sift).

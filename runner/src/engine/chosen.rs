@@ -30,7 +30,7 @@ pub struct Chosen {
     rules: Option<Rules>,
     /// Gives each victim its action, if rules of the service do.
     assigner: Option<Box<Assigner>>,
-    /// What may be connecting to each target in turn, if that is wanted.
+    /// One list for each target: sockets that may be connecting to it. `None`: nobody wants them.
     watched: Option<Vec<Vec<PendingConnect>>>,
     /// Those that a rule spares, and those on another link, by cookie and backend: several passes meet them.
     spared: HashSet<(u64, Backend)>,
@@ -113,7 +113,7 @@ impl Chosen {
         self.watched.as_ref().map(|_| Vec::new())
     }
 
-    /// What the walk for a target watches; also for one that failed, so that there is one of these for each target.
+    /// Adds the list of a target. A walk that failed adds one too, so that each target has its own.
     pub(super) fn add_watched(&mut self, sockets: Option<Vec<PendingConnect>>) {
         if let Some(watched) = &mut self.watched {
             watched.push(sockets.unwrap_or_default());

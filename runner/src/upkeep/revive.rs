@@ -143,11 +143,9 @@ impl Deleted {
         self.0.lock().remove(&backend.without_zone());
     }
 
-    fn since(&self, when: Instant) -> impl Iterator<Item = Backend> {
+    fn since(&self, when: Instant) -> Vec<Backend> {
         let all = self.0.lock();
-        let later: Vec<Backend> =
-            all.iter().filter(|(_, deleted)| **deleted >= when).map(|(backend, _)| *backend).collect();
-        later.into_iter()
+        all.iter().filter(|(_, deleted)| **deleted >= when).map(|(backend, _)| *backend).collect()
     }
 }
 

@@ -90,7 +90,7 @@ impl List {
     }
 
     /// The table for an area of this width: numbers are next to the names, however wide it is.
-    /// `sent`: how many of `all` backends the service has told of, which are those that a filter searches.
+    /// `sent`: how many of `all` backends the service has sent. A filter searches only these.
     pub(super) fn table(
         &self,
         rows: &[(&TopBackend, Option<f64>)],
