@@ -81,6 +81,21 @@ impl Names {
     }
 }
 
+/// The text with process ids as the page has them, five digits long. A process id has as few as one where few processes
+/// were ever started. It stands before the command, at the end of a line.
+fn with_long_pids(text: &str, clients: &[Client]) -> String {
+    let mut found = String::new();
+    for line in text.split_inclusive('\n') {
+        let owner = clients.iter().find_map(|client| {
+            let before = line.trim_end().strip_suffix(client.label())?.strip_suffix(char::is_whitespace)?;
+            let before = before.trim_end().strip_suffix(&client.pid().to_string())?;
+            before.ends_with(' ').then(|| format!("{before}10000 {}\n", client.label()))
+        });
+        found.push_str(owner.as_deref().unwrap_or(line));
+    }
+    found
+}
+
 /// Without what differs from run to run.
 fn essence(text: &str) -> String {
     let mut essence = String::new();
@@ -247,7 +262,7 @@ fn carry_out(
     } else {
         shell(&asked, &serve.socket_arg()?, directory)?
     };
-    Ok(scene.names.to_page(&said))
+    Ok(with_long_pids(&scene.names.to_page(&said), &scene.clients))
 }
 
 fn examples_of_the_page() -> Result<()> {
