@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::chains;
 use crate::experiment;
+use crate::footprint;
 use crate::grid::{Axes, Pauses, Preset, Tables};
 use crate::guard;
 use crate::hooks;
@@ -63,6 +64,8 @@ enum Command {
     /// Measure the cost of long chains of the index: 100,000 sockets on one backend, 65,000
     /// backends, all in one bucket.
     Chains(chains::Options),
+    /// Peak memory of `skreap serve` while it answers an event with very many victims.
+    Footprint(footprint::Options),
     /// Measure one pass over the index with a filter against a scan of it, and against `sock_diag` in every netns.
     Selection(selection::Options),
     /// Try something once and show what happens.
@@ -161,6 +164,7 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Hooks(options) => hooks::run(&options, &prepared()?)?,
         Command::Memory { json } => memory::run(json)?,
         Command::Chains(options) => chains::run(&options, &prepared()?)?,
+        Command::Footprint(options) => footprint::run(&options, &prepared()?)?,
         Command::Selection(options) => selection::run(&options, &prepared()?)?,
         Command::Experiment(Experiment::UnreachableRoute(options)) => {
             experiment::run(&options, &prepared()?)?;

@@ -3,7 +3,9 @@
 
 mod chains;
 mod cli;
+mod crowd;
 mod experiment;
+mod footprint;
 mod grid;
 mod guard;
 mod histogram;

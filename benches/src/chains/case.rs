@@ -11,7 +11,7 @@ use skreap::bpf::{Config, Index, Victim, Walker};
 use skreap::core::{Backend, Protocol, Target, Unconnected};
 use skreap_testbed::Cgroup;
 
-use super::crowd::{self, Crowd, Member};
+use crate::crowd::{self, Crowd, Member};
 use crate::stats::nearest_rank;
 use crate::stop::Stop;
 

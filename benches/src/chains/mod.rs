@@ -6,7 +6,6 @@
 //! one at the end.
 
 mod case;
-mod crowd;
 mod table;
 
 use anyhow::{Context as _, Result};
@@ -187,11 +186,5 @@ mod tests {
         // The machine was twice as slow in the second round.
         let (first, other) = ([close(100.0), close(200.0)], [close(110.0), close(220.0)]);
         assert_eq!(ratios(&other, &first, |sample| sample.close_ns), [1.1, 1.1]);
-    }
-
-    #[test]
-    fn backends_and_chains_have_addresses_of_their_own() {
-        assert_eq!(crowd::backend(256).to_string(), "127.16.1.0:53");
-        assert_eq!(crowd::of_chain(3).to_string(), "127.8.0.3:53");
     }
 }

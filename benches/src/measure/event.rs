@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use skreap::bpf::Config;
-use skreap::core::{Action, Event, Report};
+use skreap::core::{Action, Backend, Event, Report};
 use skreap::{Reaper, choice::EngineChoice};
 
 use super::{Sample, nanos};
@@ -38,7 +38,7 @@ impl Whole {
     /// When the event failed.
     pub fn run(&mut self, world: &World) -> Result<Sample> {
         self.number += 1;
-        let event = deleted(self.number, world)?;
+        let event = deleted(self.number, world.target()?.backend);
         let start = Instant::now();
         let report = self.reaper.handle(&event);
         let total_ns = nanos(start.elapsed());
@@ -46,13 +46,9 @@ impl Whole {
     }
 }
 
-/// The event that the backend of the victims is gone.
-///
-/// # Errors
-/// None: its address is fixed and valid.
-pub fn deleted(number: u64, world: &World) -> Result<Event> {
-    let backend = world.target()?.backend;
-    Ok(Event::new(format!("bench-{number}"), Action::BackendDeleted { backend }))
+/// The event that a backend is gone.
+pub fn deleted(number: u64, backend: Backend) -> Event {
+    Event::new(format!("bench-{number}"), Action::BackendDeleted { backend })
 }
 
 /// The numbers of a report, and the time that its receiver has measured.

@@ -1,9 +1,9 @@
 //! The measures: the engines, and their lower bound.
 
 mod engines;
-mod event;
+pub mod event;
 mod floor;
-mod service;
+pub mod service;
 mod ss;
 
 use std::fmt;

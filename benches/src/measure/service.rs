@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use skreap::core::Report;
+use skreap::core::{Event, Report};
 
 use super::{Sample, event, nanos};
 use crate::world::World;
@@ -24,7 +24,7 @@ pub struct Service {
     client: BufReader<UnixStream>,
     number: u64,
     // Dropped last: the client is gone when the service ends.
-    _process: Process,
+    process: Process,
 }
 
 struct Process {
@@ -55,13 +55,21 @@ impl Service {
     /// # Errors
     /// When the command is missing or does not start.
     pub fn new(world: &World, label: &str, command: &Path) -> Result<Self> {
+        Self::start(world.cgroup(), world.max_sockets(), label, command)
+    }
+
+    /// The same on any cgroup, with an index of that size.
+    ///
+    /// # Errors
+    /// When the command is missing or does not start.
+    pub fn start(cgroup: &Path, max_sockets: u32, label: &str, command: &Path) -> Result<Self> {
         let socket = env::temp_dir().join(format!("skreap-bench-{}-{label}.sock", std::process::id()));
         let child = Command::new(command)
             .arg("serve")
             .arg("--cgroup")
-            .arg(world.cgroup())
+            .arg(cgroup)
             .arg("--max-sockets")
-            .arg(world.max_sockets().to_string())
+            .arg(max_sockets.to_string())
             .arg("--source")
             .arg(format!("unix:{}", socket.display()))
             .env("RUST_LOG", "warn")
@@ -72,7 +80,7 @@ impl Service {
         let mut process = Process { child, socket };
         let stream = process.connect()?;
         stream.set_read_timeout(Some(PATIENCE)).context("set a timeout")?;
-        Ok(Self { client: BufReader::new(stream), number: 0, _process: process })
+        Ok(Self { client: BufReader::new(stream), number: 0, process })
     }
 
     /// One event on the backend that is gone.
@@ -81,17 +89,36 @@ impl Service {
     /// When the event failed, or the service has ended.
     pub fn run(&mut self, world: &World) -> Result<Sample> {
         self.number += 1;
-        let mut line = serde_json::to_string(&event::deleted(self.number, world)?)?;
+        let (answer, total_ns) = self.ask(&event::deleted(self.number, world.target()?.backend))?;
+        event::sample(total_ns, &report(&answer)?)
+    }
+
+    /// Sends one event. Returns the line that answers it, and the nanoseconds until its end.
+    ///
+    /// # Errors
+    /// When the service has ended.
+    pub fn ask(&mut self, event: &Event) -> Result<(String, u64)> {
+        let mut line = serde_json::to_string(event)?;
         line.push('\n');
         let mut answer = String::new();
         let start = Instant::now();
         self.client.get_mut().write_all(line.as_bytes()).context("send the event")?;
         self.client.read_line(&mut answer).context("read the report")?;
-        let total_ns = nanos(start.elapsed());
-        let report: Report =
-            serde_json::from_str(&answer).with_context(|| format!("the service answers {answer:?}"))?;
-        event::sample(total_ns, &report)
+        Ok((answer, nanos(start.elapsed())))
     }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+}
+
+/// The report in an answer.
+///
+/// # Errors
+/// When it is none.
+pub fn report(answer: &str) -> Result<Report> {
+    serde_json::from_str(answer).with_context(|| format!("the service answers {answer:?}"))
 }
 
 impl Process {

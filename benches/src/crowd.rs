@@ -165,3 +165,14 @@ fn opened(reply: Reply, count: u32, addr: SocketAddr) -> Result<OpenedMany> {
         other => bail!("a client answered {other:?}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_and_chains_have_addresses_of_their_own() {
+        assert_eq!(backend(256).to_string(), "127.16.1.0:53");
+        assert_eq!(of_chain(3).to_string(), "127.8.0.3:53");
+    }
+}
