@@ -22,6 +22,7 @@ use crate::memory;
 use crate::report;
 use crate::run::{self, Plan};
 use crate::selection;
+use crate::start;
 use crate::stop::Stop;
 
 /// Exit status after a signal, as shells have it.
@@ -68,6 +69,8 @@ enum Command {
     Footprint(footprint::Options),
     /// Measure one pass over the index with a filter against a scan of it, and against `sock_diag` in every netns.
     Selection(selection::Options),
+    /// Measure how long a reaper takes to start beside very many older sockets.
+    Start(start::Options),
     /// Try something once and show what happens.
     #[command(subcommand)]
     Experiment(Experiment),
@@ -166,6 +169,7 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Chains(options) => chains::run(&options, &prepared()?)?,
         Command::Footprint(options) => footprint::run(&options, &prepared()?)?,
         Command::Selection(options) => selection::run(&options, &prepared()?)?,
+        Command::Start(options) => start::run(&options, &prepared()?)?,
         Command::Experiment(Experiment::UnreachableRoute(options)) => {
             experiment::run(&options, &prepared()?)?;
         }

@@ -20,6 +20,7 @@ mod results;
 mod run;
 mod schedule;
 mod selection;
+mod start;
 mod stats;
 mod stop;
 mod world;

@@ -134,6 +134,14 @@ impl World {
         target(self.proto, backends::GONE)
     }
 
+    /// One of the backends that live.
+    ///
+    /// # Errors
+    /// None: its address is fixed and valid.
+    pub fn living(&self) -> Result<Target> {
+        target(self.proto, backends::living(0))
+    }
+
     /// A backend that no socket was ever connected to.
     ///
     /// # Errors
