@@ -5,7 +5,9 @@
 #                                                built here, and the selftests of these
 # tests/vm/run.sh --record [KERNEL...]           writes the verifiers' instruction counts for our
 #                                                programs to verifier/KERNEL
-# tests/vm/run.sh --bench KERNEL [ARGUMENT...]   runs skreap-bench in one of them
+# tests/vm/run.sh --bench KERNEL [ARGUMENT...]   runs skreap-bench in one of them; KERNEL upstream: in that
+#                                                with the patches, four times, with the kernel's own
+#                                                functions and with the module's
 # tests/vm/run.sh --soak KERNEL [ARGUMENT...]    runs the soak in one of them:
 #                                                --soak 6.12 --minutes 10
 #
@@ -106,8 +108,17 @@ prepare_upstream() {
 	MODULES="veth 9p 9pnet_fd"
 	ENGINES=kfunc,netlink,iter,diag,diag-filter,index-scan
 	claim_results "$name"
-	use_suites "$UPSTREAM_SUITE" && fetch_upstream_kernel && build_selftests || return 1
+	use_suites "$UPSTREAM_SUITE" && fetch_upstream_kernel || return 1
 	use_machine
+}
+
+# prepare_any NAME
+prepare_any() {
+	case $1 in
+	debug) prepare_debug ;;
+	upstream) prepare_upstream ;;
+	*) prepare "$1" ;;
+	esac
 }
 
 # Broken modules: without BTF, with another function, and built for another kind of kernel
@@ -189,7 +200,11 @@ add_suites() {
 			[ -n "$upstream" ] || die "$name: only the kernel with the patches has selftests of them"
 			add_program "$SELFTESTS" selftests
 			echo "suite selftests 600 /tests/selftests" ;;
-		*) die "$name: no tests $suite: command, fault, kernel, kfunc, model, names, selftests or soak" ;;
+		alternatives)
+			[ -n "$upstream" ] || die "$name: the alternatives are patches for another kernel"
+			add_program "$ALTERNATIVES" alternatives
+			echo "suite alternatives 1800 /tests/alternatives" ;;
+		*) die "$name: no tests $suite: alternatives, command, fault, kernel, kfunc, model, names, selftests or soak" ;;
 		esac >>"$root/suites"
 	done
 }
@@ -218,11 +233,8 @@ judge() {
 
 # test_kernel NAME
 test_kernel() {
-	case $1 in
-	debug) prepare_debug ;;
-	upstream) prepare_upstream ;;
-	*) prepare "$1" ;;
-	esac || return 1
+	prepare_any "$1" || return 1
+	[ "$1" != upstream ] || build_selftests || return 1
 	start_image
 	add_suites
 	finish_image
@@ -246,7 +258,8 @@ record_kernel() {
 # run_alone NAME bench|soak ARGUMENT...: runs it in a machine that does nothing else; its files are
 # left in $out/bench or soak
 run_alone() {
-	prepare "$1" || return 1
+	prepare_any "$1" || return 1
+	[ "$1 $2" != "upstream bench" ] || build_module_form || return 1
 	shift
 	start_image
 	case $1 in
@@ -255,15 +268,22 @@ run_alone() {
 		add_program "$SOAK" soak
 		add_program "$COMMAND" skreap ;;
 	esac
-	[ -z "$MODULE" ] || [ "${SKREAP_VM_MODULE:-}" = no ] || echo "insmod /tests/skreap.ko" >>"$root/suites"
+	if [ "$name" = upstream ]; then
+		[ "$1" = bench ] || die "upstream: only skreap-bench runs alone there"
+		cp "$MODULE_BTF" "$root/tests/vmlinux.btf"
+		shift
+		set -- bench_forms "$@"
+	else
+		[ -z "$MODULE" ] || [ "${SKREAP_VM_MODULE:-}" = no ] || echo "insmod /tests/skreap.ko" >>"$root/suites"
+	fi
 	echo "$*" >>"$root/suites"
 	finish_image
 	boot "$timeout" || return 1
-	rm -rf "${out:?}/$1"
-	mkdir "$out/$1"
-	tar -x -C "$out/$1" --strip-components 1 -f "$out/files" || die "no files came out of the machine, see $out/stderr"
+	rm -rf "${out:?}/$what"
+	mkdir "$out/$what"
+	tar -x -C "$out/$what" --strip-components 1 -f "$out/files" || die "no files came out of the machine, see $out/stderr"
 	cat "$out/verdicts"
-	ls "$out/$1"/*
+	ls "$out/$what"/*
 	grep -q 'ended with 0$' "$out/verdicts"
 }
 

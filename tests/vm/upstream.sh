@@ -6,9 +6,10 @@
 UPSTREAM_SUITE=trixie-backports
 UPSTREAM_TOOLS="bc,bison,bpftool,dwarves,flex,gcc,kmod,libc6-dev,libelf-dev,libssl-dev,lz4,make,patch,perl,python3,xz-utils"
 
-# The patches, in order, without the cover letter
+# The patches, in order, without the cover letter; with those of the alternatives if these are to be measured
 series() {
 	set -- "$top"/docs/upstream/0*.patch
+	case ,$TESTS, in *,alternatives,*) set -- "$@" "$top"/docs/upstream/alternatives/0*.patch ;; esac
 	[ -e "$1" ] || die "no patches in docs/upstream"
 	printf '%s\n' "$@" | grep -v '/0000-cover-letter.patch$'
 }
@@ -97,25 +98,59 @@ fetch_upstream_kernel() {
 	RELEASE=$(cat "$KERNEL/build/include/config/kernel.release")
 }
 
-# build_selftests: sets SELFTESTS, a static program with two tests of the patched tree
+# build_skeleton SOURCE: $KERNEL/selftests/NAME.skel.h, NAME being that of the file
+build_skeleton() {
+	program=$(basename "$1" .c)
+	program=${program%.bpf}
+	bpf=$KERNEL/source/tools/testing/selftests/bpf
+	"${CLANG:-clang-19}" -std=gnu11 -O2 -g -Wall -Wno-unused-function -Wno-compare-distinct-pointer-types \
+		-Wno-missing-declarations -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -I"$KERNEL" -I"$bpf" -I"$bpf/progs" \
+		-I"$KERNEL/selftests/include" -I"$KERNEL/source/tools/include/uapi" \
+		-o "$KERNEL/selftests/$program.bpf.o" -c "$1" || return 1
+	in_upstream_root sh -ec "cd /mnt/selftests; bpftool gen skeleton $program.bpf.o name $program >$program.skel.h"
+}
+
+# build_static OUTPUT ARGUMENT...: with the newest libbpf
+build_static() {
+	output=$1
+	shift
+	"${CC:-cc}" -std=gnu11 -O2 -g -D_GNU_SOURCE -static -I"$KERNEL/selftests" -I"$KERNEL/selftests/include" \
+		-o "$output" "$@" "$(newest_libbpf)" -lelf -lz -lpthread
+}
+
+# build_selftests: sets SELFTESTS, a static program with two tests of the patched tree, and ALTERNATIVES, one that measures
 build_selftests() {
 	libbpf=$(newest_libbpf)
 	bpf=$KERNEL/source/tools/testing/selftests/bpf
 	SELFTESTS=$KERNEL/selftests/selftests
+	ALTERNATIVES=$KERNEL/selftests/alternatives
 	mkdir -p "$KERNEL/selftests"
 	cp -r "${libbpf%/*}/include" "$KERNEL/selftests/"
 	for program in sock_destroy_prog sock_destroy_prog_fail sock_destroy_might_sleep sock_destroy_might_sleep_fail; do
-		"${CLANG:-clang-19}" -std=gnu11 -O2 -g -Wall -Wno-unused-function -Wno-compare-distinct-pointer-types \
-			-Wno-missing-declarations -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -I"$KERNEL" -I"$bpf" -I"$bpf/progs" \
-			-I"$KERNEL/selftests/include" -I"$KERNEL/source/tools/include/uapi" \
-			-o "$KERNEL/selftests/$program.bpf.o" -c "$bpf/progs/$program.c" || return 1
-		in_upstream_root sh -ec "cd /mnt/selftests; bpftool gen skeleton $program.bpf.o name $program >$program.skel.h" || return 1
+		build_skeleton "$bpf/progs/$program.c" || return 1
 	done
-	"${CC:-cc}" -std=gnu11 -O2 -g -D_GNU_SOURCE -Dsystem=run_command -include "$here/upstream/selftests.h" -static \
-		-Wno-implicit-function-declaration -I"$KERNEL/selftests" -I"$bpf" -I"$KERNEL/selftests/include" \
-		-I"$KERNEL/source/tools/include" -I"$KERNEL/source/tools/include/uapi" -I"$KERNEL/source/tools/lib" \
-		-o "$SELFTESTS" "$here/upstream/selftests.c" "$bpf/prog_tests/sock_destroy.c" \
-		"$bpf/prog_tests/sock_destroy_might_sleep.c" "$libbpf" -lelf -lz -lpthread
+	build_static "$SELFTESTS" -Dsystem=run_command -include "$here/upstream/selftests.h" \
+		-Wno-implicit-function-declaration -I"$bpf" -I"$KERNEL/source/tools/include" \
+		-I"$KERNEL/source/tools/include/uapi" -I"$KERNEL/source/tools/lib" "$here/upstream/selftests.c" \
+		"$bpf/prog_tests/sock_destroy.c" "$bpf/prog_tests/sock_destroy_might_sleep.c" || return 1
+	build_skeleton "$here/upstream/alternatives.bpf.c" && build_static "$ALTERNATIVES" -Wall -Wextra "$here/upstream/alternatives.c"
+}
+
+# build_module_form: sets MODULE, skreap.ko for this kernel, and MODULE_BTF, the kernel's BTF in which one of the functions
+# that skreap looks for first has another name (of its length, and at its place in the order of names)
+build_module_form() {
+	rm -rf "$KERNEL/kmod"
+	mkdir "$KERNEL/kmod"
+	cp "$top"/bpf/kmod/Kbuild "$top"/bpf/kmod/Makefile "$top"/bpf/kmod/*.[ch] "$top/bpf/include/kfunc.h" "$KERNEL/kmod"
+	# 0001 adds an argument.
+	sed -i 's/diag_destroy(sk, ECONNABORTED)/diag_destroy(sk, ECONNABORTED, true)/' "$KERNEL/kmod/skreap.c"
+	in_upstream_root make -s -C /mnt/kmod KDIR=/mnt/build OUT=/mnt/kmod >"$KERNEL/kmod.log" 2>&1 || {
+		cat "$KERNEL/kmod.log" >&2
+		return 1
+	}
+	MODULE=$KERNEL/kmod/skreap.ko MODULE_BTF=$KERNEL/kmod/vmlinux.btf
+	objcopy -O binary --only-section=.BTF --set-section-flags .BTF=alloc "$KERNEL/build/vmlinux" "$MODULE_BTF"
+	LC_ALL=C sed -i 's/\x00bpf_sock_acquire\x00/\x00bpf_sock_acquirf\x00/' "$MODULE_BTF"
 }
 
 # make_stand_in: $out/stand-in/skreap_upstream.ko, the functions of docs/upstream for the stock kernel of this run
