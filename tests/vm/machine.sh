@@ -77,7 +77,7 @@ boot_once() {
 	! kvm_works || { ACCELERATOR=kvm; slow=; }
 	emulate "$1" $ACCELERATOR -initrd "$out/initramfs.gz" \
 		-serial "file:$out/console" -serial "file:$out/verdicts" -serial "file:$out/stderr" -serial "file:$out/files" \
-		-append "console=ttyS0 loglevel=7 panic=-1 oops=panic $slow ${SKREAP_VM_APPEND:-}" && return 0
+		-append "console=ttyS0 loglevel=7 panic=-1 oops=panic $slow $ARGUMENTS ${SKREAP_VM_APPEND:-}" && return 0
 	echo "QEMU ended with $? (124: killed after $1 s):" >&2
 	cat "$out/qemu" >&2
 	[ -s "$out/console" ] || echo "the machine did not even begin to boot" >&2

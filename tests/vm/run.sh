@@ -42,6 +42,9 @@ MEMORY=1G
 # How many times as long the tests may take
 slowness=1
 
+# More words for the kernel's command line
+ARGUMENTS=
+
 # Messages that no kernel may log. Taint alone ("loading out-of-tree module") is no complaint.
 complaints='WARNING:|BUG:|BUG |Oops|Kernel panic|Call Trace|general protection|refcount_t:|rcu:.*(stall|detected)'
 complaints="$complaints|INFO: .*(lock|RCU|rcu|hung|blocked|suspicious)|possible (circular|recursive)|soft lockup"
@@ -106,6 +109,9 @@ prepare_debug() {
 prepare_upstream() {
 	name=upstream TESTS=${SKREAP_VM_TESTS:-selftests,kernel} MODULE="" SELFTEST="" INSTALLED=""
 	MODULES="veth 9p 9pnet_fd"
+	# Without ACPI it has no timer to learn from how fast the TSC is, and would count time in ticks of 4 ms. An emulated
+	# TSC is the machine's own. If the number is a little wrong, all times are, alike.
+	ARGUMENTS="tsc_early_khz=$(sed -n 's/^cpu MHz[^:]*: \([0-9]*\)\.\([0-9]*\)$/\1\2/p' /proc/cpuinfo | head -n 1) tsc=reliable"
 	ENGINES=kfunc,netlink,iter,diag,diag-filter,index-scan
 	claim_results "$name"
 	use_suites "$UPSTREAM_SUITE" && fetch_upstream_kernel || return 1
