@@ -19,6 +19,7 @@ use crate::guard;
 use crate::hooks;
 use crate::measure::Kind;
 use crate::memory;
+use crate::moves;
 use crate::report;
 use crate::run::{self, Plan};
 use crate::selection;
@@ -67,6 +68,8 @@ enum Command {
     Chains(chains::Options),
     /// Peak memory of `skreap serve` while it answers an event with very many victims.
     Footprint(footprint::Options),
+    /// Measure the move of sockets to a living backend against their destroy, and the search for their owners.
+    Moves(moves::Options),
     /// Measure one pass over the index with a filter against a scan of it, and against `sock_diag` in every netns.
     Selection(selection::Options),
     /// Measure how long a reaper takes to start beside very many older sockets.
@@ -168,6 +171,7 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Memory { json } => memory::run(json)?,
         Command::Chains(options) => chains::run(&options, &prepared()?)?,
         Command::Footprint(options) => footprint::run(&options, &prepared()?)?,
+        Command::Moves(options) => moves::run(&options, &prepared()?)?,
         Command::Selection(options) => selection::run(&options, &prepared()?)?,
         Command::Start(options) => start::run(&options, &prepared()?)?,
         Command::Experiment(Experiment::UnreachableRoute(options)) => {

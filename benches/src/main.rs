@@ -13,6 +13,7 @@ mod hooks;
 mod machine;
 mod measure;
 mod memory;
+mod moves;
 mod progress;
 mod ratio;
 mod report;

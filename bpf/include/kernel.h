@@ -277,6 +277,7 @@ struct sock {
 	__u32 sk_max_ack_backlog;
 	kuid_t sk_uid; /* of its inode: who made it, or to whom fchown() gave it */
 	__u8 sk_kern_sock : 1;
+	__u8 sk_userlocks : 4;
 	__u16 sk_type;
 	__u16 sk_protocol;
 };

@@ -18,12 +18,15 @@ struct opener {
 	__u32 thread;
 	__u32 process;
 	__u32 fd;
-	__u32 padding;
+	__u32 bound; /* 1: a program has chosen its local address, not the kernel */
 };
 _Static_assert(sizeof(struct opener) == 24, "no hidden padding");
 
 /* Never read: puts the type, and so its Rust twin, into the BTF of the object. */
 const volatile struct opener opener_type;
+
+/* include/net/sock.h */
+#define SOCK_BINDADDR_LOCK 4
 
 #define WANTED_MAX (1 << 17)
 
@@ -77,6 +80,7 @@ int skreap_openers(struct bpf_iter__task_file *ctx)
 	found.thread = number_of(task, level);
 	found.process = number_of(BPF_CORE_READ(task, group_leader), level);
 	found.fd = ctx->fd;
+	found.bound = !!(BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDADDR_LOCK);
 	/* If there is no room, the iterator shows the same file again. */
 	bpf_seq_write(ctx->meta->seq, &found, sizeof(found));
 	return 0;

@@ -26,6 +26,8 @@ pub struct Opener {
     pub thread: u32,
     /// The descriptor.
     pub fd: u32,
+    /// A program has chosen the local address of the socket (bind(2)), and not the kernel.
+    pub bound: bool,
 }
 
 /// Finds the processes that have sockets open. Takes no socket's lock.
@@ -86,7 +88,8 @@ impl Openers {
         let mut records = Records::new(size_of::<openers_types::opener>());
         iterator::pass(self.link.as_fd(), [Point::ScanOpen, Point::ScanRead], &mut records, |bytes| {
             let Some(one) = object::prefix::<openers_types::opener>(bytes) else { return };
-            let opener = Opener { process: one.process, thread: one.thread, fd: one.fd };
+            let opener =
+                Opener { process: one.process, thread: one.thread, fd: one.fd, bound: one.bound != 0 };
             // A process of another PID namespace has no number here.
             if one.thread != 0 {
                 found.entry(one.cookie).or_default().push(opener);

@@ -7,6 +7,7 @@
 //!     links/HOOK    one link for each hook
 //!     walk          the walk program, for anyone who can test_run it
 //!   building/       not complete yet, or just replaced: of no value to anyone
+//!   reviving        a number, once it was needed: destroyed sockets that the process in service is to look at again
 //! ```
 //!
 //! Everything is created in `building` and moved to its place by one rename, so a process that is
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use crate::bpffs::{exchange, is_bpffs, make_directory, pin_error, remove_file, remove_tree, rename};
 use crate::hooks::{self, Hooks};
 use crate::incompatible::Obstacle;
+use crate::reviving::RevivingCount;
 use crate::{Config, Error, Index};
 
 pub use crate::incompatible::Incompatible;
@@ -30,6 +32,7 @@ const BUILDING: &str = "building";
 const MAPS: &str = "maps";
 const LINKS: &str = "links";
 const WALK: &str = "walk";
+const REVIVING: &str = "reviving";
 /// A pin on its way to the place of another.
 const NEXT: &str = "next";
 
@@ -172,12 +175,38 @@ impl Pins {
         Ok(())
     }
 
+    /// How many destroyed sockets wait for a second look, for the process that serves to keep. The number is 0 at first, and
+    /// no process but this one changes it.
+    ///
+    /// # Errors
+    /// [`Error::Pin`] or [`Error::Object`] with the errno.
+    pub fn reviving(&self) -> Result<RevivingCount, Error> {
+        let path = self.at(REVIVING);
+        RevivingCount::open(&path).or_else(|_| RevivingCount::create(&path))
+    }
+
+    /// How many sockets still waited when the process before this one ended, and sets that to 0.
+    ///
+    /// # Errors
+    /// As [`reviving`](Self::reviving).
+    pub fn take_reviving(&self) -> Result<u64, Error> {
+        let path = self.at(REVIVING);
+        if !path.exists() {
+            return Ok(0);
+        }
+        let count = RevivingCount::open(&path)?;
+        let left = count.get()?;
+        count.set(0)?;
+        Ok(left)
+    }
+
     /// Removes index and hooks; true if there were any. Foreign files stay, and the directory with
     /// them.
     ///
     /// # Errors
     /// [`Error::Pin`] with the errno.
     pub fn remove(self) -> Result<bool, Error> {
+        remove_file(&self.at(REVIVING))?;
         let removed = remove_index(&self.at(INDEX))?;
         match fs::remove_dir(&self.directory) {
             // Others have pins there too, or it is the filesystem itself.

@@ -25,9 +25,10 @@ pub enum Connected {
     Unreachable,
     /// There is no destination of its address family.
     Nowhere,
-    /// It would keep its source address, and the route to the destination wants another (moved sockets only).
+    /// It would keep its source address, which the kernel has chosen, and the route to the destination wants another; or a
+    /// program has bound it to an address from which nothing leads there (moved sockets only).
     OtherSource,
-    /// The service has ended before.
+    /// The service has ended before, or too many sockets were waiting.
     Lost,
     /// Not possible (positive errno). `ETIMEDOUT`: its owner holds its lock, and it is connected late or not at all.
     Failed(i32),
@@ -72,7 +73,7 @@ pub struct Revived {
     pub unreachable: u64,
     /// Without a destination of their address family.
     pub nowhere: u64,
-    /// Not looked at, as the service ended.
+    /// Not looked at, as the service ended, or too many were waiting.
     pub lost: u64,
     /// Not connected, by the name of the error.
     pub failed: BTreeMap<String, u64>,

@@ -82,5 +82,5 @@ pub use skreap_core as core;
 pub use sys::{cgroup, netns, privileges, sock_diag};
 pub use upkeep::bootstrap::{self, Bootstrapped};
 pub use upkeep::heal::{CONNECT_DELAY, Healed, Healer};
-pub use upkeep::revive::{RevivedEvent, RevivedSocket};
+pub use upkeep::revive::{REVIVING_MAX, RevivedEvent, RevivedSocket};
 pub use upkeep::{audit, hook_order as order};

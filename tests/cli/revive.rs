@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
+use skreap_testbed::Bpffs;
 
 use crate::commands::{TCP, Ten, UDP, good, good_json};
-use crate::process::run;
+use crate::process::{run, until};
 use crate::serve::Serve;
 
 crate::tests![
@@ -18,6 +19,7 @@ crate::tests![
     the_usual_action_is_that_of_the_service,
     a_service_may_refuse_it,
     bad_options_are_refused,
+    what_a_killed_service_has_left_is_told_by_the_next,
 ];
 
 /// A backend that nobody is connected to, at the address of [`UDP`].
@@ -183,4 +185,48 @@ fn bad_options_are_refused() -> Result<()> {
         ensure!(ended.code == Some(2) && ended.err.contains(why), "{args:?}: {ended:?}");
     }
     Ok(())
+}
+
+fn what_a_killed_service_has_left_is_told_by_the_next() -> Result<()> {
+    let bpffs = Bpffs::create()?;
+    let pins = bpffs.path("skreap").to_str().context("not UTF-8")?.to_owned();
+    let mut serve = Serve::start_with("cli-revive-killed", &["--max-sockets", "2000", "--pin", &pins])?;
+    let mut ten = Ten::new(&serve)?;
+    let socket = serve.socket_arg()?;
+    let status = || good_json(&["status", "--socket", &socket, "--json"]);
+    let mut client = serve.client()?;
+    client.send(&event("r1", 3_600_000))?;
+    let report = client.answer()?.context("closed")?;
+    ensure!(report["reviving"]["sockets"] == 6, "{report}");
+    until("sockets to wait", || status().is_ok_and(|status| status["reviving"] == 6))?;
+    serve.replace()?;
+    let now = status()?;
+    ensure!(now["reviving"] == 0 && now["totals"]["revived"]["lost"] == 6, "{now}");
+    ensure!(now["totals"]["revived"]["sockets"] == 6, "{now}");
+    serve.signal(libc::SIGTERM)?;
+    let said = serve.ended()?.err;
+    ensure!(
+        said.contains("6 sockets that the service before this one has destroyed are not looked at again"),
+        "{said}"
+    );
+    // It is told once. What a service itself tells to be lost is not told by the next one.
+    serve.restart()?;
+    ensure!(status()?["totals"]["revived"]["lost"] == 0);
+    ten.connect(UDP, 2)?;
+    let mut client = serve.client()?;
+    client.send(&event("r2", 3_600_000))?;
+    client.answer()?.context("closed")?;
+    serve.signal(libc::SIGTERM)?;
+    serve.ended()?;
+    let later = client.answer()?.context("closed")?;
+    ensure!(later["revived"]["lost"] == 2, "{later}");
+    serve.restart()?;
+    ensure!(status()?["totals"]["revived"]["lost"] == 0);
+    drop(ten);
+    serve.signal(libc::SIGTERM)?;
+    let said = serve.ended()?.err;
+    ensure!(!said.contains("looked at again"), "{said}");
+    good(&["unload", "--pin", &pins])?;
+    ensure!(!std::path::Path::new(&pins).exists(), "something is left in {pins}");
+    serve.nothing_left()
 }

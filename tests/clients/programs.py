@@ -65,7 +65,7 @@ def perl(body):
 
 def ruby(body):
     return lambda work, address, port: [
-        "ruby", text(work, "client.rb", f"address, port = '{address}', {port}\n{body}")]
+        "ruby3.1", text(work, "client.rb", f"address, port = '{address}', {port}\n{body}")]
 
 
 def java(body):
@@ -81,6 +81,14 @@ def rust(body):
     return run
 
 
+def c(body):
+    def run(work, address, port):
+        source = text(work, "client.c", body.replace("ADDRESS", f'"{address}"').replace("PORT", str(port)))
+        subprocess.run(["cc", "-o", f"{work}/client", source], check=True)
+        return [f"{work}/client"]
+    return run
+
+
 DNS_LINE = "-p {port} @{address} +tries=3 +time=5 example.org"
 
 ALL = [
@@ -91,6 +99,15 @@ ALL = [
     Program("host", "host", "asks", shell("exec host -p {port} -W 5 -R 3 example.org {address}"), "host -V 2>&1",
             debian=["bind9-host", "bind9-libs", "libuv1", "libjemalloc2", "liblmdb0", "libmaxminddb0", "libnghttp2-14",
                     "libjson-c5", "libxml2", "libfstrm0", "libprotobuf-c1"], answer=dns),
+    Program("nslookup", "nslookup", "asks", shell("exec nslookup -port={port} -timeout=5 -retry=3 example.org {address}"),
+            "nslookup -version 2>&1",
+            debian=["bind9-dnsutils", "bind9-libs", "libuv1", "libjemalloc2", "liblmdb0", "libmaxminddb0", "libnghttp2-14",
+                    "libjson-c5", "libxml2", "libfstrm0", "libprotobuf-c1"], answer=dns),
+    Program("kdig", "kdig", "asks", shell("exec kdig -p {port} @{address} +retry=3 +time=5 example.org"), "kdig -V",
+            debian=["knot-dnsutils", "libdnssec9", "libknot13", "libzscanner4", "libedit2", "libfstrm0", "libprotobuf-c1",
+                    "libnghttp2-14", "libbpf1", "libxdp1"], answer=dns),
+    Program("drill", "drill (ldns)", "asks", shell("exec drill -p {port} @{address} example.org"), "drill -v | head -1",
+            debian=["ldnsutils", "libldns3"], answer=dns),
     Program("node-dns", "Node dns (c-ares)", "asks", node("""
 const { Resolver } = require('dns');
 const resolver = new Resolver({ timeout: 2000, tries: 4 });
@@ -161,6 +178,12 @@ while (1) { eval { Net::Statsd::increment('a') }; select(undef, undef, undef, 0.
             "socat -V | sed -n 2p", debian=["socat", "libwrap0"]),
     Program("bash", "bash /dev/udp", "tells", lambda work, address, port: ["bash", "-c", f"""
 exec 3>/dev/udp/{address}/{port}; while :; do echo a >&3; sleep 0.1; done 2>/dev/null"""], "bash --version"),
+    Program("ncat", "ncat -u", "tells",
+            shell("(while :; do echo a || exit; sleep 0.1; done) | exec ncat -u {address} {port}"), "ncat --version 2>&1",
+            debian=["ncat", "liblua5.3-0", "libpcap0.8"]),
+    Program("gawk", "gawk /inet/udp", "tells", lambda work, address, port: ["gawk", f"""BEGIN {{
+  s = "/inet/udp/0/{address}/{port}"; PROCINFO[s, "NONFATAL"] = 1
+  while (1) {{ print "a" |& s; fflush(s); system("sleep 0.1") }} }}"""], "gawk --version", debian=["gawk", "libsigsegv2"]),
     Program("softflowd", "softflowd (NetFlow v5)", "tells", shell(
         "ping -q -i 0.2 -W 1 127.0.0.1 >/dev/null & exec softflowd -d -i lo -n {address}:{port} -t maxlife=1 -t icmp=1 -t expint=1"),
             "dpkg-deb -f $WORK/download/softflowd_*.deb Version",
@@ -212,11 +235,20 @@ class Client { public static void main(String[] a) throws Exception {
 fn main() { let s = std::net::UdpSocket::bind("0.0.0.0:0").unwrap(); s.connect(ADDRESS).unwrap();
 loop { let _ = s.send(b"a"); std::thread::sleep(std::time::Duration::from_millis(100)); } }
 """), "rustc --version"),
+    Program("c", "C", "tells", c("""
+#include <arpa/inet.h>
+#include <unistd.h>
+int main(void) {
+  struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(PORT), .sin_addr.s_addr = inet_addr(ADDRESS)};
+  int s = socket(AF_INET, SOCK_DGRAM, 0);
+  if (connect(s, (struct sockaddr *)&to, sizeof(to))) return 1;
+  for (;;) { if (send(s, "a", 1, 0) < 0) {} usleep(100000); } }
+"""), "cc --version"),
     Program("ruby", "Ruby UDPSocket", "tells", ruby("""
 require 'socket'
 s = UDPSocket.new; s.connect(address, port)
 loop { begin; s.send('a', 0); rescue SystemCallError; end; sleep 0.1 }
-"""), "ruby --version", debian=["ruby3.1", "libruby3.1", "libyaml-0-2", "rubygems-integration"]),
+"""), "ruby3.1 --version", debian=["ruby3.1", "libruby3.1", "libyaml-0-2", "rubygems-integration"]),
 ]
 BY_NAME = {program.name: program for program in ALL}
 

@@ -21,6 +21,7 @@ mod case;
 mod churn;
 mod client_view;
 mod control;
+mod crowd;
 mod dump_churn;
 mod events;
 mod frontends;
@@ -65,6 +66,7 @@ mod takeover;
 mod tcp;
 mod udp;
 mod unconnected;
+mod uring;
 mod verifier;
 mod wakeups;
 mod walk;
@@ -133,6 +135,7 @@ fn main() -> ExitCode {
         preexisting_held::cases(),
         scan_held::cases(),
         revive::cases(),
+        crowd::cases(),
         moving::cases(),
         moving_source::cases(),
         rules::cases(),

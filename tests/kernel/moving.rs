@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use skreap::core::{
     Action, Backend, Destinations, EngineName, Instead, Move, Moved, Report, Spread, VictimAction,
 };
-use skreap_testbed::{Client, Holding, NetnsRef, Selection};
+use skreap_testbed::{Client, Holding, NetnsRef, OpenSpec, Selection};
 
 use crate::case::{Case, case};
 use crate::sockets::*;
@@ -32,6 +32,8 @@ pub fn cases() -> Vec<Case> {
         case!(moved_to_a_virtual_address).with(balancer).only(EngineName::Netlink),
         case!(an_owner_that_connects_meanwhile_has_its_choice).with(leave_order).only(EngineName::Netlink),
         case!(an_owner_has_the_last_word_in_a_move).only(EngineName::Netlink),
+        case!(what_its_owner_cannot_have_is_no_choice).with(leave_order).only(EngineName::Netlink),
+        case!(what_a_moved_socket_is_bound_to_stays).only(EngineName::Netlink),
     ]
 }
 
@@ -198,14 +200,14 @@ fn an_owner_that_connects_meanwhile_has_its_choice(world: &mut World) -> Result<
 
 fn an_owner_has_the_last_word_in_a_move(world: &mut World) -> Result<()> {
     const SOCKETS: u32 = 400;
-    const ROUNDS: u32 = 25;
+    let rounds = rounds(SOCKETS)?;
     world.serve(&[udp(1), udp(2), udp(3)])?;
     let mut client = world.client("client")?;
     let opened = connect_many(&mut client, NetnsRef::Own, udp(1), SOCKETS)?;
     let handles: Vec<u32> = (opened.first..opened.first + SOCKETS).collect();
     let mut all = Moved::default();
-    for round in 0..ROUNDS {
-        let at = (round * SOCKETS / ROUNDS) as usize;
+    for round in 0..rounds {
+        let at = (round * SOCKETS / rounds) as usize;
         let order: Vec<u32> = handles[at..].iter().chain(&handles[..at]).copied().collect();
         let report = thread::scope(|scope| {
             let owner = scope.spawn(|| -> Result<()> {
@@ -229,5 +231,77 @@ fn an_owner_has_the_last_word_in_a_move(world: &mut World) -> Result<()> {
     let known = ["elsewhere", "overtaken"];
     ensure!(all.not_moved.keys().all(|reason| known.contains(&reason.as_str())), "{all:?}");
     eprintln!("{all:?}");
+    Ok(())
+}
+
+/// In each, so many sockets are connected by their owner and by us at about the same moment: 10,000 such races in all, or
+/// what `SKREAP_RACES` says.
+pub fn rounds(sockets: u32) -> Result<u32> {
+    let races = match std::env::var("SKREAP_RACES") {
+        Ok(races) => races.parse().with_context(|| format!("SKREAP_RACES={races}: not a number"))?,
+        Err(_) => 10_000,
+    };
+    Ok(u32::max(races / sockets, 1))
+}
+
+/// Its connect has passed the hooks before ours takes effect, and then fails: there is no route.
+fn what_its_owner_cannot_have_is_no_choice(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2)])?;
+    let mut client = world.client("client")?;
+    let socket = connect(&mut client, udp(1))?;
+    let monitor = world.reaper().monitor().clone();
+    let before = world.counters()?.inserts;
+    let _delay = world.delay_connects()?;
+    let (report, refused) = thread::scope(|scope| {
+        let owner = scope.spawn(|| -> Result<i32> {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while monitor.status()?.index.counters.inserts == before {
+                ensure!(Instant::now() < deadline, "the socket was never connected");
+                thread::sleep(Duration::from_millis(1));
+            }
+            errno(client.connect(socket.handle, "198.51.100.1:53".parse()?))
+        });
+        let report = moving(world, &[udp(1)], &[udp(2)], Instead::Spare);
+        (report, owner.join())
+    });
+    let report = report?;
+    ensure!(refused.ok().context("panicked")?? == libc::ENETUNREACH);
+    // Ours may have been given up before, as the hook of theirs holds the lock.
+    let moved = report.moved.clone().context("not moved")?;
+    ensure!(moved.moved + moved.not_moved.get("ETIMEDOUT").unwrap_or(&0) == 1, "{report:?}");
+    ensure!(peer(&mut client, socket.handle)? == Some(udp(2).socket_addr()), "{report:?}");
+    Ok(())
+}
+
+fn what_a_moved_socket_is_bound_to_stays(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2)])?;
+    let mut client = world.client("client")?;
+    let device = OpenSpec { device: Some("lo".to_owned()), ..spec_for(udp(1)) };
+    let device = open_to(&mut client, device, udp(1).socket_addr())?;
+    let source = SocketAddr::new(udp(1).addr(), 40_001);
+    let bound = OpenSpec { bind: Some(source), ..spec_for(udp(1)) };
+    let bound = open_to(&mut client, bound, udp(1).socket_addr())?;
+    let shared: SocketAddr = "0.0.0.0:40002".parse()?;
+    let spec = OpenSpec { bind: Some(shared), reuse_port: true, ..spec_for(udp(1)) };
+    for _ in 0..3 {
+        open_to(&mut client, spec.clone(), udp(1).socket_addr())?;
+    }
+    // Another process has one with the very same name.
+    let mut second = world.client("second")?;
+    let own = open_to(&mut second, spec, udp(1).socket_addr())?;
+    let before = client.states(Selection::All)?;
+    expect_moved(&moving(world, &[udp(1)], &[udp(2)], Instead::Destroy)?, 6, &[], 0)?;
+    ensure!(peer(&mut second, own.handle)? == Some(udp(2).socket_addr()));
+    let after = client.states(Selection::All)?;
+    ensure!(before.len() == 5 && after.len() == 5);
+    for (before, after) in before.iter().zip(&after) {
+        ensure!(after.peer == Some(udp(2).socket_addr()) && after.errno == 0, "{after:?}");
+        ensure!((after.socket, after.local) == (before.socket, before.local), "{before:?} {after:?}");
+    }
+    // One of the group has the answers of all: they have one name.
+    expect_answers_on(&mut client, Selection::List(vec![device.handle, bound.handle]), 2)?;
+    let (_, victims) = world.walk(udp(2))?;
+    let on_device = victims.iter().find(|victim| victim.cookie() == device.cookie);
+    ensure!(victims.len() == 6 && on_device.is_some_and(|victim| victim.ifindex() == 1), "{victims:?}");
     Ok(())
 }

@@ -9,6 +9,7 @@ use skreap::core::{Action, Backend, Destinations, EngineName, Revive, Revived, S
 use skreap_testbed::{Client, Holding, OpenSpec, Selection};
 
 use crate::case::{Case, case};
+use crate::moving::rounds;
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
 
@@ -45,6 +46,10 @@ pub fn cases() -> Vec<Case> {
             .with(WorldOptions { max_sockets: 4, ..WorldOptions::default() })
             .only(EngineName::Netlink),
         case!(the_end_of_the_reaper_loses_what_waits).only(EngineName::Netlink),
+        case!(only_so_many_wait)
+            .with(WorldOptions { reviving_max: 5, ..WorldOptions::default() })
+            .only(EngineName::Netlink),
+        case!(a_socket_that_was_passed_on_is_revived_once).only(EngineName::Netlink),
     ]
 }
 
@@ -311,15 +316,15 @@ fn a_virtual_address_is_translated(world: &mut World) -> Result<()> {
 /// However often a socket is connected by its owner and by us at the same moment, the owner's choice stands.
 fn an_owner_has_the_last_word(world: &mut World) -> Result<()> {
     const SOCKETS: u32 = 400;
-    const ROUNDS: u32 = 25;
+    let rounds = rounds(SOCKETS)?;
     world.serve(&[udp(1), udp(2), udp(3)])?;
     let mut client = world.client("client")?;
     let opened = connect_many(&mut client, skreap_testbed::NetnsRef::Own, udp(1), SOCKETS)?;
     let handles: Vec<u32> = (opened.first..opened.first + SOCKETS).collect();
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         begin(world, &[udp(1)], &[udp(2)], 0)?;
         // In another order each time, so that both meet somewhere.
-        let at = (round * SOCKETS / ROUNDS) as usize;
+        let at = (round * SOCKETS / rounds) as usize;
         for handle in handles[at..].iter().chain(&handles[..at]) {
             client.connect(*handle, udp(3).socket_addr())?;
         }
@@ -420,4 +425,40 @@ fn the_end_of_the_reaper_loses_what_waits(world: &mut World) -> Result<()> {
         bail!("it was revived: {peer}");
     }
     Ok(())
+}
+
+/// Those of the second event are lost, and the others not.
+fn only_so_many_wait(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2), udp(3)])?;
+    let mut client = world.client("client")?;
+    let first = connect_many(&mut client, Default::default(), udp(1), 5)?;
+    ensure!(begin(world, &[udp(1)], &[udp(3)], AFTER_MS)? == (5, 5));
+    let second = connect_many(&mut client, Default::default(), udp(2), 2)?;
+    ensure!(begin(world, &[udp(2)], &[udp(3)], 0)? == (2, 2));
+    ended(&end(world)?, Revived { sockets: 7, revived: 5, lost: 2, ..Revived::default() })?;
+    for (opened, peer) in [(first, Some(udp(3).socket_addr())), (second, None)] {
+        let states = client.states(opened.selection())?;
+        ensure!(states.iter().all(|state| state.peer == peer), "{states:?}");
+    }
+    // There is room again.
+    connect_many(&mut client, Default::default(), udp(2), 5)?;
+    ensure!(begin(world, &[udp(2)], &[udp(3)], 0)? == (5, 5));
+    ended(&end(world)?, Revived { sockets: 12, revived: 10, lost: 2, ..Revived::default() })
+}
+
+/// One descriptor is on its way over a unix socket, or has come that way.
+fn a_socket_that_was_passed_on_is_revived_once(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2)])?;
+    let mut client = world.client("client")?;
+    let socket = connect(&mut client, udp(1))?;
+    let copy = client.dup(socket.handle)?;
+    client.start_flight(copy)?;
+    ensure!(begin(world, &[udp(1)], &[udp(2)], 0)? == (1, 1));
+    ended(&end(world)?, Revived { sockets: 1, revived: 1, ..Revived::default() })?;
+    let landed = client.land_flight(copy)?;
+    expect_at(&mut client, landed, udp(2))?;
+    ensure!(begin(world, &[udp(2)], &[udp(1)], 0)? == (1, 1));
+    ended(&end(world)?, Revived { sockets: 2, revived: 2, ..Revived::default() })?;
+    client.close(socket.handle)?;
+    expect_at(&mut client, landed, udp(1))
 }

@@ -10,9 +10,10 @@ use anyhow::{Context as _, Result, ensure};
 use skreap::core::{Action, Backend, Destinations, EngineName, Instead, Move, Revive, Spread, VictimAction};
 use skreap_testbed::Client;
 
-use crate::case::{Case, case};
+use crate::case::{Case, Skip, case};
 use crate::holder::descriptor_of;
 use crate::sockets::*;
+use crate::uring::Ring;
 use crate::world::World;
 
 /// Longer than anything takes here on a busy machine.
@@ -26,6 +27,8 @@ pub fn cases() -> Vec<Case> {
         case!(edge_triggered_waiters_are_woken_by_answers_only).only(EngineName::Netlink),
         case!(a_receive_with_a_timeout_goes_on_after_a_move).only(EngineName::Netlink),
         case!(what_the_old_server_has_said_is_still_read).only(EngineName::Netlink),
+        case!(a_receive_ends_with_the_destroy_and_not_with_the_revive).only(EngineName::Netlink),
+        case!(a_request_of_io_uring_goes_on_after_a_move).only(EngineName::Netlink),
     ]
 }
 
@@ -174,5 +177,69 @@ fn what_the_old_server_has_said_is_still_read(world: &mut World) -> Result<()> {
         let said = client.recv(socket.handle, PATIENCE_MS)?;
         ensure!(said.starts_with(server.as_bytes()), "{}", String::from_utf8_lossy(&said));
     }
+    Ok(())
+}
+
+/// The first is told of the destroy, the second one has the answer of the new server.
+fn a_receive_ends_with_the_destroy_and_not_with_the_revive(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2)])?;
+    let mut client = world.client("client")?;
+    let socket = connect(&mut client, udp(1))?;
+    let own = copy(&client, socket)?;
+    own.set_read_timeout(Some(PATIENCE))?;
+    let mut buffer = [0; 64];
+    thread::scope(|scope| -> Result<()> {
+        let waiting = scope.spawn(|| {
+            let mut buffer = [0; 64];
+            let first = own.recv(&mut buffer).map_err(|e| e.raw_os_error());
+            (first, own.recv(&mut buffer).map(|n| String::from_utf8_lossy(&buffer[..n]).into_owned()))
+        });
+        thread::sleep(Duration::from_millis(100));
+        let revived = revive(world, udp(1), udp(2), 300).and_then(|()| looked_again(world));
+        let revived = revived.and_then(|()| {
+            ensure!(!waiting.is_finished(), "the second receive was ended by the revive");
+            client.send_bytes(socket.handle, b"x")?;
+            Ok(())
+        });
+        let (first, second) = waiting.join().ok().context("panicked")?;
+        revived?;
+        ensure!(first == Err(Some(libc::ECONNABORTED)), "{first:?}");
+        ensure!(second.as_ref().is_ok_and(|said| said.starts_with("10.177.0.2:53/udp")), "{second:?}");
+        Ok(())
+    })?;
+    own.set_nonblocking(true)?;
+    let nothing = own.recv(&mut buffer).map_err(|e| e.kind());
+    ensure!(nothing == Err(io::ErrorKind::WouldBlock), "{nothing:?}");
+    Ok(())
+}
+
+fn a_request_of_io_uring_goes_on_after_a_move(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(2), udp(3)])?;
+    let mut client = world.client("client")?;
+    let socket = connect(&mut client, udp(1))?;
+    let own = copy(&client, socket)?;
+    let Some(mut ring) = Ring::new()? else {
+        return Err(Skip("io_uring: the kernel refuses it").into());
+    };
+    let patience = PATIENCE.as_millis() as i32;
+    ring.receive(&own)?;
+    moves(world, udp(1), udp(2))?;
+    let early = ring.ended(SHORT_MS)?;
+    ensure!(early.is_none(), "ended by the move: {early:?}");
+    client.send_bytes(socket.handle, b"x")?;
+    let answer = ring.ended(patience)?;
+    ensure!(matches!(&answer, Some(Ok(said)) if said.starts_with("10.177.0.2:53/udp")), "{answer:?}");
+    // The destroy ends the next one, and the revive none.
+    ring.receive(&own)?;
+    revive(world, udp(2), udp(3), 300)?;
+    let aborted = ring.ended(patience)?;
+    ensure!(aborted == Some(Err(libc::ECONNABORTED)), "{aborted:?}");
+    ring.receive(&own)?;
+    looked_again(world)?;
+    let early = ring.ended(SHORT_MS)?;
+    ensure!(early.is_none(), "ended by the revive: {early:?}");
+    client.send_bytes(socket.handle, b"x")?;
+    let answer = ring.ended(patience)?;
+    ensure!(matches!(&answer, Some(Ok(said)) if said.starts_with("10.177.0.3:53/udp")), "{answer:?}");
     Ok(())
 }

@@ -60,6 +60,8 @@ pub struct WorldOptions {
     pub attribute: bool,
     /// Room for so many frontends; 0: none are recorded.
     pub frontends: u32,
+    /// Sockets that may wait for a second look.
+    pub reviving_max: u64,
 }
 
 impl Default for WorldOptions {
@@ -81,6 +83,7 @@ impl Default for WorldOptions {
             grace: false,
             attribute: false,
             frontends: 0,
+            reviving_max: skreap::REVIVING_MAX,
         }
     }
 }
@@ -136,6 +139,7 @@ impl World {
             .leave_order(options.leave_order)
             .grace(options.grace)
             .attribute(options.attribute)
+            .reviving_max(options.reviving_max)
             .max_rate(options.max_rate.and_then(NonZeroU64::new))
             // Nothing is older; and what is found elsewhere would be counted.
             .bootstrap(false)

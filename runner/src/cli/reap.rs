@@ -291,7 +291,7 @@ pub(super) fn print_revived(out: &mut impl Write, subject: &str, later: &Value) 
         (revived.changed, "used without a peer by their owners"),
         (revived.unreachable, "open in no process"),
         (revived.nowhere, "without a destination of their address family"),
-        (revived.lost, "not looked at, as the service ended"),
+        (revived.lost, "not looked at, as the service ended or too many were waiting"),
     ] {
         if n > 0 {
             writeln!(out, "  {n} {what}")?;

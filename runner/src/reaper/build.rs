@@ -8,7 +8,7 @@ use std::sync::Arc;
 use skreap_bpf::module::ModuleError;
 use skreap_bpf::pin::{Origin, Pins};
 use skreap_bpf::{Config, FRONTENDS_MAX, Index};
-use skreap_core::{ActionName, EngineName};
+use skreap_core::{ActionName, EngineName, Revived};
 
 use super::builder::Builder;
 use super::error::Error;
@@ -51,6 +51,7 @@ impl Builder {
         if let Some(pins) = &pins {
             objects::publish(pins, &mut hooks)?;
             tell_origin(pins, &origin);
+            tell_lost(pins, &monitor);
         }
         unpublished.done();
         let mut order = OrderKeeper::new(&index, watched.file)?;
@@ -85,6 +86,7 @@ impl Builder {
             pace: engines.pace,
             victim_action: self.victim_action,
             no_revive: self.no_revive,
+            reviving_max: self.reviving_max.0,
             action_rules: self.action_rules.map(Arc::new),
             commands: Commands::default(),
             revived_events: RevivedEvents::new(self.results),
@@ -295,5 +297,20 @@ fn tell_origin(pins: &Pins, origin: &Origin) {
         Origin::Replaces(why) => {
             tracing::warn!(%pins, "the pinned index could not be taken over and was replaced: {why}");
         }
+    }
+}
+
+/// Destroyed sockets that nobody looks at again, because the service before this one was killed.
+fn tell_lost(pins: &Pins, monitor: &Monitor) {
+    match objects::take_reviving(pins) {
+        Ok(0) => {}
+        Ok(sockets) => {
+            tracing::warn!(
+                "{sockets} sockets that the service before this one has destroyed are not looked at again, as it was \
+                 killed: what their owners have not connected again has no peer"
+            );
+            monitor.revived(&Revived { sockets, lost: sockets, ..Revived::default() });
+        }
+        Err(e) => tracing::warn!("cannot find out whether sockets wait for a second look since before: {e}"),
     }
 }

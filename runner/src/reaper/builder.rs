@@ -9,6 +9,7 @@ use skreap_core::{ActionRules, ReconcileMax, Unconnected, VictimAction};
 
 use crate::engine::select::EngineChoice;
 use crate::engine::{PoolOptions, Scope, StateMask};
+use crate::upkeep::revive::REVIVING_MAX;
 
 /// How long an event waits for pending connects, if nothing is said.
 pub const PENDING_WAIT: Duration = Duration::from_millis(20);
@@ -39,6 +40,16 @@ impl Default for HealAfter {
     }
 }
 
+/// How many sockets may wait for a second look.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MostReviving(pub(super) u64);
+
+impl Default for MostReviving {
+    fn default() -> Self {
+        Self(REVIVING_MAX)
+    }
+}
+
 /// Settings of a [`Reaper`](crate::Reaper).
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
@@ -60,6 +71,7 @@ pub struct Builder {
     pub(super) pool: PoolOptions,
     pub(super) victim_action: VictimAction,
     pub(super) no_revive: bool,
+    pub(super) reviving_max: MostReviving,
     pub(super) action_rules: Option<ActionRules>,
     pub(super) heal_after: HealAfter,
     pub(super) leave_order: bool,
@@ -239,6 +251,14 @@ impl Builder {
     #[must_use]
     pub fn revive(mut self, allow: bool) -> Self {
         self.no_revive = !allow;
+        self
+    }
+
+    /// How many destroyed sockets may wait for a second look; [`REVIVING_MAX`](crate::REVIVING_MAX) by default. Those of an
+    /// event that would exceed it are told to be lost at once. It bounds the memory.
+    #[must_use]
+    pub fn reviving_max(mut self, most: u64) -> Self {
+        self.reviving_max = MostReviving(most);
         self
     }
 

@@ -99,6 +99,8 @@ pub struct Reaper {
     /// What is done with the victims of events that do not say.
     victim_action: VictimAction,
     no_revive: bool,
+    /// Sockets that may wait for a second look.
+    reviving_max: u64,
     /// Give the victims of events that do not say their actions.
     action_rules: Option<Arc<ActionRules>>,
     /// What looks at sockets for these rules, beside `select`.

@@ -4,7 +4,8 @@ use skreap_core::{Action, Backend, Event, VictimAction};
 
 use super::Reaper;
 use crate::engine::{EngineError, Rules};
-use crate::upkeep::revive::{Revival, RevivedEvent, Reviver, Told};
+use crate::sys::objects;
+use crate::upkeep::revive::{Revival, RevivedEvent, Reviver, RevivingLimits, Told};
 
 impl Reaper {
     /// What is done with the victims of this event, if no rule says otherwise.
@@ -57,7 +58,11 @@ impl Reaper {
         }
         match &self.reviver {
             Some(reviver) => reviver.order(revival, told),
-            None => told.into_iter().for_each(|told| told(revival.lost())),
+            None => {
+                let lost = revival.lost();
+                self.monitor.revived(&lost);
+                told.into_iter().for_each(|told| told(lost));
+            }
         }
     }
 
@@ -79,11 +84,18 @@ impl Reaper {
     }
 
     fn start_reviver(&self) -> Result<Reviver, EngineError> {
+        let pinned = self.pins.as_ref().and_then(|pins| {
+            let warn = |e: &skreap_bpf::Error| {
+                tracing::warn!("the next service will not know how many sockets wait for a second look: {e}");
+            };
+            objects::reviving(pins).inspect_err(warn).ok()
+        });
         let reviver = Reviver::start(
             &self.index,
             self.monitor.clone(),
             self.revived_events.clone(),
             self.deleted.clone(),
+            RevivingLimits { most: self.reviving_max, pinned },
         )?;
         self.monitor.watch_revivals(reviver.waiting());
         Ok(reviver)

@@ -10,7 +10,7 @@ use std::path::Path;
 use skreap_bpf::attach_order::{Hook, Order, Program, foreign_before};
 use skreap_bpf::hooks::Hooks;
 use skreap_bpf::pin::{Origin, Pins};
-use skreap_bpf::{Config, Error, Index};
+use skreap_bpf::{Config, Error, Index, RevivingCount};
 
 use super::privileges;
 
@@ -56,6 +56,18 @@ pub(crate) fn publish(pins: &Pins, hooks: &mut Hooks) -> Result<(), Error> {
 pub(crate) fn abandon(pins: &Pins) -> Result<(), Error> {
     let _raised = privileges::raise();
     pins.abandon()
+}
+
+/// As [`Pins::reviving`].
+pub(crate) fn reviving(pins: &Pins) -> Result<RevivingCount, Error> {
+    let _raised = privileges::raise();
+    pins.reviving()
+}
+
+/// As [`Pins::take_reviving`].
+pub(crate) fn take_reviving(pins: &Pins) -> Result<u64, Error> {
+    let _raised = privileges::raise();
+    pins.take_reviving()
 }
 
 /// As [`Pins::remove`].

@@ -1,5 +1,5 @@
-//! UDP sockets of other processes: whom they are connected to. Each call on a socket but [`cookie`] and [`is_ipv6`] takes the lock of
-//! the socket, and waits as long as its owner holds it.
+//! UDP sockets of other processes: whom they are connected to. Each call on a socket but [`cookie`], [`is_ipv6`] and
+//! [`routing`] takes the lock of the socket, and waits as long as its owner holds it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -50,16 +50,52 @@ pub(crate) fn connect(socket: &UdpSocket, to: SocketAddr) -> io::Result<()> {
     socket.connect(to)
 }
 
+/// What decides the route of a socket, beside its addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Routing {
+    /// The interface that it is bound to (`SO_BINDTODEVICE`); 0: none.
+    ifindex: u32,
+    /// `SO_MARK`.
+    mark: u32,
+}
+
+/// That of the socket.
+///
+/// # Errors
+/// The errno of getsockopt(2).
+pub(crate) fn routing(socket: &UdpSocket) -> io::Result<Routing> {
+    let ifindex = number(socket, SO_BINDTOIFINDEX)?.cast_unsigned();
+    Ok(Routing { ifindex, mark: number(socket, libc::SO_MARK)?.cast_unsigned() })
+}
+
 /// The source address that a new socket in the netns of the calling thread has when it is connected there.
 ///
 /// # Errors
 /// The errno of connect(2): `ENETUNREACH` without a route.
-pub(crate) fn source(to: SocketAddr) -> io::Result<IpAddr> {
+pub(crate) fn source(to: SocketAddr, routing: Routing) -> io::Result<IpAddr> {
     let any =
         if to.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    let socket = UdpSocket::bind((any, 0))?;
+    let socket = bound(any, routing)?;
     socket.connect(to)?;
     Ok(socket.local_addr()?.ip())
+}
+
+/// False if the kernel connects no socket there that has this source address and is in the netns of the calling thread. True
+/// if it does, or if that cannot be found out.
+pub(crate) fn is_possible(from: IpAddr, to: SocketAddr, routing: Routing) -> bool {
+    let refused = |e: io::Error| e.raw_os_error() == Some(libc::EINVAL);
+    bound(from, routing).map_or(true, |socket| !socket.connect(to).is_err_and(refused))
+}
+
+/// A new one.
+fn bound(from: IpAddr, routing: Routing) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((from, 0))?;
+    for (option, value) in [(SO_BINDTOIFINDEX, routing.ifindex), (libc::SO_MARK, routing.mark)] {
+        if value != 0 {
+            set(&socket, option, value)?;
+        }
+    }
+    Ok(socket)
 }
 
 /// True if the address is one of the netns of the calling thread, on whatever interface; false if that cannot be found out.
@@ -78,14 +114,18 @@ pub(crate) fn bind_if_unbound(socket: &UdpSocket, ifindex: u32) -> io::Result<()
     if ifindex == 0 || number(socket, SO_BINDTOIFINDEX)? != 0 {
         return Ok(());
     }
+    set(socket, SO_BINDTOIFINDEX, ifindex)
+}
+
+fn set(socket: &UdpSocket, option: libc::c_int, value: u32) -> io::Result<()> {
     let length = size_of::<u32>() as libc::socklen_t;
-    // SAFETY: the kernel reads `length` bytes of `ifindex`.
+    // SAFETY: the kernel reads `length` bytes of `value`.
     let ret = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            SO_BINDTOIFINDEX,
-            std::ptr::from_ref(&ifindex).cast(),
+            option,
+            std::ptr::from_ref(&value).cast(),
             length,
         )
     };
@@ -119,6 +159,15 @@ mod tests {
             std::fs::read_to_string("/proc/sys/net/ipv4/ip_nonlocal_bind").is_ok_and(|n| n == "0\n");
         assert_eq!([local("127.0.0.1"), local("127.9.9.9")], [expected; 2]);
         assert!(!local("192.0.2.1") && !local("2001:db8::1"));
+    }
+
+    #[test]
+    fn loopback_is_no_source_for_others() {
+        let (loopback, any): (IpAddr, Routing) = ("127.0.0.1".parse().unwrap(), Routing::default());
+        assert!(is_possible(loopback, "127.0.0.2:9".parse().unwrap(), any));
+        // Without a route nothing is said of the source.
+        let elsewhere: SocketAddr = "192.0.2.1:9".parse().unwrap();
+        assert_eq!(is_possible(loopback, elsewhere, any), source(elsewhere, any).is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use parking_lot::Mutex;
-use skreap_bpf::{Index, Sent, SentLooker, Victim};
+use skreap_bpf::{Index, RevivingCount, Sent, SentLooker, Victim};
 use skreap_core::{Backend, Connected, REVIVE_AFTER_MAX_MS, Revive, Revived, Reviving, SocketTuple, nanos};
 
 use crate::engine::connect::{Connector, Wanted};
@@ -23,6 +23,8 @@ use crate::observe::monitor::Monitor;
 
 /// With nothing to revive the thread wakes up this seldom.
 const IDLE: Duration = Duration::from_secs(3600);
+/// Sockets that wait for a second look, at most: each takes less than 100 bytes.
+pub const REVIVING_MAX: u64 = 1 << 20;
 
 /// Called with what came of the sockets of one event.
 pub type Told = Box<dyn FnOnce(Revived) + Send>;
@@ -171,13 +173,53 @@ impl RevivedEvents {
 struct Order {
     revival: Revival,
     told: Option<Told>,
+    /// There was no room for more.
+    refused: bool,
     /// Of the parts that were looked at.
     revived: Revived,
     /// Each of them, if that is wanted.
     sockets: Option<Vec<RevivedSocket>>,
 }
 
+/// How many sockets wait for their second look.
+#[derive(Debug)]
+struct Waiting {
+    sockets: Arc<AtomicU64>,
+    /// The same, for the next service if this one is killed.
+    pinned: Mutex<Option<RevivingCount>>,
+}
+
+impl Waiting {
+    /// So many more; returns how many there were.
+    fn add(&self, sockets: u64) -> u64 {
+        let before = self.sockets.fetch_add(sockets, Ordering::AcqRel);
+        self.pin();
+        before
+    }
+
+    /// So many fewer.
+    fn done(&self, sockets: u64) {
+        self.sockets.fetch_sub(sockets, Ordering::AcqRel);
+        self.pin();
+    }
+
+    fn pin(&self) {
+        if let Some(pinned) = &*self.pinned.lock()
+            && let Err(e) = pinned.set(self.sockets.load(Ordering::Acquire))
+        {
+            tracing::warn!("the next service will not know how many sockets wait for a second look: {e}");
+        }
+    }
+}
+
 impl Order {
+    /// Nobody looks again at what is left of it.
+    fn lose(&mut self) {
+        for part in std::mem::take(&mut self.revival.parts) {
+            part.victims.iter().for_each(|victim| self.add(victim, Connected::Lost, None));
+        }
+    }
+
     fn add(&mut self, victim: &Victim, end: Connected, to: Option<Backend>) {
         self.revived.add(end);
         if let Some(sockets) = &mut self.sockets {
@@ -187,12 +229,23 @@ impl Order {
     }
 }
 
+/// What a [`Reviver`] takes on.
+#[derive(Debug)]
+pub(crate) struct RevivingLimits {
+    /// How many sockets may wait for their second look.
+    pub(crate) most: u64,
+    /// Where the next service finds how many there were; none without pins.
+    pub(crate) pinned: Option<RevivingCount>,
+}
+
 /// The thread that looks again.
 #[derive(Debug)]
 pub(crate) struct Reviver {
     /// `None` when it is to end.
     orders: Option<Sender<Order>>,
-    waiting: Arc<AtomicU64>,
+    waiting: Arc<Waiting>,
+    /// How many may wait.
+    most: u64,
     /// Every socket is to be named.
     named: bool,
     thread: Option<JoinHandle<()>>,
@@ -208,9 +261,11 @@ impl Reviver {
         monitor: Monitor,
         events: RevivedEvents,
         deleted: Deleted,
+        limits: RevivingLimits,
     ) -> Result<Self, EngineError> {
         let (orders, ordered) = unbounded();
-        let waiting = Arc::new(AtomicU64::new(0));
+        let RevivingLimits { most, pinned } = limits;
+        let waiting = Arc::new(Waiting { sockets: Arc::default(), pinned: Mutex::new(pinned) });
         let (sent, connector) = (index.sent_looker()?, Connector::new(index)?);
         let named = events.is_on();
         let state = State { sent, monitor, connector, waiting: Arc::clone(&waiting), events, deleted };
@@ -218,26 +273,35 @@ impl Reviver {
             thread::Builder::new().name("skreap-revive".to_owned()).spawn(move || state.serve(&ordered));
         let what = "cannot start the thread that revives".to_owned();
         let thread = thread.map_err(|source| EngineError::Io { what, source })?;
-        Ok(Self { orders: Some(orders), waiting, named, thread: Some(thread) })
+        Ok(Self { orders: Some(orders), waiting, most, named, thread: Some(thread) })
     }
 
     /// Looks again at these when it is time, and calls `told` afterwards.
     pub(crate) fn order(&self, revival: Revival, told: Option<Told>) {
-        self.waiting.fetch_add(revival.sockets(), Ordering::AcqRel);
+        let more = revival.sockets();
+        let refused = self.waiting.add(more).saturating_add(more) > self.most;
+        if refused {
+            tracing::warn!(
+                id = %revival.id,
+                "{more} destroyed sockets are not looked at again, as {} may wait for that: what their owners do not \
+                 connect again has no peer; choose a shorter after_ms",
+                self.most
+            );
+        }
         if let Some(orders) = &self.orders {
             // The thread ends when it can get no more orders.
             let sockets = self.named.then(Vec::new);
-            let _ = orders.send(Order { revival, told, revived: Revived::default(), sockets });
+            let _ = orders.send(Order { revival, told, refused, revived: Revived::default(), sockets });
         }
     }
 
     pub(crate) fn has_waiting(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) > 0
+        self.waiting.sockets.load(Ordering::Acquire) > 0
     }
 
     /// Sockets that wait for their second look.
     pub(crate) fn waiting(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.waiting)
+        Arc::clone(&self.waiting.sockets)
     }
 }
 
@@ -255,7 +319,7 @@ struct State {
     sent: SentLooker,
     monitor: Monitor,
     connector: Connector,
-    waiting: Arc<AtomicU64>,
+    waiting: Arc<Waiting>,
     events: RevivedEvents,
     deleted: Deleted,
 }
@@ -267,8 +331,13 @@ impl State {
             let due = orders.iter().filter_map(|order| order.revival.due()).min();
             let until = due.unwrap_or_else(|| Instant::now() + IDLE);
             match ordered.recv_deadline(until) {
-                Ok(order) => {
-                    orders.push(order);
+                Ok(mut order) => {
+                    if order.refused {
+                        order.lose();
+                        self.tell(order);
+                    } else {
+                        orders.push(order);
+                    }
                     continue;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -290,9 +359,7 @@ impl State {
                  again has no peer",
                 order.revival.sockets()
             );
-            for part in std::mem::take(&mut order.revival.parts) {
-                part.victims.iter().for_each(|victim| order.add(victim, Connected::Lost, None));
-            }
+            order.lose();
             self.tell(order);
         }
     }
@@ -300,7 +367,6 @@ impl State {
     fn tell(&self, order: Order) {
         let Order { revival, told, mut revived, sockets } = order;
         revived.after_ns = nanos(revival.destroyed.elapsed());
-        self.waiting.fetch_sub(revived.sockets, Ordering::AcqRel);
         tracing::info!(
             id = %revival.id, sockets = revived.sockets, revived = revived.revived, healed = revived.healed,
             closed = revived.closed, failed = revived.all_failed(), "looked again at destroyed sockets"
@@ -309,6 +375,8 @@ impl State {
         if let (Some(events), Some(sockets)) = (&self.events.0, sockets) {
             events.lock().push(RevivedEvent { id: revival.id, revived: revived.clone(), sockets });
         }
+        // Whoever sees that nothing waits sees what came of it as well.
+        self.waiting.done(revived.sockets);
         if let Some(told) = told {
             told(revived);
         }

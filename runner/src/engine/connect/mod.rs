@@ -9,6 +9,7 @@
 //! thread that may be given up, as destroyers are; another one does the rest.
 
 mod commands;
+mod sources;
 mod worker;
 
 use std::collections::HashMap;

@@ -1,8 +1,7 @@
 //! The thread that may have to wait for the lock of a socket.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,13 +11,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use skreap_bpf::{Connects, ConnectsLooker, Opener, Theirs};
-use skreap_core::{Backend, Connected};
+use skreap_core::Connected;
 
+use super::sources::{SourceOf, Sources};
 use super::{PATIENCE, STUCK_MAX, Task, Wanted};
 use crate::engine::pool::table;
 use crate::sys::alone::Alone;
 use crate::sys::pidfd::Pidfd;
-use crate::sys::{netns, privileges, udp};
+use crate::sys::{privileges, udp};
 
 /// How often, and how far apart, a thread is seen asleep that waits for a lock.
 const LOOKS: u32 = 3;
@@ -179,7 +179,7 @@ impl Work {
             match copy(opener, process).and_then(|socket| Ok((udp::cookie(&socket)?, socket))) {
                 Ok((cookie, socket)) if cookie == wanted.cookie => {
                     return self
-                        .try_connect(&socket, wanted, theirs, sources)
+                        .try_connect(&socket, wanted, theirs, sources.of(opener.bound))
                         .unwrap_or_else(|e| Connected::Failed(e.raw_os_error().unwrap_or(libc::EIO)));
                 }
                 // Closed since, and the number used again.
@@ -199,7 +199,7 @@ impl Work {
         socket: &UdpSocket,
         wanted: &Wanted,
         theirs: &ConnectsLooker,
-        sources: &mut Sources,
+        mut source: SourceOf<'_>,
     ) -> io::Result<Connected> {
         match (udp::peer(socket)?, wanted.connected) {
             (None, false) => {}
@@ -211,7 +211,7 @@ impl Work {
         if wanted.only_look {
             return Ok(Connected::Changed);
         }
-        if wanted.connected && !sources.keep(socket, wanted.to)? {
+        if wanted.connected && !source.stays(socket, wanted.to)? {
             return Ok(Connected::OtherSource);
         }
         if theirs.look(wanted.cookie).is_none_or(|theirs| theirs.count > 0) {
@@ -235,21 +235,21 @@ fn sleeps(thread: libc::pid_t) -> bool {
 }
 
 /// What its owner has done with it meanwhile. A connect of its owner's that has begun may have taken effect before ours: its
-/// peer is put back. If it is still to take effect, that changes nothing.
+/// peer is put back. If it is still to take effect, that changes nothing. If it cannot be put back, the owner's has failed, or
+/// will: ours stands.
 fn settle(socket: &UdpSocket, cookie: u64, theirs: &ConnectsLooker) -> Connected {
-    let mut known = 0;
+    let (mut known, mut overtaken) = (0, false);
     while let Some(Theirs { count, last: Some(choice) }) = theirs.look(cookie)
         && count > known
     {
         known = count;
-        if udp::peer(socket).is_ok_and(|peer| peer == Some(choice)) {
-            continue;
-        }
-        if let Err(e) = udp::connect(socket, choice) {
-            tracing::warn!(cookie, %choice, "cannot put back the choice of the owner of a socket: {e}");
+        let is_theirs = udp::peer(socket).is_ok_and(|peer| peer == Some(choice));
+        match if is_theirs { Ok(()) } else { udp::connect(socket, choice) } {
+            Ok(()) => overtaken = true,
+            Err(e) => tracing::info!(cookie, %choice, "the owner of a socket cannot connect it there: {e}"),
         }
     }
-    if known > 0 { Connected::Overtaken } else { Connected::Done }
+    if overtaken { Connected::Overtaken } else { Connected::Done }
 }
 
 /// What the process has open. `process`: the last one that was asked for.
@@ -265,44 +265,4 @@ fn copy(opener: &Opener, process: &mut Option<(u32, Pidfd)>) -> io::Result<UdpSo
     }
     let (_, pidfd) = process.as_ref().ok_or(io::ErrorKind::NotFound)?;
     pidfd.descriptor(libc::c_int::try_from(opener.fd).map_err(invalid)?).map(UdpSocket::from)
-}
-
-/// The source addresses that sockets have which are connected anew, by netns and destination. A socket that is connected a
-/// second time keeps the one that it has, and its datagrams would come from an address that the route does not lead back to.
-#[derive(Debug, Default)]
-struct Sources(HashMap<(u64, Backend), Source>);
-
-#[derive(Clone, Copy, Debug)]
-enum Source {
-    /// This one.
-    Addr(IpAddr),
-    /// Any: the destination is in that netns itself. Or it cannot be found out, and the connect says what is wrong.
-    Any,
-}
-
-impl Sources {
-    /// False if the socket has another than a new one would get.
-    fn keep(&mut self, socket: &UdpSocket, to: Backend) -> io::Result<bool> {
-        let own = socket.local_addr()?.ip().to_canonical();
-        let place = netns::cookie_of_socket(socket)?;
-        let source = self.0.entry((place, to)).or_insert_with(|| source_in_netns_of(socket, to));
-        Ok(match *source {
-            Source::Addr(source) => source == own,
-            Source::Any => true,
-        })
-    }
-}
-
-/// Leaves the calling thread there.
-fn source_in_netns_of(socket: &UdpSocket, to: Backend) -> Source {
-    let found = netns::of_socket(socket).and_then(|netns| {
-        netns::enter_alone(&netns)?;
-        // A host talks to itself from any of its addresses.
-        if udp::is_local(to.addr()) {
-            Ok(Source::Any)
-        } else {
-            udp::source(to.socket_addr()).map(Source::Addr)
-        }
-    });
-    found.unwrap_or(Source::Any)
 }
