@@ -206,7 +206,10 @@ impl Pins {
     /// # Errors
     /// [`Error::Pin`] with the errno.
     pub fn remove(self) -> Result<bool, Error> {
-        remove_file(&self.at(REVIVING))?;
+        let reviving = self.at(REVIVING);
+        if reviving.exists() {
+            remove_file(&reviving)?;
+        }
         let removed = remove_index(&self.at(INDEX))?;
         match fs::remove_dir(&self.directory) {
             // Others have pins there too, or it is the filesystem itself.

@@ -61,7 +61,9 @@ impl Reaper {
             None => {
                 let lost = revival.lost();
                 self.monitor.revived(&lost);
-                told.into_iter().for_each(|told| told(lost));
+                if let Some(told) = told {
+                    told(lost);
+                }
             }
         }
     }

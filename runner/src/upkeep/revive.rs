@@ -365,7 +365,7 @@ impl State {
     }
 
     fn tell(&self, order: Order) {
-        let Order { revival, told, mut revived, sockets } = order;
+        let Order { revival, told, mut revived, sockets, .. } = order;
         revived.after_ns = nanos(revival.destroyed.elapsed());
         tracing::info!(
             id = %revival.id, sockets = revived.sockets, revived = revived.revived, healed = revived.healed,
