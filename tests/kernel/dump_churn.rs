@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::env;
 use std::fs;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::os::unix::fs::MetadataExt as _;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,17 +11,24 @@ use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{self, sockopt};
 use skreap::bpf::{Question, TableSocket, Tables};
 use skreap::core::{EngineName, Protocol};
-use skreap_testbed::{Client, Netns, Selection};
+use skreap_testbed::{Client, Echo, Mode, Netns, OpenSpec, Selection};
 
 use crate::case::{Case, case};
+use crate::owners::need_mptcp;
 use crate::sockets::*;
 use crate::world::World;
 
 /// The smallest table that the kernel gives to a netns: about 16 victims a bucket.
 const BUCKETS: &str = "128";
+/// The smallest for TCP.
+const EHASH_BUCKETS: &str = "1";
 const VICTIMS: u32 = 2000;
+const SUBFLOWS: u64 = 300;
+/// Connections that a churner has open at a time.
+const CONNECTED: usize = 32;
 const CHURNERS: usize = 2;
 /// Sockets of each protocol in the tables that netns share, and how often each of these is read
 const SHARED: u32 = 100;
@@ -35,6 +42,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         case!(a_dump_beside_churn_leaves_nobody).only(EngineName::Diag).and(EngineName::DiagFilter),
         case!(tables_are_read_whole_while_netns_go).only(EngineName::Netlink),
+        case!(subflows_beside_churn_are_all_destroyed).only(EngineName::Netlink),
     ]
 }
 
@@ -68,6 +76,65 @@ fn tables_are_read_whole_while_netns_go(world: &mut World) -> Result<()> {
     })?;
     ensure!(made.load(Ordering::Relaxed) >= 10, "{} netns came and went", made.load(Ordering::Relaxed));
     ensure!(counts == (BTreeSet::from([SHARED as usize]), BTreeSet::from([SHARED as usize])), "{counts:?}");
+    Ok(())
+}
+
+/// The kernel's own sockets are looked for in dumps, whatever the engine.
+fn subflows_beside_churn_are_all_destroyed(world: &mut World) -> Result<()> {
+    need_mptcp()?;
+    world.netns(0).set_sysctl("net.ipv4.tcp_child_ehash_entries", EHASH_BUCKETS)?;
+    let small = world.netns(0).run(|| Netns::create("small"))??;
+    for backend in [tcp(1), tcp(2)] {
+        small.add_address(backend.addr())?;
+    }
+    let servers =
+        [tcp(1), tcp(2)].map(|b| Echo::start(Protocol::Tcp, b.socket_addr(), &[&small], Mode::Echo));
+    let servers = servers.into_iter().collect::<Result<Vec<_>>>()?;
+    let mut client = world.client_at("client", &small)?;
+    let (stop, churned) = (AtomicBool::new(false), AtomicU64::new(0));
+    let complete = thread::scope(|scope| {
+        let churners: Vec<_> =
+            (0..CHURNERS).map(|_| scope.spawn(|| small.run(|| connect_and_reset(&stop, &churned)))).collect();
+        let mut round = || -> Result<bool> {
+            let spec = OpenSpec { mptcp: true, ..spec_for(tcp(1)) };
+            for _ in 0..SUBFLOWS {
+                open_to(&mut client, spec.clone(), tcp(1).socket_addr())?;
+            }
+            let before = churned.load(Ordering::Relaxed);
+            let report = world.reap(tcp(1))?;
+            ensure!(
+                churned.load(Ordering::Relaxed) > before,
+                "nothing has come or gone meanwhile: {report:?}"
+            );
+            ensure!(report.skipped.gone == 0 && report.failed.total() == 0, "{report:?}");
+            ensure!(!report.complete || report.destroyed == SUBFLOWS, "{report:?}");
+            client.close_all()?;
+            Ok(report.complete)
+        };
+        let complete = (0..ROUNDS).map(|_| round()).collect::<Result<Vec<_>>>();
+        stop.store(true, Ordering::Relaxed);
+        for churner in churners {
+            churner.join().unwrap_or_else(|panic| resume_unwind(panic))??;
+        }
+        complete
+    })?;
+    drop(servers);
+    ensure!(complete.contains(&true), "none of {ROUNDS} events was complete");
+    Ok(())
+}
+
+/// Connects to the other backend and resets, until told to stop: nothing is left in TIME_WAIT.
+fn connect_and_reset(stop: &AtomicBool, churned: &AtomicU64) -> Result<()> {
+    let mut open = VecDeque::new();
+    while !stop.load(Ordering::Relaxed) {
+        let stream = TcpStream::connect(tcp(2).socket_addr())?;
+        socket::setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+        open.push_back(stream);
+        if open.len() > CONNECTED {
+            open.pop_front();
+            churned.fetch_add(1, Ordering::Relaxed);
+        }
+    }
     Ok(())
 }
 

@@ -318,15 +318,15 @@ impl Present {
 
 /// Which sockets of the tables are the target's.
 #[derive(Clone, Copy)]
-struct Confirm<'a> {
-    target: &'a Target,
-    states: StateMask,
-    netns: &'a [NetnsId],
+pub(super) struct Confirm<'a> {
+    pub(super) target: &'a Target,
+    pub(super) states: StateMask,
+    pub(super) netns: &'a [NetnsId],
 }
 
 impl Confirm<'_> {
     /// The sockets of the cgroup that are connected to the target.
-    fn look(&self, tables: &mut Tables) -> Result<Vec<TableSocket>, EngineError> {
+    pub(super) fn look(&self, tables: &mut Tables) -> Result<Vec<TableSocket>, EngineError> {
         let backend = self.target.backend;
         let question = Question { backend: Some(backend), ..Question::default() };
         let mut sockets = tables.read(backend.protocol(), &question)?;
@@ -350,6 +350,11 @@ impl Scan {
             None => None,
         };
         Ok(Self { filter_in_kernel: true, states: options.states, membership, buffer: Vec::new() })
+    }
+
+    /// The states of TCP sockets that are looked for.
+    pub(super) fn states(&self) -> StateMask {
+        self.states
     }
 
     /// Appends the sockets of the backend in these netns to `victims`, and those of which it cannot be said

@@ -11,17 +11,20 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use skreap_bpf::{Index, Owner, Victim, Walker};
+use skreap_bpf::{Index, Owner, Tables, Victim, Walker};
 use skreap_core::{
     EngineName, FallbackReason, FallbackRun, Incomplete, Outcome, Target, Unconnected, counted,
 };
 
 use super::destroy::Destroyer;
-use super::diag::Scan;
+use super::diag::{Confirm, Scan};
 use super::subflows::Subflows;
-use super::{Chosen, EngineError, EngineOptions, OwnerFinder, nanos};
-use crate::sys::netns::{self, AllNetns};
+use super::{Chosen, EngineError, EngineOptions, OwnerFinder, in_tables, nanos};
+use crate::sys::netns::{self, AllNetns, NetnsId};
 use crate::sys::sock_diag::DiagSockets;
+
+/// How often the sockets of a backend are dumped until it is said that there may be more, at most.
+const LOOKS_MAX: usize = 8;
 
 /// Looks for the kernel's own sockets after an engine has done its work.
 #[derive(Debug)]
@@ -32,6 +35,23 @@ pub(crate) struct KernelSockets {
     owners: OwnerFinder,
     subflows: Subflows,
     destroyer: Destroyer,
+    tables: LateTables,
+}
+
+/// The tables of sockets, loaded when they are needed first, which on most machines is never.
+#[derive(Debug)]
+struct LateTables {
+    options: EngineOptions,
+    loaded: Option<Tables>,
+}
+
+impl LateTables {
+    fn get(&mut self) -> Result<&mut Tables, EngineError> {
+        match &mut self.loaded {
+            Some(tables) => Ok(tables),
+            none => Ok(none.insert(in_tables::load(&self.options)?)),
+        }
+    }
 }
 
 /// What a look has found.
@@ -56,6 +76,7 @@ impl KernelSockets {
             owners: OwnerFinder::default(),
             subflows: Subflows::default(),
             destroyer: Destroyer::new(options)?,
+            tables: LateTables { options: options.clone(), loaded: None },
         })
     }
 
@@ -153,7 +174,6 @@ impl KernelSockets {
         chosen: &Chosen,
         known: &HashSet<u64>,
     ) -> Result<(Found, u64), EngineError> {
-        let (mut sockets, mut undecided) = (Vec::new(), Vec::new());
         let mut found = Found::default();
         let AllNetns { netns, whole } = netns::everywhere().map_err(|source| EngineError::Io {
             what: "cannot list the netns in /proc".to_owned(),
@@ -162,11 +182,12 @@ impl KernelSockets {
         if !whole {
             found.missed.push(Incomplete::NetnsUnreachable);
         }
-        let missed = self.scan.all(&mut self.diag, &netns, &target.backend, &mut sockets, &mut undecided);
+        let tables = self.tables.get()?;
+        let Shown { mut sockets, undecided, missed } =
+            show(&mut self.scan, &mut self.diag, tables, target, &netns)?;
         found.missed.extend(missed);
         sockets.retain(|socket| !known.contains(&socket.cookie()) && chosen.on_link(socket));
         // Their cgroup was removed, say. Nothing is destroyed that may be another's.
-        let undecided: Vec<Victim> = undecided.into_iter().map(|(socket, _)| socket).collect();
         let foreign = self.owners.find(&undecided)?;
         found.kernel +=
             foreign.values().filter(|owner| matches!(owner, Owner::Kernel | Owner::Subflow)).count() as u64;
@@ -192,16 +213,55 @@ impl KernelSockets {
             return outcome;
         }
         let start = Instant::now();
-        let Self { scan, diag, destroyer, .. } = self;
+        let Self { scan, diag, tables, destroyer, .. } = self;
         let first: HashSet<u64> = subflows.iter().map(Victim::cookie).collect();
         destroyer.finish(target.dry_run, &mut subflows, &mut outcome, |subflows| {
             let AllNetns { netns, .. } = netns::everywhere()
                 .map_err(|source| EngineError::Io { what: "cannot list the netns".to_owned(), source })?;
-            scan.all(diag, &netns, &target.backend, subflows, &mut Vec::new());
+            subflows.extend(show(scan, diag, tables.get()?, target, &netns)?.sockets);
             subflows.retain(|socket| first.contains(&socket.cookie()) && !known.contains(&socket.cookie()));
             Ok(())
         });
         outcome.destroy_ns = nanos(start.elapsed());
         outcome
     }
+}
+
+/// What there is of a backend.
+#[derive(Default)]
+struct Shown {
+    sockets: Vec<Victim>,
+    /// It cannot be said whether they are of the cgroup.
+    undecided: Vec<Victim>,
+    missed: Vec<Incomplete>,
+}
+
+/// A dump resumes by position, and skips sockets when others before them go meanwhile, more than once the same. So what it
+/// shows is completed from the kernel's tables. There a socket may have no cookie yet: the next dump gives it one.
+fn show(
+    scan: &mut Scan,
+    diag: &mut DiagSockets,
+    tables: &mut Tables,
+    target: &Target,
+    netns: &[NetnsId],
+) -> Result<Shown, EngineError> {
+    let mut all = Shown::default();
+    let mut seen = HashSet::new();
+    let confirm = Confirm { target, states: scan.states(), netns };
+    for _ in 0..LOOKS_MAX {
+        let (mut sockets, mut undecided) = (Vec::new(), Vec::new());
+        all.missed.extend(scan.all(diag, netns, &target.backend, &mut sockets, &mut undecided));
+        all.sockets.extend(sockets.into_iter().filter(|socket| seen.insert(socket.cookie())));
+        let undecided = undecided.into_iter().map(|(socket, _)| socket);
+        all.undecided.extend(undecided.filter(|socket| seen.insert(socket.cookie())));
+        let there = confirm.look(tables)?;
+        let kernels = there.iter().filter(|socket| socket.is_kernel()).map(|socket| socket.victim);
+        let (nameless, named): (Vec<_>, Vec<_>) = kernels.partition(|socket| socket.cookie() == 0);
+        all.sockets.extend(named.into_iter().filter(|socket| seen.insert(socket.cookie())));
+        if nameless.is_empty() {
+            return Ok(all);
+        }
+    }
+    all.missed.push(Incomplete::DumpInterrupted);
+    Ok(all)
 }

@@ -17,6 +17,8 @@ use crate::sys::netns::{self, NetnsId, Way};
 
 /// How long a batch may take until it is looked whether it waits for a lock: longer than any that does not.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// The same for what is left of a batch in which a lock was waited for: there may be more of them, and each would cost as much.
+const NEXT_PATIENCE: Duration = Duration::from_millis(2);
 /// What a job should cost to be worth the wake-up of another destroyer, in destroys; and what a netns costs.
 const JOB_COST: usize = 256;
 const NETNS_COST: usize = 32;
@@ -191,7 +193,8 @@ impl<'a> Event<'a> {
             let _ = done.try_recv();
         } else {
             // Woken or not: all are looked at.
-            let _ = done.recv_timeout(PATIENCE);
+            let shortest = self.open.iter().map(Part::patience).min();
+            let _ = done.recv_timeout(shortest.unwrap_or(PATIENCE));
         }
     }
 
@@ -205,7 +208,7 @@ impl<'a> Event<'a> {
                     note(&mut self.known, part.at, &progress.fates);
                     continue;
                 }
-                let stuck = progress.is_stuck(PATIENCE);
+                let stuck = progress.is_stuck(part.patience());
                 drop(progress);
                 if stuck && self.pool.give_up(&part.job) {
                     self.pass_on(part);
@@ -291,6 +294,14 @@ impl<'a> Event<'a> {
 }
 
 impl Part {
+    /// How long a batch of it may take until it is looked whether it waits for a lock.
+    fn patience(&self) -> Duration {
+        match self.job.task {
+            Task::ById { asked: 1.., .. } => NEXT_PATIENCE,
+            Task::ById { asked: 0, .. } | Task::ByCookie { .. } => PATIENCE,
+        }
+    }
+
     /// Since when the kernel has had this victim of the event from this job; `None` if it does not have it now.
     fn in_hand_since(&self, at: usize) -> Option<Instant> {
         let i = at.checked_sub(self.at)?;
