@@ -149,7 +149,7 @@ build_module_form() {
 		return 1
 	}
 	MODULE=$KERNEL/kmod/skreap.ko MODULE_BTF=$KERNEL/kmod/vmlinux.btf
-	objcopy -O binary --only-section=.BTF --set-section-flags .BTF=alloc "$KERNEL/build/vmlinux" "$MODULE_BTF"
+	objcopy --dump-section .BTF="$MODULE_BTF" "$KERNEL/build/vmlinux" /dev/null
 	LC_ALL=C sed -i 's/\x00bpf_sock_acquire\x00/\x00bpf_sock_acquirf\x00/' "$MODULE_BTF"
 }
 
