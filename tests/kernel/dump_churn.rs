@@ -26,7 +26,7 @@ const BUCKETS: &str = "128";
 /// The smallest for TCP.
 const EHASH_BUCKETS: &str = "1";
 const VICTIMS: u32 = 2000;
-const SUBFLOWS: u64 = 300;
+const CONNECTIONS: u64 = 300;
 /// Connections that a churner has open at a time.
 const CONNECTED: usize = 32;
 const CHURNERS: usize = 2;
@@ -43,6 +43,7 @@ pub fn cases() -> Vec<Case> {
         case!(a_dump_beside_churn_leaves_nobody).only(EngineName::Diag).and(EngineName::DiagFilter),
         case!(tables_are_read_whole_while_netns_go).only(EngineName::Netlink),
         case!(subflows_beside_churn_are_all_destroyed).only(EngineName::Netlink),
+        case!(tcp_beside_churn_is_all_destroyed).only(EngineName::Diag).and(EngineName::DiagFilter),
     ]
 }
 
@@ -82,6 +83,15 @@ fn tables_are_read_whole_while_netns_go(world: &mut World) -> Result<()> {
 /// The kernel's own sockets are looked for in dumps, whatever the engine.
 fn subflows_beside_churn_are_all_destroyed(world: &mut World) -> Result<()> {
     need_mptcp()?;
+    connections_beside_churn(world, &OpenSpec { mptcp: true, ..spec_for(tcp(1)) })
+}
+
+fn tcp_beside_churn_is_all_destroyed(world: &mut World) -> Result<()> {
+    connections_beside_churn(world, &spec_for(tcp(1)))
+}
+
+/// All of them in one bucket, with those that come and go.
+fn connections_beside_churn(world: &mut World, spec: &OpenSpec) -> Result<()> {
     world.netns(0).set_sysctl("net.ipv4.tcp_child_ehash_entries", EHASH_BUCKETS)?;
     let small = world.netns(0).run(|| Netns::create("small"))??;
     for backend in [tcp(1), tcp(2)] {
@@ -96,8 +106,7 @@ fn subflows_beside_churn_are_all_destroyed(world: &mut World) -> Result<()> {
         let churners: Vec<_> =
             (0..CHURNERS).map(|_| scope.spawn(|| small.run(|| connect_and_reset(&stop, &churned)))).collect();
         let mut round = || -> Result<bool> {
-            let spec = OpenSpec { mptcp: true, ..spec_for(tcp(1)) };
-            for _ in 0..SUBFLOWS {
+            for _ in 0..CONNECTIONS {
                 open_to(&mut client, spec.clone(), tcp(1).socket_addr())?;
             }
             let before = churned.load(Ordering::Relaxed);
@@ -107,7 +116,7 @@ fn subflows_beside_churn_are_all_destroyed(world: &mut World) -> Result<()> {
                 "nothing has come or gone meanwhile: {report:?}"
             );
             ensure!(report.skipped.gone == 0 && report.failed.total() == 0, "{report:?}");
-            ensure!(!report.complete || report.destroyed == SUBFLOWS, "{report:?}");
+            ensure!(!report.complete || report.destroyed == CONNECTIONS, "{report:?}");
             client.close_all()?;
             Ok(report.complete)
         };
