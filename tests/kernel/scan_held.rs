@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use skreap::core::{Backend, EngineName, Incomplete};
-use skreap_testbed::Selection;
+use anyhow::{Result, bail, ensure};
+use skreap::core::{Backend, EngineName, FallbackReason, HeldStatus, Incomplete};
+use skreap_testbed::{Holding, Selection};
 
 use crate::case::{Case, case};
 use crate::holder::{LockHolder, descriptor_of};
@@ -18,10 +18,12 @@ const BOUND: Duration = Duration::from_secs(15);
 pub fn cases() -> Vec<Case> {
     let two = WorldOptions { netns: 2, ..WorldOptions::default() };
     let small = WorldOptions { max_sockets: 16, buckets: 4, ..WorldOptions::default() };
+    let held = WorldOptions { victim_timeout: Duration::from_millis(1500), ..small };
     vec![
         case!(iterators_are_given_up_udp).only(EngineName::Iter).with(two),
         case!(iterators_are_given_up_tcp).only(EngineName::Iter).with(two),
         case!(fallback_scan_beside_held_locks).only(EngineName::Netlink).with(small),
+        case!(held_victims_and_a_full_index).only(EngineName::Netlink).and(EngineName::Kfunc).with(held),
     ]
 }
 
@@ -93,5 +95,63 @@ fn fallback_scan_beside_held_locks(world: &mut World) -> Result<()> {
     for holder in holders {
         holder.release()?;
     }
+    Ok(())
+}
+
+/// One of the 16 that are recorded and one of the 24 that are not. The walk meets the first, and the scan meets both: each
+/// is one victim and one failure.
+fn held_victims_and_a_full_index(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1)])?;
+    let mut client = world.client("client")?;
+    let opened = connect_many(&mut client, Default::default(), udp(1), 40)?;
+    let counters = world.counters()?;
+    ensure!(counters.live() == 16 && counters.dropped_full == 24, "{counters:?}");
+    let held = [3, 30].map(|n: u32| (opened.first + n, opened.cookies[n as usize]));
+    for (handle, _) in held {
+        client.start_hold(handle, Holding::Memory)?;
+    }
+    let report = world.reap(udp(1))?;
+    ensure!(
+        (report.victims, report.destroyed, report.failed.total(), report.skipped.gone) == (40, 38, 2, 0),
+        "{report:?}"
+    );
+    ensure!(report.visited == 40 && report.failed.by_errno().get("ETIMEDOUT") == Some(&2), "{report:?}");
+    let mut failed: Vec<u64> = report.failed.sockets().iter().map(|failure| failure.socket.cookie).collect();
+    failed.sort_unstable();
+    ensure!(failed == held.map(|(_, cookie)| cookie), "{report:?}");
+    let [scan] = &report.fallbacks[..] else { bail!("not one fallback: {report:?}") };
+    ensure!(
+        (scan.engine, scan.because, scan.victims, scan.destroyed)
+            == (EngineName::DiagFilter, FallbackReason::IndexFull, 25, 23),
+        "{report:?}"
+    );
+    ensure!(report.complete && report.incomplete_because.is_empty(), "{report:?}");
+    let monitor = world.reaper().monitor();
+    let now = monitor.status()?;
+    ensure!(now.held.waiting == 2 && now.totals.all_failed() == 2, "{:?} {:?}", now.held, now.totals);
+    let others: Vec<u64> =
+        opened.cookies.iter().copied().filter(|cookie| held.iter().all(|(_, held)| held != cookie)).collect();
+    let handles = (opened.first..opened.first + 40).filter(|n| held.iter().all(|(handle, _)| handle != n));
+    ensure!(client.destroyed(Selection::List(handles.collect()))? == others);
+
+    for (handle, _) in held {
+        client.end_hold(handle)?;
+    }
+    let deadline = Instant::now() + BOUND;
+    let now = loop {
+        let now = monitor.status()?;
+        if now.held.waiting == 0 && now.held.given_up == 0 {
+            break now;
+        }
+        ensure!(Instant::now() < deadline, "still waited for: {:?}", now.held);
+        thread::sleep(Duration::from_millis(1));
+    };
+    ensure!(
+        now.held == HeldStatus { late_destroyed: 2, taken_back: 2, ..HeldStatus::default() },
+        "{:?}",
+        now.held
+    );
+    ensure!(now.totals.all_failed() == 0 && now.totals.all_destroyed() == 38, "{:?}", now.totals);
+    ensure!(client.destroyed(Selection::All)? == held.map(|(_, cookie)| cookie));
     Ok(())
 }

@@ -19,7 +19,7 @@ pub struct Held {
 }
 
 impl Driver<'_> {
-    /// Not where an iterator looks: it gives up at the first lock that is held, and the report says `socket-locked`.
+    /// Not with the engine that is an iterator: it gives up at the first lock that is held, and the report says `socket-locked`.
     ///
     /// One that cannot send holds no lock. The other end of a connection to the script's own listener may end it meanwhile,
     /// and then nobody can say who was first.
@@ -27,8 +27,7 @@ impl Driver<'_> {
         let Some((socket, handle)) = self.connecting(slot) else { return Ok(None) };
         let (client, cookie, family) = (socket.client, socket.cookie, socket.family);
         let to_own = |peer| socket.protocol == Protocol::Tcp && peer == Place::Own.addr();
-        let kind = self.world.kind();
-        if kind.engine == EngineName::Iter || kind.is_small() {
+        if self.world.kind().engine == EngineName::Iter {
             return Ok(None);
         }
         if socket.shut || socket.multipath.is_some() || self.truth.peer(cookie).is_none_or(to_own) {

@@ -10,6 +10,7 @@ pub const KEPT: &[(&str, &str)] = &[
     ("take-over", include_str!("scripts/take-over")),
     ("preexisting", include_str!("scripts/preexisting")),
     ("held", include_str!("scripts/held")),
+    ("held-full", include_str!("scripts/held-full")),
     ("mptcp", include_str!("scripts/mptcp")),
     ("links", include_str!("scripts/links")),
     ("control-messages", include_str!("scripts/control-messages")),
