@@ -30,7 +30,7 @@ pub const TCP: &str = "tcp://10.96.7.1:53";
 pub struct Ten {
     pub client: Client,
     _servers: Vec<Echo>,
-    _netns: Netns,
+    pub netns: Netns,
 }
 
 impl Ten {
@@ -60,7 +60,7 @@ impl Ten {
             let Reply::OpenedMany(opened) = client.call(&Op::OpenMany(many))? else { bail!("no answer") };
             ensure!(opened.failed == 0 && opened.first == first, "{opened:?}");
         }
-        Ok(Self { client, _servers: servers, _netns: netns })
+        Ok(Self { client, _servers: servers, netns })
     }
 
     /// Some more to one of the backends; gives the handle of the first.
@@ -175,7 +175,7 @@ fn rows(text: &str) -> (Vec<Vec<&str>>, Vec<&str>) {
 }
 
 /// An unconnected UDP socket of the client that has sent to these.
-fn sender(ten: &mut Ten, bind: Option<&str>, to: &[&str]) -> Result<u32> {
+pub fn sender(ten: &mut Ten, bind: Option<&str>, to: &[&str]) -> Result<u32> {
     let bind = bind.map(str::parse).transpose()?;
     let socket = ten.client.open(OpenSpec { bind, ..OpenSpec::new(Protocol::Udp, Family::V4) })?;
     for to in to {

@@ -30,10 +30,23 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 const END: &str = "the end comes before 1 socket was destroyed: its owner holds its lock; the kernel destroys it when the \
                    owner lets go, and nobody logs that";
 
-/// Asks for the death of the UDP backend, from a thread.
-fn reap(serve: &Serve) -> Result<thread::JoinHandle<Result<Ended>>> {
+/// The sockets of one backend, of which one is held.
+struct Of {
+    backend: &'static str,
+    /// The one that is held, and another.
+    held: u32,
+    other: u32,
+    /// How many there are, with that one.
+    all: u64,
+}
+
+const OF_UDP: Of = Of { backend: UDP, held: 0, other: 5, all: 6 };
+const OF_TCP: Of = Of { backend: TCP, held: 6, other: 9, all: 4 };
+
+/// Asks for the death of the backend, from a thread.
+fn reap(serve: &Serve, backend: &'static str) -> Result<thread::JoinHandle<Result<Ended>>> {
     let socket = serve.socket_arg()?;
-    Ok(thread::spawn(move || run(&["reap", UDP, "--socket", &socket, "--json"])))
+    Ok(thread::spawn(move || run(&["reap", backend, "--socket", &socket, "--json"])))
 }
 
 fn report(reap: thread::JoinHandle<Result<Ended>>, code: i32) -> Result<Value> {
@@ -57,7 +70,7 @@ fn others_are_answered() -> Result<()> {
     let serve = Serve::start_with("cli-held-others", &["--victim-timeout-ms", "60000"])?;
     let mut ten = Ten::new(&serve)?;
     ten.client.start_hold(0, Holding::Memory)?;
-    let waiting = reap(&serve)?;
+    let waiting = reap(&serve, UDP)?;
     until("another socket of the backend to be destroyed", || is_destroyed(&mut ten, 5).unwrap_or(false))?;
     let start = Instant::now();
     let other = good_json(&["reap", TCP, "--socket", &serve.socket_arg()?, "--json"])?;
@@ -72,7 +85,7 @@ fn others_are_answered() -> Result<()> {
 }
 
 fn the_failure_is_shown_and_taken_back() -> Result<()> {
-    let serve = Serve::start_with("cli-held-shown", &["--victim-timeout-ms", "200"])?;
+    let mut serve = Serve::start_with("cli-held-shown", &["--log", "info", "--victim-timeout-ms", "200"])?;
     let mut ten = Ten::new(&serve)?;
     let socket = serve.socket_arg()?;
     ten.client.start_hold(0, Holding::Memory)?;
@@ -83,6 +96,12 @@ fn the_failure_is_shown_and_taken_back() -> Result<()> {
     ensure!(status["totals"]["failed"]["ETIMEDOUT"] == 1 && status["held"]["waiting"] == 1, "{status}");
     let text = good(&["status", "--socket", &socket])?;
     ensure!(text.contains("1 failed socket still waited for, 0 destroyed late"), "{text}");
+    // Asked again, it fails again, and says whose it is.
+    let again = report(reap(&serve, UDP)?, 1)?;
+    ensure!(again["victims"] == 1 && again["failed"]["by_errno"]["ETIMEDOUT"] == 1, "{again}");
+    let failed = &again["failed"]["sockets"][0]["socket"];
+    ensure!(failed["attribution"]["pid"] == ten.client.pid(), "{again}");
+    let late = format!("destroyed late, as its owner held its lock: {}", tuple(failed)?);
     ten.client.end_hold(0)?;
     until("the socket to be destroyed", || is_destroyed(&mut ten, 0).unwrap_or(false))?;
     let mut status = Value::Null;
@@ -93,26 +112,52 @@ fn the_failure_is_shown_and_taken_back() -> Result<()> {
     ensure!(status["held"]["late_destroyed"] == 1 && status["held"]["waiting"] == 0, "{status}");
     ensure!(status["totals"]["failed"].as_object().is_some_and(serde_json::Map::is_empty), "{status}");
     drop(ten);
-    serve.finish()
+    serve.signal(libc::SIGTERM)?;
+    let ended = serve.ended()?;
+    let lines: Vec<&str> = ended.err.lines().filter(|line| line.contains("destroyed late")).collect();
+    let [line] = lines[..] else { bail!("not one line: {ended:?}") };
+    ensure!(line.contains(" INFO ") && line.contains(&late) && line.contains(" waited_ms="), "{line}");
+    serve.nothing_left()
+}
+
+/// A socket of a report, as the log names it.
+fn tuple(socket: &Value) -> Result<String> {
+    let text = |field: &str| socket[field].as_str().with_context(|| format!("no {field}: {socket}"));
+    Ok(format!(
+        "{} {}:{} -> {}:{} cookie {} netns {}",
+        text("protocol")?,
+        text("saddr")?,
+        socket["sport"],
+        text("daddr")?,
+        socket["dport"],
+        socket["cookie"],
+        socket["netns"]
+    ))
 }
 
 /// Asked to end, it reports what it waits for as failed, and lets go of everything but its pid.
 fn the_end_does_not_wait() -> Result<()> {
+    [OF_UDP, OF_TCP].iter().try_for_each(|of| the_end_does_not_wait_for(of).context(of.backend))
+}
+
+fn the_end_does_not_wait_for(of: &Of) -> Result<()> {
     let mut serve = Serve::start_with("cli-held-end", &["--victim-timeout-ms", "60000"])?;
     let mut ten = Ten::new(&serve)?;
-    ten.client.start_hold(0, Holding::Memory)?;
-    let waiting = reap(&serve)?;
-    until("another socket of the backend to be destroyed", || is_destroyed(&mut ten, 5).unwrap_or(false))?;
+    ten.client.start_hold(of.held, Holding::Memory)?;
+    let waiting = reap(&serve, of.backend)?;
+    until("another socket of the backend to be destroyed", || {
+        is_destroyed(&mut ten, of.other).unwrap_or(false)
+    })?;
     let start = Instant::now();
     serve.signal(libc::SIGTERM)?;
     let report = report(waiting, 1)?;
-    ensure!(report["destroyed"] == 5 && report["failed"]["by_errno"]["ETIMEDOUT"] == 1, "{report}");
+    ensure!(report["destroyed"] == of.all - 1 && report["failed"]["by_errno"]["ETIMEDOUT"] == 1, "{report}");
     let pid = serve.pid();
     until("the service to end", || is_zombie(pid))?;
     ensure!(start.elapsed() < AT_ONCE, "the end has waited for {:?}", start.elapsed());
     serve.nothing_left()?;
-    ten.client.end_hold(0)?;
-    until("the socket to be destroyed", || is_destroyed(&mut ten, 0).unwrap_or(false))?;
+    ten.client.end_hold(of.held)?;
+    until("the socket to be destroyed", || is_destroyed(&mut ten, of.held).unwrap_or(false))?;
     let ended = serve.ended()?;
     ensure!(ended.code == Some(0) && !ended.err.contains("panicked"), "{ended:?}");
     ensure!(ended.err.contains(END), "{ended:?}");
@@ -160,14 +205,19 @@ impl Drop for Killed {
 
 /// What a killed service cannot let go of is its pid: the next one takes over at once.
 fn killed_and_taken_over() -> Result<()> {
+    let both = [(OF_UDP, OF_TCP), (OF_TCP, OF_UDP)];
+    both.iter().try_for_each(|(of, other)| killed_while_it_waits_for(of, other).context(of.backend))
+}
+
+fn killed_while_it_waits_for(of: &Of, other: &Of) -> Result<()> {
     let bpffs = Bpffs::create()?;
     let pins = bpffs.path("skreap").to_str().context("not UTF-8")?.to_owned();
     let args = ["--log", "info", "--max-sockets", "2000", "--pin", &pins, "--victim-timeout-ms", "200"];
     let mut serve = Serve::start_with("cli-held-kill", &args)?;
     let mut ten = Ten::new(&serve)?;
-    ten.client.start_hold(0, Holding::Memory)?;
-    let first = report(reap(&serve)?, 1)?;
-    ensure!(first["destroyed"] == 5, "{first}");
+    ten.client.start_hold(of.held, Holding::Memory)?;
+    let first = report(reap(&serve, of.backend)?, 1)?;
+    ensure!(first["destroyed"] == of.all - 1, "{first}");
     let old = serve.pid();
     serve.signal(libc::SIGKILL)?;
     until("the service to die", || is_zombie(old))?;
@@ -176,12 +226,12 @@ fn killed_and_taken_over() -> Result<()> {
     ensure!(start.elapsed() < AT_ONCE, "the next one has waited for {:?}", start.elapsed());
     ensure!(is_zombie(old), "the old one did not wait for anything");
     // It waits for the same socket, and is not held up by it either.
-    let second = report(reap(&serve)?, 1)?;
+    let second = report(reap(&serve, of.backend)?, 1)?;
     ensure!(second["victims"] == 1 && second["failed"]["by_errno"]["ETIMEDOUT"] == 1, "{second}");
-    let other = good_json(&["reap", TCP, "--socket", &serve.socket_arg()?, "--json"])?;
-    ensure!(other["destroyed"] == 4, "{other}");
-    ten.client.end_hold(0)?;
-    until("the socket to be destroyed", || is_destroyed(&mut ten, 0).unwrap_or(false))?;
+    let untouched = good_json(&["reap", other.backend, "--socket", &serve.socket_arg()?, "--json"])?;
+    ensure!(untouched["destroyed"] == other.all, "{untouched}");
+    ten.client.end_hold(of.held)?;
+    until("the socket to be destroyed", || is_destroyed(&mut ten, of.held).unwrap_or(false))?;
     let mut status = 0;
     // SAFETY: the status is writable, and the process is a child of this one that nobody else waits for.
     let reaped = unsafe { libc::waitpid(old.cast_signed(), &raw mut status, 0) };

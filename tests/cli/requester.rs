@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use skreap_testbed::Cgroup;
 
-use crate::commands::{TCP, Ten, UDP};
-use crate::process::{run, run_with};
+use crate::commands::{TCP, Ten, UDP, sender};
+use crate::process::{run, run_with, until};
 use crate::serve::{Serve, command, event_for};
 
 crate::tests![
@@ -66,7 +66,17 @@ fn stdin_is_named() -> Result<()> {
 
 fn a_dry_run_shows_owners_in_columns() -> Result<()> {
     let serve = Serve::start("cli-owners")?;
-    let ten = Ten::new(&serve)?;
+    let mut ten = Ten::new(&serve)?;
+    let (name, inum) = (ten.netns.name().to_owned(), ten.netns.inum().to_string());
+    expect_columns(&serve, &ten, &name)?;
+    // Without a name, it is its inode number.
+    ten.netns.forget_name()?;
+    expect_columns(&serve, &ten, &inum)?;
+    drop(ten);
+    serve.finish()
+}
+
+fn expect_columns(serve: &Serve, ten: &Ten, netns: &str) -> Result<()> {
     let ended = run(&["reap", TCP, "--dry-run", "--socket", &serve.socket_arg()?])?;
     ensure!(ended.code == Some(0), "{ended:?}");
     let lines: Vec<&str> = ended.out.lines().collect();
@@ -77,15 +87,16 @@ fn a_dry_run_shows_owners_in_columns() -> Result<()> {
     let cgroup = serve.cgroup.path().strip_prefix(skreap::cgroup::root()?)?.display().to_string();
     for line in &lines[2..] {
         let cells: Vec<&str> = line.split_whitespace().collect();
-        let [protocol, _, peer, state, _, path, uid, pid, ..] = cells[..] else { anyhow::bail!("{line}") };
+        let [protocol, _, peer, state, space, path, uid, pid, ..] = cells[..] else {
+            anyhow::bail!("{line}")
+        };
         ensure!(
-            [protocol, peer, state] == ["tcp", TCP.trim_start_matches("tcp://"), "ESTABLISHED"],
+            [protocol, peer, state, space] == ["tcp", TCP.trim_start_matches("tcp://"), "ESTABLISHED", netns],
             "{line}"
         );
         ensure!([path, uid, pid] == [&format!("/{cgroup}"), "0", &ten.client.pid().to_string()], "{line}");
     }
-    drop(ten);
-    serve.finish()
+    Ok(())
 }
 
 fn a_dry_run_says_what_would_be_refused() -> Result<()> {
@@ -109,7 +120,7 @@ fn a_dry_run_says_what_would_be_refused() -> Result<()> {
 
 fn two_asked_two_answered() -> Result<()> {
     let serve = Serve::start("cli-two")?;
-    let ten = Ten::new(&serve)?;
+    let mut ten = Ten::new(&serve)?;
     let socket = serve.socket_arg()?;
     let nobody = ["udp://10.96.0.9:53", "tcp://10.96.0.9:80"];
     let ended = run(&["reap", nobody[0], nobody[1], "--socket", &socket])?;
@@ -117,20 +128,35 @@ fn two_asked_two_answered() -> Result<()> {
     let lines: Vec<&str> = ended.out.lines().collect();
     ensure!(lines.len() == 3 && lines[0].starts_with("2 backends: 0 of 0 sockets destroyed"), "{ended:?}");
     ensure!(lines[1..] == nobody.map(|b| format!("  {b}: 0 of 0 destroyed")), "{ended:?}");
-    // What the index holds is said alike by all.
-    let census = "10 connected, 0 unconnected, 0 without a peer, 0 moved on";
-    for command in ["index", "status"] {
-        let ended = run(&[command, "--socket", &socket])?;
-        ensure!(ended.out.contains(census), "{command}: {ended:?}");
-    }
+    expect_census(&serve, [10, 0, 0, 0])?;
+    // Six that were destroyed, and one that has sent and is connected to nobody.
+    let ended = run(&["reap", UDP, "--socket", &socket])?;
+    ensure!(ended.code == Some(0) && ended.out.contains("6 of 6 sockets destroyed"), "{ended:?}");
+    sender(&mut ten, None, &["10.96.7.1:53"])?;
+    expect_census(&serve, [4, 1, 6, 0])?;
+    drop(ten);
+    serve.finish()
+}
+
+/// What the index holds is said alike by all.
+fn expect_census(serve: &Serve, expected: [u64; 4]) -> Result<()> {
+    let [connected, unconnected, no_peer, moved_on] = expected;
+    let census = format!(
+        "{connected} connected, {unconnected} unconnected, {no_peer} without a peer, {moved_on} moved on"
+    );
+    let says = |command| run(&[command, "--socket", &serve.socket_arg()?]).map(|ended| ended.out);
+    let index = says("index")?;
+    ensure!(index.contains(&census), "not {census}: {index}");
+    // These share what a walk has found for half a second or more.
+    until(&format!("the status to say {census}"), || says("status").is_ok_and(|out| out.contains(&census)))?;
+    let expected = serde_json::json!({
+        "connected": connected, "unconnected": unconnected, "no_peer": no_peer, "moved_on": moved_on
+    });
     let mut client = serve.client()?;
     client.send("{\"id\":\"t\",\"type\":\"top\"}\n")?;
     let top = client.answer()?.context("closed")?;
-    let expected = serde_json::json!({"connected": 10, "unconnected": 0, "no_peer": 0, "moved_on": 0});
-    ensure!(top["top"]["status"]["sockets"] == expected, "{top}");
-    drop(client);
-    drop(ten);
-    serve.finish()
+    ensure!(top["top"]["status"]["sockets"] == expected, "not {expected}: {top}");
+    Ok(())
 }
 
 fn what_reconcile_needs() -> Result<()> {

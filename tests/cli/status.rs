@@ -16,7 +16,9 @@ fn status_counts_what_was_done() -> Result<()> {
 
     let status = good_json(&["status", "--socket", socket, "--json"])?;
     ensure!(status["pid"] == serve.pid() && status["version"] == env!("CARGO_PKG_VERSION"), "{status}");
-    ensure!(status["engine_why"].as_str().is_some_and(|why| !why.is_empty()), "{status}");
+    // Why one was taken does not depend on what it would say if another were asked for.
+    let why = status["engine_why"].as_str().context("no engine_why")?;
+    ensure!(!why.is_empty() && !why.contains("another engine"), "{status}");
     ensure!(status["cgroup"] == serve.cgroup.path().to_str().context("not UTF-8")?, "{status}");
     ensure!(status["index"]["nodes"] == 10 && status["index"]["incomplete_backends"] == 0, "{status}");
     ensure!(status["totals"]["events"] == json!({}) && status["latency"]["count"] == 0, "{status}");
