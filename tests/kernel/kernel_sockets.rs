@@ -264,6 +264,8 @@ fn other_kernel_sockets_are_counted_and_left_alone(world: &mut World) -> Result<
     ensure!(received == libc::EAGAIN, "errno {received}");
     let shown = shown(world, tcp(1))?;
     ensure!(shown.len() == 1 && !shown[0].1, "{shown:?}");
+    let audit = world.reaper().audit()?;
+    ensure!(audit.agrees && audit.missed == 0 && audit.kernel == 1, "{audit:?}");
     Ok(())
 }
 
