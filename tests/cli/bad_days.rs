@@ -106,19 +106,11 @@ fn count_destroyed(client: &mut Client) -> Result<usize> {
     }
 }
 
-/// The soft limit is raised to the hard one. 80 netns want a diag socket each, at the same time: with too few
-/// descriptors for that, what could not be destroyed is named and counted, and the rest is destroyed.
+/// The soft limit is raised to the hard one. 80 netns want a diag socket each, but not at the same time: each destroyer has
+/// one of them open, so a limit that leaves room for fewer is enough.
 fn sixty_four_descriptors() -> Result<()> {
-    many_netns("64:4096", |report| {
-        ensure!(report["destroyed"] == NETNS && report["failed"]["total"] == 0, "{report}");
-        Ok(())
-    })?;
-    many_netns("64:100", |report| {
-        let failed = report["failed"]["total"].as_u64().unwrap_or(0);
-        ensure!(report["failed"]["by_errno"] == json!({"EMFILE": failed}) || failed == 0, "{report}");
-        ensure!(report["destroyed"].as_u64() == Some(NETNS as u64 - failed), "{report}");
-        Ok(())
-    })?;
+    many_netns("64:4096")?;
+    many_netns("64:100")?;
     // Not even enough to start with.
     let cgroup = Cgroup::create("cli-too-few")?;
     let ended = run_with(limited("48:48", &cgroup, "stdin"), Vec::new())?;
@@ -145,8 +137,8 @@ fn limited(limit: &str, cgroup: &Cgroup, source: &str) -> Command {
     limited
 }
 
-/// One event for a socket in each of 80 netns, and what its report says.
-fn many_netns(limit: &str, expect: impl Fn(&serde_json::Value) -> Result<()>) -> Result<()> {
+/// One event for a socket in each of 80 netns: all of them are destroyed.
+fn many_netns(limit: &str) -> Result<()> {
     let cgroup = Cgroup::create("cli-few")?;
     let directory = TempDir::new()?;
     let socket = directory.path().join("socket");
@@ -178,10 +170,10 @@ fn many_netns(limit: &str, expect: impl Fn(&serde_json::Value) -> Result<()>) ->
         let path = socket.display().to_string();
         let ended = process::run(&["reap", "udp://127.0.0.1:5353", "--socket", &path, "--json"])?;
         let report = ended.json()?.pop().with_context(|| format!("{ended:?}"))?;
-        ensure!(report["victims"] == NETNS, "{report}");
-        expect(&report)?;
+        ensure!(report["victims"] == NETNS && report["destroyed"] == NETNS, "{report}");
+        ensure!(report["failed"]["total"] == 0 && report["complete"] == true, "{report}");
         let destroyed = count_destroyed(&mut client)?;
-        ensure!(report["destroyed"] == destroyed, "{destroyed} of {NETNS}: {report}");
+        ensure!(destroyed == NETNS, "{destroyed} of {NETNS}: {report}");
         Ok(())
     })();
     let _ = process::signal(&child, libc::SIGTERM);
