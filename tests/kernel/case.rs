@@ -124,7 +124,7 @@ impl Missing {
 }
 
 /// True if what is missing is to be a failure.
-fn required(variable: &str) -> bool {
+pub fn required(variable: &str) -> bool {
     env::var_os(variable).is_some_and(|value| value == "required")
 }
 

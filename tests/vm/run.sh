@@ -35,8 +35,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 top=$(cd "$here/../.." && pwd)
 target=${CARGO_TARGET_DIR:-$top/target}
 
-# Debian has the diag interfaces and veth as modules, and 9p, a client inside the kernel.
-MODULES="tcp_diag udp_diag veth 9p 9pnet_fd"
+# Debian has the diag interfaces and veth as modules, kTLS, and 9p, a client inside the kernel.
+MODULES="tcp_diag udp_diag veth tls 9p 9pnet_fd"
 MEMORY=1G
 
 # How many times as long the tests may take
@@ -150,6 +150,8 @@ add_suites() {
 			}
 			[ -z "$record" ] || echo "export SKREAP_VERIFIER=print"
 			echo "export SKREAP_TEST_ENGINES=${MODULE:+kfunc,}$ENGINES"
+			# The kernels that are built here have no kTLS.
+			case " $MODULES " in *" tls "*) echo "export SKREAP_CLIENT_VIEW=required" ;; esac
 			[ -z "$MODULE" ] || echo "load_module"
 			[ -z "$upstream" ] || echo "export SKREAP_KFUNC=required"
 			echo "suite kernel $((timeout - 60)) /tests/kernel $(printf '%s' "${SKREAP_VM_FILTER:-}")"

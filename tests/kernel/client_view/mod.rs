@@ -1,7 +1,8 @@
 //! What a client sees of a destroy, call by call: the tests act each row of a table on the running kernel. The table
 //! is docs/client-view.md.
 //!
-//! `SKREAP_CLIENT_VIEW=print` writes the document from the table.
+//! `SKREAP_CLIENT_VIEW=print` writes the document from the table. With `SKREAP_CLIENT_VIEW=required` a row that this kernel
+//! has nothing to show for fails.
 
 mod call;
 mod left;

@@ -37,6 +37,11 @@ pub const ROWS: &[Row] = &[
         ),
         connects_again
     ),
+    row!(
+        "connects again at once",
+        Sees::Always("connect: EISCONN, connect to AF_UNSPEC: ok, connect: ok, send: ok, recv: data"),
+        connects_again_at_once
+    ),
     row!("waits in connect", Sees::Always("connect: ECONNABORTED"), waits_in_connect),
     row!("has ended its side (FIN_WAIT2)", Sees::Always("recv: ECONNABORTED, recv: 0"), half_closed),
     row!(
@@ -128,6 +133,19 @@ fn connects_again(s: &mut Scene<'_>) -> Result<()> {
     let client = s.client(tcp(1))?;
     s.reap(tcp(1), 1)?;
     s.recv(&client);
+    s.connect(&client, tcp(2).socket_addr());
+    s.disconnect(&client);
+    client.wait_at_most(LONG);
+    s.connect(&client, tcp(2).socket_addr());
+    s.send(&client);
+    s.recv(&client);
+    Ok(())
+}
+
+/// Nothing has taken the error before.
+fn connects_again_at_once(s: &mut Scene<'_>) -> Result<()> {
+    let client = s.client(tcp(1))?;
+    s.reap(tcp(1), 1)?;
     s.connect(&client, tcp(2).socket_addr());
     s.disconnect(&client);
     client.wait_at_most(LONG);
