@@ -1,15 +1,16 @@
 //! Events of a reaper that has been at work for a while.
 
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use skreap::bpf::fault::Point;
+use anyhow::{Context as _, Result, bail, ensure};
+use skreap::bpf::fault::{Armed, Point};
 use skreap::core::{Action, EngineName};
-use skreap_testbed::Holding;
+use skreap_testbed::{Client, Holding, OpenSpec, Selection};
 
-use crate::case::{Case, case};
-use crate::round::{BOTH, ERRNOS, Fault, Pass, any, for_each_fault, open_each, two_events};
+use crate::case::{Case, Skip, case};
+use crate::round::{BOTH, ERRNOS, Fault, Pass, any, for_each_fault, judge, open_each, two_events};
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
 
@@ -21,7 +22,8 @@ pub fn cases() -> Vec<Case> {
         case!(event_udp).with(two_netns),
         case!(event_tcp).with(two_netns),
         case!(event_with_a_full_index).index_only().with(small),
-        case!(event_with_a_held_socket).only(EngineName::Netlink).with(impatient),
+        case!(event_with_a_held_socket).only(EngineName::Netlink).and(EngineName::Kfunc).with(impatient),
+        case!(event_with_subflows).only(EngineName::Netlink).and(EngineName::Kfunc).with(two_netns),
         case!(event_of_a_walk_in_two_calls).only(EngineName::Kfunc).with(two_netns),
     ]
 }
@@ -78,6 +80,55 @@ fn event_with_a_held_socket(world: &mut World) -> Result<()> {
             opened.close(&mut clients)
         },
     )
+}
+
+/// In each netns a plain socket and one of MPTCP, of which the index knows nothing: if what looks for its subflow fails, the
+/// report is not complete.
+fn event_with_subflows(world: &mut World) -> Result<()> {
+    if fs::read_to_string("/proc/sys/net/mptcp/enabled").unwrap_or_default().trim() != "1" {
+        bail!(Skip("no MPTCP: net.mptcp.enabled is not 1"));
+    }
+    world.serve(&[tcp(1)])?;
+    let mut clients = [world.client_in("first", 0)?, world.client_in("second", 1)?];
+    for_each_fault(&ERRNOS, &BOTH, any, |fault| {
+        let plain = open_each(&mut clients, tcp(1), 1)?;
+        let mut subflows = Vec::new();
+        for (client, handles) in clients.iter_mut().zip(&plain.handles) {
+            let spec = OpenSpec { mptcp: true, ..spec_for(tcp(1)) };
+            subflows.push((handles[0], Some(open_to(client, spec, tcp(1).socket_addr())?.handle)));
+        }
+        let armed = fault.map(Fault::arm);
+        let report = world.attempt(Action::BackendDeleted { backend: tcp(1) }, false);
+        match fault.zip(armed) {
+            Some((fault, armed)) => _ = fault.disarm(armed),
+            None => Armed::end_count(),
+        }
+        let died = ended(&mut clients, &mut subflows)?;
+        judge(&report, fault, 4, died)?;
+        let second = world.reap(tcp(1))?;
+        expect_complete(&second, 4 - died).with_context(|| format!("after {report:?}"))?;
+        ensure!(ended(&mut clients, &mut subflows)? == 4 - died, "after {report:?}: {second:?}");
+        plain.close(&mut clients)
+    })
+}
+
+/// How many have died since it was last asked, of a plain socket of each client and one of MPTCP, which is closed then.
+fn ended(clients: &mut [Client], sockets: &mut [(u32, Option<u32>)]) -> Result<u64> {
+    let mut died = 0;
+    for (client, (plain, mptcp)) in clients.iter_mut().zip(sockets) {
+        died += client.destroyed(Selection::List(vec![*plain]))?.len() as u64;
+        let Some(handle) = *mptcp else { continue };
+        match errno(client.recv(handle, 500))? {
+            libc::EAGAIN => {}
+            libc::ECONNABORTED => {
+                client.close(handle)?;
+                *mptcp = None;
+                died += 1;
+            }
+            other => bail!("errno {other}"),
+        }
+    }
+    Ok(died)
 }
 
 /// The first call destroys as many as there is room to tell of; if the second fails, the report counts those.
