@@ -8,13 +8,13 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use skreap::bpf::{Config, Index, module};
+use skreap::bpf::{Config, FRONTENDS_MAX, Index, module};
 
 use crate::machine::Machine;
 use crate::ratio::grouped;
 
 /// Numbers of sockets that are measured.
-const SOCKETS: [u32; 3] = [10_000, 100_000, 1_000_000];
+const SOCKETS: [u32; 4] = [10_000, 100_000, 262_144, 1_000_000];
 
 /// The memory of one index.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,17 @@ pub struct Row {
     /// `bytes` of an index that holds a reference to each socket; none without the kernel module.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_bytes: Option<u64>,
+    /// `kernel_bytes` of an index that records frontends, as many as it can; none where the kernel cannot load it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontends_kernel_bytes: Option<u64>,
+}
+
+impl Row {
+    /// Bytes that frontends take more for each socket, by the kernel's count.
+    fn more_with_frontends(&self) -> Option<f64> {
+        let more = self.frontends_kernel_bytes?.saturating_sub(self.kernel_bytes);
+        Some(more as f64 / f64::from(self.sockets))
+    }
 }
 
 /// The JSON output.
@@ -55,15 +66,20 @@ pub fn run(json: bool) -> Result<()> {
 }
 
 fn measure(sockets: u32) -> Result<Row> {
-    let load = |refs| {
-        Index::load(&Config { max_sockets: sockets, refs, ..Config::default() })
-            .with_context(|| format!("load an index for {sockets} sockets"))
+    let load = |config: Config| -> Result<(u64, u64)> {
+        let index = Index::load(&Config { max_sockets: sockets, ..config })
+            .with_context(|| format!("load an index for {sockets} sockets"))?;
+        Ok((index.map_bytes()?, charged()?))
     };
-    let index = load(false)?;
-    let (bytes, kernel_bytes) = (index.map_bytes()?, charged()?);
-    let held_bytes =
-        module::look().ok().map(|_| Ok::<_, anyhow::Error>(load(true)?.map_bytes()?)).transpose()?;
-    Ok(Row { sockets, bytes, kernel_bytes, held_bytes })
+    let (bytes, kernel_bytes) = load(Config::default())?;
+    let held = module::look().ok().map(|_| load(Config { refs: true, ..Config::default() }));
+    let held_bytes = held.transpose()?.map(|(bytes, _)| bytes);
+    let frontends = load(Config { frontends: FRONTENDS_MAX, ..Config::default() });
+    let frontends_kernel_bytes = frontends
+        .inspect_err(|e| tracing::warn!("without frontends: {e:#}"))
+        .ok()
+        .map(|(_, kernel_bytes)| kernel_bytes);
+    Ok(Row { sockets, bytes, kernel_bytes, held_bytes, frontends_kernel_bytes })
 }
 
 /// Bytes of all maps that this process has a descriptor of, as the kernel counts them.
@@ -89,18 +105,27 @@ fn map_and_memlock(fdinfo: &str) -> Option<(u32, u64)> {
 
 fn text(report: &Report) -> String {
     let mut text = format!(
-        "{:>10} {:>14} {:>9} {:>16} {:>13} {:>14}\n",
-        "sockets", "bytes", "MiB", "kernel's count", "bytes/socket", "bytes if held"
+        "{:>10} {:>14} {:>9} {:>16} {:>13} {:>14} {:>15} {:>12}\n",
+        "sockets",
+        "bytes",
+        "MiB",
+        "kernel's count",
+        "bytes/socket",
+        "bytes if held",
+        "with frontends",
+        "more/socket"
     );
     for row in &report.cases {
         let each = row.bytes as f64 / f64::from(row.sockets);
         let mib = row.bytes as f64 / f64::from(1 << 20);
         text.push_str(&format!(
-            "{:>10} {:>14} {mib:>9.1} {:>16} {each:>13.1} {:>14}\n",
+            "{:>10} {:>14} {mib:>9.1} {:>16} {each:>13.1} {:>14} {:>15} {:>12}\n",
             grouped(row.sockets.into()),
             grouped(row.bytes),
             grouped(row.kernel_bytes),
             row.held_bytes.map_or_else(|| "-".to_owned(), grouped),
+            row.frontends_kernel_bytes.map_or_else(|| "-".to_owned(), grouped),
+            row.more_with_frontends().map_or_else(|| "-".to_owned(), |more| format!("{more:.1}")),
         ));
     }
     text
@@ -119,10 +144,18 @@ mod tests {
 
     #[test]
     fn shape_of_the_json() {
-        let row = Row { sockets: 10_000, bytes: 5, kernel_bytes: 4096, held_bytes: None };
+        let row = Row {
+            sockets: 10_000,
+            bytes: 5,
+            kernel_bytes: 4096,
+            held_bytes: None,
+            frontends_kernel_bytes: None,
+        };
         assert_eq!(
             serde_json::to_string(&row).unwrap(),
             r#"{"sockets":10000,"bytes":5,"kernel_bytes":4096}"#
         );
+        let row = Row { frontends_kernel_bytes: Some(164_096), ..row };
+        assert_eq!(row.more_with_frontends(), Some(16.0));
     }
 }

@@ -2,7 +2,7 @@
 /*
  * The selection: one pass over the index that lists the sockets to which a filter applies, of all netns at once.
  *
- * An object of its own, loaded when the first selector comes, on the maps of the index.
+ * An object of its own on the maps of the index, loaded beside a service that starts, or when the first selector comes.
  *
  * The pass reads the pool from its first node to its last, in the order of memory, and needs no chain, no cursor and no
  * place to be cleaned up: a number says where the next call goes on.  A node that is linked before the pass and stays so
@@ -140,7 +140,8 @@ static __always_inline void list_socket(const struct select_node *n, struct skre
 	connected = is_connected(&live, v);
 	if (connected)
 		rules = filter_peer(&live);
-	else if (!(n->tag & NODE_SENDMSG) || live.dport)
+	/* One without a port was destroyed, or disconnected, since it has sent: see relation() of walk.bpf.h. */
+	else if (!(n->tag & NODE_SENDMSG) || live.dport || !v->id.sport)
 		return;
 	else if (by_cookie)
 		rules = filter.senders;

@@ -165,6 +165,21 @@ impl Outcome {
         }
     }
 
+    /// Adds the sockets that a later pass over the same nodes has left alone beyond those counted so far, as they are not
+    /// what the event means: some have connected since.
+    pub fn note_left_alone(&mut self, later: &Skipped) {
+        let skipped = &mut self.skipped;
+        for (counted, now) in [
+            (&mut skipped.frontend, later.frontend),
+            (&mut skipped.frontend_unknown, later.frontend_unknown),
+            (&mut skipped.not_selected, later.not_selected),
+        ] {
+            let more = now.saturating_sub(*counted);
+            *counted = counted.saturating_add(more);
+            self.visited = self.visited.saturating_add(more);
+        }
+    }
+
     /// Removes the victims that could not be destroyed: another pass over the same nodes has found
     /// those that are left.
     pub fn forget_failures(&mut self) {

@@ -23,19 +23,19 @@ use crate::world::{World, WorldOptions};
 
 pub const A: &str = "udp://10.177.9.1:5353";
 pub const B: &str = "udp://10.177.9.2:5353";
-const A6: &str = "udp://[fd77::9:1]:5353";
-const B6: &str = "udp://[fd77::9:2]:5353";
+pub const A6: &str = "udp://[fd77::9:1]:5353";
+pub const B6: &str = "udp://[fd77::9:2]:5353";
 const A_TCP: &str = "tcp://10.177.9.1:8080";
 const B_TCP: &str = "tcp://10.177.9.2:8080";
 pub const POD: &str = "udp://10.177.0.1:53";
-const POD6: &str = "udp://[fd77::1]:53";
+pub const POD6: &str = "udp://[fd77::1]:53";
 const POD_TCP: &str = "tcp://10.177.0.1:80";
 pub const DIRECT: &str = "direct";
 pub const UNKNOWN: &str = "unknown";
 
 /// Two services with one pod.
 pub const V4: &[(&str, &str)] = &[(A, POD), (B, POD)];
-const V6: &[(&str, &str)] = &[(A6, POD6), (B6, POD6)];
+pub const V6: &[(&str, &str)] = &[(A6, POD6), (B6, POD6)];
 const TCP: &[(&str, &str)] = &[(A_TCP, POD_TCP), (B_TCP, POD_TCP)];
 
 pub fn cases() -> Vec<Case> {

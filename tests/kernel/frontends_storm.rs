@@ -25,6 +25,7 @@ pub fn cases() -> Vec<Case> {
         case!(balancer_moves_in_a_storm).with(plain).index_only(),
         case!(balancer_on_a_child_moves_in_a_storm).with(plain).index_only(),
         case!(events_in_a_storm_kill_their_own).with(plain).index_only(),
+        case!(what_a_storm_leaves_is_counted).with(plain).index_only(),
     ]
 }
 
@@ -165,6 +166,71 @@ fn events_in_a_storm_kill_their_own(world: &mut World) -> Result<()> {
     expect_exactly(&report, &mut [&mut meant, by_b, direct], &mine)?;
     ensure!((report.skipped.frontend, report.skipped.frontend_unknown) == (40, 0), "{report:?}");
     Ok(())
+}
+
+/// Sockets that stay from a storm: each is counted as what a listing says of it, and no event for one frontend has one of
+/// another.
+fn what_a_storm_leaves_is_counted(world: &mut World) -> Result<()> {
+    const EACH: u32 = 12;
+    world.serve(&[backend(POD)])?;
+    let mut balancer = balance(world, Placing::Preorder)?;
+    world.tidy();
+    let cgroup = world.cgroup().open()?;
+    let mut clients = [world.client("a")?, world.client("b")?, world.client("pod")?];
+    let mut truth = BTreeMap::new();
+    for round in 0..ROUNDS {
+        // Seen at once, or only with the next one.
+        balancer.attach_again(cgroup.as_fd(), PLACINGS[round % 3])?;
+        if round % 2 == 0 {
+            world.tidy();
+        }
+        let opened: Vec<(u64, &str)> = thread::scope(|scope| {
+            let one = |client, to, name| {
+                scope.spawn(move || -> Result<Vec<_>> {
+                    Ok(many_to(client, to, EACH)?.into_iter().map(|cookie| (cookie, name)).collect())
+                })
+            };
+            let [a, b, pod] = &mut clients;
+            let all = [one(a, A, A), one(b, B, B), one(pod, POD, DIRECT)];
+            let joined = all.into_iter().map(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            Ok::<_, anyhow::Error>(joined.collect::<Result<Vec<_>>>()?.concat())
+        })?;
+        truth.extend(opened);
+        if round % 2 == 0 {
+            // What was recorded before the last look but one is beyond doubt.
+            world.tidy();
+            world.tidy();
+        }
+    }
+    // Before the first program: of these it sees only the backend.
+    world.tidy();
+    world.tidy();
+    balancer.attach_again(cgroup.as_fd(), Placing::First)?;
+    let [a, ..] = &mut clients;
+    truth.extend(many_to(a, A, 7)?.into_iter().map(|cookie| (cookie, A)));
+
+    let listed = listed(world, POD)?;
+    ensure!(listed.keys().eq(truth.keys()), "{} are listed, not {}", listed.len(), truth.len());
+    let mut named: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for (cookie, frontend) in &listed {
+        ensure!(frontend == UNKNOWN || frontend == truth[cookie], "{cookie}: {frontend}");
+        named.entry(frontend.as_str()).or_default().push(*cookie);
+    }
+    let unknown = named.remove(UNKNOWN).unwrap_or_default();
+    eprintln!("{} sockets, {} of unknown frontends", truth.len(), unknown.len());
+    ensure!((7..listed.len()).contains(&unknown.len()), "{} are unknown", unknown.len());
+    let mut left = named.values().map(Vec::len).sum::<usize>();
+    for (frontend, cookies) in &named {
+        let report = reap_through(world, POD, frontend)?;
+        left -= cookies.len();
+        let [a, b, pod] = &mut clients;
+        expect_destroyed(&report, &mut [a, b, pod], cookies)?;
+        let skipped = (report.skipped.frontend, report.skipped.frontend_unknown);
+        ensure!(skipped == (left as u64, unknown.len() as u64), "{report:?}");
+    }
+    let [a, b, pod] = &mut clients;
+    let report = world.reap(backend(POD))?;
+    expect_exactly(&report, &mut [a, b, pod], &unknown)
 }
 
 /// As [`storm`]; how many of the sockets were destroyed before they were closed.

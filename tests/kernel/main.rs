@@ -58,6 +58,7 @@ mod rules;
 mod scan_held;
 mod selected_actions;
 mod selection;
+mod selector_edges;
 mod selectors;
 mod senders;
 mod sharing;
@@ -149,6 +150,7 @@ fn main() -> ExitCode {
         selected_actions::cases(),
         selectors::cases(),
         intents::cases(),
+        selector_edges::cases(),
     ];
     let trials = cases.into_iter().flatten().flat_map(|case| case.trials(selection.engines(), &missing));
     let trials = trials.filter(|trial| selection.takes(trial.name())).collect();

@@ -18,6 +18,7 @@ use crate::world::{World, WorldOptions};
 
 pub fn cases() -> Vec<Case> {
     let two = WorldOptions { netns: 2, ..WorldOptions::default() };
+    let limited = WorldOptions { max_victims: Some(3), ..WorldOptions::default() };
     let frontends = WorldOptions { frontends: 64, balancer: V4, ..two };
     vec![
         case!(a_restricted_deletion_moves_its_own).with(two),
@@ -27,6 +28,13 @@ pub fn cases() -> Vec<Case> {
         case!(what_is_not_moved_is_spared).only(EngineName::Netlink),
         case!(a_destination_that_is_selected_is_refused).only(EngineName::Netlink),
         case!(what_has_state_is_only_destroyed).only(EngineName::Netlink),
+        case!(what_an_action_leaves_alone_is_not_limited)
+            .with(limited)
+            .only(EngineName::Netlink)
+            .and(EngineName::Iter),
+        case!(what_has_state_is_destroyed_beside_what_is_spared)
+            .only(EngineName::Netlink)
+            .and(EngineName::Iter),
         case!(of_one_netns_and_one_frontend).with(frontends).index_only(),
         case!(a_frontend_moves_its_own).with(frontends).index_only(),
         case!(a_rule_moves_those_of_the_frontend).with(frontends).only(EngineName::Netlink),
@@ -167,6 +175,59 @@ fn what_has_state_is_only_destroyed(world: &mut World) -> Result<()> {
     expect_moved(&report, 3, 2)?;
     ensure!(report.stateful == [quic], "{report:?}");
     expect_peers(&mut client, &[(Some(udp(3)), 3), (None, 2)])
+}
+
+/// Only what is destroyed or moved is a victim.
+fn what_an_action_leaves_alone_is_not_limited(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1), udp(3), tcp(1)])?;
+    let mut client = world.client("client")?;
+    connect_many(&mut client, Default::default(), udp(1), 3)?;
+    connect_many(&mut client, Default::default(), tcp(1), 5)?;
+    let found = |report: &Report| report.guard.as_ref().map(|guard| (guard.found, guard.refused));
+    // Nothing is touched.
+    let json = json!({"type": "terminate", "where": {"to": ["10.177.0.0/16"]}, "action": "none"});
+    let counted = world.reaper_mut().handle(&event(&json, false)?);
+    ensure!((counted.victims, counted.destroyed) == (8, 0) && counted.complete, "{counted:?}");
+    ensure!(found(&counted) == Some((None, false)), "{counted:?}");
+    let mut json = most("move");
+    json["tcp"] = json!("spare");
+    let listed = world.tell_event(&event(&json, true)?)?;
+    ensure!((listed.victims, listed.skipped.spared) == (3, 5), "{listed:?}");
+    ensure!(listed.sockets.as_ref().is_some_and(|sockets| sockets.len() == 3), "{listed:?}");
+    ensure!(found(&listed) == Some((Some(3), false)), "{listed:?}");
+    let report = tell(world, &json)?;
+    ensure!(report.skipped.spared == 5 && found(&report) == Some((Some(3), false)), "{report:?}");
+    expect_moved(&report, 3, 0)?;
+    expect_peers(&mut client, &[(Some(udp(3)), 3), (Some(tcp(1)), 5)])?;
+    // Of TCP alone nothing is left to be done.
+    json["where"]["protocol"] = json!("tcp");
+    let report = tell(world, &json)?;
+    ensure!(report.skipped.spared == 5 && found(&report) == Some((Some(0), false)), "{report:?}");
+    expect_moved(&report, 0, 0)?;
+    // Otherwise they are too many.
+    let all = json!({"type": "terminate", "where": {"protocol": "tcp"}});
+    let refused = world.reaper_mut().handle(&event(&all, false)?);
+    ensure!(found(&refused) == Some((Some(5), true)) && refused.destroyed == 0, "{refused:?}");
+    expect_peers(&mut client, &[(Some(udp(3)), 3), (Some(tcp(1)), 5)])
+}
+
+/// Its sockets were not tried, so they are none of those that could not be moved.
+fn what_has_state_is_destroyed_beside_what_is_spared(world: &mut World) -> Result<()> {
+    let quic = Backend::new(udp(1).protocol(), udp(1).addr(), 443)?;
+    world.serve(&[udp(1), quic, udp(3), tcp(1)])?;
+    let mut client = world.client("client")?;
+    for (to, count) in [(udp(1), 3), (quic, 2), (tcp(1), 1)] {
+        connect_many(&mut client, Default::default(), to, count)?;
+    }
+    let mut json = most("move");
+    json["tcp"] = json!("spare");
+    json["else"] = json!("spare");
+    let listed = world.tell_event(&event(&json, true)?)?;
+    ensure!((listed.victims, listed.skipped.spared) == (5, 1), "{listed:?}");
+    let report = tell(world, &json)?;
+    expect_moved(&report, 3, 2)?;
+    ensure!(report.stateful == [quic] && report.skipped.spared == 1, "{report:?}");
+    expect_peers(&mut client, &[(Some(udp(3)), 3), (None, 2), (Some(tcp(1)), 1)])
 }
 
 /// Clients of both services and of the pod itself, in two netns.

@@ -192,6 +192,7 @@ impl<'a> Driver<'a> {
             Op::Unname { netns } => self.unname(netns),
             Op::EndNetns { netns, gone } => self.end_netns(netns, gone),
             Op::GoneLink { link, netns } => self.gone_link(link, netns),
+            Op::GoneBy { way, gone } => self.gone_by(way, gone),
             Op::Gone(ref gone) => self.event(gone, false).map(Some),
             Op::DryRun(ref gone) => self.event(gone, true).map(Some),
             Op::Living(ref living) => self.reconcile(living).map(Some),
@@ -199,6 +200,7 @@ impl<'a> Driver<'a> {
             Op::Policy { netns, ref allowed } => self.policy(netns, allowed),
             Op::Restart => {
                 self.tally.restarts += 1;
+                self.truth.forget_ways();
                 self.world.restart().map(Some)
             }
             Op::Anew => self.anew(),
@@ -320,7 +322,7 @@ impl<'a> Driver<'a> {
         if socket.multipath.is_some() {
             return self.connect_multipath(slot, to);
         }
-        if to.place == Place::Multi {
+        if to.place == Place::Multi || !self.fits(socket, to) {
             return Ok(None);
         }
         let (client, cookie, protocol) = (socket.client, socket.cookie, socket.protocol);
@@ -343,7 +345,9 @@ impl<'a> Driver<'a> {
             let state = wait_state(self.world, client, handle, |state| state != SYN_SENT)?;
             errno = if state.tcp_state == Some(CLOSE) { libc::ECONNREFUSED } else { 0 };
         }
+        self.truth.gone_to(cookie, addr, leads);
         self.truth.connected(cookie, leads, errno);
+        self.truth.connected_by(cookie, addr, errno);
         self.slots.entry(slot).and_modify(|slot| {
             slot.mapped |= mapped;
             slot.shut &= before.is_some() || errno != 0;
@@ -408,6 +412,7 @@ impl<'a> Driver<'a> {
     fn begun_anew(&mut self) -> Result<Option<()>> {
         self.tally.restarts += 1;
         self.truth.forget_senders();
+        self.truth.forget_ways();
         // The search for pre-existing sockets notes them too.
         self.world.noted = self.has_connected_multipath();
         self.releases = seen_releases(self.world)? - self.closed();

@@ -21,6 +21,7 @@
 mod checks;
 mod chosen;
 mod driver;
+mod frontends;
 mod holders;
 mod holds;
 mod links;
@@ -80,8 +81,12 @@ fn trials(arguments: &Arguments) -> Result<Vec<Trial>> {
             if let Some(missing) = missing {
                 return lacks(missing, "SKREAP_TESTS");
             }
-            if let Some(missing) = within.and_then(|kind| kind.missing()) {
-                return lacks(missing, "SKREAP_KFUNC");
+            if let Some((kind, missing)) = within.and_then(|kind| Some((kind, kind.missing()?))) {
+                return if kind.needs_module() {
+                    lacks(missing, "SKREAP_KFUNC")
+                } else {
+                    Ok(Completion::ignored_with(missing))
+                };
             }
             // Worlds with which a test has come to nothing are not kept.
             let mut worlds = worlds.lock().unwrap_or_else(PoisonError::into_inner);

@@ -54,7 +54,12 @@ impl Driver<'_> {
         let Some((socket, handle)) = self.connecting(slot) else { return Ok(None) };
         let (client, cookie, family) = (socket.client, socket.cookie, socket.family);
         let spent = socket.multipath.is_some_and(|multipath| multipath.spent);
-        if spent || self.truth.peer(cookie).is_some() || to.place.is_zero() || to.place == Place::Own {
+        if spent
+            || self.truth.peer(cookie).is_some()
+            || to.place.is_zero()
+            || to.place.is_virtual()
+            || to.place == Place::Own
+        {
             return Ok(None);
         }
         let addr = to.addr(family);

@@ -65,7 +65,11 @@ pub fn run(worlds: &mut Worlds, wanted: &[Kind]) -> Result<()> {
     for kind in wanted {
         match kind.missing() {
             None => here.push((kind.weight, kind.name)),
-            Some(missing) => ensure!(!required("SKREAP_KFUNC"), "no world {}: {missing}", kind.name),
+            Some(missing) => ensure!(
+                !kind.needs_module() || !required("SKREAP_KFUNC"),
+                "no world {}: {missing}",
+                kind.name
+            ),
         }
     }
     ensure!(!here.is_empty(), "none of the worlds can be here");

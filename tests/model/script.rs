@@ -11,6 +11,7 @@ use skreap::core::{Backend, Protocol};
 use skreap_testbed::Family;
 
 use crate::chosen::Chosen;
+use crate::frontends::Way;
 
 /// Slots for sockets.
 pub const SLOTS: u8 = 10;
@@ -41,10 +42,13 @@ pub enum Place {
     /// The addresses that stand for another one, which the socket's own address decides; no backend has them.
     Zero,
     Zero6,
+    /// Virtual addresses, which a load balancer translates to [`BEHIND`](crate::frontends::BEHIND).
+    Vip,
+    Vip2,
 }
 
 impl Place {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::A,
         Self::B,
         Self::C,
@@ -57,6 +61,8 @@ impl Place {
         Self::Nowhere,
         Self::Zero,
         Self::Zero6,
+        Self::Vip,
+        Self::Vip2,
     ];
     /// The ones at which a backend answers.
     pub const SERVED: [Self; 7] = [Self::A, Self::B, Self::C, Self::D, Self::E, Self::Lo, Self::Lo6];
@@ -77,12 +83,19 @@ impl Place {
             Self::Nowhere => "nowhere",
             Self::Zero => "zero",
             Self::Zero6 => "zero6",
+            Self::Vip => "vip",
+            Self::Vip2 => "vip2",
         }
     }
 
     /// True if it stands for another one.
     pub fn is_zero(self) -> bool {
         matches!(self, Self::Zero | Self::Zero6)
+    }
+
+    /// True if nothing but a load balancer knows it.
+    pub fn is_virtual(self) -> bool {
+        matches!(self, Self::Vip | Self::Vip2)
     }
 
     /// Addresses that are nobody else's.
@@ -99,6 +112,8 @@ impl Place {
             Self::Lo6 => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 53),
             Self::Own => v4(9),
             Self::Multi => v4(10),
+            Self::Vip => v4(20),
+            Self::Vip2 => v4(21),
             Self::Nowhere => SocketAddr::new(IpAddr::from([203, 0, 113, 1]), 53),
             Self::Zero => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 53),
             Self::Zero6 => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 53),
@@ -278,6 +293,11 @@ pub enum Op {
     DryRun(Vec<Named>),
     /// A reconcile: all other backends are gone.
     Living(Vec<Named>),
+    /// An event on those who came to a backend by one way, after a dry run of it.
+    GoneBy {
+        way: Way,
+        gone: Named,
+    },
     /// A selector says whom an event means.
     Terminate(Chosen),
     /// The sockets in this netns may be connected to these only.

@@ -16,6 +16,7 @@ pub const KEPT: &[(&str, &str)] = &[
     ("control-messages", include_str!("scripts/control-messages")),
     ("ending-netns", include_str!("scripts/ending-netns")),
     ("selectors", include_str!("scripts/selectors")),
+    ("frontends", include_str!("scripts/frontends")),
     ("zero", include_str!("scripts/zero")),
     ("module", include_str!("scripts/module")),
 ];

@@ -7,13 +7,14 @@ use skreap::bpf::Counters;
 use skreap::core::Protocol;
 use skreap_testbed::{Family, Op as LabOp, Reply};
 
-use crate::driver::{Driver, errno};
+use crate::driver::{Driver, canonical, errno};
 use crate::script::To;
 
 impl Driver<'_> {
     pub fn race(&mut self, slot: u8, a: To, b: To) -> Result<Option<()>> {
         let Some((socket, handle)) = self.connecting(slot) else { return Ok(None) };
-        if socket.protocol == Protocol::Tcp || a.place.is_zero() || b.place.is_zero() {
+        let is_one = |to: To| !to.place.is_zero() && !to.place.is_virtual();
+        if socket.protocol == Protocol::Tcp || !is_one(a) || !is_one(b) {
             return Ok(None);
         }
         let (client, cookie) = (socket.client, socket.cookie);
@@ -24,6 +25,7 @@ impl Driver<'_> {
             .into_iter()
             .filter_map(|(connected, addr)| (connected > 0).then_some(addr))
             .collect();
+        [a, b].iter().for_each(|to| self.truth.gone_to(cookie, *to, canonical(*to)));
         ensure!(self.truth.raced(cookie, &possible, raced.peer), "an impossible peer: {raced:?}");
         Ok(Some(()))
     }
@@ -58,20 +60,21 @@ impl Driver<'_> {
 
     pub fn send_to(&mut self, slot: u8, to: To) -> Result<Option<()>> {
         let Some((socket, handle)) = self.connecting(slot) else { return Ok(None) };
-        if socket.protocol == Protocol::Tcp {
+        if socket.protocol == Protocol::Tcp || !self.fits(socket, to) {
             return Ok(None);
         }
         let (client, cookie, family) = (socket.client, socket.cookie, socket.family);
         let addr = to.addr(family);
         let Some(leads) = self.truth.leads_to(cookie, addr) else { return Ok(None) };
         let errno = errno(self.world.client(client)?.send_to(handle, addr, b"hello"))?;
+        self.truth.gone_to(cookie, addr, leads);
         self.truth.sent_to(cookie, family, leads, errno);
         Ok(Some(()))
     }
 
     pub fn send_many(&mut self, slot: u8, to: &[To]) -> Result<Option<()>> {
         let Some((socket, handle)) = self.connecting(slot) else { return Ok(None) };
-        if socket.protocol == Protocol::Tcp {
+        if socket.protocol == Protocol::Tcp || !to.iter().all(|to| self.fits(socket, *to)) {
             return Ok(None);
         }
         let (client, cookie, family) = (socket.client, socket.cookie, socket.family);
@@ -79,9 +82,12 @@ impl Driver<'_> {
         let leads: Option<Vec<SocketAddr>> =
             addrs.iter().map(|addr| self.truth.leads_to(cookie, *addr)).collect();
         let Some(leads) = leads else { return Ok(None) };
-        let op = LabOp::SendToMany { socket: handle, addrs, payload: b"hello".to_vec() };
+        let op = LabOp::SendToMany { socket: handle, addrs: addrs.clone(), payload: b"hello".to_vec() };
         let reply = self.world.client(client)?.call(&op)?;
         let Reply::SentMany { sent, first_error } = reply else { bail!("not sent: {reply:?}") };
+        for (named, leads) in addrs.iter().zip(&leads) {
+            self.truth.gone_to(cookie, *named, *leads);
+        }
         for addr in leads.iter().take(sent as usize) {
             self.truth.sent_to(cookie, family, *addr, 0);
         }

@@ -8,6 +8,7 @@ use skreap::core::Protocol;
 use skreap_testbed::Family;
 
 use crate::chosen::{Chosen, Span};
+use crate::frontends::Way;
 use crate::script::{CLIENTS, Link, NETNS, Named, Op, Open, Place, SLOTS, STANDING, Script, To};
 use crate::world::MODULE;
 
@@ -44,7 +45,11 @@ fn place() -> impl Strategy<Value = Place> {
 }
 
 fn to() -> impl Strategy<Value = To> {
-    let place = prop_oneof![11 => place(), 1 => select(vec![Place::Zero, Place::Zero6])];
+    let place = prop_oneof![
+        22 => place(),
+        2 => select(vec![Place::Zero, Place::Zero6]),
+        2 => select(vec![Place::Vip, Place::Vip2]),
+    ];
     (place, prop::bool::weighted(0.1)).prop_map(|(place, raw)| To { place, raw })
 }
 
@@ -114,6 +119,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (STANDING..NETNS, one_backend()).prop_map(|(netns, gone)| Op::EndNetns { netns, gone }),
         2 => (link(), 0..STANDING).prop_map(|(link, netns)| Op::GoneLink { link, netns }),
         8 => backends().prop_map(Op::Gone),
+        2 => (select(Way::ALL.to_vec()), one_backend()).prop_map(|(way, gone)| Op::GoneBy { way, gone }),
         2 => backends().prop_map(Op::DryRun),
         2 => backends().prop_map(Op::Living),
         3 => chosen().prop_map(Op::Terminate),

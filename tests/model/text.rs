@@ -8,6 +8,7 @@ use skreap::core::Protocol;
 use skreap_testbed::Family;
 
 use crate::chosen::{Chosen, Span};
+use crate::frontends::Way;
 use crate::script::{CLIENTS, Link, NETNS, Named, Op, Open, Place, SLOTS, STANDING, Script, To};
 
 // ---- to text ----
@@ -67,6 +68,7 @@ impl fmt::Display for Op {
             Self::EndNetns { netns, gone } => named(f, &format!("end {netns}"), &[*gone]),
             Self::Gone(backends) => named(f, "gone", backends),
             Self::GoneLink { link, netns } => write!(f, "gone-link {} netns {netns}", link.name()),
+            Self::GoneBy { way, gone } => named(f, &format!("gone-by {way}"), &[*gone]),
             Self::DryRun(backends) => named(f, "dry-run", backends),
             Self::Living(backends) => named(f, "living", backends),
             Self::Terminate(chosen) => write!(f, "terminate{chosen}"),
@@ -154,6 +156,11 @@ impl Words<'_> {
         Link::ALL.into_iter().find(|link| link.name() == word).with_context(|| format!("no link {word:?}"))
     }
 
+    fn way(&mut self) -> Result<Way> {
+        let word = self.word()?;
+        Way::ALL.into_iter().find(|way| way.name() == word).with_context(|| format!("no way {word:?}"))
+    }
+
     fn to(&mut self) -> Result<To> {
         Ok(To { raw: self.flag("raw"), place: self.place()? })
     }
@@ -169,7 +176,8 @@ impl Words<'_> {
 
     fn one_named(&mut self) -> Result<Named> {
         let named = Named { protocol: self.protocol()?, place: self.place()? };
-        ensure!(!named.place.is_zero(), "there is no backend at {}", named.place);
+        let is_none = named.place.is_zero() || named.place.is_virtual();
+        ensure!(!is_none, "there is no backend at {}", named.place);
         Ok(named)
     }
 
@@ -240,6 +248,7 @@ impl FromStr for Op {
             "end" => Self::EndNetns { netns: w.number(NETNS)?, gone: w.one_named()? },
             "gone-link" => Self::GoneLink { link: w.link()?, netns: w.netns()? },
             "gone" => Self::Gone(w.named()?),
+            "gone-by" => Self::GoneBy { way: w.way()?, gone: w.one_named()? },
             "dry-run" => Self::DryRun(w.named()?),
             "living" => Self::Living(w.named()?),
             "terminate" => Self::Terminate(w.chosen()?),

@@ -10,7 +10,8 @@ use skreap::core::{Backend, Protocol, Unconnected};
 use skreap_testbed::Family;
 
 use crate::chosen::Chosen;
-use crate::script::Link;
+use crate::frontends::{BEHIND, Ours, Way, Ways};
+use crate::script::{Link, Place};
 
 /// What a system call returned: 0 or an errno.
 pub type Errno = i32;
@@ -79,6 +80,12 @@ pub struct Socket {
     own: Option<Own>,
     /// Where it has ever sent to by name.
     sent: BTreeSet<SocketAddr>,
+    /// By backend, how it has gone there, whatever came of it.
+    ways: BTreeMap<SocketAddr, Ways>,
+    /// It has named a zero address, and nobody records any more where it goes.
+    wildcard: bool,
+    /// How it came to where it is connected; `None`: nobody knows.
+    came_by: Option<Way>,
 }
 
 /// All sockets, and what is done with those that only ever sent.
@@ -125,6 +132,18 @@ impl Own {
     }
 }
 
+impl Socket {
+    fn forget_ways(&mut self) {
+        self.ways.values_mut().for_each(|ways| *ways = Ways::Several);
+    }
+}
+
+/// How a call comes to the backend of the address that it names.
+fn way_to(named: SocketAddr) -> Way {
+    let vips = [Place::Vip, Place::Vip2].into_iter();
+    vips.filter(|vip| vip.addr() == named).map(Way::Through).next().unwrap_or(Way::Direct)
+}
+
 impl Truth {
     pub fn new(unconnected: Unconnected) -> Self {
         Self { sockets: BTreeMap::new(), unconnected, closed: 0 }
@@ -141,7 +160,10 @@ impl Truth {
     /// Where this address leads the socket; `None`: nobody knows.
     pub fn leads_to(&self, cookie: u64, to: SocketAddr) -> Option<SocketAddr> {
         let to = canonical(to);
-        if to.ip().is_unspecified() { Some(self.get(cookie)?.own?.leads_to(to)) } else { Some(to) }
+        if to.ip().is_unspecified() {
+            return Some(self.get(cookie)?.own?.leads_to(to));
+        }
+        Some(if way_to(to) == Way::Direct { to } else { BEHIND.addr() })
     }
 
     pub fn cookies(&self) -> impl Iterator<Item = u64> {
@@ -166,6 +188,9 @@ impl Truth {
             port: bound,
             own: Some(Own::default()),
             sent: BTreeSet::new(),
+            ways: BTreeMap::new(),
+            wildcard: false,
+            came_by: None,
         };
         self.sockets.insert(cookie, socket);
     }
@@ -229,6 +254,10 @@ impl Truth {
                 (socket.peer, socket.link) = (peer, None);
             }
             socket.own = None;
+            // No virtual address takes part in a race.
+            if !possible.is_empty() {
+                socket.came_by = Some(Way::Direct);
+            }
         });
         right
     }
@@ -271,6 +300,54 @@ impl Truth {
                 }
             }
         });
+    }
+
+    /// A call that names an address has gone to the hooks, whatever comes of it.
+    pub fn gone_to(&mut self, cookie: u64, named: SocketAddr, leads: SocketAddr) {
+        let named = canonical(named);
+        self.change(cookie, |socket| {
+            if named.ip().is_unspecified() {
+                socket.wildcard = true;
+                socket.forget_ways();
+            }
+            let way = way_to(named);
+            let ways = socket.ways.entry(leads).or_insert(Ways::One(way));
+            if socket.wildcard || *ways != Ways::One(way) {
+                *ways = Ways::Several;
+            }
+        });
+    }
+
+    /// After [`connected`](Self::connected): by the address that was named.
+    pub fn connected_by(&mut self, cookie: u64, named: SocketAddr, errno: Errno) {
+        if errno == 0 {
+            self.change(cookie, |socket| socket.came_by = Some(way_to(canonical(named))));
+        }
+    }
+
+    /// Of what there is now, the next reaper may know how it came or not.
+    pub fn forget_ways(&mut self) {
+        self.sockets.values_mut().for_each(Socket::forget_ways);
+    }
+
+    /// The clients that are connected to the backend and came by this way.
+    pub fn came_by(&self, way: Way, backend: &Backend) -> Ours {
+        let mut ours = Ours::default();
+        let addr = backend.socket_addr();
+        for (cookie, socket) in &self.sockets {
+            let is_client = socket.role == Role::Client && socket.protocol == backend.protocol();
+            if !is_client || socket.peer != Some(addr) {
+                continue;
+            }
+            ours.connected += 1;
+            let may_be = socket.came_by.is_none_or(|came| came == way);
+            let cookie = *cookie;
+            match socket.ways.get(&addr) {
+                Some(Ways::One(one)) => ours.certain.extend((*one == way).then_some(cookie)),
+                Some(Ways::Several) | None => ours.possible.extend(may_be.then_some(cookie)),
+            }
+        }
+        ours
     }
 
     /// Whoever begins to look now does not know who has sent where.

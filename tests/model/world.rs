@@ -2,6 +2,7 @@
 //! and index are pinned. A world is used by many scripts, one after the other; each has to leave it empty.
 
 use std::env;
+use std::os::fd::AsFd as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,11 +12,13 @@ use skreap::bpf::pin::Pins;
 use skreap::bpf::{Config, Counters};
 use skreap::choice::EngineChoice;
 use skreap::core::{EngineName, Protocol, Unconnected};
+use skreap_testbed::bpf::LoadBalancer;
 use skreap_testbed::{self as testbed, Bpffs, Cgroup, Client, Echo, Mode, Netns, SpawnOptions};
 
+use crate::frontends::BEHIND;
 use crate::module::Module;
 use crate::multipath;
-use crate::script::{CLIENTS, Link, Place, SLOTS, STANDING};
+use crate::script::{CLIENTS, Link, Named, Place, SLOTS, STANDING};
 
 /// How long the kernel may take to close what a killed process had.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,6 +38,8 @@ pub struct Kind {
     pub max_memberships: u32,
     /// The module comes and goes, so there may be references or not.
     pub module: bool,
+    /// Room for so many frontends; 0: none are recorded, and nothing translates.
+    pub frontends: u32,
 }
 
 const PLAIN: Kind = Kind {
@@ -45,6 +50,7 @@ const PLAIN: Kind = Kind {
     max_sockets: 1024,
     max_memberships: 63,
     module: false,
+    frontends: 0,
 };
 
 const KFUNC: Kind = Kind { name: "kfunc", engine: EngineName::Kfunc, ..PLAIN };
@@ -54,12 +60,13 @@ pub const MODULE: &str = "module";
 
 /// Every kind. `full`: the index holds less than the scripts open. `wildcard`: a socket with more than two peers is in
 /// the bucket that every walk visits.
-pub const KINDS: [Kind; 13] = [
+pub const KINDS: [Kind; 14] = [
     PLAIN,
     Kind { name: "full", weight: 2, max_sockets: 6, ..PLAIN },
     Kind { name: "wildcard", max_memberships: 2, ..PLAIN },
     Kind { name: "unconnected", unconnected: Unconnected::Destroy, ..PLAIN },
     Kind { name: "sharded", max_sockets: 32_768, ..PLAIN },
+    Kind { name: "frontends", weight: 3, frontends: 64, ..PLAIN },
     Kind { name: "iter", weight: 1, engine: EngineName::Iter, ..PLAIN },
     Kind { name: "diag", weight: 1, engine: EngineName::Diag, ..PLAIN },
     KFUNC,
@@ -93,8 +100,19 @@ impl Kind {
         self.max_sockets < u32::from(SLOTS)
     }
 
+    /// True if it is the kernel module that it needs.
+    pub fn needs_module(&self) -> bool {
+        self.engine == EngineName::Kfunc
+    }
+
     /// What this machine lacks for it.
     pub fn missing(&self) -> Option<String> {
+        if self.frontends > 0 {
+            let findings = skreap::probe::all();
+            let lacks =
+                findings.features.into_iter().find(|found| found.feature == "frontends" && !found.works);
+            return lacks.map(|found| found.detail);
+        }
         if self.engine != EngineName::Kfunc {
             return None;
         }
@@ -108,6 +126,8 @@ impl Kind {
 pub struct World {
     // Dropped in this order: nothing may be inside the cgroup when its turn comes.
     reaper: Option<Reaper>,
+    /// Translates virtual addresses where frontends are recorded.
+    _balancer: Option<LoadBalancer>,
     clients: [Option<Client>; CLIENTS as usize],
     _echoes: Vec<Echo>,
     netns: Vec<Netns>,
@@ -152,8 +172,10 @@ impl World {
         }
         let server = multipath::has_mptcp().then(|| multipath::serve(kind.name, &netns)).transpose()?;
         let hosts = netns.iter().map(links).collect::<Result<Vec<_>>>()?;
+        let balancer = (kind.frontends > 0).then(|| balance(&cgroup)).transpose()?;
         let mut world = Self {
             reaper: None,
+            _balancer: balancer,
             clients: [const { None }; CLIENTS as usize],
             _echoes: echoes,
             netns,
@@ -190,6 +212,7 @@ impl World {
                 max_sockets: self.kind.max_sockets,
                 buckets: 64,
                 max_memberships: self.kind.max_memberships,
+                frontends: self.kind.frontends,
                 ..Config::default()
             })
             .engine(if self.kind.module { EngineChoice::Auto } else { EngineChoice::Named(self.kind.engine) })
@@ -341,6 +364,13 @@ impl World {
         ensure!(counters.free_nodes == counters.capacity, "the free list is not complete: {counters:?}");
         Ok(())
     }
+}
+
+/// Attached before the hooks.
+fn balance(cgroup: &Cgroup) -> Result<LoadBalancer> {
+    let named = |place| Named { protocol: Protocol::Udp, place }.backend();
+    let entries = [(named(Place::Vip)?, named(BEHIND)?), (named(Place::Vip2)?, named(BEHIND)?)];
+    Ok(LoadBalancer::attach(&entries, cgroup.open()?.as_fd())?)
 }
 
 /// A netns in which every place has its address.

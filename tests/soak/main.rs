@@ -13,6 +13,7 @@
 //! `make soak MINUTES=10`; run without arguments it does nothing. `SKREAP_COMMAND` is the `skreap` that is soaked, if not
 //! the one that was built with it.
 
+mod forms;
 mod hold;
 mod kept;
 mod service;
@@ -37,6 +38,7 @@ use serde_json::{Value, json};
 use skreap_testbed::bpf::{Witness, Witnessed};
 use skreap_testbed::{self as testbed, Cgroup};
 
+use forms::Form;
 use kept::Kept;
 use service::{PATIENCE, Service, Talk};
 use shared::{GONE, Shared, WORKERS, phase};
@@ -179,19 +181,29 @@ impl Drop for Workers<'_> {
 #[derive(Default)]
 struct Seen {
     events: AtomicU64,
+    /// Of these events.
+    selected: AtomicU64,
+    by_frontend: AtomicU64,
     destroyed: AtomicU64,
     stale: AtomicU64,
     stop: AtomicBool,
 }
 
-/// Deletes one backend, and looks at the report.
+/// Has the sockets of one backend destroyed, and looks at the report.
 fn delete(shared: &Shared, talk: &mut Talk, seen: &Seen, protocol: usize, backend: usize) -> Result<()> {
     let events = &shared.events[protocol][backend];
     let n = events.begun.load(SeqCst) + 1;
-    events.begun.store(n, SeqCst);
+    let frontends = shared.frontends.load(SeqCst);
     let name = worker::backend_name(protocol, backend);
-    let request = json!({"id": format!("{name}-{n}"), "type": "backend-deleted", "backend": name});
-    let report = talk.ask(&request)?;
+    if frontends && n % 8 == 2 {
+        let report = talk.ask(&forms::of_nobody(&format!("{name}-{n}-nobody"), protocol, backend))?;
+        let right = report["complete"] == true && report["victims"] == 0;
+        ensure!(right, "an event that means nobody was not answered as it should: {report}");
+        seen.by_frontend.fetch_add(1, Relaxed);
+    }
+    let form = Form::of(n, frontends);
+    events.begun.store(n, SeqCst);
+    let report = talk.ask(&form.request(&format!("{name}-{n}"), protocol, backend))?;
     let right = report["complete"] == true && report.get("error").is_none();
     ensure!(
         right && failed_are_held(shared, &report["failed"]),
@@ -199,6 +211,8 @@ fn delete(shared: &Shared, talk: &mut Talk, seen: &Seen, protocol: usize, backen
     );
     events.done.store(n, SeqCst);
     seen.events.fetch_add(1, Relaxed);
+    seen.selected.fetch_add(form.selects().into(), Relaxed);
+    seen.by_frontend.fetch_add((form == Form::Direct).into(), Relaxed);
     seen.destroyed.fetch_add(report["destroyed"].as_u64().unwrap_or_default(), Relaxed);
     seen.stale.fetch_add(report["skipped"]["stale"].as_u64().unwrap_or_default(), Relaxed);
     Ok(())
@@ -247,15 +261,19 @@ fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
     let workers = args.workers.unwrap_or(2 * cpus).min(WORKERS as u64) as usize;
     let seed = args.seed.unwrap_or(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64);
     let time = Duration::from_secs_f64(args.minutes * 60.0);
-    eprintln!("soak: seed {seed}, {workers} workers, {:.0} s", time.as_secs_f64());
+    // Every other run: the nodes of an index with frontends are others, and those without are what most have.
+    let frontends = seed % 2 == 1 && forms::has_frontends();
+    let with = if frontends { ", with frontends" } else { "" };
+    eprintln!("soak: seed {seed}, {workers} workers, {:.0} s{with}", time.as_secs_f64());
 
     let cgroup = Cgroup::create("soak")?;
     let (fd, shared) = shared::create()?;
     shared.plain.store(args.plain, SeqCst);
+    shared.frontends.store(frontends, SeqCst);
     let mut kernel_log = KernelLog::open();
     // Before the hooks, which want to be the last.
     let witness = Witness::attach(cgroup.open()?.as_fd())?;
-    let mut service = Service::start(&cgroup, directory, &args.engine)?;
+    let mut service = Service::start(&cgroup, directory, &args.engine, frontends)?;
     let mut talk = Talk::new(directory);
     // Sockets that are opened before the hooks are there would be in no count.
     let status = talk.ask(&json!({"id": "there?", "type": "status"}))?;
@@ -322,6 +340,8 @@ fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
         namespaces: shared.sum(|w| &w.netns),
         looks: shared.sum(|w| &w.looks),
         events: seen.events.load(Relaxed),
+        selected: seen.selected.load(Relaxed),
+        by_frontend: seen.by_frontend.load(Relaxed),
         destroyed: seen.destroyed.load(Relaxed),
         overtaken: shared.sum(|w| &w.overtaken),
         held: shared.sum(|w| &w.held),

@@ -21,15 +21,17 @@ pub struct Service {
     cgroup: PathBuf,
     directory: PathBuf,
     engine: String,
+    frontends: bool,
     bpffs: Bpffs,
 }
 
 impl Service {
-    pub fn start(cgroup: &Cgroup, directory: &Path, engine: &str) -> Result<Self> {
+    pub fn start(cgroup: &Cgroup, directory: &Path, engine: &str, frontends: bool) -> Result<Self> {
         let bpffs = Bpffs::create()?;
         let cgroup = cgroup.path().to_owned();
-        let child = spawn(&cgroup, directory, engine, &bpffs)?;
-        Ok(Self { child, cgroup, directory: directory.to_owned(), engine: engine.to_owned(), bpffs })
+        let child = spawn(&cgroup, directory, engine, frontends, &bpffs)?;
+        let (directory, engine) = (directory.to_owned(), engine.to_owned());
+        Ok(Self { child, cgroup, directory, engine, frontends, bpffs })
     }
 
     pub fn socket(directory: &Path) -> PathBuf {
@@ -40,7 +42,7 @@ impl Service {
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
-        self.child = spawn(&self.cgroup, &self.directory, &self.engine, &self.bpffs)?;
+        self.child = spawn(&self.cgroup, &self.directory, &self.engine, self.frontends, &self.bpffs)?;
         Ok(())
     }
 
@@ -71,7 +73,7 @@ pub fn log(directory: &Path) -> PathBuf {
     directory.join("serve.log")
 }
 
-fn spawn(cgroup: &Path, directory: &Path, engine: &str, bpffs: &Bpffs) -> Result<Child> {
+fn spawn(cgroup: &Path, directory: &Path, engine: &str, frontends: bool, bpffs: &Bpffs) -> Result<Child> {
     let log = File::options().create(true).append(true).open(log(directory))?;
     let mut source = std::ffi::OsString::from("unix:");
     source.push(Service::socket(directory));
@@ -80,6 +82,7 @@ fn spawn(cgroup: &Path, directory: &Path, engine: &str, bpffs: &Bpffs) -> Result
     Command::new(command)
         // Connects are always under way here: to wait for them would leave no time for events.
         .args(["serve", "--log", "warn", "--max-sockets", "65536", "--pending-wait-ms", "1"])
+        .args(frontends.then_some("--frontends"))
         .args(["--engine", engine, "--cgroup"])
         .arg(cgroup)
         .arg("--source")

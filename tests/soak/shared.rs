@@ -103,6 +103,8 @@ pub struct Shared {
     pub phase: AtomicU64,
     /// Sockets are only opened, connected and closed.
     pub plain: AtomicBool,
+    /// The service records frontends.
+    pub frontends: AtomicBool,
     /// Of UDP, then of TCP.
     pub events: [[Events; BACKENDS]; 2],
     /// The cookie of the first socket with which something was wrong.

@@ -26,6 +26,9 @@ pub struct Totals {
     pub namespaces: u64,
     pub looks: u64,
     pub events: u64,
+    /// Those of them that had a selector, and events that meant the clients of some frontends.
+    pub selected: u64,
+    pub by_frontend: u64,
     pub destroyed: u64,
     pub overtaken: u64,
     /// Sockets whose lock their owner has held for a while.
@@ -87,6 +90,8 @@ impl fmt::Display for Totals {
             ("namespaces", self.namespaces),
             ("looks at a socket", self.looks),
             ("events", self.events),
+            ("by a selector", self.selected),
+            ("by a frontend", self.by_frontend),
             ("destroyed", self.destroyed),
             ("overtaken", self.overtaken),
             ("locks held", self.held),

@@ -102,13 +102,23 @@ fn address(backend: usize, via: Via) -> Address {
     }
 }
 
+/// Address and port of the backend as they are written in selectors.
+pub fn backend_addr(backend: usize) -> (String, String) {
+    if backend % 2 == 0 {
+        (format!("127.179.0.{}", backend + 1), PORT.to_string())
+    } else {
+        ("::1".to_owned(), (PORT6 + backend as u16).to_string())
+    }
+}
+
 /// The backend as it is written in events.
 pub fn backend_name(protocol: usize, backend: usize) -> String {
     let protocol = ["udp", "tcp"][protocol];
+    let (addr, port) = backend_addr(backend);
     if backend % 2 == 0 {
-        format!("{protocol}://127.179.0.{}:{PORT}", backend + 1)
+        format!("{protocol}://{addr}:{port}")
     } else {
-        format!("{protocol}://[::1]:{}", PORT6 + backend as u16)
+        format!("{protocol}://[{addr}]:{port}")
     }
 }
 

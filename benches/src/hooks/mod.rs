@@ -63,6 +63,9 @@ pub struct Row {
     pub variant: Variant,
     /// Time for the work / time without programs, of the same round. Above 1 is slower.
     pub ratio_to_off: Quartiles,
+    /// The same / time with the hooks of skreap, for those that also record frontends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio_to_ours: Option<Quartiles>,
     /// Time in our programs for one operation, nanoseconds, measured in a separate pass.
     pub program_ns: f64,
     /// Time for one operation, nanoseconds; of all threads together.
@@ -90,10 +93,11 @@ pub fn run(options: &Options, stop: &Stop) -> Result<()> {
     let cases = if options.cases.is_empty() { Case::ALL.to_vec() } else { options.cases.clone() };
     let netns = Netns::create("hooks")?;
     let cgroup = Cgroup::create("hooks")?;
-    let indexes = Indexes::load()?;
+    let directory = cgroup.open()?;
+    let indexes = Indexes::load(directory.as_fd())?;
     // Dropped before the cgroup, which cannot be removed while this process is a member.
     let _member = Member::of(&cgroup)?;
-    let bench = Bench { cgroup: cgroup.open()?, indexes, rounds: options.rounds };
+    let bench = Bench { cgroup: directory, indexes, rounds: options.rounds };
     let steps = cases.len() * options.threads.len() * (options.rounds as usize + 2);
     let progress = Progress::new(steps as u64);
     // A thread inside the netns: every socket belongs to it, and its lo has no filter rules.
@@ -153,7 +157,7 @@ impl Bench {
         }
         let programs = self.program_times(case, threads, site)?;
         progress.step();
-        Ok(rows(case, threads, variants, &times, &programs))
+        Ok(rows(case, threads, &variants, &times, &programs))
     }
 
     /// Nanoseconds of one operation with this variant attached.
@@ -171,9 +175,9 @@ impl Bench {
         // Statistics are on while the descriptor is open. They cost time, so no other time is
         // measured here.
         let _statistics = programs::enable_statistics()?;
-        let variants = self.indexes.variants().iter();
+        let variants = self.indexes.variants().into_iter();
         variants
-            .map(|&variant| {
+            .map(|variant| {
                 let Some(hooks) = self.indexes.attach(variant, self.cgroup.as_fd())? else { return Ok(0.0) };
                 load::batch(case, site, threads, 0, case.operations() / WARM_UP)?;
                 let before = programs::run_time_ns(&hooks)?;
@@ -188,18 +192,24 @@ impl Bench {
 /// `times`: for each variant the nanoseconds of each round.
 fn rows(case: Case, threads: u32, variants: &[Variant], times: &[Vec<f64>], programs: &[f64]) -> Vec<Row> {
     let Some(off) = times.first() else { return Vec::new() };
+    let ratios = |times: &[f64], to: &[f64]| {
+        Quartiles::of(&times.iter().zip(to).map(|(time, to)| time / to).collect::<Vec<_>>())
+    };
+    let ours = variants.iter().zip(times).find(|(variant, _)| **variant == Variant::Ours);
+    let ours = ours.map(|(_, times)| times.as_slice());
     variants
         .iter()
         .zip(times)
         .zip(programs)
         .map(|((&variant, times), &program_ns)| {
-            let ratios: Vec<f64> = times.iter().zip(off).map(|(time, off)| time / off).collect();
-            let ratio_to_off = Quartiles::of(&ratios);
+            let ratio_to_off = ratios(times, off);
+            let ours = ours.filter(|_| variant == Variant::OursFrontends);
             Row {
                 case,
                 threads,
                 variant,
                 ratio_to_off,
+                ratio_to_ours: ours.map(|ours| ratios(times, ours)),
                 program_ns,
                 operation_ns: Quartiles::of(times),
                 throughput_to_off: 1.0 / ratio_to_off.p50,
@@ -215,10 +225,18 @@ mod tests {
     #[test]
     fn ratios_are_taken_round_by_round() {
         // The machine was twice as slow in the second round.
-        let times = [vec![100.0, 200.0], vec![110.0, 220.0], vec![150.0, 300.0], vec![105.0, 210.0]];
-        let rows = rows(Case::UdpConnectClose, 1, &Variant::ALL, &times, &[0.0, 10.0, 50.0, 20.0]);
+        let times = [
+            vec![100.0, 200.0],
+            vec![110.0, 220.0],
+            vec![150.0, 300.0],
+            vec![125.0, 250.0],
+            vec![150.0, 300.0],
+        ];
+        let rows = rows(Case::UdpConnectClose, 1, &Variant::ALL, &times, &[0.0, 10.0, 50.0, 20.0, 30.0]);
         let medians: Vec<f64> = rows.iter().map(|row| row.ratio_to_off.p50).collect();
-        assert_eq!(medians, [1.0, 1.1, 1.5, 1.05]);
+        assert_eq!(medians, [1.0, 1.1, 1.5, 1.25, 1.5]);
+        let to_ours: Vec<Option<f64>> = rows.iter().map(|row| row.ratio_to_ours.map(|r| r.p50)).collect();
+        assert_eq!(to_ours, [None, None, None, None, Some(1.2)]);
         assert_eq!(rows[2].program_ns, 50.0);
     }
 

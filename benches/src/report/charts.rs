@@ -8,6 +8,7 @@ use plotters::prelude::*;
 use crate::ratio::duration;
 use crate::results::Scope;
 
+use super::ratios::Chart;
 use super::scale::{decades, log, number_label, time_label};
 use super::series::{Bars, Group, Line};
 
@@ -167,6 +168,47 @@ pub fn split(group: &Bars) -> Result<String> {
             }
             let time = Text::new(duration(bar.total_ns), (LEFT + WIDTH as i32 + 20, y + 3), ink(14));
             root.draw(&time)?;
+        }
+        Ok(())
+    })
+}
+
+/// Bars that begin at 0, or at a decade where the longest is more than twenty times the shortest; a line from the first to
+/// the third quartile.
+///
+/// # Errors
+/// When plotters cannot draw.
+pub fn ratios(chart: &Chart) -> Result<String> {
+    const ROW: i32 = 26;
+    const TOP: i32 = 60;
+    const LEFT: i32 = 280;
+    const WIDTH: f64 = 600.0;
+    let medians = || chart.bars.iter().map(|(_, bar)| bar.p50);
+    let (least, most) = (medians().fold(f64::INFINITY, f64::min), medians().fold(0.0, f64::max));
+    let axis = decades(medians());
+    let place = |value: f64| {
+        let share = if most > 20.0 * least {
+            (log(value) - axis.start) / (axis.end - axis.start)
+        } else {
+            value / (1.1 * most.max(f64::MIN_POSITIVE))
+        };
+        LEFT + (WIDTH * share.clamp(0.0, 1.0)).round() as i32
+    };
+    let bottom = TOP + ROW * chart.bars.len() as i32;
+    draw_sized((SIZE.0, bottom as u32 + 44), |root| {
+        let ink = |size: i32| (FONT, size).into_font().color(&INK);
+        root.draw(&Text::new(chart.title.clone(), (16, 12), ink(18)))?;
+        root.draw(&Text::new(chart.axis, (LEFT, bottom + 14), ink(15)))?;
+        for (y, (label, bar)) in (TOP..).step_by(ROW as usize).zip(&chart.bars) {
+            root.draw(&Text::new(label.clone(), (16, y + 3), ink(14)))?;
+            let colour = RGBColor(86, 180, 233);
+            root.draw(&Rectangle::new([(LEFT, y), (place(bar.p50), y + ROW - 8)], colour.filled()))?;
+            let middle = y + (ROW - 8) / 2;
+            let spread = [(place(bar.p25), middle), (place(bar.p75), middle)];
+            root.draw(&PathElement::new(spread, INK.stroke_width(2)))?;
+            let number = if bar.p50 < 20.0 { format!("{:.3}", bar.p50) } else { format!("{:.0}", bar.p50) };
+            let right = place(bar.p50.max(bar.p75)) + 10;
+            root.draw(&Text::new(number, (right, y + 3), ink(14)))?;
         }
         Ok(())
     })

@@ -3,6 +3,7 @@
 mod charts;
 mod html;
 mod markdown;
+mod ratios;
 mod readme;
 mod scale;
 mod series;
@@ -21,12 +22,19 @@ pub const MARKDOWN: &str = "results.md";
 /// File name of the page with plots.
 pub const HTML: &str = "report.html";
 
+/// File name of the plot of a run of another command.
+pub const RATIOS: &str = "ratios.svg";
+
 /// Reads `results.json` of the directory and writes `results.md`, `report.html`, the histograms
-/// and, for use in other documents, the latency plots (`latency-*.svg`) beside it.
+/// and, for use in other documents, the latency plots (`latency-*.svg`) beside it. Of the commands `hooks`, `selection` and
+/// `memory` it writes one plot.
 ///
 /// # Errors
 /// When there is no result, or a file cannot be written.
 pub fn write(directory: &Path) -> Result<()> {
+    if let Some(chart) = ratios::read(directory)? {
+        return write_whole(&directory.join(RATIOS), charts::ratios(&chart)?.as_bytes());
+    }
     let results = Results::read(directory)?;
     write_whole(&directory.join(MARKDOWN), markdown::page(&results).as_bytes())?;
     write_whole(&directory.join(HTML), html::page(&results)?.as_bytes())?;

@@ -217,6 +217,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         sources.push(Source::Stdin);
     }
     let mut builder = args.reaper.builder()?.bootstrap(!args.no_bootstrap).revive(!args.no_revive);
+    // The service goes on for long, and the first event with a selector shall not wait.
+    builder = builder.ready_for_selectors(true);
     if let Some(action) = args.action.action(&args.to)? {
         if args.no_revive && action.to().is_some() {
             let name = action.name();

@@ -14,6 +14,7 @@ use super::builder::Builder;
 use super::error::Error;
 use super::fallback::Fallback;
 use super::limits::Limits;
+use super::select_program::SelectProgram;
 use super::{Reaper, pending};
 use crate::engine::connect::Commands;
 use crate::engine::select::{self, EngineChoice};
@@ -59,6 +60,9 @@ impl Builder {
         let overseer = Observer::new(&index)?;
         order.tidy(&mut hooks, &overseer);
         monitor.ordered(order.status());
+        // A scan needs none.
+        let ahead = self.ready_for_selectors && !engines.engine.name().scans();
+        let select = if ahead { SelectProgram::load_ahead(&index) } else { SelectProgram::default() };
         Ok(Reaper {
             hooks,
             engine: engines.engine,
@@ -67,7 +71,7 @@ impl Builder {
             healing: Arc::default(),
             fallback: engines.fallback,
             kernel_sockets: engines.kernel_sockets,
-            select: None,
+            select,
             audits: None,
             walker,
             monitor,

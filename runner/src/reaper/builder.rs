@@ -77,6 +77,7 @@ pub struct Builder {
     pub(super) leave_order: bool,
     pub(super) frontends: bool,
     pub(super) grace: bool,
+    pub(super) ready_for_selectors: bool,
 }
 
 impl Builder {
@@ -268,6 +269,15 @@ impl Builder {
     #[must_use]
     pub fn frontends(mut self, record: bool) -> Self {
         self.frontends = record;
+        self
+    }
+
+    /// Whether the program that finds the sockets of [selectors](skreap_core::Selector) is loaded right after the start, on a
+    /// thread of its own. Otherwise the first event that needs it waits for that, some tens of milliseconds. Off by
+    /// default; engines that scan need no such program.
+    #[must_use]
+    pub fn ready_for_selectors(mut self, ready: bool) -> Self {
+        self.ready_for_selectors = ready;
         self
     }
 

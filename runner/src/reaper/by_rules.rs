@@ -135,7 +135,10 @@ impl Reaper {
     /// For the next event.
     pub(super) fn put_back(&mut self, assigner: Option<Assigner>) {
         if let Some(Tools { select, commands }) = assigner.map(Assigner::into_tools) {
-            (self.select, self.commands) = (select, commands);
+            self.commands = commands;
+            if let Some(select) = select {
+                self.select.put_back(select);
+            }
         }
     }
 
@@ -149,13 +152,12 @@ impl Reaper {
             let rule = rules.rules().get(i).filter(|rule| rule.cgroup.is_some() || rule.uid.is_some());
             places.extend(rule.and_then(|rule| place::of_rule(rule, &self.cgroup)).map(|place| (i, place)));
         }
-        if !places.is_empty() && self.select.is_none() {
-            self.select = self
-                .take_select()
-                .inspect_err(|e| tracing::warn!("rules cannot look at cgroups and users: {e}"))
-                .ok();
-        }
-        let tools = Tools { select: self.select.take(), commands: std::mem::take(&mut self.commands) };
+        let asks = !places.is_empty();
+        let select = asks.then(|| self.take_select()).transpose();
+        let select = select
+            .inspect_err(|e| tracing::warn!("rules cannot look at cgroups and users: {e}"))
+            .unwrap_or_default();
+        let tools = Tools { select, commands: std::mem::take(&mut self.commands) };
         Assigner::new(Arc::clone(rules), places, tools)
     }
 

@@ -343,23 +343,7 @@ impl Reaper {
                     continue;
                 }
                 one.waiting = waiting;
-                one.outcome.pending_walks += 1;
-                chosen.set_link(one.link);
-                match self.run(&one.target, chosen) {
-                    Ok(more) => {
-                        engine_ns = engine_ns.saturating_add(more.walk_ns).saturating_add(more.destroy_ns);
-                        one.outcome.add_stale(more.skipped.stale);
-                        if more.is_complete() {
-                            // It has found them again, and reports those that still fail.
-                            one.outcome.forget_failures();
-                        }
-                        one.outcome.add_victims(more);
-                    }
-                    Err(e) => {
-                        tracing::warn!(backend = %one.target.backend, "cannot walk again: {e}");
-                        one.outcome.incomplete.insert(Incomplete::EngineFailed);
-                    }
-                }
+                engine_ns = engine_ns.saturating_add(self.run_again(one, chosen));
             }
             open.retain(|one| !one.waiting.is_empty());
         }
@@ -370,6 +354,31 @@ impl Reaper {
             one.outcome.add_stale(expired.stale);
         }
         nanos(start.elapsed()).saturating_sub(engine_ns)
+    }
+
+    /// Reaps a backend once more. Answers how many nanoseconds an engine was at work.
+    fn run_again(&mut self, one: &mut One, chosen: &mut Chosen) -> u64 {
+        one.outcome.pending_walks += 1;
+        chosen.set_link(one.link);
+        let before = chosen.left_alone();
+        let more = match self.run(&one.target, chosen) {
+            Ok(more) => more,
+            Err(e) => {
+                tracing::warn!(backend = %one.target.backend, "cannot walk again: {e}");
+                one.outcome.incomplete.insert(Incomplete::EngineFailed);
+                return 0;
+            }
+        };
+        let engine_ns = more.walk_ns.saturating_add(more.destroy_ns);
+        one.outcome.add_stale(more.skipped.stale);
+        if more.is_complete() {
+            // It has found them again, and reports those that still fail.
+            one.outcome.forget_failures();
+        }
+        chosen.left_alone().note_since(before, &mut one.outcome);
+        one.outcome.note_left_alone(&more.skipped);
+        one.outcome.add_victims(more);
+        engine_ns
     }
 
     /// What a walk must match: sockets know their link by other means than the name of a zone.

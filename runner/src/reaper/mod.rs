@@ -17,6 +17,7 @@ pub(crate) mod pending;
 mod place;
 pub(crate) mod reconcile;
 mod revive;
+mod select_program;
 mod terminate;
 mod underway;
 
@@ -27,7 +28,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use skreap_bpf::hooks::Hooks;
 use skreap_bpf::pin::Pins;
-use skreap_bpf::{Counters, Index, Select, Walker};
+use skreap_bpf::{Counters, Index, Walker};
 use skreap_core::{ActionRules, EngineName, Unconnected, VictimAction};
 
 use crate::engine::connect::{Commands, Connector};
@@ -44,6 +45,7 @@ use crate::upkeep::revive::{Deleted, RevivedEvents, Reviver};
 
 use fallback::Fallback;
 use limits::Limits;
+use select_program::SelectProgram;
 
 pub use builder::{Builder, HEAL_AFTER, PENDING_WAIT};
 pub use error::Error;
@@ -73,8 +75,7 @@ pub struct Reaper {
     engine: Box<dyn Engine>,
     fallback: Option<Fallback>,
     kernel_sockets: KernelSockets,
-    /// Loaded when the first selector comes.
-    select: Option<Select>,
+    select: SelectProgram,
     walker: Walker,
     order: OrderKeeper,
     overseer: Observer,

@@ -38,15 +38,17 @@ impl Reaper {
         if event.dry_run {
             done.total.victims_listed = Some(Vec::new());
         }
-        let (mut to_revive, mut parts) = (None, vec![(Instead::Destroy, selection)]);
-        match done.action.clone() {
-            VictimAction::Move(how) if !event.dry_run => parts = self.move_selected(&how, &parts[0].1, done),
+        let mut to_revive = None;
+        let parts = match done.action.clone() {
+            VictimAction::Move(how) if event.dry_run => by_protocol(&selection, how.tcp, Instead::Destroy),
+            VictimAction::Move(how) => self.move_selected(&how, &selection, done),
             VictimAction::Revive(how) if !event.dry_run => {
-                let victims = self.udp_of_selection(&parts[0].1.rules, done);
+                let victims = self.udp_of_selection(&selection.rules, done);
                 to_revive = victims.map(|victims| (victims, how));
+                vec![(Instead::Destroy, selection)]
             }
-            _ => {}
-        }
+            _ => vec![(Instead::Destroy, selection)],
+        };
         for (instead, mut selection) in parts {
             let spares = instead == Instead::Spare;
             selection.dry_run |= spares;
@@ -74,19 +76,16 @@ impl Reaper {
             let gone = peers_of(&victims).into_iter().collect();
             self.move_each(Ok(directed(&how.to, &victims, &gone)), start, done);
         }
-        if how.tcp == how.otherwise {
-            return vec![(how.tcp, selection.clone())];
+        let mut parts = by_protocol(selection, how.tcp, how.otherwise);
+        if how.otherwise == Instead::Spare {
+            // What has state was not tried: it is destroyed, whatever is done with those that could not be moved.
+            let of_backend = |backend: &Backend| {
+                let rules = selection.rules.of_backend(backend, None)?;
+                Some((Instead::Destroy, Selection { rules, backends: vec![*backend], ..selection.clone() }))
+            };
+            parts.splice(0..0, done.stateful.iter().filter_map(of_backend));
         }
-        let wanted = selection.rules.selected.protocol;
-        [(Protocol::Tcp, how.tcp), (Protocol::Udp, how.otherwise)]
-            .into_iter()
-            .filter(|(protocol, _)| wanted.is_none_or(|wanted| wanted == *protocol))
-            .map(|(protocol, instead)| {
-                let mut part = selection.clone();
-                part.rules.selected.protocol = Some(protocol);
-                (instead, part)
-            })
-            .collect()
+        parts
     }
 
     /// The selected sockets that can be connected to another peer, without those whose two ends share state; `None`, and a
@@ -106,19 +105,28 @@ impl Reaper {
         Some(victims)
     }
 
-    /// Counts the victims, if their number is limited or they are to be attributed.
+    /// Counts the victims, if their number is limited or they are to be attributed. What the action leaves alone is no victim.
     fn may_terminate(&mut self, event: &Event, selection: &Selection, done: &mut Done) -> bool {
+        if done.action == VictimAction::None {
+            // Nothing is touched, so nothing is limited.
+            return true;
+        }
         let attribute = self.names_victims() && !event.dry_run;
         if done.guard.max_victims.is_none() && !attribute {
             return true;
         }
-        let found = match self.select(selection) {
-            Ok(outcome) => outcome,
-            Err(e) => {
-                done.fail(Incomplete::EngineFailed, format!("cannot count the victims: {e}"));
-                return false;
+        let tcp = if done.action.destroys_tcp() { Instead::Destroy } else { Instead::Spare };
+        let mut found = Outcome::new(self.engine.name());
+        let parts = by_protocol(selection, tcp, Instead::Destroy).into_iter();
+        for (_, touched) in parts.filter(|(instead, _)| *instead == Instead::Destroy) {
+            match self.select(&touched) {
+                Ok(outcome) => found.add_backend(outcome),
+                Err(e) => {
+                    done.fail(Incomplete::EngineFailed, format!("cannot count the victims: {e}"));
+                    return false;
+                }
             }
-        };
+        }
         done.count_ns = done.count_ns.saturating_add(found.walk_ns);
         if done.guard.max_victims.is_some() {
             done.guard.found = Some(found.victims);
@@ -204,18 +212,15 @@ impl Reaper {
             }
             Err(e) => return Err(e),
         };
-        self.select = Some(select);
+        self.select.put_back(select);
         let (spent, _) = self.pace.totals();
         self.pace.after(outcome.destroyed.saturating_sub(spent - before));
         Ok(outcome)
     }
 
-    /// The program that selects sockets; loaded when the first selector comes.
+    /// The program that selects sockets, until it is put back.
     pub(super) fn take_select(&mut self) -> Result<Select, EngineError> {
-        match self.select.take() {
-            Some(select) => Ok(select),
-            None => Ok(Select::load(&self.index)?),
-        }
+        Ok(self.select.take(&self.index)?)
     }
 
     /// The sockets in the index that the rules select, whatever their state.
@@ -223,7 +228,7 @@ impl Reaper {
         let (mut select, mut victims) = (self.take_select()?, Vec::new());
         let senders = self.unconnected == Unconnected::Destroy;
         select.pass(&rules.filter(StateMask::default())?, senders, &mut victims)?;
-        self.select = Some(select);
+        self.select.put_back(select);
         Ok(victims)
     }
 
@@ -231,7 +236,7 @@ impl Reaper {
     pub(super) fn sift(&mut self, rules: &Rules, victims: &mut Vec<Victim>) -> Result<(), EngineError> {
         let mut select = self.take_select()?;
         select.sift(&rules.filter(StateMask::default())?, victims)?;
-        self.select = Some(select);
+        self.select.put_back(select);
         Ok(())
     }
 
@@ -254,6 +259,23 @@ impl Reaper {
         let restricted = event.selector.is_some() || event.except.is_some();
         restricted.then(|| place::rules(event, &self.cgroup)).transpose()
     }
+}
+
+/// A selection, apart by what is done with its sockets of TCP and with those of UDP.
+fn by_protocol(selection: &Selection, tcp: Instead, udp: Instead) -> Vec<(Instead, Selection)> {
+    if tcp == udp {
+        return vec![(tcp, selection.clone())];
+    }
+    let wanted = selection.rules.selected.protocol;
+    [(Protocol::Tcp, tcp), (Protocol::Udp, udp)]
+        .into_iter()
+        .filter(|(protocol, _)| wanted.is_none_or(|wanted| wanted == *protocol))
+        .map(|(protocol, instead)| {
+            let mut part = selection.clone();
+            part.rules.selected.protocol = Some(protocol);
+            (instead, part)
+        })
+        .collect()
 }
 
 /// The backends that these sockets are connected to, each once.

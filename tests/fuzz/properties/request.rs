@@ -1,7 +1,8 @@
 //! One line of input: what is accepted says the same when it is written and read again, and what is refused is
 //! refused in one line that names where.
 
-use skreap::core::{MAX_BACKENDS, Refusal, Request, check_id};
+use skreap::bpf::{Filter, Rule};
+use skreap::core::{Event, MAX_BACKENDS, Refusal, Request, Selector, check_id};
 
 const LINE: u64 = 7;
 
@@ -20,10 +21,25 @@ fn accepted(request: &Request) {
         for backend in event.action.gone() {
             assert_eq!(backend.to_string().parse().as_ref(), Ok(backend), "a backend reads as it is written");
         }
+        compiled(event);
     }
     let written = serde_json::to_vec(request).unwrap();
     assert!(!written.contains(&b'\n'), "one line");
     assert_eq!(Request::parse(&written, LINE).as_ref(), Ok(request), "a request reads as it is written");
+}
+
+/// What it says of its sockets fits into the tables that the programs read.
+fn compiled(event: &Event) {
+    let rule = |selector: &Selector| Rule {
+        protocol: selector.protocol,
+        to: selector.to.clone(),
+        ports: selector.ports.clone(),
+        ..Rule::default()
+    };
+    let selected = event.selector.as_deref().map(rule).unwrap_or_default();
+    let except = event.except.as_deref().map(rule);
+    let allowed: Vec<Rule> = event.action.allowed().iter().map(rule).collect();
+    assert!(Filter::new(&selected, except.as_ref(), &allowed, 0).is_ok(), "an event has room: {event:?}");
 }
 
 fn refused(data: &[u8], refusal: &Refusal) {

@@ -1,6 +1,7 @@
 //! A selector: what is accepted says the same when it is written and read again, and selects something; each of its
 //! values reads as it is written. Text that names a prefix, ports or a place does so in one way.
 
+use skreap::bpf::{Filter, Rule};
 use skreap::core::{CgroupName, MAX_PORT_RANGES, MAX_PREFIXES, NetnsName, PortRange, Prefix, Selector};
 
 /// See the module.
@@ -20,6 +21,8 @@ fn accepted(selector: &Selector) {
     let written = serde_json::to_vec(selector).unwrap();
     assert!(!written.contains(&b'\n'), "one line");
     assert_eq!(&serde_json::from_slice::<Selector>(&written).unwrap(), selector);
+    let rule = Rule { to: selector.to.clone(), ports: selector.ports.clone(), ..Rule::default() };
+    assert!(Filter::new(&rule, None, &[], 0).is_ok(), "a selector has room: {selector:?}");
     for backend in selector.exact().unwrap_or_default() {
         assert!(selector.admits_peer(backend.protocol(), backend.addr(), backend.port()), "{backend}");
     }
