@@ -56,7 +56,7 @@ pub fn run(json: bool) -> Result<()> {
 
 fn measure(sockets: u32) -> Result<Row> {
     let load = |refs| {
-        Index::load(&Config { max_sockets: sockets, refs, ..Config::default() })
+        Index::load(&Config::default().max_sockets(sockets).refs(refs))
             .with_context(|| format!("load an index for {sockets} sockets"))
     };
     let index = load(false)?;

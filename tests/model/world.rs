@@ -186,12 +186,12 @@ impl World {
         self.reaper = None;
         let reaper = Reaper::builder()
             .cgroup(self.cgroup.path())
-            .config(Config {
-                max_sockets: self.kind.max_sockets,
-                buckets: 64,
-                max_memberships: self.kind.max_memberships,
-                ..Config::default()
-            })
+            .config(
+                Config::default()
+                    .max_sockets(self.kind.max_sockets)
+                    .buckets(64)
+                    .max_memberships(self.kind.max_memberships),
+            )
             .engine(if self.kind.module { EngineChoice::Auto } else { EngineChoice::Named(self.kind.engine) })
             .unconnected(self.kind.unconnected)
             .pending_wait(Duration::from_millis(1))
