@@ -72,7 +72,7 @@ types: deps
 .PHONY: docs-rs
 docs-rs: types
 	DOCS_RS=1 CLANG=/nonexistent/clang RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --quiet \
-		--package skreap-core --package skreap-bpf --package skreap --no-default-features --features metrics \
+		--package skreap-core --package skreap-bpf --package skreap --no-default-features --features audit-log,metrics,rules \
 		--target-dir target/docs-rs
 
 # The packages of the library, each built from nothing but itself

@@ -67,14 +67,14 @@ pub fn run(json: bool) -> Result<()> {
 
 fn measure(sockets: u32) -> Result<Row> {
     let load = |config: Config| -> Result<(u64, u64)> {
-        let index = Index::load(&Config { max_sockets: sockets, ..config })
+        let index = Index::load(&config.max_sockets(sockets))
             .with_context(|| format!("load an index for {sockets} sockets"))?;
         Ok((index.map_bytes()?, charged()?))
     };
     let (bytes, kernel_bytes) = load(Config::default())?;
-    let held = module::look().ok().map(|_| load(Config { refs: true, ..Config::default() }));
+    let held = module::look().ok().map(|_| load(Config::default().refs(true)));
     let held_bytes = held.transpose()?.map(|(bytes, _)| bytes);
-    let frontends = load(Config { frontends: FRONTENDS_MAX, ..Config::default() });
+    let frontends = load(Config::default().frontends(FRONTENDS_MAX));
     let frontends_kernel_bytes = frontends
         .inspect_err(|e| tracing::warn!("without frontends: {e:#}"))
         .ok()

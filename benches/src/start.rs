@@ -108,7 +108,7 @@ impl Case<'_> {
 }
 
 fn reaper(cgroup: &Path, max_sockets: u32, search: bool, pins: Option<&Path>) -> Result<Reaper> {
-    let config = Config { max_sockets, ..Config::default() };
+    let config = Config::default().max_sockets(max_sockets);
     let mut builder = Reaper::builder()
         .cgroup(cgroup)
         .config(config)

@@ -18,6 +18,7 @@ const STATE: &str = ".data.bootstrap";
 
 /// What became of the sockets of one protocol. Those without a peer, or of another cgroup, are not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BootstrapCounts {
     /// Put into the index.
     pub indexed: u64,

@@ -16,6 +16,7 @@ pub const BUCKETS: RangeInclusive<u32> = 1..=1 << 20;
 
 /// Size of an index. All of its memory is allocated at load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Config {
     /// Memberships (a socket under a backend) that always find room; [`MAX_SOCKETS`]. 44 bytes each.
     pub max_sockets: u32,
@@ -36,7 +37,45 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Config {
+    /// The default: room for 262,144 memberships, without references and frontends.
+    #[must_use]
+    pub const fn new() -> Self {
         Self { max_sockets: 262_144, buckets: 16_384, max_memberships: 63, refs: false, frontends: 0 }
+    }
+
+    /// Sets [`max_sockets`](Self::max_sockets).
+    #[must_use]
+    pub const fn max_sockets(self, max_sockets: u32) -> Self {
+        Self { max_sockets, ..self }
+    }
+
+    /// Sets [`buckets`](Self::buckets).
+    #[must_use]
+    pub const fn buckets(self, buckets: u32) -> Self {
+        Self { buckets, ..self }
+    }
+
+    /// Sets [`max_memberships`](Self::max_memberships).
+    #[must_use]
+    pub const fn max_memberships(self, max_memberships: u32) -> Self {
+        Self { max_memberships, ..self }
+    }
+
+    /// Sets [`refs`](Self::refs).
+    #[must_use]
+    pub const fn refs(self, refs: bool) -> Self {
+        Self { refs, ..self }
+    }
+
+    /// Sets [`frontends`](Self::frontends).
+    #[must_use]
+    pub const fn frontends(self, frontends: u32) -> Self {
+        Self { frontends, ..self }
     }
 }
 

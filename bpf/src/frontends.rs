@@ -59,6 +59,7 @@ pub(crate) fn configure(open: &mut OpenObject, frontends: u32) -> Result<(), Err
 /// Numbers of one index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct FrontendCounters {
     /// Distinct frontends that clients have come through.
     pub known: u64,

@@ -8,6 +8,7 @@ use crate::skel::types::{skreap_incomplete_action, skreap_incomplete_update};
 
 /// How much of the index may be incomplete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct IncompleteBits {
     /// Bits of backends that lack a membership; backends with the same hash share a bit.
     pub backends: u64,

@@ -94,7 +94,7 @@ pub enum ModuleError {
     Refused(String),
 }
 
-/// Looks whether the functions can be called; answers whose they are. The kernel's own come first.
+/// Checks whether the functions can be called; returns whose they are. The kernel's own come first.
 ///
 /// # Errors
 /// [`ModuleError`]: what is missing, and what to do about it.

@@ -18,6 +18,7 @@ const STATE: &str = ".bss of the scan";
 
 /// Sums over the passes of one scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ScanCounts {
     /// Sockets the iterators showed, whoever their peer is.
     pub scanned: u64,

@@ -55,6 +55,27 @@ pub struct WalkCounts {
     pub broken_off: Option<i32>,
 }
 
+impl WalkCounts {
+    /// Adds those of one call.
+    fn add(&mut self, ctx: &skreap_walk) {
+        self.calls += 1;
+        self.visited += ctx.visited;
+        self.passed_over += ctx.passed_over;
+        self.unconnected += ctx.unconnected;
+        self.moved_on += ctx.moved_on;
+        self.no_peer += ctx.no_peer;
+        self.state += ctx.state;
+        self.stale += ctx.stale;
+        self.destroyed += ctx.destroyed;
+        self.gone += ctx.gone;
+        self.incomplete_full |= ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_FULL.0 != 0;
+        self.incomplete_everything |= ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_EVERYTHING.0 != 0;
+        self.incomplete_kernel |= ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_KERNEL.0 != 0;
+        self.incomplete_unconnected |=
+            ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_UNCONNECTED.0 != 0;
+    }
+}
+
 /// Treatment of sockets that may be connecting to the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PendingCheck {
@@ -379,27 +400,12 @@ impl Walker {
                 counts.broken_off = Some(error.raw_os_error().unwrap_or(libc::EIO));
                 return Ok(counts);
             }
-            counts.calls += 1;
-            counts.visited += ctx.visited;
-            counts.passed_over += ctx.passed_over;
-            counts.unconnected += ctx.unconnected;
-            counts.moved_on += ctx.moved_on;
-            counts.no_peer += ctx.no_peer;
-            counts.state += ctx.state;
-            counts.stale += ctx.stale;
-            counts.destroyed += ctx.destroyed;
-            counts.gone += ctx.gone;
+            counts.add(ctx);
             if let Some(frontends) = self.frontends.as_ref().filter(|_| restricted) {
                 let (other, unknown) = frontends.left_out(self.slot)?;
                 counts.frontend += other;
                 counts.frontend_unknown += unknown;
             }
-            counts.incomplete_full |= ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_FULL.0 != 0;
-            counts.incomplete_everything |=
-                ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_EVERYTHING.0 != 0;
-            counts.incomplete_kernel |= ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_KERNEL.0 != 0;
-            counts.incomplete_unconnected |=
-                ctx.incomplete & skreap_incomplete::SKREAP_INCOMPLETE_UNCONNECTED.0 != 0;
             if ctx.emitted > 0 {
                 self.batch.clear();
                 self.results.clear();
@@ -420,9 +426,7 @@ impl Walker {
             ctx.flags |= flag(skreap_walk_flags::SKREAP_WALK_RESUME);
         }
     }
-}
 
-impl Walker {
     /// Moves what may be connecting out of the batch; what is a victim, too, stays in it as well.
     fn take_pending(&mut self, sockets: &mut Vec<PendingConnect>) {
         let (batch, results) = (&mut self.batch, &mut self.results);

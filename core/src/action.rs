@@ -1,15 +1,13 @@
-//! What is done with the victims of an event, beside destroying them.
+//! Actions: what an event does with its victims, besides destroying them.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::backend::{Backend, Protocol};
-use crate::error::{UnknownName, by_name};
 use crate::limits::MAX_BACKENDS;
+use crate::text::names;
 
 /// Milliseconds from the destroy to the revive, if nothing is said.
 pub const REVIVE_AFTER_MS: u32 = 3000;
@@ -135,76 +133,23 @@ fn one_or_several<S: Serializer>(backends: &[Backend], serializer: S) -> Result<
     }
 }
 
-impl ActionName {
-    /// Every name, in the order of messages.
-    pub const ALL: [Self; 4] = [Self::Destroy, Self::Revive, Self::Move, Self::None];
+names!(ActionName, "an action", Destroy => "destroy", Revive => "revive", Move => "move", None => "none");
 
-    /// Lowercase name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Destroy => "destroy",
-            Self::Revive => "revive",
-            Self::Move => "move",
-            Self::None => "none",
-        }
-    }
-}
-
-impl fmt::Display for ActionName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for ActionName {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        by_name("an action", text, &Self::ALL, Self::name)
-    }
-}
+names!(Instead, "what is done instead", Destroy => "destroy", Spare => "spare");
 
 impl Instead {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Destroy => "destroy",
-            Self::Spare => "spare",
-        }
-    }
-
     #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     const fn is_destroy(&self) -> bool {
         matches!(self, Self::Destroy)
     }
 }
 
-impl FromStr for Instead {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        by_name("what is done instead", text, &[Self::Destroy, Self::Spare], Self::name)
-    }
-}
+names!(Spread, "a spread", Even => "even", Cookie => "cookie");
 
 impl Spread {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Even => "even",
-            Self::Cookie => "cookie",
-        }
-    }
-
     #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     const fn is_even(&self) -> bool {
         matches!(self, Self::Even)
-    }
-}
-
-impl FromStr for Spread {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        by_name("a spread", text, &[Self::Even, Self::Cookie], Self::name)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What clients are connected to: a protocol, an address and a port.
+//! Backends: the protocol, address and port that clients are connected to.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::error::{UnknownName, by_name, excerpt};
+use crate::error::excerpt;
+use crate::text::names;
 use crate::zone::Zone;
 
 /// Transport protocol of a backend or a socket.
@@ -20,18 +21,9 @@ pub enum Protocol {
     Udp,
 }
 
+names!(Protocol, "a protocol", Tcp => "tcp", Udp => "udp");
+
 impl Protocol {
-    /// Every protocol, in the order of messages and listings.
-    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
-
-    /// Lowercase name, which is also the scheme of a backend: `tcp` or `udp`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        }
-    }
-
     /// IP protocol number (IANA "Protocol Numbers"): 6 for TCP, 17 for UDP.
     pub const fn number(self) -> u8 {
         match self {
@@ -47,20 +39,6 @@ impl Protocol {
             17 => Some(Self::Udp),
             _ => None,
         }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Protocol {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        by_name("a protocol", text, &Self::ALL, Self::name)
     }
 }
 

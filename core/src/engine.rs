@@ -1,11 +1,8 @@
 //! Names of the ways to find and destroy sockets.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
-use crate::error::{UnknownName, by_name};
+use crate::text::names;
 
 /// One way to find and destroy the sockets of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -28,40 +25,21 @@ pub enum EngineName {
     IndexScan,
 }
 
-impl EngineName {
-    /// Every engine, those that walk one bucket first.
-    pub const ALL: [Self; 6] =
-        [Self::Kfunc, Self::Netlink, Self::Iter, Self::Diag, Self::DiagFilter, Self::IndexScan];
+names!(
+    EngineName,
+    "an engine",
+    Kfunc => "kfunc",
+    Netlink => "netlink",
+    Iter => "iter",
+    Diag => "diag",
+    DiagFilter => "diag-filter",
+    IndexScan => "index-scan",
+);
 
+impl EngineName {
     /// True for a scan of every socket, whether or not the index knows it.
     pub const fn scans(self) -> bool {
         matches!(self, Self::Iter | Self::Diag | Self::DiagFilter)
-    }
-
-    /// Name in kebab case, for example `diag-filter`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Kfunc => "kfunc",
-            Self::Netlink => "netlink",
-            Self::Iter => "iter",
-            Self::Diag => "diag",
-            Self::DiagFilter => "diag-filter",
-            Self::IndexScan => "index-scan",
-        }
-    }
-}
-
-impl fmt::Display for EngineName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for EngineName {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        by_name("an engine", text, &Self::ALL, Self::name)
     }
 }
 

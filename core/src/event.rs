@@ -276,7 +276,7 @@ pub enum Action {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max_victims: Option<u64>,
     },
-    /// The connected sockets that the event's `where` selects are to end, whoever they are connected to.
+    /// The connected sockets that the event's `where` selects are to end, whatever their peer is.
     Terminate {
         /// Do nothing if it would destroy more sockets than this.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! What a second engine did for an event.
+//! Fallbacks: the work of a second engine for an event.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,7 @@ pub enum FallbackReason {
 /// The result of a second engine. Its numbers are part of the totals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct FallbackRun {
     /// The engine of the fallback.
     pub engine: EngineName,
@@ -38,4 +39,18 @@ pub struct FallbackRun {
     pub destroyed: u64,
     /// Nanoseconds it took; part of the phases.
     pub ns: u64,
+}
+
+impl FallbackRun {
+    /// What an engine has done in `ns` nanoseconds of help.
+    #[must_use]
+    pub const fn new(
+        engine: EngineName,
+        because: FallbackReason,
+        victims: u64,
+        destroyed: u64,
+        ns: u64,
+    ) -> Self {
+        Self { engine, because, victims, destroyed, ns }
+    }
 }

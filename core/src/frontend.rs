@@ -1,12 +1,12 @@
-//! What clients named before a load balancer translated it.
+//! Frontends: the addresses that clients named, before a load balancer translated them.
 
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::backend::{Backend, BackendError};
-use crate::error::{UnknownName, by_name};
+use crate::text::{names, serde_as_text};
 
 /// Most frontends that one event may name.
 pub const MAX_FRONTENDS: usize = 1024;
@@ -48,17 +48,7 @@ impl FromStr for Frontend {
     }
 }
 
-impl Serialize for Frontend {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Frontend {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
+serde_as_text!(Frontend);
 
 /// Why a text is not a frontend, or does not fit its event, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -106,34 +96,11 @@ pub enum UnknownFrontend {
     Destroy,
 }
 
+names!(UnknownFrontend, "a policy for unknown frontends", Preserve => "preserve", Destroy => "destroy");
+
 impl UnknownFrontend {
-    /// Every policy, the default first.
-    pub const ALL: [Self; 2] = [Self::Preserve, Self::Destroy];
-
-    /// Lowercase name: `preserve` or `destroy`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Preserve => "preserve",
-            Self::Destroy => "destroy",
-        }
-    }
-
     fn is_default(&self) -> bool {
         *self == Self::default()
-    }
-}
-
-impl fmt::Display for UnknownFrontend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for UnknownFrontend {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        by_name("a policy for unknown frontends", text, &Self::ALL, Self::name)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Two limits, both off by default:
 //! * *victims per event*: an event that would destroy more is refused as a whole. It guards against a control
 //!   plane that has lost its mind. A reconcile, whose victims nobody has named, always has such a limit.
-//! * *destroys per second*: each destroyed TCP connection is a RST on the wire and mostly a new connection
+//! * *destroys per second*: each destroyed TCP connection is a RST on the wire and usually a new connection
 //!   right after it. [`Pacer`] spreads them.
 
 use std::num::NonZeroU64;
@@ -32,6 +32,7 @@ pub enum Limit {
 /// What the limits had to do with an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Guarded {
     /// Most victims this event may have, if that is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -151,7 +152,7 @@ impl Pacer {
         self.full_at.saturating_sub(now)
     }
 
-    /// Takes note of `destroyed` at `now`. More than a batch may be told of: the next waits
+    /// Takes note of `destroyed` at `now`. `destroyed` may be more than a batch: the next waits
     /// accordingly.
     pub fn spend(&mut self, now: Duration, destroyed: u64) {
         let nanos = u128::from(destroyed) * 1_000_000_000 / u128::from(self.rate.get());
@@ -231,7 +232,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever waits as told never destroys more than the rate and one batch in any time.
+        /// A caller that waits so long never destroys more than the rate and one batch in any time.
         #[test]
         fn the_rate_is_kept(rate in 1_u64..100_000, idle in prop::collection::vec(0_u64..200_000_000, 1..50)) {
             let mut pacer = pacer(rate);

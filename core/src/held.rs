@@ -1,10 +1,11 @@
-//! What is known of sockets whose owners hold their locks.
+//! The status of sockets whose owners hold their locks.
 
 use serde::{Deserialize, Serialize};
 
 /// Sockets whose destroy waited for a lock for longer than their event did, since the service started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct HeldStatus {
     /// Sockets that reports have listed as failed and that are still waited for, so that those failures may yet be taken
     /// back. Each counts once, however many events have asked for it.

@@ -1,8 +1,8 @@
 //! Why an engine cannot claim that it has found every socket.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
+
+use crate::text::names;
 
 /// Why an engine cannot claim to have found every socket of the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -38,43 +38,20 @@ pub enum Incomplete {
     SocketLocked,
 }
 
-impl Incomplete {
-    /// Every reason.
-    pub const ALL: [Self; 10] = [
-        Self::IndexFull,
-        Self::WildcardUnconnected,
-        Self::NetnsUnreachable,
-        Self::DumpInterrupted,
-        Self::Refused,
-        Self::EngineFailed,
-        Self::HookOrder,
-        Self::IndexUnsure,
-        Self::KernelSockets,
-        Self::SocketLocked,
-    ];
-
-    /// Name in kebab case, for example `index-full`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::IndexFull => "index-full",
-            Self::WildcardUnconnected => "wildcard-unconnected",
-            Self::NetnsUnreachable => "netns-unreachable",
-            Self::DumpInterrupted => "dump-interrupted",
-            Self::Refused => "refused",
-            Self::EngineFailed => "engine-failed",
-            Self::HookOrder => "hook-order",
-            Self::IndexUnsure => "index-unsure",
-            Self::KernelSockets => "kernel-sockets",
-            Self::SocketLocked => "socket-locked",
-        }
-    }
-}
-
-impl fmt::Display for Incomplete {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
+names!(
+    Incomplete,
+    "a reason",
+    IndexFull => "index-full",
+    WildcardUnconnected => "wildcard-unconnected",
+    NetnsUnreachable => "netns-unreachable",
+    DumpInterrupted => "dump-interrupted",
+    Refused => "refused",
+    EngineFailed => "engine-failed",
+    HookOrder => "hook-order",
+    IndexUnsure => "index-unsure",
+    KernelSockets => "kernel-sockets",
+    SocketLocked => "socket-locked",
+);
 
 #[cfg(test)]
 mod tests {

@@ -67,6 +67,7 @@ mod socket;
 #[cfg(test)]
 mod strategies;
 mod target;
+mod text;
 mod timing;
 mod zone;
 

@@ -1,4 +1,4 @@
-//! What an event would hit.
+//! The radius of a dry run: its victims by cgroup, netns, backend and command.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,6 +12,7 @@ use crate::socket::SocketTuple;
 /// counted as `-`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Radius {
     /// By the cgroup they were made in.
     pub cgroup: BTreeMap<String, u64>,

@@ -1,4 +1,4 @@
-//! What came of one victim.
+//! The result of one victim.
 
 use crate::event::Event;
 use crate::revived::Connected;

@@ -1,4 +1,4 @@
-//! What came of sockets that were to be revived or moved.
+//! The results of a revive and of a move.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -181,11 +181,20 @@ impl Moved {
 /// Destroyed sockets that will be looked at again, in the report of their event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Reviving {
     /// How many.
     pub sockets: u64,
     /// Milliseconds from the destroy to the second look.
     pub after_ms: u32,
+}
+
+impl Reviving {
+    /// So many sockets, so many milliseconds after their destroy.
+    #[must_use]
+    pub const fn new(sockets: u64, after_ms: u32) -> Self {
+        Self { sockets, after_ms }
+    }
 }
 
 #[cfg(test)]

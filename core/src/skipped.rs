@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Visited sockets that were not destroyed, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Skipped {
     /// Sent to the backend without connecting to it; preserved by policy.
     pub unconnected: u64,

@@ -11,6 +11,7 @@ use crate::backend::Protocol;
 /// Everything that names one socket on this machine. Ports are in host byte order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct SocketTuple {
     /// Transport protocol.
     pub protocol: Protocol,
@@ -44,6 +45,7 @@ pub struct SocketTuple {
 /// Whose socket it is, as far as it could be found. All of it may have changed since.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Attribution {
     /// Name of the network namespace under `/run/netns`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,6 +74,27 @@ impl fmt::Display for Attribution {
         parts.extend(self.pid.map(|pid| format!("pid {pid}")));
         parts.extend(self.command.as_ref().map(|command| format!("({command})")));
         f.write_str(&parts.join(" "))
+    }
+}
+
+impl SocketTuple {
+    /// A socket of which no more is known than its two ends.
+    #[must_use]
+    pub fn new(protocol: Protocol, local: SocketAddr, peer: SocketAddr) -> Self {
+        Self {
+            protocol,
+            saddr: local.ip(),
+            sport: local.port(),
+            daddr: peer.ip(),
+            dport: peer.port(),
+            ifindex: 0,
+            cookie: 0,
+            netns: 0,
+            netns_inum: 0,
+            state: state_name(0).into(),
+            attribution: None,
+            frontend: None,
+        }
     }
 }
 

@@ -1,12 +1,9 @@
 //! The sockets that a walk matches.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
-use crate::error::{UnknownName, by_name};
+use crate::text::names;
 
 /// Policy for UDP sockets that only ever sent to the backend with `sendto`/`sendmsg` and never
 /// connected to it.
@@ -21,32 +18,7 @@ pub enum Unconnected {
     Destroy,
 }
 
-impl Unconnected {
-    /// Every policy, the default first.
-    pub const ALL: [Self; 2] = [Self::Preserve, Self::Destroy];
-
-    /// Lowercase name: `preserve` or `destroy`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Preserve => "preserve",
-            Self::Destroy => "destroy",
-        }
-    }
-}
-
-impl fmt::Display for Unconnected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Unconnected {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        by_name("a policy for unconnected sockets", text, &Self::ALL, Self::name)
-    }
-}
+names!(Unconnected, "a policy for unconnected sockets", Preserve => "preserve", Destroy => "destroy");
 
 /// The sockets that a walk matches, and the treatment of each match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

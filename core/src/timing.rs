@@ -5,7 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-/// Longest time that a histogram tells apart, in nanoseconds: 60 s. Longer ones are recorded as
+/// Longest time that a histogram distinguishes, in nanoseconds: 60 s. Longer ones are recorded as
 /// this and counted as clamped.
 pub const MAX_RECORDED_NS: u64 = 60_000_000_000;
 
@@ -21,6 +21,7 @@ pub fn nanos(duration: Duration) -> u64 {
 /// [`closed`](Self::closed).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Phases {
     /// From the arrival of the event to the start of the work.
     #[serde(rename = "queue")]
@@ -140,6 +141,7 @@ pub struct Summary {
 /// Percentiles of one phase, in nanoseconds, at most 0.1 % too high and never above the maximum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct PhaseSummary {
     /// Median.
     #[serde(rename = "p50")]

@@ -71,7 +71,7 @@ pub fn converse(input: Vec<u8>, inbox: Inbox, clients: &Arc<Clients>) -> io::Res
     let connection = connection::start(who, Arc::clone(&server), server, inbox, Stop::new()?)?;
     let mut sender = client.try_clone()?;
     let sending = thread::spawn(move || {
-        // An error is one of the other end, whose answers tell.
+        // An error is the other end's; its answers show it.
         let _ = sender.write_all(&input).and_then(|()| sender.shutdown(Shutdown::Write));
     });
     let mut answers = Vec::new();

@@ -293,7 +293,7 @@ fn nobody_at_the_socket() -> Result<()> {
     command.env("NOTIFY_SOCKET", &nowhere);
     let ended = run_with(command, Vec::new())?;
     ensure!(ended.code == Some(1) && ended.err.lines().count() == 1, "{ended:?}");
-    let says = format!("cannot tell the service manager at {}: No such file", nowhere.display());
+    let says = format!("cannot notify the service manager at {}: No such file", nowhere.display());
     ensure!(ended.err.contains(&says), "{ended:?}");
     ensure!(hooks::attached(&cgroup)? == 0, "hooks are still attached");
     Ok(())

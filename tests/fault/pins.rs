@@ -32,7 +32,7 @@ fn pinned(world: &World, directory: &Path) -> Builder {
 }
 
 fn other_size(world: &World, directory: &Path) -> Builder {
-    pinned(world, directory).config(Config { max_sockets: 2048, buckets: 64, ..Config::default() })
+    pinned(world, directory).config(Config::default().max_sockets(2048).buckets(64))
 }
 
 fn pins_are_made(world: &mut World) -> Result<()> {

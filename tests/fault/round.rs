@@ -240,7 +240,7 @@ impl Held {
 pub fn beside(world: &World) -> Builder {
     Reaper::builder()
         .cgroup(world.cgroup().path())
-        .config(Config { max_sockets: 1024, buckets: 64, ..Config::default() })
+        .config(Config::default().max_sockets(1024).buckets(64))
         .engine(EngineChoice::Named(world.reaper().engine()))
         .pending_wait(Duration::from_millis(1))
 }

@@ -34,6 +34,16 @@ fn long_functions(source: &Crate) -> Vec<String> {
     found
 }
 
+/// Rust files of more than [`LONG_FILE`] lines.
+fn long_files() -> Vec<String> {
+    ["core", "bpf", "runner", "benches", "tests"]
+        .iter()
+        .flat_map(|directory| files(&root().join(directory)))
+        .filter(|file| fs::read_to_string(file).unwrap().lines().count() > LONG_FILE)
+        .map(|file| file.strip_prefix(root()).unwrap_or(&file).display().to_string())
+        .collect()
+}
+
 /// Blocks and implementations that are `unsafe`.
 fn unsafe_blocks(source: &Crate) -> usize {
     let count = |code: &str| code.matches("unsafe {").count() + code.matches("unsafe impl").count();
@@ -80,6 +90,27 @@ fn the_wings_are_few() {
     assert!(entries <= 10, "{entries} entries in runner/src");
 }
 
+#[test]
+fn tests_in_files_of_their_own_are_no_product() {
+    let product = product();
+    let core = product.iter().find(|source| source.name == "core").unwrap();
+    assert!(core.modules.contains_key("request") && !core.modules.contains_key("request::tests"));
+    // The declaration of such a module does not end the code of the file that has it.
+    assert!(core.modules[""].code.contains("pub use socket::"));
+}
+
+#[test]
+fn functions_are_short() {
+    let long: Vec<String> = product().iter().flat_map(long_functions).collect();
+    assert!(long.is_empty(), "over {LONG_FUNCTION} lines: {long:#?}");
+}
+
+#[test]
+fn files_are_short() {
+    let long = long_files();
+    assert!(long.len() <= 2, "over {LONG_FILE} lines: {long:#?}");
+}
+
 /// The table of CONTRIBUTING.md: `make house` prints it.
 #[test]
 fn numbers() {
@@ -90,12 +121,7 @@ fn numbers() {
         product.iter().flat_map(|source| source.modules.values()).map(|m| m.product_lines).sum();
     let unsafes: usize = product.iter().chain([&benches]).map(unsafe_blocks).sum();
     let long: Vec<String> = product.iter().flat_map(long_functions).collect();
-    let all = ["core", "bpf", "runner", "benches", "tests"];
-    let long_files: Vec<_> = all
-        .iter()
-        .flat_map(|directory| files(&root().join(directory)))
-        .filter(|file| fs::read_to_string(file).unwrap().lines().count() > LONG_FILE)
-        .collect();
+    let long_files = long_files();
     let tracked = lines_of("git", &["ls-files"]).map(|files| files.len());
     let known = |n: Option<usize>| n.map_or_else(|| "unknown here".to_owned(), |n| n.to_string());
     println!("{:>8}  entries in runner/src", fs::read_dir(root().join("runner/src")).unwrap().count());
@@ -106,6 +132,6 @@ fn numbers() {
     long.iter().for_each(|function| println!("          {}", function.replace(root().to_str().unwrap(), "")));
     println!("{:>8}  crates for an embedder", known(embedded_crates()));
     println!("{:>8}  files over {LONG_FILE} lines", long_files.len());
-    long_files.iter().for_each(|file| println!("          {}", file.strip_prefix(root()).unwrap().display()));
+    long_files.iter().for_each(|file| println!("          {file}"));
     println!("{:>8}  files in the tree", known(tracked));
 }

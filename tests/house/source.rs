@@ -16,6 +16,8 @@ pub struct Module {
     pub file: PathBuf,
     /// The code without comments, strings' contents and unit tests.
     pub code: String,
+    /// Its modules that are compiled for tests only and have files of their own.
+    tests: Vec<String>,
     /// Lines without the unit tests at the end.
     pub product_lines: usize,
     uses: Vec<Use>,
@@ -44,6 +46,9 @@ impl Crate {
             }
             modules.insert(path.join("::"), Module::read(&file, &path));
         }
+        let tests: Vec<String> =
+            modules.iter().flat_map(|(path, module)| module.test_modules(path)).collect();
+        modules.retain(|path, _| !tests.contains(path));
         Self { name, modules }
     }
 
@@ -76,14 +81,32 @@ impl Crate {
     }
 }
 
+/// What stands before the name of a module that is compiled for tests only.
+const TESTS: &str = "#[cfg(test)]\nmod ";
+
 impl Module {
+    /// The paths of its modules that are tests.
+    fn test_modules(&self, path: &str) -> impl Iterator<Item = String> {
+        let parent = if path.is_empty() { String::new() } else { format!("{path}::") };
+        self.tests.iter().map(move |name| format!("{parent}{name}"))
+    }
+
     fn read(file: &Path, path: &[String]) -> Self {
         let text = fs::read_to_string(file).unwrap();
-        let tests = text.find("#[cfg(test)]\nmod ").map_or(text.len(), |at| at);
-        let code = without_comments(&text[..tests]);
+        let (mut tests, mut end) = (Vec::new(), text.len());
+        for (at, _) in text.match_indices(TESTS) {
+            let declared = text[at + TESTS.len()..].lines().next().unwrap_or_default();
+            let Some(name) = declared.strip_suffix(';') else {
+                end = at;
+                break;
+            };
+            tests.push(name.to_owned());
+        }
+        let text = &text[..end];
+        let code = without_comments(text);
         let is_root_of_folder = file.file_name().is_some_and(|name| name == "mod.rs" || name == "lib.rs");
         let uses = uses(&code, path, is_root_of_folder);
-        Self { file: file.to_owned(), product_lines: text[..tests].lines().count(), code, uses }
+        Self { file: file.to_owned(), product_lines: text.lines().count(), code, tests, uses }
     }
 }
 

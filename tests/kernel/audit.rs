@@ -276,7 +276,7 @@ fn audit_finds_sockets_without_cookies(world: &mut World) -> Result<()> {
         let shown = tables.read(protocol, &Question::default())?;
         ensure!(shown.len() == 2 && shown.iter().all(|s| s.victim.cookie() == 0), "{shown:?}");
     }
-    let index = Index::load(&Config { max_sockets: 256, buckets: 16, ..Config::default() })?;
+    let index = Index::load(&Config::default().max_sockets(256).buckets(16))?;
     let audit = Auditor::new(index.walker()?, cgroup.path())?.run()?;
     let cookies = handles.iter().map(|&handle| client.cookie(handle)).collect::<Result<Vec<_>, _>>()?;
     expect_found(&audit, Kind::Missed, &cookies)?;
@@ -305,7 +305,7 @@ struct Beside {
 
 impl Beside {
     fn new(world: &World) -> Result<Self> {
-        let index = Index::load(&Config { max_sockets: 256, buckets: 16, ..Config::default() })?;
+        let index = Index::load(&Config::default().max_sockets(256).buckets(16))?;
         let auditor = Auditor::new(index.walker()?, world.cgroup().path())?;
         let mut beside = Self { hooks: None, index, auditor };
         beside.attach(world)?;

@@ -6,15 +6,12 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result, ensure};
-use skreap::Reaper;
-use skreap::bpf::{Config, FrontendCounters};
-use skreap::choice::EngineChoice;
+use skreap::bpf::FrontendCounters;
 use skreap::core::{
-    Action, Backend, EngineName, Event, Frontend, Incomplete, Report, Skipped, Through, Unconnected,
-    UnknownFrontend,
+    Action, Backend, EngineName, Frontend, Incomplete, Report, Skipped, Through, Unconnected, UnknownFrontend,
 };
 use skreap_testbed::bpf::{LoadBalancer, Placing};
-use skreap_testbed::{Bpffs, Client, Family, OpenSpec, SpawnOptions};
+use skreap_testbed::{Client, Family, OpenSpec, with};
 
 use crate::case::{Case, case};
 use crate::sockets::*;
@@ -53,17 +50,7 @@ pub fn cases() -> Vec<Case> {
         case!(a_socket_connects_through_the_other_service).with(behind(V4)).index_only(),
         case!(a_connect_through_the_other_service_may_fail).with(behind(V4)).index_only(),
         case!(a_failed_connect_changes_no_frontend).with(behind(V4)).index_only(),
-        case!(balancer_after_the_hooks).with(plain).index_only(),
-        case!(balancer_behind_our_back).with(plain).index_only(),
-        case!(balancer_on_a_child).with(plain).index_only(),
-        case!(balancer_with_preorder_after_ours).with(plain).index_only(),
-        case!(balancer_before_the_first_program).with(plain).index_only(),
-        case!(balancer_that_was_first_for_a_moment).with(plain).index_only(),
-        case!(balancer_above_that_is_first).with(plain).index_only(),
         case!(a_full_table_says_so).with(WorldOptions { frontends: 2, ..behind(V4) }).index_only(),
-        case!(older_sockets_have_no_frontend).with(behind(V4)).only(EngineName::Netlink),
-        case!(pins_keep_frontends).with(behind(V4)).only(EngineName::Netlink),
-        case!(pins_with_the_option_and_without).with(behind(V4)).only(EngineName::Netlink),
         case!(a_full_index_makes_a_restricted_event_incomplete)
             .with(WorldOptions { max_sockets: 10, ..behind(V4) })
             .only(EngineName::Netlink),
@@ -97,7 +84,7 @@ pub fn listed(world: &mut World, pod: &str) -> Result<BTreeMap<u64, String>> {
 }
 
 /// Says that exactly these sockets came through these frontends.
-fn expect_listed(world: &mut World, pod: &str, expected: &[(&[u64], &str)]) -> Result<()> {
+pub fn expect_listed(world: &mut World, pod: &str, expected: &[(&[u64], &str)]) -> Result<()> {
     let found = listed(world, pod)?;
     let expected: BTreeMap<u64, String> = expected
         .iter()
@@ -108,8 +95,9 @@ fn expect_listed(world: &mut World, pod: &str, expected: &[(&[u64], &str)]) -> R
 }
 
 pub fn expect_skips(report: &Report, frontend: u64, frontend_unknown: u64) -> Result<()> {
-    let skipped = Skipped { frontend, frontend_unknown, ..Skipped::default() };
-    let found = Skipped { no_peer: 0, moved_on: 0, ..report.skipped };
+    let skipped = with(|s: &mut Skipped| (s.frontend, s.frontend_unknown) = (frontend, frontend_unknown));
+    let mut found = report.skipped;
+    (found.no_peer, found.moved_on) = (0, 0);
     ensure!(found == skipped, "{skipped:?}: {report:?}");
     Ok(())
 }
@@ -146,7 +134,7 @@ fn three_ways(world: &mut World, a: &str, b: &str, pod: &str, open: &Opener<'_>)
     expect_skips(&report, 0, 0)?;
     expect_exactly(&report, &mut [&mut client], &through_b)?;
     let found = counters(world)?;
-    let expected = FrontendCounters { known: 2, room: 64, ..FrontendCounters::default() };
+    let expected = with(|s: &mut FrontendCounters| (s.known, s.room) = (2, 64));
     ensure!(found == expected, "{found:?}, not {expected:?}");
     Ok(())
 }
@@ -291,161 +279,6 @@ pub fn balance(world: &World, placing: Placing) -> Result<LoadBalancer> {
     Ok(LoadBalancer::attach_placed(&entries, world.cgroup().open()?.as_fd(), placing)?)
 }
 
-/// Two through each service and two directly, of which everything is known.
-fn expect_known(world: &mut World, client: &mut Client) -> Result<()> {
-    let through_a = many_to(client, A, 2)?;
-    let through_b = many_to(client, B, 2)?;
-    let direct = many_to(client, POD, 2)?;
-    expect_listed(world, POD, &[(&through_a, A), (&through_b, B), (&direct, DIRECT)])?;
-    expect_exactly(&reap_through(world, POD, B)?, &mut [client], &through_b)?;
-    expect_exactly(&reap_through(world, POD, DIRECT)?, &mut [client], &direct)?;
-    expect_exactly(&reap_through(world, POD, A)?, &mut [client], &through_a)
-}
-
-/// Attached behind ours; seen before anybody connects.
-fn balancer_after_the_hooks(world: &mut World) -> Result<()> {
-    world.serve(&[backend(POD)])?;
-    let mut client = world.client("client")?;
-    let _balancer = balance(world, Placing::Last)?;
-    world.tidy();
-    expect_known(world, &mut client)
-}
-
-/// Attached behind ours, and nobody has looked when clients connect: what they named is not known. Nor is it of a
-/// socket that was connected to the backend before, and is again, by way of the service.
-fn balancer_behind_our_back(world: &mut World) -> Result<()> {
-    world.serve(&[backend(POD)])?;
-    let mut client = world.client("client")?;
-    let old = many_to(&mut client, POD, 3)?;
-    let moves = connect(&mut client, backend(POD))?;
-    // What was recorded before the last look but one is beyond doubt.
-    world.tidy();
-    world.tidy();
-    let _balancer = balance(world, Placing::Last)?;
-    let through_a = many_to(&mut client, A, 4)?;
-    client.connect(moves.handle, backend(A).socket_addr())?;
-    let unknown: Vec<u64> = through_a.iter().copied().chain([moves.cookie]).collect();
-    expect_listed(world, POD, &[(&old, DIRECT), (&unknown, UNKNOWN)])?;
-    let report = reap_through(world, POD, A)?;
-    expect_exactly(&report, &mut [&mut client], &[])?;
-    expect_skips(&report, 3, 5)?;
-    let action = Action::BackendDeleted { backend: backend(POD) };
-    let report = world.tell_through(action, through(&[A], UnknownFrontend::Destroy), false)?;
-    expect_exactly(&report, &mut [&mut client], &unknown)?;
-    expect_exactly(&reap_through(world, POD, DIRECT)?, &mut [&mut client], &old)?;
-    expect_known(world, &mut client)
-}
-
-fn balancer_on_a_child(world: &mut World) -> Result<()> {
-    world.serve(&[backend(POD)])?;
-    let child = world.cgroup().child("child")?;
-    let options = SpawnOptions { label: "client", cgroup: Some(&child), netns: Some(world.netns(0)) };
-    let mut client = Client::spawn(&options)?;
-    let entries = [(backend(A), backend(POD)), (backend(B), backend(POD))];
-    for placing in [Placing::Last, Placing::Preorder, Placing::First] {
-        let _balancer = LoadBalancer::attach_placed(&entries, child.open()?.as_fd(), placing)?;
-        expect_known(world, &mut client)?;
-    }
-    Ok(())
-}
-
-fn balancer_with_preorder_after_ours(world: &mut World) -> Result<()> {
-    world.serve(&[backend(POD)])?;
-    let mut client = world.client("client")?;
-    let _balancer = balance(world, Placing::Preorder)?;
-    world.tidy();
-    expect_known(world, &mut client)?;
-    let first = world.reaper().order().first.context("no first programs")?;
-    ensure!(first.first && first.moves == 0, "{first:?}");
-    Ok(())
-}
-
-/// Attached before our first program: it sees backends only, until it is the first again.
-fn balancer_before_the_first_program(world: &mut World) -> Result<()> {
-    world.serve(&[backend(POD)])?;
-    let mut client = world.client("client")?;
-    let old = many_to(&mut client, POD, 3)?;
-    world.tidy();
-    world.tidy();
-    let _balancer = balance(world, Placing::First)?;
-    let doubtful = [many_to(&mut client, A, 2)?, many_to(&mut client, POD, 2)?].concat();
-    expect_listed(world, POD, &[(&old, DIRECT), (&doubtful, UNKNOWN)])?;
-    let first = world.reaper().order().first.context("no first programs")?;
-    ensure!(first.first && first.moves == 4, "{first:?}");
-    let report = reap_through(world, POD, DIRECT)?;
-    expect_exactly(&report, &mut [&mut client], &old)?;
-    expect_skips(&report, 0, 4)?;
-    expect_known_beside(world, &mut client, 4)
-}
-
-/// As [`expect_known`], beside sockets of which nothing is known.
-fn expect_known_beside(world: &mut World, client: &mut Client, unknown: u64) -> Result<()> {
-    let through_a = many_to(client, A, 2)?;
-    let direct = many_to(client, POD, 2)?;
-    let report = reap_through(world, POD, A)?;
-    expect_exactly(&report, &mut [client], &through_a)?;
-    expect_skips(&report, 2, unknown)?;
-    let report = reap_through(world, POD, DIRECT)?;
-    expect_exactly(&report, &mut [client], &direct)?;
-    expect_skips(&report, 0, unknown)
-}
-
-/// Came and went between two looks: the order is as it was, and yet what was recorded is not right.
-fn balancer_that_was_first_for_a_moment(world: &mut World) -> Result<()> {
-    world.serve(&[backend(POD)])?;
-    let mut client = world.client("client")?;
-    let old = many_to(&mut client, POD, 3)?;
-    world.tidy();
-    world.tidy();
-    let balancer = balance(world, Placing::First)?;
-    let doubtful = many_to(&mut client, A, 4)?;
-    drop(balancer);
-    expect_listed(world, POD, &[(&old, DIRECT), (&doubtful, UNKNOWN)])?;
-    let first = world.reaper().order().first.context("no first programs")?;
-    ensure!(first.first && first.moves == 0, "{first:?}");
-    expect_exactly(&reap_through(world, POD, DIRECT)?, &mut [&mut client], &old)
-}
-
-/// On a parent, with PREORDER: nothing gets before it, so no frontend is recorded while it is there.
-fn balancer_above_that_is_first(world: &mut World) -> Result<()> {
-    world.serve(&[backend(POD)])?;
-    let child = world.cgroup().child("child")?;
-    let mut reaper = Reaper::builder()
-        .cgroup(child.path())
-        .config(Config { max_sockets: 1000, frontends: 64, ..Config::default() })
-        .engine(EngineChoice::Named(world.reaper().engine()))
-        .build()?;
-    let options = SpawnOptions { label: "client", cgroup: Some(&child), netns: Some(world.netns(0)) };
-    let mut client = Client::spawn(&options)?;
-    let direct = many_to(&mut client, POD, 3)?;
-    reaper.tidy();
-    reaper.tidy();
-    let balancer = balance(world, Placing::Preorder)?;
-    let doubtful = many_to(&mut client, A, 4)?;
-    let event = |through: Through| Event::deleted(backend(POD)).with_through(through);
-    let report = reaper.handle(&event(through(&[A], UnknownFrontend::Preserve)));
-    expect_exactly(&report, &mut [&mut client], &[])?;
-    expect_skips(&report, 3, 4)?;
-    ensure!(!reaper.order().first.context("no first programs")?.first, "{:?}", reaper.order());
-    // Recorded as unknown from the start.
-    let later = many_to(&mut client, A, 2)?;
-    let report = reaper.handle(&event(through(&[DIRECT], UnknownFrontend::Preserve)));
-    expect_exactly(&report, &mut [&mut client], &direct)?;
-    expect_skips(&report, 0, 6)?;
-    let counters = reaper.index().frontends().context("no frontends")?.counters()?;
-    ensure!(counters.not_first == 2, "{counters:?}");
-    drop(balancer);
-    reaper.tidy();
-    ensure!(reaper.order().first.context("no first programs")?.first, "{:?}", reaper.order());
-    let again = many_to(&mut client, POD, 2)?;
-    let report = reaper.handle(&event(through(&[DIRECT], UnknownFrontend::Preserve)));
-    expect_exactly(&report, &mut [&mut client], &again)?;
-    let report = reaper.handle(&event(through(&[DIRECT], UnknownFrontend::Destroy)));
-    expect_exactly(&report, &mut [&mut client], &[doubtful, later].concat())?;
-    drop(client);
-    Ok(())
-}
-
 /// Room for two: a third is unknown, and counted; who names the two, or the backend, is known as ever.
 fn a_full_table_says_so(world: &mut World) -> Result<()> {
     const C: &str = "udp://10.177.9.3:5353";
@@ -459,7 +292,7 @@ fn a_full_table_says_so(world: &mut World) -> Result<()> {
     let direct = many_to(&mut client, POD, 1)?;
     let through_b = [through_b, more_b].concat();
     expect_listed(world, POD, &[(&through_a, A), (&through_b, B), (&third, UNKNOWN), (&direct, DIRECT)])?;
-    let expected = FrontendCounters { known: 2, room: 2, table_full: 3, ..FrontendCounters::default() };
+    let expected = with(|s: &mut FrontendCounters| (s.known, s.room, s.table_full) = (2, 2, 3));
     ensure!(counters(world)? == expected, "{:?}, not {expected:?}", counters(world)?);
     let report = reap_through(world, POD, C)?;
     expect_exactly(&report, &mut [&mut client], &[])?;
@@ -467,84 +300,6 @@ fn a_full_table_says_so(world: &mut World) -> Result<()> {
     let action = Action::BackendDeleted { backend: backend(POD) };
     let report = world.tell_through(action, through(&[C], UnknownFrontend::Destroy), false)?;
     expect_exactly(&report, &mut [&mut client], &third)
-}
-
-/// A second service, with the sizes of the tests of pins.
-fn second(world: &World, frontends: u32, pins: Option<&std::path::Path>) -> Result<Reaper> {
-    let mut builder = Reaper::builder()
-        .cgroup(world.cgroup().path())
-        .config(Config { max_sockets: 4096, buckets: 1024, frontends, ..Config::default() })
-        .engine(EngineChoice::Named(world.reaper().engine()));
-    if let Some(pins) = pins {
-        builder = builder.pin(pins);
-    }
-    Ok(builder.build()?)
-}
-
-fn handle(reaper: &mut Reaper, frontend: &str) -> Report {
-    let through = through(&[frontend], UnknownFrontend::Preserve);
-    reaper.handle(&Event::deleted(backend(POD)).with_through(through))
-}
-
-fn older_sockets_have_no_frontend(world: &mut World) -> Result<()> {
-    world.serve(&[backend(POD)])?;
-    let mut client = world.client("client")?;
-    many_to(&mut client, A, 3)?;
-    many_to(&mut client, POD, 2)?;
-    let mut later = second(world, 64, None)?;
-    let through_a = many_to(&mut client, A, 1)?;
-    let report = handle(&mut later, A);
-    expect_exactly(&report, &mut [&mut client], &through_a)?;
-    expect_skips(&report, 0, 5)
-}
-
-/// The next process knows what this one knew; what was recorded while nobody looked is forgotten.
-fn pins_keep_frontends(world: &mut World) -> Result<()> {
-    world.serve(&[backend(POD)])?;
-    let bpffs = Bpffs::create()?;
-    let pins = bpffs.path("pins");
-    let mut client = world.client("client")?;
-    let mut first = second(world, 64, Some(&pins))?;
-    let through_a = many_to(&mut client, A, 3)?;
-    let direct = many_to(&mut client, POD, 2)?;
-    first.tidy();
-    first.tidy();
-    drop(first);
-    let meanwhile = many_to(&mut client, A, 4)?;
-    let mut next = second(world, 64, Some(&pins))?;
-    let later = many_to(&mut client, A, 1)?;
-    let report = handle(&mut next, A);
-    expect_exactly(&report, &mut [&mut client], &[through_a, later].concat())?;
-    expect_skips(&report, 2, 4)?;
-    let report = handle(&mut next, DIRECT);
-    expect_exactly(&report, &mut [&mut client], &direct)?;
-    expect_skips(&report, 0, 4)?;
-    let event = Event::deleted(backend(POD));
-    expect_exactly(&next.handle(&event), &mut [&mut client], &meanwhile)?;
-    drop(client);
-    Ok(())
-}
-
-/// Another memory: the index is made anew, and the sockets are found as older ones. No event misses one.
-fn pins_with_the_option_and_without(world: &mut World) -> Result<()> {
-    world.serve(&[backend(POD)])?;
-    let bpffs = Bpffs::create()?;
-    let pins = bpffs.path("pins");
-    let mut client = world.client("client")?;
-    for frontends in [0, 64, 0, 64, 32] {
-        let mut reaper = second(world, frontends, Some(&pins))?;
-        many_to(&mut client, A, 1)?;
-        reaper.tidy();
-    }
-    let mut reaper = second(world, 64, Some(&pins))?;
-    let sockets = client.cookies(skreap_testbed::Selection::All)?;
-    let report = handle(&mut reaper, A);
-    expect_exactly(&report, &mut [&mut client], &[])?;
-    expect_skips(&report, 0, 5)?;
-    let event = Event::deleted(backend(POD));
-    expect_exactly(&reaper.handle(&event), &mut [&mut client], &sockets)?;
-    drop(client);
-    Ok(())
 }
 
 /// A scan would find what has no node, but not through which frontend it came: the event says that it may lack some.

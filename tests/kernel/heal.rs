@@ -11,7 +11,7 @@ use skreap::choice::EngineChoice;
 use skreap::core::{Backend, EngineName, FallbackReason, Incomplete, Report, Unconnected};
 use skreap::{Healed, Reaper};
 use skreap_testbed::bpf::detach_connect4;
-use skreap_testbed::{Client, Selection};
+use skreap_testbed::{Client, Selection, with};
 
 use crate::case::{Case, case};
 use crate::full::expect_scanned;
@@ -42,6 +42,10 @@ fn heal(world: &World) -> Result<Healed> {
     Ok(world.reaper().healer()?.connect_delay(Duration::ZERO).run()?)
 }
 
+fn bits(backends: u64, sent: u64) -> IncompleteBits {
+    with(|bits: &mut IncompleteBits| (bits.backends, bits.sent) = (backends, sent))
+}
+
 fn incomplete(world: &World) -> Result<IncompleteBits> {
     Ok(world.reaper().index().incomplete()?)
 }
@@ -57,11 +61,7 @@ fn healed_when_there_is_room(world: &mut World) -> Result<()> {
     let place = world.place(1)?;
     let lost_udp = connect_many(&mut client, place.clone(), udp(2), 5)?;
     let lost_tcp = connect_many(&mut client, place, tcp(1), 3)?;
-    ensure!(
-        incomplete(world)? == IncompleteBits { backends: 2, everything: false, sent: 0 },
-        "{:?}",
-        incomplete(world)?
-    );
+    ensure!(incomplete(world)? == bits(2, 0), "{:?}", incomplete(world)?);
     for handle in first.first..first.first + 12 {
         client.close(handle)?;
     }
@@ -98,7 +98,7 @@ fn not_healed_without_room(world: &mut World) -> Result<()> {
     ensure!(incomplete(world)?.backends == 2);
     let healed = heal(world)?;
     // One of the two has no sockets any more.
-    ensure!(healed.after == IncompleteBits { backends: 1, everything: false, sent: 0 }, "{healed:?}");
+    ensure!(healed.after == bits(1, 0), "{healed:?}");
     ensure!((healed.found.udp.indexed, healed.found.udp.dropped) == (0, 5), "{healed:?}");
     ensure!(world.dry_run(udp(3))?.fallbacks.is_empty());
     let report = world.reap(udp(2))?;
@@ -125,11 +125,7 @@ fn lost_while_it_heals(world: &mut World) -> Result<()> {
     ensure!(incomplete(world)?.backends == 2);
     writer.clear()?;
     // udp(3) is incomplete again, and still: the bit of the current generation.
-    ensure!(
-        incomplete(world)? == IncompleteBits { backends: 1, everything: false, sent: 0 },
-        "{:?}",
-        incomplete(world)?
-    );
+    ensure!(incomplete(world)? == bits(1, 0), "{:?}", incomplete(world)?);
     ensure!(world.dry_run(udp(2))?.fallbacks.is_empty());
     let report = world.reap(udp(3))?;
     expect_scanned(&report, 1)?;
@@ -153,7 +149,7 @@ fn senders_are_not_healed(world: &mut World) -> Result<()> {
         client.close(handle)?;
     }
     let healed = heal(world)?;
-    ensure!(healed.after == IncompleteBits { backends: 0, everything: false, sent: 1 }, "{healed:?}");
+    ensure!(healed.after == bits(0, 1), "{healed:?}");
     ensure!(healed.found.udp.indexed == 1, "{healed:?}");
     let report = world.reap(udp(2))?;
     ensure!(report.incomplete_because == [Incomplete::WildcardUnconnected].into(), "{report:?}");
@@ -169,7 +165,7 @@ fn heals_by_itself(world: &mut World) -> Result<()> {
     world.serve(&[udp(1), udp(2)])?;
     let mut second = Reaper::builder()
         .cgroup(world.cgroup().path())
-        .config(Config { max_sockets: 16, buckets: 4, ..Config::default() })
+        .config(Config::default().max_sockets(16).buckets(4))
         .engine(EngineChoice::Named(EngineName::Netlink))
         .bootstrap(false)
         .heal_after(Duration::from_millis(10))

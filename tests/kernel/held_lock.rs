@@ -9,7 +9,7 @@ use skreap::core::HeldStatus;
 use skreap::core::{Backend, EngineName, Event, FallbackReason, Report, Unconnected};
 use skreap::status::Status;
 use skreap::{Batch, Underway};
-use skreap_testbed::{Client, Holding, NetnsRef, OpenSpec, Selection};
+use skreap_testbed::{Client, Holding, NetnsRef, OpenSpec, Selection, with};
 
 use crate::case::{Case, Skip, case};
 use crate::sockets::*;
@@ -92,7 +92,7 @@ fn wait_for_late(world: &World) -> Result<Status> {
 }
 
 fn late(destroyed: u64) -> HeldStatus {
-    HeldStatus { late_destroyed: destroyed, taken_back: destroyed, ..HeldStatus::default() }
+    with(|s: &mut HeldStatus| (s.late_destroyed, s.taken_back) = (destroyed, destroyed))
 }
 
 fn expect_held(report: &Report, destroyed: u64, held: u64) -> Result<()> {
@@ -142,7 +142,7 @@ fn one_of_many_is_held(world: &mut World, backend: Backend) -> Result<()> {
     expect_held(&report, 25, 1)?;
     ensure!(report.complete && report.failed.sockets()[0].socket.cookie == held.cookie, "{report:?}");
     let now = status(world)?;
-    ensure!(now.held == HeldStatus { waiting: 1, given_up: 1, ..HeldStatus::default() }, "{:?}", now.held);
+    ensure!(now.held == with(|s: &mut HeldStatus| (s.waiting, s.given_up) = (1, 1)), "{:?}", now.held);
     ensure!(now.totals.all_failed() == 1 && now.totals.all_destroyed() == 28, "{:?}", now.totals);
 
     holder.end_hold(held.handle)?;
@@ -285,7 +285,7 @@ fn asked_for_again_while_it_is_held(world: &mut World) -> Result<()> {
     ensure!(now.totals.all_failed() == 2, "{:?}", now.totals);
     holder.end_hold(held.handle)?;
     let now = wait_for_late(world)?;
-    let expected = HeldStatus { late_destroyed: 1, taken_back: 2, ..HeldStatus::default() };
+    let expected = with(|s: &mut HeldStatus| (s.late_destroyed, s.taken_back) = (1, 2));
     ensure!(now.held == expected && now.totals.all_failed() == 0, "{:?} {:?}", now.held, now.totals);
     let client: &mut Client = &mut holder;
     ensure!(client.destroyed(Selection::All).context("after all")? == [held.cookie]);
@@ -309,7 +309,7 @@ fn all_destroyers_wait(world: &mut World) -> Result<()> {
     let report = world.reap(udp(1))?;
     ensure!(start.elapsed() >= BOUND, "given up too early: {:?}", start.elapsed());
     expect_held(&report, 0, HELD as u64)?;
-    let waiting = HeldStatus { waiting: HELD as u64, given_up: 4, ..HeldStatus::default() };
+    let waiting = with(|s: &mut HeldStatus| (s.waiting, s.given_up) = (HELD as u64, 4));
     for i in 1..=2 {
         let start = Instant::now();
         let report = world.reap(tcp(1))?;
@@ -369,7 +369,7 @@ fn named_by_cookie_beside_a_held_lock(world: &mut World) -> Result<()> {
     ensure!(fallback.because == FallbackReason::NoExactId, "{report:?}");
     ensure!((fallback.victims, fallback.destroyed) == (held, 0) && held > 0, "{report:?}");
     let now = status(world)?;
-    ensure!(now.held == HeldStatus { waiting: held, given_up: 1, ..HeldStatus::default() }, "{:?}", now.held);
+    ensure!(now.held == with(|s: &mut HeldStatus| (s.waiting, s.given_up) = (held, 1)), "{:?}", now.held);
 
     for socket in [first, last] {
         holder.end_hold(socket.handle)?;

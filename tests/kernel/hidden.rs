@@ -133,7 +133,7 @@ fn preexisting_sockets_in_a_netns_that_nothing_shows(world: &mut World) -> Resul
     ensure!(!netns::shown()?.contains(&id));
     let flight = if reached { Some(in_flight(world, &mut client, udp(2))?.1) } else { None };
 
-    let mut second = second(world, Config { max_sockets: 8192, buckets: 1024, ..Config::default() })?;
+    let mut second = second(world, Config::default().max_sockets(8192).buckets(1024))?;
     ensure!(second.index().is_bootstrapped()?);
     let listing = second.listing()?;
     ensure!(listing.nodes == 9 + u64::from(flight.is_some()), "{listing:?}");

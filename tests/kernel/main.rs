@@ -25,6 +25,8 @@ mod crowd;
 mod dump_churn;
 mod events;
 mod frontends;
+mod frontends_balancers;
+mod frontends_pins;
 mod frontends_storm;
 mod full;
 mod handle;
@@ -118,6 +120,8 @@ fn main() -> ExitCode {
         handle::cases(),
         order::cases(),
         frontends::cases(),
+        frontends_balancers::cases(),
+        frontends_pins::cases(),
         frontends_storm::cases(),
         pending::cases(),
         full::cases(),

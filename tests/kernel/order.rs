@@ -15,7 +15,7 @@ use skreap::choice::EngineChoice;
 use skreap::core::{Action, Backend, EngineName, Event};
 use skreap::status::OrderStatus;
 use skreap_testbed::bpf::{LoadBalancer, Placing};
-use skreap_testbed::{Client, Selection, SpawnOptions};
+use skreap_testbed::{Client, Selection, SpawnOptions, with};
 
 use crate::case::{Case, case};
 use crate::sockets::*;
@@ -62,7 +62,7 @@ fn balance(world: &World, backends: &[Backend], placing: Placing) -> Result<Load
 }
 
 fn expect_order(world: &World, moved: u64, rekeyed: u64) -> Result<()> {
-    let expected = OrderStatus { last: true, moves: moved, rekeyed, ..OrderStatus::default() };
+    let expected = with(|s: &mut OrderStatus| (s.last, s.moves, s.rekeyed) = (true, moved, rekeyed));
     ensure!(world.reaper().order() == expected, "{:?}, not {expected:?}", world.reaper().order());
     Ok(())
 }
@@ -154,7 +154,7 @@ fn balancer_on_a_parent_cgroup(world: &mut World) -> Result<()> {
     let engine = world.reaper().engine();
     let mut reaper = Reaper::builder()
         .cgroup(child.path())
-        .config(Config { max_sockets: 1000, ..Config::default() })
+        .config(Config::default().max_sockets(1000))
         .engine(EngineChoice::Named(engine))
         .build()?;
     let options = SpawnOptions { label: "client", cgroup: Some(&child), netns: Some(world.netns(0)) };
@@ -167,7 +167,7 @@ fn balancer_on_a_parent_cgroup(world: &mut World) -> Result<()> {
         let event = Event::new(round.to_string(), Action::BackendDeleted { backend });
         expect_exactly(&reaper.handle(&event), &mut [&mut client], &cookies)?;
         rekeyed += 5;
-        let expected = OrderStatus { behind: 4, rekeyed, ..OrderStatus::default() };
+        let expected = with(|s: &mut OrderStatus| (s.behind, s.rekeyed) = (4, rekeyed));
         ensure!(reaper.order() == expected, "{:?}, not {expected:?}", reaper.order());
     }
     drop(client);

@@ -76,7 +76,7 @@ pub fn second(world: &World, config: Config) -> Result<Reaper> {
 }
 
 pub fn small() -> Config {
-    Config { max_sockets: 8192, buckets: 1024, ..Config::default() }
+    Config::default().max_sockets(8192).buckets(1024)
 }
 
 pub fn reap(reaper: &mut Reaper, backend: Backend) -> Report {
@@ -225,7 +225,7 @@ fn more_preexisting_sockets_than_fit(world: &mut World) -> Result<()> {
     world.serve(&[udp(1)])?;
     let mut client = world.client("client")?;
     connect_many(&mut client, Default::default(), udp(1), 120)?;
-    let second = second(world, Config { max_sockets: 100, ..small() })?;
+    let second = second(world, small().max_sockets(100))?;
     let counters = second.counters()?;
     ensure!(
         counters.inserts == 100 && counters.dropped_full == 20 && counters.free_nodes == 0,
@@ -266,7 +266,7 @@ fn stale_until(index: &Index, done: &AtomicBool) -> Result<u64> {
 fn closed_meanwhile(world: &mut World, backend: Backend, count: u32) -> Result<()> {
     const ROUNDS: u32 = 12;
     world.serve(&[backend])?;
-    let index = Index::load(&Config { max_sockets: 8192, ..small() })?;
+    let index = Index::load(&small().max_sockets(8192))?;
     let id = id_of(world.cgroup())?;
     let (mut met, mut delay) = (false, Duration::ZERO);
     for round in 0..ROUNDS {
@@ -311,7 +311,7 @@ fn released_before_it_is_in_the_index(world: &mut World) -> Result<()> {
     let mut client = world.client("client")?;
     connect_many(&mut client, Default::default(), udp(1), 1)?;
     // Several shards, none of which has a node yet: this one does not go the short way.
-    let index = Index::load(&Config { max_sockets: 16_384, ..small() })?;
+    let index = Index::load(&small().max_sockets(16_384))?;
     let _hooks = Hooks::attach(&index, world.cgroup().open()?.as_fd())?;
     let mut bootstrap = Bootstrap::new(&index, Some(id_of(world.cgroup())?))?;
     let pause = match Pause::around(&index, "skreap_bootstrap_udp", "record_further") {

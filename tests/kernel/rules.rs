@@ -87,7 +87,7 @@ fn gone(world: &mut World, backends: &[Backend]) -> Result<Report> {
 }
 
 fn count(rule: Option<&str>, action: ActionName, sockets: u64) -> RuleCount {
-    RuleCount { rule: rule.map(str::to_owned), action, sockets }
+    RuleCount::new(rule.map(str::to_owned), action, sockets)
 }
 
 fn peer(client: &mut Client, handle: u32) -> Result<Option<SocketAddr>> {

@@ -33,7 +33,7 @@ pub fn cases() -> Vec<Case> {
 pub fn pinned(world: &World, directory: &Path, max_sockets: u32) -> Result<Reaper> {
     let reaper = Reaper::builder()
         .cgroup(world.cgroup().path())
-        .config(Config { max_sockets, buckets: 1024, ..Config::default() })
+        .config(Config::default().max_sockets(max_sockets).buckets(1024))
         .engine(EngineChoice::Named(world.reaper().engine()))
         .pin(directory)
         .build()?;
@@ -145,7 +145,7 @@ fn hooks_made_the_last_again(world: &mut World) -> Result<()> {
     let directory = bpffs.path("pins");
     let pins = skreap::bpf::pin::Pins::lock(&directory)?;
     let cgroup = world.cgroup().open()?;
-    let config = Config { max_sockets: 4096, buckets: 1024, ..Config::default() };
+    let config = Config::default().max_sockets(4096).buckets(1024);
     let (index, origin) = pins.load(&config, cgroup.as_fd())?;
     let cgroup_fd = cgroup.as_fd();
     let mut hooks = skreap::bpf::hooks::Hooks::attach_pinned(&index, cgroup_fd, &pins, &origin)?;

@@ -29,8 +29,7 @@ pub fn cases() -> Vec<Case> {
 const TOLERANCE: u32 = 5;
 
 /// Large enough for several shards: with one, much of the arithmetic is gone.
-const CONFIG: Config =
-    Config { max_sockets: 65_536, buckets: 1024, max_memberships: 63, refs: false, frontends: 0 };
+const CONFIG: Config = Config::new().max_sockets(65_536).buckets(1024);
 
 fn programs_cost_the_verifier_what_is_recorded(_: &mut World) -> Result<()> {
     let mut found = verifier::of_index(&Index::load(&CONFIG)?)?;
@@ -39,7 +38,7 @@ fn programs_cost_the_verifier_what_is_recorded(_: &mut World) -> Result<()> {
 }
 
 fn programs_with_references_cost_the_verifier_what_is_recorded(_: &mut World) -> Result<()> {
-    let index = Index::load(&Config { refs: true, ..CONFIG })?;
+    let index = Index::load(&CONFIG.refs(true))?;
     index.can_destroy()?;
     compare(
         verifier::of_index(&index)?.into_iter().map(|v| (format!("refs:{}", v.program), v.insns)).collect(),

@@ -26,13 +26,13 @@ pub fn cases() -> Vec<Case> {
 fn owner(world: &World, client: &Client, netns: usize) -> Result<Attribution> {
     let comm = fs::read_to_string(format!("/proc/{}/comm", client.pid()))?;
     let cgroup = world.cgroup().path().strip_prefix(skreap::cgroup::root()?)?;
-    Ok(Attribution {
-        netns_name: Some(world.netns(netns).name().to_owned()),
-        cgroup: Some(format!("/{}", cgroup.to_str().context("not UTF-8")?)),
-        uid: Some(0),
-        pid: Some(client.pid()),
-        command: Some(comm.trim_end().to_owned()),
-    })
+    let mut whose = Attribution::default();
+    whose.netns_name = Some(world.netns(netns).name().to_owned());
+    whose.cgroup = Some(format!("/{}", cgroup.to_str().context("not UTF-8")?));
+    whose.uid = Some(0);
+    whose.pid = Some(client.pid());
+    whose.command = Some(comm.trim_end().to_owned());
+    Ok(whose)
 }
 
 fn expect_owner(socket: &SocketTuple, owner: &Attribution) -> Result<()> {

@@ -120,13 +120,11 @@ impl World {
             let entries = parse_entries(options.balancer)?;
             Some(LoadBalancer::attach(&entries, inside.open()?.as_fd())?)
         };
-        let config = Config {
-            max_sockets: options.max_sockets,
-            buckets: options.buckets,
-            max_memberships: options.max_memberships,
-            frontends: options.frontends,
-            ..Config::default()
-        };
+        let config = Config::default()
+            .max_sockets(options.max_sockets)
+            .buckets(options.buckets)
+            .max_memberships(options.max_memberships)
+            .frontends(options.frontends);
         let reaper = Reaper::builder()
             .cgroup(inside.path())
             .config(config)

@@ -208,13 +208,13 @@ impl World {
         self.reaper = None;
         let reaper = Reaper::builder()
             .cgroup(self.cgroup.path())
-            .config(Config {
-                max_sockets: self.kind.max_sockets,
-                buckets: 64,
-                max_memberships: self.kind.max_memberships,
-                frontends: self.kind.frontends,
-                ..Config::default()
-            })
+            .config(
+                Config::default()
+                    .max_sockets(self.kind.max_sockets)
+                    .buckets(64)
+                    .max_memberships(self.kind.max_memberships)
+                    .frontends(self.kind.frontends),
+            )
             .engine(if self.kind.module { EngineChoice::Auto } else { EngineChoice::Named(self.kind.engine) })
             .unconnected(self.kind.unconnected)
             .pending_wait(Duration::from_millis(1))

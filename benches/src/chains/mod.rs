@@ -98,13 +98,13 @@ pub fn run(options: &Options, stop: &Stop) -> Result<()> {
     let progress = Progress::new(u64::from(options.rounds) + 1);
     let fitting = |sockets: u32| {
         let defaults = Config::default();
-        Config { max_sockets: defaults.max_sockets.max(sockets), ..defaults }
+        defaults.max_sockets(defaults.max_sockets.max(sockets))
     };
 
     progress.case("opening sockets");
     let mut sites = [
         Site::build("chains", &fitting(chains + options.backends), nofile)?,
-        Site::build("bucket", &Config { buckets: 1, ..fitting(options.backends) }, nofile)?,
+        Site::build("bucket", &fitting(options.backends).buckets(1), nofile)?,
     ];
     let mut cases = Vec::new();
     let [spread, one_bucket] = &mut sites;

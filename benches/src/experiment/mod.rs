@@ -108,7 +108,7 @@ fn try_out(remedy: Remedy, watch: Duration) -> Result<Vec<Row>> {
     let (near, far) = (Netns::create("clients")?, Netns::create("backend")?);
     near.join("veth0", CLIENTS.into(), &far, BACKEND.into(), 24)?;
     let cgroup = Cgroup::create("experiment")?;
-    let index = Index::load(&Config { max_sockets: 64, ..Config::default() })?;
+    let index = Index::load(&Config::default().max_sockets(64))?;
     let _hooks = Hooks::attach(&index, cgroup.open()?.as_fd())?;
     let addr = SocketAddr::new(IpAddr::V4(BACKEND), PORT);
     let backends = [Protocol::Tcp, Protocol::Udp]

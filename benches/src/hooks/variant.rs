@@ -63,7 +63,7 @@ impl Indexes {
         let plain = Index::load(&Config::default()).context("load the index")?;
         let held = match module::look() {
             Ok(_) => {
-                let config = Config { refs: true, ..Config::default() };
+                let config = Config::default().refs(true);
                 Some(Index::load(&config).context("load the index that holds references")?)
             }
             Err(_) => None,

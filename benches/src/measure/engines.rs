@@ -24,8 +24,8 @@ pub fn start(name: EngineName, world: &World, netns: &[NetnsId]) -> Result<Box<d
     let engine = if is_scan(name) {
         // A scan holds a walker, for the searches that the list above spares it. An index has slots
         // for eight walkers, so each scan gets an index of its own: an empty one.
-        let index = Index::load(&Config { max_sockets: 1, buckets: 1, ..Config::default() })
-            .context("load an index for a scan")?;
+        let index =
+            Index::load(&Config::default().max_sockets(1).buckets(1)).context("load an index for a scan")?;
         choice::start(wanted, &index, &options)?
     } else {
         choice::start(wanted, world.index(), &options)?

@@ -22,7 +22,7 @@ impl Whole {
     /// # Errors
     /// When the index cannot be loaded.
     pub fn new(world: &World) -> Result<Self> {
-        let config = Config { max_sockets: world.max_sockets(), ..Config::default() };
+        let config = Config::default().max_sockets(world.max_sockets());
         let reaper = Reaper::builder()
             .cgroup(world.cgroup())
             .config(config)

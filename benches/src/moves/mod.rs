@@ -194,7 +194,7 @@ impl Bench {
         let max_sockets = options.processes.saturating_mul(options.descriptors).max(16_384);
         let reaper = Reaper::builder()
             .cgroup(crowd.cgroup())
-            .config(Config { max_sockets, ..Config::default() })
+            .config(Config::default().max_sockets(max_sockets))
             .engine(EngineChoice::Named(skreap::core::EngineName::Netlink))
             .bootstrap(false)
             .build()?;

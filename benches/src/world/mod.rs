@@ -75,7 +75,7 @@ impl World {
         let cgroup = Cgroup::create("world")?;
         // With references if the module is loaded, so that engine kfunc can be measured with the
         // others.
-        let config = Config { max_sockets, refs: true, ..Config::default() };
+        let config = Config::default().max_sockets(max_sockets).refs(true);
         let index = Index::load(&config).context("load the index")?;
         let hooks = Hooks::attach(&index, cgroup.open()?.as_fd()).context("attach the hooks")?;
         let bulk = Bulk::new(spec.proto, u32::try_from(nofile).unwrap_or(u32::MAX));

@@ -242,6 +242,7 @@ impl ActionRules {
 /// How many sockets of an event a rule has given its action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct RuleCount {
     /// The name of the rule; `None`: no rule holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -250,6 +251,14 @@ pub struct RuleCount {
     pub action: ActionName,
     /// How many.
     pub sockets: u64,
+}
+
+impl RuleCount {
+    /// So many sockets with one action.
+    #[must_use]
+    pub const fn new(rule: Option<String>, action: ActionName, sockets: u64) -> Self {
+        Self { rule, action, sockets }
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub enum Finding {
 
 /// Remarks on each rule of a set, in the order of the rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Review {
     /// One list for each rule; most are empty.
     pub findings: Vec<Vec<Finding>>,

@@ -3,9 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 use crate::error::excerpt;
+use crate::text::serde_as_text;
 
 /// Longest accepted name or path, in bytes: `PATH_MAX` of linux/limits.h.
 const MAX_BYTES: usize = 4096;
@@ -109,23 +108,8 @@ impl FromStr for NetnsName {
     }
 }
 
-macro_rules! as_text {
-    ($type:ty) => {
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-            }
-        }
-    };
-}
-as_text!(CgroupName);
-as_text!(NetnsName);
+serde_as_text!(CgroupName);
+serde_as_text!(NetnsName);
 
 /// Why something names no cgroup or network namespace, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,9 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 use crate::error::excerpt;
+use crate::text::serde_as_text;
 
 /// Ports from the first to the last, both included, such as `8000-9000`; a single port is written as `53`. Never
 /// port 0.
@@ -71,17 +70,7 @@ impl FromStr for PortRange {
     }
 }
 
-impl Serialize for PortRange {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for PortRange {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
+serde_as_text!(PortRange);
 
 /// Why something is not a range of ports, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -4,10 +4,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 use crate::error::excerpt;
 use crate::network::{Network, NetworkError};
+use crate::text::serde_as_text;
 
 /// An address and the length of the part of it that counts, such as `10.0.0.0/8`; a single address may be written
 /// without a length.
@@ -85,17 +84,7 @@ impl FromStr for Prefix {
     }
 }
 
-impl Serialize for Prefix {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Prefix {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
+serde_as_text!(Prefix);
 
 /// Why something is not a prefix, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

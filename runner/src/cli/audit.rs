@@ -2,13 +2,12 @@
 
 use std::io::{self, Write as _};
 
-use anyhow::Context as _;
-use serde::Deserialize as _;
 use skreap::audit::{Audit, Kind};
 use skreap::core::Request;
 
+use super::client::{self, ClientArgs};
 use super::text::{counted, plural};
-use super::{Failure, SocketArg, client, print_json};
+use super::{Failure, print_json};
 
 pub(super) const EXIT_CODES: &str = "\
 The index lives in the running `serve`, so an audit needs one. The recorded sockets are compared with the sockets that \
@@ -21,18 +20,14 @@ Exit codes: 0 done, 1 failed or the index is not right, 2 wrong usage, 3 not pos
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    socket: SocketArg,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    client: ClientArgs,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let request = Request::Audit { id: client::id("audit") };
-    let answer = client::ask(&args.socket.path(), &request)?;
-    let value = answer.get("audit").context("the answer has no audit")?;
-    let audit = Audit::deserialize(value).context("cannot read the audit")?;
-    let printed = if args.json { print_json(value) } else { print(&audit).map_err(Into::into) };
+    let value = args.client.ask(&request, "audit")?;
+    let audit: Audit = client::read(&value)?;
+    let printed = if args.client.json { print_json(&value) } else { print(&audit).map_err(Into::into) };
     // Also if nobody reads it: the exit code is for scripts.
     if audit.agrees && audit.complete { Ok(printed?) } else { Err(Failure::Reported) }
 }

@@ -8,15 +8,57 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use nix::unistd::geteuid;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use skreap::core::{Refusal, Request};
+
+use super::socket::SocketArg;
 
 /// Interval at which it is said that an answer is waited for.
 const SAY: Duration = Duration::from_secs(10);
 
-/// Sends the request and reads its answer.
-pub(super) fn ask(socket: &Path, request: &Request) -> anyhow::Result<Value> {
-    Session::connect(socket)?.ask(request)
+/// Options of the commands that ask a running `serve`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ClientArgs {
+    #[command(flatten)]
+    socket: SocketArg,
+    /// Print the answer as JSON, one object a line
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl ClientArgs {
+    pub(super) fn connect(&self) -> anyhow::Result<Session> {
+        Session::connect(&self.socket.path())
+    }
+
+    /// Asks a question; returns the part of the answer with this name.
+    pub(super) fn ask(&self, request: &Request, part: &str) -> anyhow::Result<Value> {
+        let mut answer = self.connect()?.ask(request)?;
+        Ok(answer.get_mut(part).with_context(|| format!("the answer has no {part}"))?.take())
+    }
+}
+
+/// Reads a part of an answer.
+pub(super) fn read<T: DeserializeOwned>(answer: &Value) -> anyhow::Result<T> {
+    T::deserialize(answer).context("cannot read the answer")
+}
+
+/// `--dry-run`, of the commands that send an event to a running `serve`.
+#[derive(Debug, clap::Args)]
+pub(super) struct DryRunArg {
+    /// List the victims and whose they are, and destroy nothing; exit code 1 if a limit would refuse the event
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+/// Asks on the terminal; everything but a yes is a no.
+pub(super) fn confirmed(question: &str) -> anyhow::Result<bool> {
+    write!(io::stderr(), "{question} [y/N] ")?;
+    io::stderr().flush()?;
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).context("cannot read the terminal")?;
+    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
 }
 
 /// A connection to a running `serve`, for one request after the other.

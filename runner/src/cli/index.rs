@@ -6,19 +6,18 @@ use std::io::{self, Write as _};
 use anyhow::Context as _;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use serde::Deserialize as _;
 use serde_json::json;
 use skreap::core::{Backend, Request};
 use skreap::listing::{BackendEntry, Listing};
 
-use super::complete;
+use super::client::{self, ClientArgs};
 use super::text::{counted, plural};
-use super::{Failure, SocketArg, client, print_json};
+use super::{Failure, complete, print_json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    socket: SocketArg,
+    client: ClientArgs,
     /// Only this backend; it is listed also if it has no sockets, and with --connected. May be given more than once
     #[arg(long, value_name = "BACKEND", add = complete::backends())]
     backend: Vec<Backend>,
@@ -35,16 +34,12 @@ pub(super) struct Args {
     /// Also how many sockets of each backend came through which frontend. Needs `serve --frontends`
     #[arg(long)]
     frontends: bool,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let request = Request::Index { id: client::id("index") };
-    let answer = client::ask(&args.socket.path(), &request)?;
-    let index = answer.get("index").context("the answer has no index")?;
-    let listing = Listing::deserialize(index).context("cannot read the index")?;
+    let mut index = args.client.ask(&request, "index")?;
+    let listing: Listing = client::read(&index)?;
     if let Some(backend) = args.backend.iter().find(|backend| backend.zone().is_some()) {
         return Err(Failure::Misused(anyhow::anyhow!(
             "{backend}: the index has link-local backends without their link; name {}",
@@ -52,8 +47,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         )));
     }
     let chosen = Chosen::of(args, &listing);
-    if args.json {
-        let mut index = index.clone();
+    if args.client.json {
         let backends: BTreeMap<_, _> = chosen.backends.iter().cloned().collect();
         index["backends"] = serde_json::to_value(backends).context("cannot write the backends")?;
         index["left_out"] = json!({"clients": chosen.clients, "beyond_limit": chosen.beyond_limit});

@@ -20,7 +20,7 @@ impl Ready {
             .then(|| Self { lines: vec![format!("ready: engine {engine}, sockets of {}", cgroup.display())] })
     }
 
-    /// Where requests come from; `usual`: where clients look if they are not told.
+    /// Where requests come from; `usual`: where clients look without `--socket`.
     pub(super) fn sources(&mut self, sources: &[Source], usual: &Path) {
         for source in sources {
             self.lines.push(match source {

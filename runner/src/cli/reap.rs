@@ -16,24 +16,21 @@ use skreap::core::{
 };
 
 use super::action::{ACTION, ActionArgs, ToArg};
+use super::client::{self, ClientArgs, DryRunArg};
 use super::once::{self, OnceArgs};
 use super::selector::{self, ExceptArgs, PlaceArgs};
 use super::text::{counted, grouped};
-use super::{Failure, SocketArg, client, complete, netns, print_json};
+use super::{Failure, complete, netns, print_json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The deleted backends, as udp://10.0.0.1:53 or tcp://[fd00::1]:80
     #[arg(required = true, value_name = "BACKEND", add = complete::backends())]
     backends: Vec<Backend>,
-    /// List the victims and whose they are, and destroy nothing; exit code 1 if a limit would refuse the event
-    #[arg(long)]
-    dry_run: bool,
     #[command(flatten)]
-    socket: SocketArg,
-    /// Print the report as one JSON object
-    #[arg(long)]
-    json: bool,
+    mode: DryRunArg,
+    #[command(flatten)]
+    client: ClientArgs,
     #[command(flatten)]
     place: PlaceArgs,
     /// Only clients that named this address, which a load balancer has translated, as udp://10.96.0.10:53; or `direct`:
@@ -68,7 +65,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             (Action::BackendsDeleted { backends }, subject)
         }
     };
-    let mut event = Event::new(client::id("reap"), action).with_dry_run(args.dry_run);
+    let mut event = Event::new(client::id("reap"), action).with_dry_run(args.mode.dry_run);
     restrict(args, &mut event)?;
     let subject = subject + &selector::words(&event);
     event.victim_action = args.action.action(&args.to)?;
@@ -82,11 +79,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     event.check_through().map_err(|e| Failure::Misused(e.into()))?;
     if args.once.once {
         return match once::run(&args.once, args.place.cgroup.as_ref(), &event)? {
-            Some(report) => conclude(&report, &subject, args.json),
+            Some(report) => conclude(&report, &subject, args.client.json),
             None => Ok(()),
         };
     }
-    tell(&args.socket, event, &subject, args.json)
+    send(&args.client, event, &subject)
 }
 
 /// Says of which sockets of its backends the event is. The netns of a link-local backend belongs to its link; and without a
@@ -117,24 +114,24 @@ pub(super) fn each_once(backends: &[Backend]) -> Vec<Backend> {
 }
 
 /// Sends an event and prints its report.
-pub(super) fn tell(socket: &SocketArg, event: Event, subject: &str, json: bool) -> Result<(), Failure> {
-    let mut session = client::Session::connect(&socket.path())?;
+pub(super) fn send(client: &ClientArgs, event: Event, subject: &str) -> Result<(), Failure> {
+    let mut session = client.connect()?;
     let answer = session.ask(&Request::Event(event))?;
-    let concluded = conclude(&answer, subject, json);
+    let concluded = conclude(&answer, subject, client.json);
     if answer.get("reviving").is_some() {
-        let later = session.later()?;
-        if json {
-            print_json(&later)?;
-        } else {
-            print_revived(&mut io::stdout().lock(), subject, &later)?;
-        }
+        print_later(&session.later()?, subject, client.json)?;
     }
     concluded
 }
 
+/// Prints what came of destroyed sockets some seconds later.
+pub(super) fn print_later(later: &Value, subject: &str, json: bool) -> anyhow::Result<()> {
+    if json { print_json(later) } else { print_revived(&mut io::stdout().lock(), subject, later) }
+}
+
 /// Prints a report; what went wrong is a failure.
 fn conclude(answer: &Value, subject: &str, json: bool) -> Result<(), Failure> {
-    let report = Report::deserialize(answer).context("cannot read the report")?;
+    let report = client::read::<Report>(answer)?;
     let printed = if json {
         print_json(answer)
     } else {
@@ -170,7 +167,7 @@ pub(super) fn print(out: &mut impl Write, subject: &str, report: &Report) -> io:
         writeln!(out, "{}", table(sockets).trim_fmt())?;
     }
     print_fallbacks(out, report)?;
-    for RuleCount { rule, action, sockets } in &report.rules {
+    for RuleCount { rule, action, sockets, .. } in &report.rules {
         let rule = rule.as_ref().map_or_else(|| "no rule".to_owned(), |name| format!("rule {name:?}"));
         writeln!(out, "  {rule}: {action} {}", counted(*sockets, "socket"))?;
     }
@@ -279,8 +276,7 @@ fn print_fallbacks(out: &mut impl Write, report: &Report) -> io::Result<()> {
     Ok(())
 }
 
-/// What came of destroyed sockets some seconds later.
-pub(super) fn print_revived(out: &mut impl Write, subject: &str, later: &Value) -> anyhow::Result<()> {
+fn print_revived(out: &mut impl Write, subject: &str, later: &Value) -> anyhow::Result<()> {
     let revived = later.get("revived").context("not what came of destroyed sockets")?;
     let revived = Revived::deserialize(revived).context("cannot read what came of destroyed sockets")?;
     writeln!(out, "{subject}: {} of {} revived", revived.revived, counted(revived.sockets, "socket"))?;

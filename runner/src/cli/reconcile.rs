@@ -1,24 +1,23 @@
 //! `skreap reconcile`
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, IsTerminal as _};
 
 use anyhow::{Context as _, anyhow};
-use serde::Deserialize as _;
 use skreap::core::{Action, ActionName, Backend, Event, Network, Report, Request, VictimAction};
 
 use super::action::{ACTION, ActionArgs, ToArg};
+use super::client::{self, ClientArgs, DryRunArg};
 use super::selector::{self, ExceptArgs, MEANT, PlaceArgs};
 use super::text::counted;
-use super::{Failure, SocketArg, client, complete, reap};
+use super::{Failure, complete, reap};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The living backends; without any they are read from stdin, one a line
     #[arg(value_name = "BACKEND", add = complete::backends())]
     backends: Vec<Backend>,
-    /// List the victims and whose they are, and destroy nothing; exit code 1 if it would be refused
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    mode: DryRunArg,
     /// Do nothing if more than N sockets would be destroyed
     #[arg(long, value_name = "N")]
     max_victims: Option<u64>,
@@ -26,10 +25,7 @@ pub(super) struct Args {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    socket: SocketArg,
-    /// Print the report as one JSON object
-    #[arg(long)]
-    json: bool,
+    client: ClientArgs,
     /// Consider only sockets that are connected to addresses in these networks, as 10.0.0.0/8,fd00::/8. Needed if the
     /// service indexes the whole machine, unless --max-victims is given
     #[arg(long, value_name = "NETWORKS", value_delimiter = ',', help_heading = MEANT)]
@@ -48,7 +44,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let from_stdin = args.backends.is_empty();
     let victim_action = args.action.action(&args.to)?;
     // What only counts needs no yes.
-    let asks = !args.yes && !args.dry_run && victim_action != Some(VictimAction::None);
+    let asks = !args.yes && !args.mode.dry_run && victim_action != Some(VictimAction::None);
     if asks && (from_stdin || !io::stdin().is_terminal()) {
         return Err(Failure::Misused(anyhow!(
             "reconcile ends every connection to what is not named; see whose with --dry-run, then say --yes, or name \
@@ -62,7 +58,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     let subject = format!("not among {}", counted(backends.len() as u64, "living backend"));
     let action = Action::Reconcile { backends, within: args.within.clone(), max_victims: args.max_victims };
-    let mut event = Event::new(client::id("reconcile"), action).with_dry_run(args.dry_run);
+    let mut event = Event::new(client::id("reconcile"), action).with_dry_run(args.mode.dry_run);
     event.victim_action = victim_action;
     event.check_links().map_err(|e| Failure::Misused(e.into()))?;
     selector::restrict(&mut event, args.place.selector(), &args.except)?;
@@ -71,23 +67,23 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         let Some(shown) = confirmed(args, &event, &subject)? else {
             return Err(Failure::Failed(anyhow!("nothing was destroyed")));
         };
-        // The yes was to that many, whoever has connected since.
+        // The yes was to that many; others may have connected since.
         if let Action::Reconcile { max_victims, .. } = &mut event.action {
             *max_victims = Some(shown);
         }
     }
-    reap::tell(&args.socket, event, &subject, args.json)
+    reap::send(&args.client, event, &subject)
 }
 
 /// Shows what would be destroyed and asks for a yes. Returns the number of victims it was said to.
 fn confirmed(args: &Args, event: &Event, subject: &str) -> Result<Option<u64>, Failure> {
     let dry_run = event.clone().with_dry_run(true);
-    let answer = client::ask(&args.socket.path(), &Request::Event(dry_run))?;
-    let mut report = Report::deserialize(&answer).context("cannot read the report")?;
+    let answer = args.client.connect()?.ask(&Request::Event(dry_run))?;
+    let mut report = client::read::<Report>(&answer)?;
     // How many of which backend is what the decision is about.
     report.sockets = None;
     // The report of what is done then is alone on stdout.
-    if args.json {
+    if args.client.json {
         reap::print(&mut io::stderr(), subject, &report)?;
     } else {
         reap::print(&mut io::stdout().lock(), subject, &report)?;
@@ -99,11 +95,7 @@ fn confirmed(args: &Args, event: &Event, subject: &str) -> Result<Option<u64>, F
         return Ok(Some(0));
     }
     let verb = if report.victim_action == Some(ActionName::Move) { "Move or destroy" } else { "Destroy" };
-    write!(io::stderr(), "{verb} them? [y/N] ")?;
-    io::stderr().flush()?;
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).context("cannot read the terminal")?;
-    Ok(matches!(line.trim(), "y" | "Y" | "yes").then_some(report.victims))
+    Ok(client::confirmed(&format!("{verb} them?"))?.then_some(report.victims))
 }
 
 /// Blank lines and what follows a `#` say nothing.

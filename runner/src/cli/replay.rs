@@ -3,17 +3,16 @@
 mod log;
 
 use std::collections::HashSet;
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, anyhow};
-use serde::Deserialize as _;
-use serde_json::Value;
+use anyhow::anyhow;
 use skreap::core::{ActionName, Report, Request};
 
-use super::reap::print_revived;
+use super::client::{self, ClientArgs};
+use super::reap::print_later;
 use super::text::{counted, grouped};
-use super::{Failure, SocketArg, client, print_json};
+use super::{Failure, print_json};
 use log::{Log, Past};
 
 #[derive(Debug, clap::Args)]
@@ -31,10 +30,7 @@ pub(super) struct Args {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    socket: SocketArg,
-    /// Print the reports as JSON objects, one a line
-    #[arg(long)]
-    json: bool,
+    client: ClientArgs,
 }
 
 /// Sockets that events would destroy.
@@ -72,68 +68,56 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         )));
     }
     let log = log::read(&args.file, args.event.as_deref())?;
+    if log.dropped > 0 {
+        let lines = counted(log.dropped, "line");
+        writeln!(io::stderr(), "skreap: {lines} of the log were dropped when it was written")?;
+    }
     say_left_out(&log)?;
     if log.past.is_empty() {
         let why = if log.found { "nothing is left to be done again" } else { "no such event" };
         return Err(Failure::Failed(anyhow!("{}: {why}", args.file.display())));
     }
     if !asks {
-        return send(args, &log.past, args.dry_run, args.json).map(drop);
+        return send(args, &log.past, args.dry_run, args.client.json).map(drop);
     }
     let victims = send(args, &log.past, true, false)?;
     if victims.count() > 0 {
         let verb = if victims.moves { "Move or destroy" } else { "Destroy" };
-        write!(io::stderr(), "{verb} {}? [y/N] ", counted(victims.count(), "socket"))?;
-        io::stderr().flush()?;
-        let mut line = String::new();
-        io::stdin().lock().read_line(&mut line).context("cannot read the terminal")?;
-        if !matches!(line.trim(), "y" | "Y" | "yes") {
+        if !client::confirmed(&format!("{verb} {}?", counted(victims.count(), "socket")))? {
             return Err(Failure::Failed(anyhow!("nothing was destroyed")));
         }
     }
-    send(args, &log.past, false, args.json).map(drop)
+    send(args, &log.past, false, args.client.json).map(drop)
 }
 
-/// Whoever has the events done again has to know which are not.
+/// Says which events are not sent again, and why.
 fn say_left_out(log: &Log) -> io::Result<()> {
+    let unreadable = match &log.first_unreadable {
+        Some((number, why)) => format!(": # that cannot be read, first line {number}: {why}"),
+        None => String::new(),
+    };
     let mut err = io::stderr().lock();
-    if log.dropped > 0 {
-        let lines = counted(log.dropped, "line");
-        writeln!(err, "skreap: {lines} of the log were dropped when it was written")?;
-    }
-    if let Some((number, why)) = &log.first_unreadable {
-        let lines = counted(log.unreadable, "line");
-        writeln!(err, "skreap: left out: {lines} that cannot be read, first line {number}: {why}")?;
-    }
-    if log.cancelled > 0 {
-        let events = counted(log.cancelled, "deletion");
-        writeln!(err, "skreap: left out: {events} taken back before the confirmation")?;
-    }
-    if log.partly_cancelled > 0 {
-        let events = counted(log.partly_cancelled, "event");
-        writeln!(
-            err,
-            "skreap: left out of {events}: the backends that were added again before the confirmation"
-        )?;
-    }
-    if log.added > 0 {
-        let events = counted(log.added, "event");
-        writeln!(
-            err,
-            "skreap: left out: {events} of type backend-added, which would take back what waits now"
-        )?;
+    for (n, thing, what) in [
+        (log.unreadable, "line", unreadable.as_str()),
+        (log.cancelled, "deletion", ": # taken back before the confirmation"),
+        (log.partly_cancelled, "event", " of #: the backends that were added again before the confirmation"),
+        (log.added, "event", ": # of type backend-added, which would take back what waits now"),
+    ] {
+        if n > 0 {
+            writeln!(err, "skreap: left out{}", what.replacen('#', &counted(n, thing), 1))?;
+        }
     }
     Ok(())
 }
 
 /// Sends the events, one after the other; returns their victims.
 fn send(args: &Args, past: &[Past], dry_run: bool, json: bool) -> Result<Victims, Failure> {
-    let mut session = client::Session::connect(&args.socket.path())?;
+    let mut session = args.client.connect()?;
     let (mut victims, mut bad, mut reviving) = (Victims::default(), false, 0_usize);
     for Past { event, destroyed } in past {
         let event = event.clone().with_dry_run(dry_run);
         let answer = session.ask(&Request::Event(event))?;
-        let report = Report::deserialize(&answer).context("cannot read the report")?;
+        let report = client::read::<Report>(&answer)?;
         victims.add(&report);
         bad |= report.error.is_some() || !report.complete || report.failed.total() > 0;
         reviving += usize::from(report.reviving.is_some());
@@ -145,12 +129,7 @@ fn send(args: &Args, past: &[Past], dry_run: bool, json: bool) -> Result<Victims
     }
     for _ in 0..reviving {
         let later = session.later()?;
-        if json {
-            print_json(&later)?;
-        } else {
-            let id = later.get("id").and_then(Value::as_str).unwrap_or_default();
-            print_revived(&mut io::stdout().lock(), id, &later)?;
-        }
+        print_later(&later, later["id"].as_str().unwrap_or_default(), json)?;
     }
     if bad { Err(Failure::Reported) } else { Ok(victims) }
 }

@@ -180,7 +180,7 @@ impl ReaperArgs {
             .victim_timeout(Duration::from_millis(self.victim_timeout_ms))
             .grace(self.grace)
             .frontends(self.frontends)
-            .config(Config { max_sockets: self.max_sockets, buckets: self.buckets, ..Config::default() });
+            .config(Config::default().max_sockets(self.max_sockets).buckets(self.buckets));
         if let Some(path) = &self.cgroup {
             // A wrong name is a mistake (1); only a system without any cgroup2 is one that cannot (3).
             cgroup::open(path).with_context(|| format!("--cgroup {}", path.display()))?;
@@ -324,7 +324,7 @@ pub(super) fn stop_on_signal(stop: &Stop) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// True if whoever started this process has it ignore the signal.
+/// True if the parent of this process has it ignore the signal.
 pub(super) fn is_ignored(signal: libc::c_int) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -89,7 +89,7 @@ impl SocketArg {
         self.socket.clone().unwrap_or_else(|| Place::of_this_process().to_ask())
     }
 
-    /// Where a client looks that is not told on its command line.
+    /// Where a client looks without `--socket`.
     pub(super) fn usual() -> PathBuf {
         env::var_os(VARIABLE).map_or_else(|| Place::of_this_process().to_ask(), PathBuf::from)
     }

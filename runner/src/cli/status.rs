@@ -3,32 +3,27 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use anyhow::Context as _;
-use serde::Deserialize as _;
 use skreap::core::{HeldStatus, Request};
 use skreap::status::{EventResult, Status};
 
+use super::client::{self, ClientArgs};
 use super::text::{age, counted, duration, grouped, plural};
-use super::{Failure, SocketArg, client, print_json};
+use super::{Failure, print_json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    socket: SocketArg,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    client: ClientArgs,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let answer = client::ask(&args.socket.path(), &Request::Status { id: client::id("status") })?;
-    let status = answer.get("status").context("the answer has no status")?;
-    if args.json {
-        print_json(status)?;
-        return Ok(());
+    let request = Request::Status { id: client::id("status") };
+    let status = args.client.ask(&request, "status")?;
+    if args.client.json {
+        print_json(&status)?;
+    } else {
+        print(&mut io::stdout().lock(), &client::read(&status)?)?;
     }
-    let status = Status::deserialize(status).context("cannot read the status")?;
-    print(&mut io::stdout().lock(), &status)?;
     Ok(())
 }
 
@@ -107,6 +102,29 @@ fn print_events(out: &mut impl Write, s: &Status) -> io::Result<()> {
         n => format!(", {} to be confirmed", grouped(n)),
     };
     row(out, "events", format!("{}{results}, {} waiting{unconfirmed}", grouped(t.all_events()), s.waiting))?;
+    print_sockets(out, s)?;
+    if s.latency.count > 0 {
+        let l = &s.latency.total;
+        row(
+            out,
+            "latency",
+            format!(
+                "of the last {}: p50 {}, p99 {}, max {}",
+                match s.latency.count {
+                    1 => "event".to_owned(),
+                    n => counted(n, "event"),
+                },
+                duration(l.p50_ns),
+                duration(l.p99_ns),
+                duration(l.max_ns)
+            ),
+        )?;
+    }
+    Ok(())
+}
+
+fn print_sockets(out: &mut impl Write, s: &Status) -> io::Result<()> {
+    let t = &s.totals;
     row(
         out,
         "sockets",
@@ -150,23 +168,6 @@ fn print_events(out: &mut impl Write, s: &Status) -> io::Result<()> {
         let actions: Vec<String> =
             actions.iter().map(|(action, n)| format!("{} {action}", grouped(*n))).collect();
         row(out, "rule", format!("{rule}: {}", actions.join(", ")))?;
-    }
-    if s.latency.count > 0 {
-        let l = &s.latency.total;
-        row(
-            out,
-            "latency",
-            format!(
-                "of the last {}: p50 {}, p99 {}, max {}",
-                match s.latency.count {
-                    1 => "event".to_owned(),
-                    n => counted(n, "event"),
-                },
-                duration(l.p50_ns),
-                duration(l.p99_ns),
-                duration(l.max_ns)
-            ),
-        )?;
     }
     Ok(())
 }

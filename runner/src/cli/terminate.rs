@@ -4,22 +4,19 @@ use anyhow::anyhow;
 use skreap::core::{Action, Event, PortRange, Prefix, Protocol, Selector};
 
 use super::action::{ACTION, ActionArgs, DestinationArg};
+use super::client::{self, ClientArgs, DryRunArg};
 use super::selector::{self, ExceptArgs, MEANT, PlaceArgs};
-use super::{Failure, SocketArg, client, reap};
+use super::{Failure, reap};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// List the victims, whose they are, and how many of what, and destroy nothing; exit code 1 if a limit would refuse
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    mode: DryRunArg,
     /// Do nothing if more than N sockets would be destroyed
     #[arg(long, value_name = "N")]
     max_victims: Option<u64>,
     #[command(flatten)]
-    socket: SocketArg,
-    /// Print the report as one JSON object
-    #[arg(long)]
-    json: bool,
+    client: ClientArgs,
     /// Only sockets of this protocol: tcp or udp
     #[arg(long, value_name = "PROTOCOL", help_heading = MEANT)]
     protocol: Option<Protocol>,
@@ -52,10 +49,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         )));
     }
     let action = Action::Terminate { max_victims: args.max_victims };
-    let mut event = Event::new(client::id("terminate"), action).with_dry_run(args.dry_run);
+    let mut event = Event::new(client::id("terminate"), action).with_dry_run(args.mode.dry_run);
     selector::restrict(&mut event, selector, &args.except)?;
     let subject = selector::words(&event).trim_start().to_owned();
     event.victim_action = args.action.action_with(&args.destination)?;
     event.check_action().map_err(|e| Failure::Misused(e.into()))?;
-    reap::tell(&args.socket, event, &subject, args.json)
+    reap::send(&args.client, event, &subject)
 }

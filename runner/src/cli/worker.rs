@@ -1,6 +1,6 @@
-//! A process of its own for what may have to wait for the owner of a socket.
+//! A separate process for work that may have to wait for the owner of a socket.
 //!
-//! Nothing ends the wait of a thread for the lock of a socket, and a process has ended for whoever started it only when
+//! Nothing ends the wait of a thread for the lock of a socket, and a process has ended for its parent only when
 //! the last of its threads has. So this process starts another, reads the one line that it prints, and ends. The other
 //! one is left behind if a thread of it waits.
 
@@ -32,7 +32,7 @@ pub(super) fn line(behind: &str) -> Result<String, Failure> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0(arguments.first().map_or(OsStr::new("skreap"), |name| name));
     command.args(arguments.iter().skip(1)).stdin(Stdio::null()).stdout(Stdio::piped());
-    // Whoever reads a pipe to its end would wait for a worker that is left behind. A terminal is given to it, as the log
+    // The reader of a pipe would wait for a worker that is left behind. A terminal is given to it, as the log
     // has colors there.
     command.stderr(if io::stderr().is_terminal() { Stdio::inherit() } else { Stdio::piped() });
     let mut worker = command.spawn().context("cannot start a process (/proc/self/exe)")?;

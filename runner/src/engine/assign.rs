@@ -1,4 +1,4 @@
-//! Which rule gives the action of each victim.
+//! Assigns to each victim the action of its rule.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -169,10 +169,7 @@ impl Assigner {
             *counts.entry((i.unwrap_or(usize::MAX), action)).or_default() += 1;
         }
         let name = |i: usize| self.rules.rules().get(i).map(|rule| rule.name.clone());
-        counts
-            .into_iter()
-            .map(|((i, action), sockets)| RuleCount { rule: name(i), action, sockets })
-            .collect()
+        counts.into_iter().map(|((i, action), sockets)| RuleCount::new(name(i), action, sockets)).collect()
     }
 }
 

@@ -181,13 +181,13 @@ impl Destroyer {
                 u.fail_unnamed(outcome, self.pool.ledger());
             }
         }
-        outcome.add_fallback(FallbackRun {
-            engine: EngineName::Iter,
-            because: FallbackReason::NoExactId,
-            victims: victims.len() as u64,
-            destroyed: outcome.destroyed - before,
-            ns: nanos(start.elapsed()),
-        });
+        outcome.add_fallback(FallbackRun::new(
+            EngineName::Iter,
+            FallbackReason::NoExactId,
+            victims.len() as u64,
+            outcome.destroyed - before,
+            nanos(start.elapsed()),
+        ));
     }
 
     /// Counts a victim; returns it if more has to be found out.
@@ -215,7 +215,7 @@ impl Destroyer {
             }
             Fate::Failed(libc::ENOENT) => return Some(Unresolved::not_found(victim)),
             Fate::Failed(errno) => fail(errno),
-            // Whoever handles the event waits for it, and takes this back.
+            // The reaper waits for it, and takes this back.
             Fate::Held => fail(libc::ETIMEDOUT),
             Fate::Unknown => return Some(Unresolved::unanswered(victim)),
         }

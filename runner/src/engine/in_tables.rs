@@ -1,4 +1,4 @@
-//! A selection as engines find it that do not use the index: in the kernel's own tables of sockets.
+//! How engines without the index find the sockets of a selection: in the kernel's own tables of sockets.
 
 use std::time::Instant;
 

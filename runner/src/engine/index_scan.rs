@@ -9,6 +9,7 @@ use std::time::Instant;
 use skreap_bpf::{Relation, Select, Victim, Walker};
 use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
 
+use super::counts::note_incomplete;
 use super::destroy::Destroyer;
 use super::selection::{InIndex, Selection};
 use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos};
@@ -64,13 +65,8 @@ impl Engine for IndexScan {
         }
         let sifted = chosen.sift(target, &mut self.victims);
         let walked = Instant::now();
-        if counts.incomplete_full {
-            outcome.incomplete.insert(Incomplete::IndexFull);
-        }
-        if counts.incomplete_everything {
-            outcome.incomplete.insert(Incomplete::IndexUnsure);
-        }
-        if target.unconnected == Unconnected::Destroy && (counts.incomplete_unconnected || left.unnamed > 0) {
+        note_incomplete(&counts, target, &mut outcome);
+        if target.unconnected == Unconnected::Destroy && left.unnamed > 0 {
             outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
         outcome.victims = self.victims.len() as u64;

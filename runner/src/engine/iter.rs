@@ -187,12 +187,12 @@ impl Done {
         }
     }
 
-    /// Puts the numbers into the outcome, and the sockets that were told of.
+    /// Puts the numbers into the outcome, and the sockets that were listed.
     fn conclude(&self, dry_run: bool, outcome: &mut Outcome) {
         self.explain(outcome);
         tracing::debug!(counts = ?self.counts, given_up = self.given_up, "scanned");
         let ScanCounts { destroyed, gone, unsupported, accepted, .. } = self.counts;
-        // Each match is counted, or it is among the hits. (What a pass that was given up had still to tell is not.)
+        // Each match is counted, or it is among the hits. (The hits that an abandoned pass had not yet listed are not.)
         let matched = destroyed + gone + unsupported + self.hits.len() as u64;
         outcome.visited = matched + accepted;
         outcome.victims = matched - unsupported;

@@ -124,13 +124,13 @@ impl KernelSockets {
             outcome.add_kernel(found.kernel);
         }
         outcome.incomplete.extend(found.missed);
-        outcome.add_fallback(FallbackRun {
-            engine: EngineName::DiagFilter,
-            because: FallbackReason::KernelSockets,
-            victims: more.victims,
-            destroyed: more.destroyed,
-            ns: nanos(start.elapsed()),
-        });
+        outcome.add_fallback(FallbackRun::new(
+            EngineName::DiagFilter,
+            FallbackReason::KernelSockets,
+            more.victims,
+            more.destroyed,
+            nanos(start.elapsed()),
+        ));
         outcome.walk_ns += nanos(looked.duration_since(start));
         outcome.add_victims(more);
         Ok(())

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use skreap_bpf::{PendingConnect, Select, Undestroyed, Victim, Walker};
-use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected, errno_name};
+use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected};
 
+use super::counts::note_walk;
 use super::destroy::Destroyer;
 use super::named::tuple;
 use super::selection::{InIndex, Selection};
@@ -56,7 +57,7 @@ impl Kfunc {
         let counts = self.walker.walk_states(target, self.states.bits(), watched, &mut self.victims)?;
         let sifted = chosen.sift(target, &mut self.victims);
         let walked = Instant::now();
-        note(&counts, target, &mut outcome);
+        note_walk(&counts, target, &mut outcome);
         sifted.note(&mut outcome.skipped);
         outcome.victims = self.victims.len() as u64;
         self.finish(target, &mut outcome);
@@ -123,7 +124,7 @@ impl Kfunc {
         }
         let counts = walk?;
         let walked = Instant::now();
-        note(&counts, target, &mut outcome);
+        note_walk(&counts, target, &mut outcome);
         outcome.destroyed = counts.destroyed;
         outcome.skipped.gone = counts.gone;
         outcome.victims = counts.destroyed + counts.gone;
@@ -175,31 +176,5 @@ impl Engine for Kfunc {
     fn select(&mut self, selection: &Selection, select: &mut Select) -> Result<Outcome, EngineError> {
         let Self { walker, destroyer, states, .. } = self;
         InIndex { name: EngineName::Kfunc, walker, destroyer, states: *states }.run(selection, select)
-    }
-}
-
-/// Converts the counts of a walk to an outcome.
-fn note(counts: &skreap_bpf::WalkCounts, target: &Target, outcome: &mut Outcome) {
-    outcome.visited = counts.visited;
-    outcome.skipped.unconnected = counts.unconnected;
-    outcome.skipped.moved_on = counts.moved_on;
-    outcome.skipped.no_peer = counts.no_peer;
-    outcome.skipped.state = counts.state;
-    outcome.skipped.stale = counts.stale;
-    outcome.skipped.frontend = counts.frontend;
-    outcome.skipped.frontend_unknown = counts.frontend_unknown;
-    if let Some(errno) = counts.broken_off {
-        let error = errno_name(errno);
-        tracing::warn!(backend = %target.backend, destroyed = counts.destroyed, "the walk was broken off: {error}");
-        outcome.incomplete.insert(Incomplete::EngineFailed);
-    }
-    if counts.incomplete_full {
-        outcome.incomplete.insert(Incomplete::IndexFull);
-    }
-    if counts.incomplete_everything {
-        outcome.incomplete.insert(Incomplete::IndexUnsure);
-    }
-    if counts.incomplete_unconnected && target.unconnected == Unconnected::Destroy {
-        outcome.incomplete.insert(Incomplete::WildcardUnconnected);
     }
 }

@@ -1,4 +1,4 @@
-//! What came of each victim, for those who want every socket named and not only counted.
+//! The ledger: the result of each victim, where every socket is to be named and not only counted.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -15,6 +15,7 @@
 mod assign;
 mod chosen;
 pub(crate) mod connect;
+mod counts;
 pub(crate) mod destroy;
 mod diag;
 mod in_tables;
@@ -80,7 +81,7 @@ pub struct EngineOptions {
     /// The threads that destroy.
     pub pool: Pool,
     /// Engines `diag` and `diag-filter` make one dump and believe it, as `ss -K` does: for measurements. A dump may miss
-    /// sockets while others come and go, and tells neither accepted sockets nor the kernel's own apart.
+    /// sockets while others come and go, and does not recognise accepted sockets and the kernel's own.
     pub single_dump: bool,
 }
 

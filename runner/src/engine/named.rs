@@ -1,4 +1,6 @@
-//! A victim in the words of others.
+//! A victim as the id of its netns, and as the tuple of a report.
+
+use std::net::SocketAddr;
 
 use skreap_bpf::Victim;
 use skreap_core::{Protocol, SocketTuple, state_name};
@@ -12,18 +14,13 @@ pub(crate) fn netns_id(victim: &Victim) -> NetnsId {
 
 /// A victim in the words of a report.
 pub(crate) fn tuple(victim: &Victim) -> SocketTuple {
-    SocketTuple {
-        protocol: victim.protocol().unwrap_or(Protocol::Udp),
-        saddr: victim.saddr(),
-        sport: victim.sport(),
-        daddr: victim.daddr(),
-        dport: victim.dport(),
-        ifindex: victim.ifindex(),
-        cookie: victim.cookie(),
-        netns: victim.netns(),
-        netns_inum: victim.netns_inum(),
-        state: state_name(victim.state()).into(),
-        attribution: None,
-        frontend: None,
-    }
+    let local = SocketAddr::new(victim.saddr(), victim.sport());
+    let peer = SocketAddr::new(victim.daddr(), victim.dport());
+    let mut socket = SocketTuple::new(victim.protocol().unwrap_or(Protocol::Udp), local, peer);
+    socket.ifindex = victim.ifindex();
+    socket.cookie = victim.cookie();
+    socket.netns = victim.netns();
+    socket.netns_inum = victim.netns_inum();
+    socket.state = state_name(victim.state()).into();
+    socket
 }

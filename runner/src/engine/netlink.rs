@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use skreap_bpf::{PendingConnect, Select, Victim, Walker};
-use skreap_core::{EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
+use skreap_core::{EngineName, Outcome, Protocol, Target};
 
+use super::counts::note_walk;
 use super::destroy::Destroyer;
 use super::selection::{InIndex, Selection};
 use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos};
@@ -50,7 +51,7 @@ impl Netlink {
         self.walker.restrict(chosen.frontends())?;
         let counts = self.walker.walk_states(target, 0, watched, victims)?;
         let mut outcome = Outcome::new(EngineName::Netlink);
-        outcome.skipped.state = counts.state;
+        note_walk(&counts, target, &mut outcome);
         // The walk itself leaves out what the default mask does.
         if self.states != StateMask::default() && target.backend.protocol() == Protocol::Tcp {
             let all = victims.len();
@@ -58,24 +59,8 @@ impl Netlink {
             outcome.skipped.state += (all - victims.len()) as u64;
         }
         let sifted = chosen.sift(target, victims);
-        outcome.visited = counts.visited;
         outcome.victims = victims.len() as u64;
-        outcome.skipped.unconnected = counts.unconnected;
-        outcome.skipped.moved_on = counts.moved_on;
-        outcome.skipped.no_peer = counts.no_peer;
         sifted.note(&mut outcome.skipped);
-        outcome.skipped.stale = counts.stale;
-        outcome.skipped.frontend = counts.frontend;
-        outcome.skipped.frontend_unknown = counts.frontend_unknown;
-        if counts.incomplete_full {
-            outcome.incomplete.insert(Incomplete::IndexFull);
-        }
-        if counts.incomplete_everything {
-            outcome.incomplete.insert(Incomplete::IndexUnsure);
-        }
-        if counts.incomplete_unconnected && target.unconnected == Unconnected::Destroy {
-            outcome.incomplete.insert(Incomplete::WildcardUnconnected);
-        }
         outcome.walk_ns = nanos(start.elapsed());
         Ok(outcome)
     }

@@ -79,7 +79,7 @@ pub fn all_on(cgroup: Option<&Path>) -> Findings {
     };
     let mut features = vec![finding("BTF", true, btf()), finding("cgroup2", true, cgroup2(cgroup))];
     let mut order = Vec::new();
-    match Index::load(&Config { max_sockets: 16, buckets: 1, ..Config::default() }) {
+    match Index::load(&Config::default().max_sockets(16).buckets(1)) {
         Ok(index) => {
             features.push(finding("BPF programs", true, Ok("loaded".to_owned())));
             for (feature, program) in HOOKS {
@@ -134,7 +134,7 @@ fn cgroup2(named: Option<&Path>) -> Result<String, Missing> {
 
 /// Tries to run programs before all others, which `serve --frontends` needs.
 fn frontends(cgroup: Option<&Path>) -> Result<String, Missing> {
-    let config = Config { max_sockets: 16, buckets: 1, frontends: 1, ..Config::default() };
+    let config = Config::default().max_sockets(16).buckets(1).frontends(1);
     let index = Index::load(&config).map_err(|e| Missing { detail: e.to_string() })?;
     let path = match cgroup {
         Some(path) => path.to_owned(),

@@ -93,7 +93,7 @@ const AUTO: [EngineName; 4] = [EngineName::Kfunc, EngineName::Netlink, EngineNam
 /// Decides by trying, on a small index of its own.
 #[must_use]
 pub fn decide() -> Decision {
-    match Index::load(&Config { max_sockets: 16, buckets: 1, refs: true, ..Config::default() }) {
+    match Index::load(&Config::default().max_sockets(16).buckets(1).refs(true)) {
         Ok(index) => decide_on(&index),
         Err(e) => Decision { engine: None, why: e.to_string() },
     }

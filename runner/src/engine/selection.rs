@@ -5,6 +5,7 @@ use std::time::Instant;
 use skreap_bpf::{Filter, Rule, Select, Victim, Walker};
 use skreap_core::{Backend, EngineName, Incomplete, Outcome, Target, Through, Unconnected};
 
+use super::counts::note_walk;
 use super::destroy::Destroyer;
 use super::link::Link;
 use super::{EngineError, StateMask, nanos};
@@ -146,27 +147,10 @@ fn walk(
     outcome: &mut Outcome,
 ) -> Result<(), EngineError> {
     let counts = walker.walk_states(target, states.bits(), None, victims)?;
-    let skipped = &mut outcome.skipped;
-    skipped.unconnected += counts.unconnected;
-    skipped.moved_on += counts.moved_on;
-    skipped.no_peer += counts.no_peer;
-    skipped.state += counts.state;
-    skipped.stale += counts.stale;
-    skipped.frontend += counts.frontend;
-    skipped.frontend_unknown += counts.frontend_unknown;
-    for (there, why) in [
-        (counts.incomplete_full, Incomplete::IndexFull),
-        (counts.incomplete_everything, Incomplete::IndexUnsure),
-        (
-            counts.incomplete_unconnected && target.unconnected == Unconnected::Destroy,
-            Incomplete::WildcardUnconnected,
-        ),
+    note_walk(&counts, target, outcome);
+    if counts.incomplete_kernel {
         // The index has none of them, and what they are bound to nobody has looked at.
-        (counts.incomplete_kernel, Incomplete::KernelSockets),
-    ] {
-        if there {
-            outcome.incomplete.insert(why);
-        }
+        outcome.incomplete.insert(Incomplete::KernelSockets);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What rules ask of the subflows of MPTCP, none of which is in the index.
+//! Cgroup, user and process of the subflows of MPTCP, for the conditions of rules. No subflow is in the index.
 //!
 //! The kernel opens a subflow for the MPTCP socket of a program, and gives it the cgroup and the inode of that socket. So
 //! the processes that have the MPTCP socket open are found by the inode of the subflow. A thread of the kernel opens those

@@ -1,4 +1,4 @@
-//! What engines stand on, each tried out on a private socket or an index of its own.
+//! Trials of the features that engines need, each on a private socket or an index of its own.
 
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -116,7 +116,7 @@ pub(crate) fn lock_taking_kfunc() -> Result<String, Missing> {
 /// True if the walk has destroyed the socket.
 fn destroy_in_walk() -> Result<(bool, WalkCounts), Missing> {
     let failed = |e: &dyn std::fmt::Display| Missing { detail: format!("trial destroy in a walk: {e}") };
-    let config = Config { max_sockets: TRIAL_SOCKETS, buckets: 1024, refs: true, ..Config::default() };
+    let config = Config::default().max_sockets(TRIAL_SOCKETS).buckets(1024).refs(true);
     let cgroup = cgroup::own().and_then(|path| cgroup::open(&path)).map_err(|e| failed(&e))?;
     let (index, _) = objects::load(&config, None, cgroup.as_fd()).map_err(|e| failed(&e))?;
     index.can_destroy().map_err(|e| Missing { detail: e.to_string() })?;

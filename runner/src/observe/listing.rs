@@ -31,6 +31,7 @@ pub struct BackendEntry {
 /// Sockets of one backend that came through one frontend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct FrontendEntry {
     /// Connected to the backend now.
     pub connected: u64,

@@ -213,12 +213,12 @@ impl Monitor {
         &self.0.observer
     }
 
-    /// What tells the number of events that wait, from now on; `None` at the end of their queue.
+    /// The function that gives the number of events that wait, from now on; `None` at the end of their queue.
     pub fn watch_queue(&self, length: Option<QueueLength>) {
         self.0.callbacks.lock().waiting = length;
     }
 
-    /// What tells how the audit log is doing, from now on.
+    /// The function that gives the state of the audit log, from now on.
     pub fn watch_audit_log(&self, lines: AuditLogLines) {
         self.0.callbacks.lock().audit_log = Some(lines);
     }

@@ -75,10 +75,11 @@ pub struct Status {
 /// Lines of the audit log since the service started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct AuditLogStatus {
     /// Written.
     pub written: u64,
-    /// Dropped, as there was no room for them: whoever reads them is too slow.
+    /// Dropped, as there was no room for them: their reader is too slow.
     pub dropped: u64,
     /// Waiting to be written.
     pub waiting: u64,
@@ -136,6 +137,7 @@ pub struct Recent {
 /// Where our hooks stand among those of others on the same cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct OrderStatus {
     /// True if no program runs after ours, so that ours see the final addresses of connects.
     pub last: bool,
@@ -161,6 +163,7 @@ pub struct OrderStatus {
 /// Where our first programs stand, which see the address as the client has named it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct FirstStatus {
     /// True if no other program runs before ours. If not, no frontends are recorded.
     pub first: bool,

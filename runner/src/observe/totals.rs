@@ -1,4 +1,4 @@
-//! What came of all events of a service.
+//! The totals of all events of a service.
 
 use std::collections::BTreeMap;
 
@@ -252,11 +252,8 @@ mod tests {
 
     #[test]
     fn sockets_are_counted_by_their_rule() {
-        let count = |rule: Option<&str>, action, sockets| RuleCount {
-            rule: rule.map(str::to_owned),
-            action,
-            sockets,
-        };
+        let count =
+            |rule: Option<&str>, action, sockets| RuleCount::new(rule.map(str::to_owned), action, sockets);
         let mut report = report(false, |_| {});
         report.rules = vec![
             count(Some("batch"), ActionName::None, 4),
@@ -276,13 +273,7 @@ mod tests {
         let (netlink, iter) = (EngineName::Netlink, EngineName::Iter);
         let mut one = report(false, |o| o.destroyed = 5);
         assert_eq!(engines(&one), [((netlink, "udp"), 5)]);
-        one.fallbacks = vec![FallbackRun {
-            engine: iter,
-            because: FallbackReason::IndexFull,
-            victims: 2,
-            destroyed: 2,
-            ns: 1,
-        }];
+        one.fallbacks = vec![FallbackRun::new(iter, FallbackReason::IndexFull, 2, 2, 1)];
         assert_eq!(engines(&one), [((netlink, "udp"), 3), ((iter, "udp"), 2)]);
         let part = |backend: &str, destroyed| {
             let mut outcome = Outcome::new(netlink);
@@ -304,7 +295,9 @@ mod tests {
         assert_eq!(EventResult::of(&bad), EventResult::Incomplete);
         bad.error = Some("no".to_owned());
         assert_eq!(EventResult::of(&bad), EventResult::Error);
-        let refused = Some(skreap_core::Guarded { refused: true, ..skreap_core::Guarded::default() });
+        let mut guarded = skreap_core::Guarded::default();
+        guarded.refused = true;
+        let refused = Some(guarded);
         bad.guard = refused;
         assert_eq!(EventResult::of(&bad), EventResult::Refused);
         // One that would be refused is still a dry run.

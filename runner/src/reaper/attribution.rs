@@ -50,7 +50,8 @@ pub(super) fn attribute(sockets: &mut [&mut SocketTuple]) {
     let mut found = found.into_iter();
     for socket in sockets.iter_mut() {
         let netns_name = names.get(&u64::from(socket.netns_inum)).cloned();
-        let whose = Attribution { netns_name, ..found.next().unwrap_or_default() };
+        let mut whose = found.next().unwrap_or_default();
+        whose.netns_name = netns_name;
         socket.attribution = (whose != Attribution::default()).then(|| Box::new(whose));
     }
 }
@@ -63,13 +64,12 @@ fn search(sockets: &[SocketTuple], start: Instant) -> Found {
     let processes = processes::with_sockets(inodes, start + PATIENCE);
     let attribution = |made: &Option<Made>| {
         let process = made.and_then(|made| processes.get(&made.inode));
-        Attribution {
-            netns_name: None,
-            cgroup: made.and_then(|made| cgroups.path(made.cgroup?)),
-            uid: made.map(|made| made.uid),
-            pid: process.map(|(pid, _)| *pid),
-            command: process.and_then(|(_, command)| command.clone()),
-        }
+        let mut whose = Attribution::default();
+        whose.cgroup = made.and_then(|made| cgroups.path(made.cgroup?));
+        whose.uid = made.map(|made| made.uid);
+        whose.pid = process.map(|(pid, _)| *pid);
+        whose.command = process.and_then(|(_, command)| command.clone());
+        whose
     };
     let whose = made.iter().map(attribution).collect();
     (names, whose)

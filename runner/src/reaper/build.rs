@@ -5,9 +5,10 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use skreap_bpf::hooks::Hooks;
 use skreap_bpf::module::ModuleError;
 use skreap_bpf::pin::{Origin, Pins};
-use skreap_bpf::{Config, FRONTENDS_MAX, Index};
+use skreap_bpf::{FRONTENDS_MAX, Index};
 use skreap_core::{ActionName, EngineName, Revived};
 
 use super::builder::Builder;
@@ -42,19 +43,8 @@ impl Builder {
             pending::grace_period()?;
         }
         let monitor = self.monitor(&index, &engines, &watched, pins.is_some())?;
-        let unpublished = Unpublished(pins.as_ref());
         let mut hooks =
-            objects::attach(&index, watched.file.as_fd(), pins.as_ref().map(|pins| (pins, &origin)))?;
-        tell_attached(&index, &watched, engines.engine.name());
-        if !self.no_bootstrap && !index.is_bootstrapped()? {
-            index_older(&index, &watched.path)?;
-        }
-        if let Some(pins) = &pins {
-            objects::publish(pins, &mut hooks)?;
-            tell_origin(pins, &origin);
-            tell_lost(pins, &monitor);
-        }
-        unpublished.done();
+            self.attach(&index, engines.engine.name(), &watched, &monitor, pins.as_ref().zip(Some(&origin)))?;
         let mut order = OrderKeeper::new(&index, watched.file)?;
         // A walker of its own: a listing must not delay an event.
         let overseer = Observer::new(&index)?;
@@ -114,10 +104,34 @@ impl Builder {
             0 if self.frontends => FRONTENDS_MAX,
             set => set,
         };
-        let config = Config { refs, frontends, ..self.config };
+        let config = self.config.refs(refs).frontends(frontends);
         let pins = self.pin.as_deref().map(objects::lock_pins).transpose()?;
         let (index, origin) = objects::load(&config, pins.as_ref(), watched.file.as_fd())?;
         Ok((pins, Arc::new(index), origin))
+    }
+
+    /// Attaches the hooks, indexes the sockets that are older, and publishes the pins then.
+    fn attach(
+        &self,
+        index: &Index,
+        engine: EngineName,
+        watched: &Watched,
+        monitor: &Monitor,
+        pins: Option<(&Pins, &Origin)>,
+    ) -> Result<Hooks, Error> {
+        let unpublished = Unpublished(pins.map(|(pins, _)| pins));
+        let mut hooks = objects::attach(index, watched.file.as_fd(), pins)?;
+        log_attached(index, watched, engine);
+        if !self.no_bootstrap && !index.is_bootstrapped()? {
+            index_preexisting(index, &watched.path)?;
+        }
+        if let Some((pins, origin)) = pins {
+            objects::publish(pins, &mut hooks)?;
+            log_origin(pins, origin);
+            log_lost(pins, monitor);
+        }
+        unpublished.done();
+        Ok(hooks)
     }
 
     /// What finds and destroys.
@@ -202,7 +216,7 @@ impl Watched {
     }
 }
 
-fn tell_attached(index: &Index, watched: &Watched, engine: EngineName) {
+fn log_attached(index: &Index, watched: &Watched, engine: EngineName) {
     let cgroup = watched.path.display();
     tracing::info!(%cgroup, %engine, max_sockets = index.max_sockets(), "attached");
     if let Some(not_seen) = &watched.not_seen {
@@ -211,9 +225,9 @@ fn tell_attached(index: &Index, watched: &Watched, engine: EngineName) {
 }
 
 /// Indexes the pre-existing sockets; what is still missing then makes everything incomplete.
-fn index_older(index: &Index, cgroup: &Path) -> Result<(), Error> {
+fn index_preexisting(index: &Index, cgroup: &Path) -> Result<(), Error> {
     let found = bootstrap::run(index, cgroup)?;
-    tell_bootstrapped(&found);
+    log_bootstrapped(&found);
     if found.whole() {
         index.set_bootstrapped()?;
     } else {
@@ -269,7 +283,7 @@ fn start_fallback(engine: EngineName, index: &Index, options: &EngineOptions) ->
     }
 }
 
-fn tell_bootstrapped(found: &Bootstrapped) {
+fn log_bootstrapped(found: &Bootstrapped) {
     let Bootstrapped { tcp, udp, netns, unreachable, held_up, missing, took, .. } = found;
     tracing::info!(
         tcp = tcp.indexed,
@@ -293,7 +307,7 @@ fn tell_bootstrapped(found: &Bootstrapped) {
     }
 }
 
-fn tell_origin(pins: &Pins, origin: &Origin) {
+fn log_origin(pins: &Pins, origin: &Origin) {
     let pins = pins.directory().display();
     match origin {
         Origin::New => tracing::info!(%pins, "pinned"),
@@ -305,7 +319,7 @@ fn tell_origin(pins: &Pins, origin: &Origin) {
 }
 
 /// Destroyed sockets that nobody looks at again, because the service before this one was killed.
-fn tell_lost(pins: &Pins, monitor: &Monitor) {
+fn log_lost(pins: &Pins, monitor: &Monitor) {
     match objects::take_reviving(pins) {
         Ok(0) => {}
         Ok(sockets) => {

@@ -1,4 +1,4 @@
-//! Events that do not say what is done with their victims, where rules do.
+//! Events without an action of their own, in a service with rules.
 
 use std::collections::HashMap;
 use std::sync::Arc;

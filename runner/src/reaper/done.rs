@@ -1,11 +1,12 @@
-//! What is known of an event before its report.
+//! The result of an event, before its report.
 
 use std::collections::{BTreeMap, HashSet};
+use std::mem;
 
 use skreap_bpf::Victim;
 use skreap_core::{
-    Backend, BackendReport, Connected, EngineName, Guarded, Incomplete, Moved, Outcome, RuleCount,
-    SocketTuple, VictimAction,
+    ActionName, Backend, BackendReport, Connected, EngineName, Event, Guarded, Incomplete, Moved, Outcome,
+    Phases, Report, RuleCount, SocketTuple, VictimAction,
 };
 
 use crate::upkeep::revive::Revival;
@@ -73,5 +74,37 @@ impl Done {
     pub(super) fn fail(&mut self, why: Incomplete, message: String) {
         self.total.incomplete.insert(why);
         self.error.get_or_insert(message);
+    }
+
+    /// Nanoseconds of each phase but the last ones.
+    pub(super) fn phases(&self, queue_ns: u64) -> Phases {
+        let mut phases = Phases::default();
+        phases.queue_ns = queue_ns;
+        phases.order_ns = self.order_ns;
+        phases.pending_ns = self.pending_ns;
+        phases.walk_ns = self.total.walk_ns.saturating_add(self.count_ns);
+        phases.destroy_ns = self.total.destroy_ns;
+        phases
+    }
+
+    /// The report of the event, whose parts are taken from here; without whose the sockets are.
+    pub(super) fn report(&mut self, event: &Event, phases: Phases) -> Report {
+        let engine = self.total.engine;
+        let total = mem::replace(&mut self.total, Outcome::new(engine));
+        let mut report = Report::new(event, total, phases);
+        report.by_backend = mem::take(&mut self.by_backend);
+        report.merged = mem::take(&mut self.merged);
+        report.cancelled = mem::take(&mut self.cancelled);
+        report.guard = self.guard.any().then_some(self.guard);
+        report.error = self.error.take();
+        report.victim_action = Some(self.action.name()).filter(|name| *name != ActionName::Destroy);
+        report.moved = self.moved.take();
+        report.rules = mem::take(&mut self.rules);
+        report.stateful = mem::take(&mut self.stateful);
+        report.reviving = self.revival.as_ref().map(Revival::announced);
+        if self.action == VictimAction::None {
+            report.sockets = None;
+        }
+        report
     }
 }

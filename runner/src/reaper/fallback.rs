@@ -79,13 +79,13 @@ impl Fallback {
             // gone, or in no hash table.
             outcome.forget_failures_of_scan();
         }
-        outcome.add_fallback(FallbackRun {
-            engine: scan.engine,
+        outcome.add_fallback(FallbackRun::new(
+            scan.engine,
             because,
-            victims: scan.victims,
-            destroyed: scan.destroyed,
-            ns: nanos(start.elapsed()),
-        });
+            scan.victims,
+            scan.destroyed,
+            nanos(start.elapsed()),
+        ));
         // The index knows none of these, so they were not counted before.
         outcome.visited += scan.skipped.accepted;
         outcome.skipped.accepted += scan.skipped.accepted;

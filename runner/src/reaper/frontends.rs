@@ -9,7 +9,7 @@ use super::Reaper;
 use crate::engine::EngineError;
 
 impl Reaper {
-    /// Whether this service can tell the clients of the event's frontends from others.
+    /// Whether this service can distinguish the clients of the event's frontends.
     ///
     /// # Errors
     /// Why not, and what to do.

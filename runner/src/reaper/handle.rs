@@ -54,7 +54,7 @@ impl Reaper {
         self.finish(underway)
     }
 
-    /// Does what can be done about an event without waiting for the owners of sockets. For whoever has others to handle
+    /// Does what can be done about an event without waiting for the owners of sockets. For a caller that has others to handle
     /// while one is waited for: [`poll`](Self::poll) says when that is over, and [`finish`](Self::finish) makes the
     /// report, which is due.
     pub fn begin(&mut self, batch: &mut Batch, event: &Event, received: Instant) -> Underway {
@@ -320,8 +320,8 @@ impl Reaper {
         all
     }
 
-    /// Waits for pending connects, of all backends together, and reaps what came of them. Answers
-    /// how many nanoseconds of that no engine was at work.
+    /// Waits for pending connects, of all backends together, and reaps those that have connected. Returns
+    /// the nanoseconds of that in which no engine was at work.
     fn look_again(&mut self, all: &mut [One], chosen: &mut Chosen) -> u64 {
         let start = Instant::now();
         let mut engine_ns = 0_u64;

@@ -1,4 +1,4 @@
-//! How many sockets one event may destroy or move, and what is said of one that would touch more.
+//! How many sockets one event may destroy or move, and the refusal of an event that would touch more.
 
 use skreap_core::{
     Action, Backend, Event, Guarded, Incomplete, Limit, Protocol, ReconcileMax, SocketTuple, VictimAction,

@@ -1,5 +1,4 @@
-//! From the name of a link to what its sockets have of it: the netns and the number of the
-//! interface.
+//! Resolves the name of a link to the netns and the number of the interface, which its sockets have.
 
 use std::io;
 use std::os::fd::AsRawFd as _;

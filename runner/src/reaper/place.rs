@@ -1,5 +1,5 @@
-//! From the names in a selector to what sockets have of them: the id of a cgroup, the cookie of a network namespace, the
-//! number of an interface.
+//! Resolves the names in a selector to the numbers that sockets have: the id of a cgroup, the cookie of a network
+//! namespace, the number of an interface.
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
@@ -17,8 +17,8 @@ use crate::sys::netns::{self, NetnsId, file};
 /// How long the look may take. A path can lead to a file system that never returns.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The rules of an event, in a service that covers the sockets of a cgroup; an error names what is at fault, and the next step. What is gone is an error, too: no socket
-/// would be found, and nobody could tell that from success.
+/// The rules of an event, in a service that covers the sockets of a cgroup. An error names the condition, and the next step.
+/// A name that no longer exists is an error, too: no socket would be found, and that would look like success.
 pub(super) fn rules(event: &Event, covered: &Path) -> Result<Rules, String> {
     let of_selector = |selector: &Selector| of_selector(selector, covered);
     let rule = |selector: &Option<Box<Selector>>| selector.as_deref().map(of_selector).transpose();
@@ -64,7 +64,7 @@ fn look(selector: &Selector, covered: &Path) -> Result<Place, String> {
     })
 }
 
-/// Only in the cgroup whose sockets the service covers, or below: of others it knows no sockets, which nobody could tell from
+/// Only in the cgroup whose sockets the service covers, or below: of others it knows no sockets, which would look like
 /// success.
 fn find_cgroup(name: &CgroupName, covered: &Path) -> Result<u64, String> {
     let id = find_any_cgroup(name)?;

@@ -5,10 +5,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 use skreap_bpf::Victim;
-use skreap_core::{
-    ActionName, Connected, Event, Phases, Radius, Report, Results, SocketEnd, SocketResult, SocketTuple,
-    VictimAction,
-};
+use skreap_core::{Connected, Event, Radius, Report, Results, SocketEnd, SocketResult, SocketTuple};
 
 use super::done::Done;
 use super::{Reaper, attribution};
@@ -130,7 +127,7 @@ impl Reaper {
         report
     }
 
-    /// As [`finish`](Self::finish), for whoever has the report sent before the sockets are looked at again.
+    /// As [`finish`](Self::finish), for a caller that sends the report before the sockets are looked at again.
     pub(crate) fn conclude(&mut self, mut underway: Underway) -> (Report, Option<Revival>) {
         if !underway.held.is_empty() {
             for (victim, end) in self.pool.ends(&mut underway.held, |_| true) {
@@ -138,47 +135,10 @@ impl Reaper {
             }
             underway.done.total.destroy_ns += nanos(underway.begun.elapsed());
         }
-        let Underway { event, done, received, queue_ns, ledger, .. } = underway;
-        let Done {
-            total,
-            action,
-            revival,
-            moved,
-            moved_sockets,
-            rules,
-            stateful,
-            by_backend,
-            merged,
-            cancelled,
-            unconfirmed_ns,
-            guard,
-            error,
-            attributed,
-            refused,
-            ..
-        } = done;
-        let phases = Phases {
-            queue_ns,
-            order_ns: done.order_ns,
-            pending_ns: done.pending_ns,
-            walk_ns: total.walk_ns.saturating_add(done.count_ns),
-            destroy_ns: total.destroy_ns,
-            ..Phases::default()
-        };
-        let mut report = Report::new(&event, total, phases);
-        report.by_backend = by_backend;
-        report.merged = merged;
-        report.cancelled = cancelled;
-        report.guard = guard.any().then_some(guard);
-        report.error = error;
-        report.victim_action = Some(action.name()).filter(|name| *name != ActionName::Destroy);
-        report.moved = moved;
-        report.rules = rules;
-        report.stateful = stateful;
-        report.reviving = revival.as_ref().map(Revival::announced);
-        if action == VictimAction::None {
-            report.sockets = None;
-        }
+        let Underway { event, mut done, received, queue_ns, ledger, .. } = underway;
+        let phases = done.phases(queue_ns);
+        let mut report = done.report(&event, phases);
+        let Done { revival, moved_sockets, unconfirmed_ns, attributed, refused, .. } = done;
         let sockets = self
             .pool
             .ledger()
@@ -217,7 +177,7 @@ fn results(
         attributed.into_iter().flatten().map(|socket| (socket.cookie, socket)).collect();
     let whose =
         |victim: &Victim| owned.get(&victim.cookie()).map_or_else(|| tuple(victim), |known| (*known).clone());
-    // What could not be moved and was destroyed is told of as such.
+    // A socket that could not be moved and was destroyed is reported as destroyed.
     let moved: Vec<SocketResult> = moved
         .into_iter()
         .filter(|(victim, _)| !ledger.contains_key(&victim.cookie()))

@@ -46,7 +46,7 @@ enum What {
 }
 
 impl Deferred {
-    /// None yet; the recorder is told of every event.
+    /// None yet; the recorder gets every event.
     pub(crate) fn recorded_by(recorder: Option<Box<dyn Recorder>>) -> Self {
         Self { waiting: Vec::new(), recorder }
     }
@@ -124,7 +124,7 @@ impl Deferred {
                 kept.push(Waiting { what: What::Answer(answer, revival), to });
             } else {
                 let id = revival.is_some().then(|| answer.id()).flatten().unwrap_or_default();
-                // A client that has gone away has its work done, and nobody to tell.
+                // A client that has gone away has its work done, and gets no answer.
                 let _ = to.send(answer);
                 if let Some(revival) = revival {
                     let told = move |revived| drop(to.send(Reply::Revived { id, revived }));

@@ -147,7 +147,7 @@ impl Queue {
         Self { handle: Handle(Arc::new(RwLock::new(Some(sender)))), jobs, recorder: Mutex::new(None) }
     }
 
-    /// The same queue; `recorder` is told of every event that comes out of it.
+    /// The same queue; `recorder` gets every event that comes out of it.
     #[must_use]
     pub fn recorded_by(self, recorder: Box<dyn Recorder>) -> Self {
         *self.recorder.lock() = Some(recorder);

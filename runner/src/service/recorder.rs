@@ -1,4 +1,4 @@
-//! Who is told of every event and of every socket that was destroyed.
+//! Recorders: called with every event and every socket that was destroyed.
 
 use skreap_core::Report;
 
@@ -6,7 +6,7 @@ use super::source::Requester;
 use crate::engine::LateResult;
 use crate::upkeep::revive::RevivedEvent;
 
-/// Told of what was done. It is called on the thread of the reaper, so it must not wait.
+/// Gets every event and its results. It is called on the thread of the reaper, so it must not wait.
 ///
 /// A reaper that was built with [`Builder::results`](crate::Builder::results) names each socket in
 /// [`Report::results`].

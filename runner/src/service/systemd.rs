@@ -27,7 +27,7 @@ use crate::service::source::Stop;
 const REST: Duration = Duration::from_secs(1);
 /// Shortest interval between two updates of the status line.
 const TELL: Duration = Duration::from_secs(2);
-/// Tells so many times in the time that the watchdog grants.
+/// Notifications in the time that the watchdog grants.
 const PER_WATCHDOG: u32 = 4;
 
 /// Set by the reaper's thread, read by the notifying thread. Clones are the same beat.
@@ -133,7 +133,10 @@ impl Supervisor {
         let line = monitor.status().map(|status| line(&status)).unwrap_or_default();
         sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&line)]).map_err(|e| {
             let socket = env::var_os("NOTIFY_SOCKET").map(PathBuf::from).unwrap_or_default();
-            io::Error::new(e.kind(), format!("cannot tell the service manager at {}: {e}", socket.display()))
+            io::Error::new(
+                e.kind(),
+                format!("cannot notify the service manager at {}: {e}", socket.display()),
+            )
         })?;
         let (end, ended) = bounded(0);
         let teller = Notifier {
@@ -156,7 +159,7 @@ impl Supervisor {
 pub struct NotifierThread(Option<(Sender<()>, thread::JoinHandle<()>)>);
 
 impl NotifierThread {
-    /// Tells to the end. `stop` must have been given, or this waits for it.
+    /// Notifies until the end. `stop` must have been given, or this waits for it.
     pub fn end(self) {
         let Some((end, thread)) = self.0 else { return };
         drop(end);
@@ -190,7 +193,7 @@ impl Notifier {
                 self.status();
             }
         }
-        tell(&[NotifyState::Stopping, NotifyState::Status("answering what was accepted, then ending")]);
+        notify(&[NotifyState::Stopping, NotifyState::Status("answering what was accepted, then ending")]);
         while ended.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
             self.alive();
         }
@@ -209,7 +212,7 @@ impl Notifier {
         }
         self.silent = silent;
         if !silent {
-            tell(&[NotifyState::Watchdog]);
+            notify(&[NotifyState::Watchdog]);
         }
     }
 
@@ -219,13 +222,13 @@ impl Notifier {
         let Ok(status) = self.monitor.status() else { return };
         let line = line(&status);
         if line != self.line {
-            tell(&[NotifyState::Status(&line)]);
+            notify(&[NotifyState::Status(&line)]);
             self.line = line;
         }
     }
 }
 
-fn tell(states: &[NotifyState<'_>]) {
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(states) {
         tracing::warn!("cannot notify the service manager: {e}");
     }

@@ -1,5 +1,5 @@
-//! Threads that may be given up: what they do may wait for a socket's lock, and nothing ends such a wait but the
-//! socket's owner.
+//! Threads that may be given up. Their work may wait for the lock of a socket, and only the owner of the socket ends such a
+//! wait.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
@@ -41,7 +41,7 @@ impl<T: Send + 'static> Alone<T> {
                 return;
             }
             // SAFETY: in the table of this thread these are copies that nobody else owns; they were open when the table
-            // was made, as the starter keeps its own until it is told.
+            // was made, as the starter keeps its own until the message.
             let mine = numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect();
             // The starter may have given up.
             let _ = reply.send(work(mine));
@@ -73,7 +73,7 @@ impl<T: Send + 'static> Alone<T> {
         })
     }
 
-    /// Waits for what came of the work; `None` if `progress` has stood still for as long as `patience`, or the thread has
+    /// Waits for the result of the work; `None` if `progress` has stood still for as long as `patience`, or the thread has
     /// panicked.
     pub(crate) fn wait<P: PartialEq>(self, patience: Duration, mut progress: impl FnMut() -> P) -> Option<T> {
         let (mut last, mut since) = (progress(), Instant::now());

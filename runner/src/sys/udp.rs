@@ -1,5 +1,5 @@
-//! UDP sockets of other processes: whom they are connected to. Each call on a socket but [`cookie`], [`is_ipv6`] and
-//! [`routing`] takes the lock of the socket, and waits as long as its owner holds it.
+//! UDP sockets of other processes: their peers. Each call on a socket but [`cookie`], [`is_ipv6`] and [`routing`] takes the
+//! lock of the socket, and waits while its owner holds it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

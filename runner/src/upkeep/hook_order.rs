@@ -50,13 +50,13 @@ pub struct OrderKeeper {
     suspects: Vec<u64>,
     suspected: Instant,
     /// The order could not be read.
-    blind: bool,
+    unreadable: bool,
     /// Of which hooks the log has that already.
-    told: [bool; Hook::ALL.len()],
+    logged: [bool; Hook::ALL.len()],
     /// The log has it that closed sockets stay in the index.
     told_release: bool,
     /// The index was to be looked over, and that has failed.
-    unseen: bool,
+    unchecked: bool,
     status: OrderStatus,
 }
 
@@ -75,10 +75,10 @@ impl OrderKeeper {
             waiting: false,
             suspects: Vec::new(),
             suspected: Instant::now(),
-            blind: false,
-            told: [false; Hook::ALL.len()],
+            unreadable: false,
+            logged: [false; Hook::ALL.len()],
             told_release: false,
-            unseen: false,
+            unchecked: false,
             status: OrderStatus::default(),
         })
     }
@@ -93,30 +93,31 @@ impl OrderKeeper {
     /// under its live peer, whatever the order was until now. Returns false, and logs, if that is not certain,
     /// because the order could not be read or the index could not be checked.
     pub fn before_event(&mut self, on: &[Hook], hooks: &mut Hooks, observer: &Observer) -> bool {
-        let done = if self.blind || self.changed(on, false) {
-            self.put_right(hooks, observer)
-        } else if self.unseen || self.status.behind > 0 {
-            self.look_over(observer)
+        let done = if self.unreadable || self.changed(on, false) {
+            self.restore_last(hooks, observer)
+        } else if self.unchecked || self.status.behind > 0 {
+            self.rekey_moved_on(observer)
         } else if !self.suspects.is_empty() && self.suspected.elapsed() < SUSPECT_WINDOW {
-            self.look_again()
+            self.rekey_suspects()
         } else {
             Ok(())
         };
         let done = done.and_then(|()| self.begin_epoch());
-        report(done) && !self.blind
+        report(done) && !self.unreadable
     }
 
     /// Call it about once a second: it also sees changes in parent cgroups, and makes the moves
     /// that had to wait.
     pub fn tidy(&mut self, hooks: &mut Hooks, observer: &Observer) {
         self.count_detached(hooks);
-        if self.blind || self.changed(&Hook::ALL, true) || self.waiting && self.may_move(Instant::now()) {
-            report(self.put_right(hooks, observer));
-        } else if self.unseen {
-            report(self.look_over(observer));
+        if self.unreadable || self.changed(&Hook::ALL, true) || self.waiting && self.may_move(Instant::now())
+        {
+            report(self.restore_last(hooks, observer));
+        } else if self.unchecked {
+            report(self.rekey_moved_on(observer));
         } else if !self.suspects.is_empty() {
             let over = self.suspected.elapsed() >= SUSPECT_WINDOW;
-            report(self.look_again());
+            report(self.rekey_suspects());
             if over {
                 self.suspects = Vec::new();
             }
@@ -166,16 +167,17 @@ impl OrderKeeper {
     }
 
     /// Becomes last where that can be done, then looks over the index.
-    fn put_right(&mut self, hooks: &mut Hooks, observer: &Observer) -> Result<(), skreap_bpf::Error> {
+    fn restore_last(&mut self, hooks: &mut Hooks, observer: &Observer) -> Result<(), skreap_bpf::Error> {
         let now = Instant::now();
         let may_move = self.may_move(now);
-        let (mut tried, mut moved, mut behind, mut waiting, mut blind) = (false, false, 0, false, false);
+        let (mut tried, mut moved, mut behind, mut waiting, mut unreadable) = (false, false, 0, false, false);
         if let Some(first) = &mut self.first {
             first.doubt();
             // Before the revisions below are read: this changes them.
             tried = may_move && first.put_first(hooks, observer.index(), &self.cgroup);
         }
-        for ((hook, revision), told) in Hook::ALL.into_iter().zip(&mut self.revisions).zip(&mut self.told) {
+        for ((hook, revision), logged) in Hook::ALL.into_iter().zip(&mut self.revisions).zip(&mut self.logged)
+        {
             // The revision is read first: a later change is seen the next time.
             let mut at = HookRevision::take(self.cgroup.as_fd(), hook, true);
             let mut order = read(hooks, &self.cgroup, hook);
@@ -191,14 +193,14 @@ impl OrderKeeper {
                 }
             }
             *revision = at.ok();
-            match place(hook, order, told, observer.index()) {
+            match place(hook, order, logged, observer.index()) {
                 Some(order) => {
                     let after = order.foreign_after().next().is_some();
                     waiting |= after;
                     behind += u64::from(after || order.foreign_above().next().is_some());
-                    tell(&order, may_move);
+                    log_foreign(&order, may_move);
                 }
-                None => blind = true,
+                None => unreadable = true,
             }
         }
         if tried {
@@ -207,23 +209,23 @@ impl OrderKeeper {
         self.status.moves += u64::from(moved);
         self.status.held_back += u64::from(waiting && !may_move);
         self.status.behind = behind;
-        self.status.last = behind == 0 && !blind;
+        self.status.last = behind == 0 && !unreadable;
         self.waiting = waiting;
-        self.blind = blind;
+        self.unreadable = unreadable;
         if let Some(first) = &mut self.first {
             first.look(hooks, &self.cgroup)?;
         }
         // After a grace period every hook that ran in the old order has ended: the kernel runs them
         // in RCU sections.
         rcu::grace_period_or_pause();
-        self.look_over(observer)
+        self.rekey_moved_on(observer)
     }
 
     /// Visits every node and records each socket anew whose live peer is not the one it is recorded
     /// under.
-    fn look_over(&mut self, observer: &Observer) -> Result<(), skreap_bpf::Error> {
+    fn rekey_moved_on(&mut self, observer: &Observer) -> Result<(), skreap_bpf::Error> {
         // Until it has been done: the next event, or tidy(), tries again.
-        self.unseen = true;
+        self.unchecked = true;
         let mut cookies = Vec::new();
         let (mut visited, mut sent) = (0_u64, 0_u64);
         let forget = self.first.as_ref().and_then(FirstKeeper::doubtful);
@@ -261,7 +263,7 @@ impl OrderKeeper {
             }
         }
         let rekeyed = self.status.rekeyed - before;
-        self.unseen = false;
+        self.unchecked = false;
         // Addresses that were only sent to are left out: the kernel does not keep their
         // translation.
         tracing::info!(
@@ -276,7 +278,7 @@ impl OrderKeeper {
 
     /// Checks the suspects once more. None is dismissed: a pending connect may take effect after
     /// the peer was read.
-    fn look_again(&mut self) -> Result<(), skreap_bpf::Error> {
+    fn rekey_suspects(&mut self) -> Result<(), skreap_bpf::Error> {
         let mut failed = Ok(());
         let (rekeyer, rekeyed) = (&self.rekeyer, &mut self.status.rekeyed);
         self.suspects.retain(|cookie| match rekeyer.rekey(*cookie) {
@@ -323,25 +325,25 @@ fn become_last(hooks: &mut Hooks, index: &Index, cgroup: &File, seen: &Order) ->
 }
 
 /// The order of a hook in which our program is. `None` where it is not, or where that is not known; the log has it
-/// once, as `told` says.
-fn place(hook: Hook, order: io::Result<Order>, told: &mut bool, index: &Index) -> Option<Order> {
+/// once, as `logged` says.
+fn place(hook: Hook, order: io::Result<Order>, logged: &mut bool, index: &Index) -> Option<Order> {
     match order {
         Ok(order) if order.ours.is_none() => {
             // No hook has recorded the sockets that have connected since then.
             if let Err(e) = index.incomplete_writer().and_then(|marker| marker.everything()) {
                 tracing::error!("events may be incomplete without a report of it: {e}");
             }
-            if !replace(told, true) {
+            if !replace(logged, true) {
                 tracing::error!(%hook, "our program was detached: sockets are no longer recorded; restart the service");
             }
             None
         }
         Ok(order) => {
-            *told = false;
+            *logged = false;
             Some(order)
         }
         Err(e) => {
-            if !replace(told, true) {
+            if !replace(logged, true) {
                 tracing::error!(%hook, "cannot read the order of the programs, each event has a fallback scan: {e}");
             }
             None
@@ -350,7 +352,7 @@ fn place(hook: Hook, order: io::Result<Order>, told: &mut bool, index: &Index) -
 }
 
 /// Logs the programs that run after ours, if there are any.
-fn tell(order: &Order, may_move: bool) {
+fn log_foreign(order: &Order, may_move: bool) {
     let hook = order.hook;
     if order.foreign_above().next().is_some() {
         tracing::warn!(%hook, after = %listed(order.foreign_above()),

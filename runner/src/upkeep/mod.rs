@@ -1,4 +1,4 @@
-//! What keeps the index right while the world changes: the search for pre-existing sockets, the order of the hooks, healing,
+//! Keeps the index right while the machine changes: the search for pre-existing sockets, the order of the hooks, healing,
 //! audits.
 
 pub mod audit;

@@ -70,7 +70,7 @@ impl Revival {
     /// What the report of the event says of it.
     pub(crate) fn announced(&self) -> Reviving {
         let after_ms = self.parts.iter().map(|part| part.how.after_ms).max().unwrap_or_default();
-        Reviving { sockets: self.sockets(), after_ms }
+        Reviving::new(self.sockets(), after_ms)
     }
 
     fn due_of(&self, part: &Part) -> Instant {

@@ -1,7 +1,7 @@
 //! Decisions on their way to the service: what is sent when, and what its answers say. Without I/O.
 //!
 //! A decision leaves when its report is there. If the connection breaks before, it is made again from what is known by
-//! then: while nobody could be told, the backend may have come back.
+//! then: while the service was away, the backend may have come back.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;

@@ -27,11 +27,11 @@ pub struct Watcher {
     pub outbox: Outbox,
     /// Time of the changes.
     pub clock: Clock,
-    /// Where the source tells them.
+    /// Where the source reports them.
     pub changes: mpsc::Receiver<Heard>,
     /// Socket of the service.
     pub socket: PathBuf,
-    /// Told after each turn.
+    /// Notified after each turn.
     pub snapshot: watch::Sender<Snapshot>,
     /// From the change to the report, in seconds.
     pub lag: Histogram,

@@ -1,4 +1,4 @@
-//! What all sources have in common: the channel on which they tell changes, and what they count.
+//! What all sources have in common: the channel on which they report changes, and their counters.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,7 +59,7 @@ impl Tell {
         self.clock.now()
     }
 
-    /// Tells a change that was received at `at`.
+    /// Reports a change that was received at `at`.
     ///
     /// # Errors
     /// [`Closed`].

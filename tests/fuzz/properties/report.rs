@@ -1,11 +1,11 @@
 //! Reports: whatever engines did for whatever backends, the sums are kept, and a report reads as it is written.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use arbitrary::{Result, Unstructured};
 use skreap::core::{
     Action, Attribution, Backend, BackendReport, EngineName, Event, FallbackReason, FallbackRun, Incomplete,
-    MAX_FAILURES_LISTED, Outcome, Phases, Protocol, Report, Skipped, SocketTuple, state_name,
+    MAX_FAILURES_LISTED, Outcome, Phases, Protocol, Report, SocketTuple, state_name,
 };
 
 /// See the module.
@@ -90,64 +90,60 @@ fn outcome(u: &mut Unstructured<'_>, dry_run: bool) -> Result<Outcome> {
     for _ in 0..failures {
         outcome.add_failure(socket(u)?, u.arbitrary()?);
     }
-    outcome.skipped = Skipped {
-        unconnected: n(u)?,
-        moved_on: n(u)?,
-        no_peer: n(u)?,
-        state: n(u)?,
-        stale: n(u)?,
-        gone,
-        other_link: n(u)?,
-        spared: n(u)?,
-        frontend: n(u)?,
-        frontend_unknown: n(u)?,
-        not_selected: n(u)?,
-        kernel: n(u)?,
-        accepted: n(u)?,
-    };
+    let skipped = &mut outcome.skipped;
+    skipped.unconnected = n(u)?;
+    skipped.moved_on = n(u)?;
+    skipped.no_peer = n(u)?;
+    skipped.state = n(u)?;
+    skipped.stale = n(u)?;
+    skipped.gone = gone;
+    skipped.other_link = n(u)?;
+    skipped.spared = n(u)?;
+    skipped.frontend = n(u)?;
+    skipped.frontend_unknown = n(u)?;
+    skipped.not_selected = n(u)?;
+    skipped.kernel = n(u)?;
+    skipped.accepted = n(u)?;
     outcome.victims = destroyed + failures + gone;
     outcome.destroyed = if dry_run { 0 } else { destroyed };
     outcome.visited = outcome.victims + outcome.skipped.total() - gone;
     for _ in 0..u.int_in_range(0..=2)? {
         outcome.incomplete.insert(*u.choose(&Incomplete::ALL)?);
-        outcome.add_fallback(FallbackRun {
-            engine: *u.choose(&EngineName::ALL)?,
-            because: *u.choose(&[FallbackReason::IndexFull, FallbackReason::NoExactId])?,
-            victims: n(u)?,
-            destroyed: n(u)?,
-            ns: n(u)?,
-        });
+        outcome.add_fallback(FallbackRun::new(
+            *u.choose(&EngineName::ALL)?,
+            *u.choose(&[FallbackReason::IndexFull, FallbackReason::NoExactId])?,
+            n(u)?,
+            n(u)?,
+            n(u)?,
+        ));
     }
     assert_eq!(outcome.balanced(dry_run), Ok(()));
     Ok(outcome)
 }
 
 fn socket(u: &mut Unstructured<'_>) -> Result<SocketTuple> {
-    Ok(SocketTuple {
-        protocol: *u.choose(&Protocol::ALL)?,
-        saddr: u.arbitrary()?,
-        sport: u.arbitrary()?,
-        daddr: u.arbitrary()?,
-        dport: u.arbitrary()?,
-        ifindex: u.arbitrary()?,
-        cookie: u.arbitrary()?,
-        netns: u.arbitrary()?,
-        netns_inum: u.arbitrary()?,
-        state: state_name(u.arbitrary()?).into(),
-        attribution: attribution(u)?.map(Box::new),
-        frontend: None,
-    })
+    let protocol = *u.choose(&Protocol::ALL)?;
+    let ends =
+        [SocketAddr::new(u.arbitrary()?, u.arbitrary()?), SocketAddr::new(u.arbitrary()?, u.arbitrary()?)];
+    let mut socket = SocketTuple::new(protocol, ends[0], ends[1]);
+    socket.ifindex = u.arbitrary()?;
+    socket.cookie = u.arbitrary()?;
+    socket.netns = u.arbitrary()?;
+    socket.netns_inum = u.arbitrary()?;
+    socket.state = state_name(u.arbitrary()?).into();
+    socket.attribution = attribution(u)?.map(Box::new);
+    Ok(socket)
 }
 
 fn attribution(u: &mut Unstructured<'_>) -> Result<Option<Attribution>> {
-    Ok(match u.ratio(1, 4)? {
-        false => None,
-        true => Some(Attribution {
-            netns_name: u.arbitrary()?,
-            cgroup: u.arbitrary()?,
-            uid: u.arbitrary()?,
-            pid: u.arbitrary()?,
-            command: u.arbitrary()?,
-        }),
-    })
+    if !u.ratio(1, 4)? {
+        return Ok(None);
+    }
+    let mut whose = Attribution::default();
+    whose.netns_name = u.arbitrary()?;
+    whose.cgroup = u.arbitrary()?;
+    whose.uid = u.arbitrary()?;
+    whose.pid = u.arbitrary()?;
+    whose.command = u.arbitrary()?;
+    Ok(Some(whose))
 }

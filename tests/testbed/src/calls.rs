@@ -3,9 +3,8 @@
 use std::net::SocketAddr;
 
 use super::client::{CallError, Client};
-use super::op::{
-    Echoed, Holding, Op, OpenMany, OpenSpec, OpenedMany, Reply, Selection, SocketState, Watch, Watched,
-};
+use super::op::{Holding, Op, OpenMany, OpenSpec, Selection, Watch};
+use super::reply::{Echoed, OpenedMany, Reply, SocketState, Watched};
 
 type Call<T> = Result<T, CallError>;
 

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use thiserror::Error;
 
-use super::op::{Op, OpError, Reply};
+use super::op::Op;
+use super::reply::{OpError, Reply};
 use super::serve::{CLIENT_COMMAND, NAME_PREFIX};
 use super::{Cgroup, Netns, sys, wire};
 

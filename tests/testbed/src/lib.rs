@@ -45,6 +45,7 @@ mod late_memory;
 mod name;
 mod netns;
 mod op;
+mod reply;
 mod rtnetlink;
 mod serve;
 mod sweep;
@@ -62,13 +63,18 @@ pub use cgroup::{Cgroup, root as cgroup2_root};
 pub use client::{CallError, Client, SpawnOptions, call_all};
 pub use late_memory::{LateMemory, LatePage};
 pub use netns::Netns;
-pub use op::{
-    Echoed, Family, Holding, Lost, NetnsRef, Op, OpError, OpenMany, OpenSpec, OpenedMany, Protocol, Raced,
-    Reply, Selection, SocketState, Victim, Watch, Watched,
-};
+pub use op::{Family, Holding, NetnsRef, Op, OpenMany, OpenSpec, Protocol, Selection, Watch};
+pub use reply::{Echoed, Lost, OpError, OpenedMany, Raced, Reply, SocketState, Victim, Watched};
 pub use serve::become_client_if_asked;
 pub use sweep::{Swept, sweep};
 pub use sys::monotonic_ns;
+
+/// The default of a type but for what `set` changes: a `#[non_exhaustive]` struct cannot be written out here.
+pub fn with<T: Default>(set: impl FnOnce(&mut T)) -> T {
+    let mut value = T::default();
+    set(&mut value);
+    value
+}
 
 /// Raises this process's soft limit of open files to its hard limit and returns it.
 /// Clients inherit it.

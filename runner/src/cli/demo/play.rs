@@ -88,7 +88,7 @@ impl Findings {
     }
 }
 
-/// Runs the demo. `tell` hears of every step before it is made.
+/// Runs the demo. `tell` is called before every step.
 ///
 /// Nothing of it stays behind, however it ends; what a killed one has left is removed first.
 ///
@@ -105,7 +105,7 @@ pub fn run(options: &Options, stop: &Stop, tell: &mut dyn FnMut(Step)) -> anyhow
         .bootstrap(false)
         .cgroup(world.cgroup().path())
         .engine(options.engine)
-        .config(Config { max_sockets: options.sockets.saturating_mul(2), ..Config::default() })
+        .config(Config::default().max_sockets(options.sockets.saturating_mul(2)))
         .build()?;
     let engine = reaper.engine();
     let (queue, jobs) = bounded(daemon::QUEUE);
@@ -149,7 +149,7 @@ pub fn run(options: &Options, stop: &Stop, tell: &mut dyn FnMut(Step)) -> anyhow
 fn check(options: &Options) -> anyhow::Result<()> {
     cgroup::root().map_err(|source| Error::Cgroup { path: "root".to_owned(), source })?;
     // Kernel and privileges, before the testbed says it in the words of a system call.
-    Index::load(&Config { max_sockets: 16, buckets: 1, ..Config::default() }).map_err(Error::from)?;
+    Index::load(&Config::default().max_sockets(16).buckets(1)).map_err(Error::from)?;
     let limit = testbed::raise_nofile_limit()?;
     // A server has half of its sockets (TCP) as connections, and may take over half of another's; it listens
     // four times in each netns, and a few descriptors are for itself. A client has its share of the sockets.

@@ -96,7 +96,12 @@ fn percentiles(values: &mut [u64]) -> PhaseSummary {
         let rank = (values.len() * percent).div_ceil(100).max(1);
         values.get(rank - 1).copied().unwrap_or_default()
     };
-    PhaseSummary { p50_ns: at(50), p90_ns: at(90), p99_ns: at(99), max_ns: at(100), clamped: 0 }
+    let mut summary = PhaseSummary::default();
+    summary.p50_ns = at(50);
+    summary.p90_ns = at(90);
+    summary.p99_ns = at(99);
+    summary.max_ns = at(100);
+    summary
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What the processes that have sockets open are called.
+//! The names of processes that have sockets open.
 
 use std::collections::HashMap;
 

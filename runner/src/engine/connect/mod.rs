@@ -1,7 +1,7 @@
 //! Connecting the sockets of other processes: UDP sockets that are to be moved, or revived.
 //!
-//! Whoever has a socket open is found in one pass over the open files of all processes, and gives a copy of its descriptor
-//! (pidfd_getfd). The copy is compared with the cookie, so a descriptor that was closed and used again is never taken for
+//! The processes that have a socket open are found in one pass over the open files of all processes, and the descriptor is
+//! copied (pidfd_getfd). The copy is compared with the cookie, so a descriptor that was closed and used again is never taken for
 //! the socket. Then the socket is looked at, connected, and looked at again: if its owner has connected it at the same
 //! moment, its owner's choice is put back.
 //!
@@ -47,7 +47,7 @@ pub(crate) struct Wanted {
     pub(crate) connected: bool,
     /// It is left as it is: only what it is now is wanted.
     pub(crate) only_look: bool,
-    /// Whom it is connected to.
+    /// The peer it is connected to.
     pub(crate) to: Backend,
     /// The interface it is bound to if it is bound to none (`SO_BINDTODEVICE`); 0: none.
     pub(crate) ifindex: u32,

@@ -158,7 +158,7 @@ impl Work {
             progress.since = Instant::now();
             progress.results.push(result);
         }
-        // Whoever waits may have gone.
+        // The thread that waits may have ended.
         let _ = tell.send(());
     }
 

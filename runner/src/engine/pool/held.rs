@@ -71,7 +71,7 @@ pub(crate) struct Awaited {
     pub(crate) since: Instant,
 }
 
-/// What an event is told of a held socket in the end.
+/// The result of a held socket, as its event gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Destroyed,
@@ -115,14 +115,17 @@ impl Shared {
             state.resolve(job, victim, *fate);
         }
         drop(state);
-        // Full: whoever reads has not read yet.
+        // Full: the reader has not read yet.
         let _ = self.changed.try_send(());
     }
 
     pub(crate) fn status(&self) -> HeldStatus {
         let state = self.state.lock();
         let waiting = state.held.values().filter(|held| held.reported > 0).count() as u64;
-        HeldStatus { waiting, given_up: state.given_up as u64, ..state.status }
+        let mut status = state.status;
+        status.waiting = waiting;
+        status.given_up = state.given_up as u64;
+        status
     }
 
     /// Sockets whose lock is waited for.

@@ -122,8 +122,8 @@ impl Job {
         true
     }
 
-    /// What came of the batch. False if the event has given this destroyer up, so that it has to be told of as late:
-    /// nothing is noted then.
+    /// Takes the results of the batch. False if the event has given this destroyer up: nothing is taken then, and the results
+    /// have to be reported as late.
     pub(super) fn end(&self, fates: &[Fate]) -> bool {
         let mut progress = self.progress.lock();
         if progress.given_up {

@@ -1,8 +1,8 @@
 //! Destroyers: threads that may wait for the lock of a socket, so that no other thread ever has to.
 //!
-//! The kernel takes the lock of a socket to destroy it, and its owner can hold that for as long as it likes. A thread that
+//! The kernel takes the lock of a socket to destroy it, and its owner can hold that without limit. A thread that
 //! waits for it cannot be woken, not by a signal and not by the end of its process. So whatever is destroyed is destroyed
-//! by a thread of this pool: it opens the netns, sends the requests, closes everything, and tells what came of them. If it
+//! by a thread of this pool: it opens the netns, sends the requests, closes everything, and reports the results. If it
 //! does not come back from a batch, the event goes on without it: another destroyer looks which socket of the batch
 //! is the one, and does the others. See docs/decisions/0008-destroyers.md.
 
@@ -163,7 +163,7 @@ impl Pool {
         progress.withdrawn
     }
 
-    /// The held sockets that were met since this was asked last, each once: whoever asks waits for them.
+    /// The held sockets that were met since this was asked last, each once: the caller waits for them.
     pub(crate) fn take_met(&self) -> Vec<Awaited> {
         self.0.shared.state().take_met()
     }

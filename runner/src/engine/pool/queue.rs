@@ -3,8 +3,8 @@
 //! To wake a thread takes longer than most of what destroyers do: after a pause, the CPU that is to
 //! run it is asleep too. So an event has one called before it knows whether there will be victims, and
 //! one that has done a job stays awake for a moment. Never more than one stays awake, and none on a
-//! machine with one or two CPUs: two are often the halves of one core, and who stays awake on one of
-//! them takes from the other nearly half of its speed.
+//! machine with one or two CPUs: two are often the halves of one core, and a thread that stays awake
+//! on one of them takes nearly half of the speed of the other.
 
 use std::collections::VecDeque;
 use std::hint;

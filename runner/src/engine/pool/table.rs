@@ -1,4 +1,4 @@
-//! Whether a destroyer waits.
+//! The state of a destroyer's thread: whether it waits in the kernel.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! The lines of the stream.
+//! The lines of the audit log.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

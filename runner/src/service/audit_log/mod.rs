@@ -1,4 +1,4 @@
-//! The audit stream: one JSON line for each event, and one for each socket that was destroyed, moved, refused or failed; and
+//! The audit log: one JSON line for each event, and one for each socket that was destroyed, moved, refused or failed; and
 //! the same again when destroyed sockets were looked at again.
 //!
 //! ```text
@@ -38,7 +38,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// Pause between two attempts to write.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The stream. Dropping it waits, for five seconds at most, until everything is written.
+/// An audit log. Dropping it waits, for five seconds at most, until everything is written.
 #[derive(Debug)]
 pub struct AuditLog {
     queue: Arc<Queue>,
@@ -66,7 +66,7 @@ impl AuditLog {
         Ok(Self { queue, ended, held: HashMap::new() })
     }
 
-    /// What tells how many lines were written and dropped, from any thread.
+    /// Reads how many lines were written and dropped, from any thread.
     #[must_use]
     pub fn watch(&self) -> Box<dyn Fn() -> AuditLogStatus + Send> {
         let queue = Arc::clone(&self.queue);
@@ -90,7 +90,7 @@ impl Recorder for AuditLog {
     }
 
     fn late(&mut self, late: &LateResult) {
-        // An event that was handled before this stream began is nobody's here.
+        // An event that was handled before this log began is nobody's here.
         let known = self.held.remove(&late.socket.cookie);
         let (event, by) = known.unwrap_or_else(|| (String::new(), Requester::Program));
         self.queue.push(Socket::late(&event, late, By::from(by)).line());

@@ -1,4 +1,5 @@
-//! Lines that wait to be written. Whoever adds one never waits; what does not fit is counted, and said in its place.
+//! Lines that wait to be written. Adding one never waits. Lines that do not fit are counted, and a line in their place says
+//! so.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -26,7 +27,7 @@ struct State {
     in_hand: bool,
     written: u64,
     dropped: u64,
-    /// Of `dropped`, those that no line of the stream says yet.
+    /// Of `dropped`, those that no line of the audit log says yet.
     unsaid: u64,
     closed: bool,
 }

@@ -1,4 +1,4 @@
-//! Where the stream goes.
+//! Where the audit log is written: a file, a socket, journald.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -13,7 +13,7 @@ const JOURNAL: &str = "/run/systemd/journal/socket";
 /// The file's mode if it is made here: it names processes and their peers.
 const MODE: u32 = 0o600;
 
-/// Where the stream goes.
+/// Where an audit log is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Destination {

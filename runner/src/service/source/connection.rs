@@ -73,7 +73,7 @@ struct Reader {
     inbox: Inbox,
     requester: Requester,
     reply: Sender<Reply>,
-    /// For deletions that wait to be confirmed: their answers are waited for by nobody.
+    /// For deletions that wait to be confirmed: nothing waits for their answers.
     confirmed: Sender<Reply>,
     unanswered: Arc<Unanswered>,
     clients: Arc<Clients>,
@@ -192,7 +192,7 @@ fn write(mut output: impl Write, mut replies: Replies, unanswered: &Unanswered) 
                 output.flush()
             });
             if let Err(e) = written {
-                // Whoever has its report may go.
+                // A client that has its report may go.
                 if reply.is_later() {
                     tracing::debug!("a client did not wait for what came of destroyed sockets: {e}");
                     continue;

@@ -37,7 +37,7 @@ pub(crate) use unix::Bound;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Requester {
-    /// Whoever writes to standard input.
+    /// The writer to standard input.
     Stdin,
     /// A client of a unix socket, as it was when it connected (`SO_PEERCRED`).
     Client {

@@ -15,7 +15,7 @@ use crate::sys::alone::Alone;
 pub(crate) enum Visit<T> {
     /// The work was done.
     Done(T),
-    /// The netns is gone, and its sockets with it; or nothing leads to it, and [`Visitor::unreachable`] will tell which.
+    /// The netns is gone, and its sockets with it; or nothing leads to it, and [`Visitor::unreachable`] decides which.
     Gone,
     /// The work stood still for too long, as the owner of a socket holds its lock. Its thread goes on alone.
     GivenUp,
@@ -24,7 +24,7 @@ pub(crate) enum Visit<T> {
 }
 
 /// Runs BPF iterators over sockets: one covers the netns of the thread that makes it, and waits for the lock of each
-/// socket that it passes, for as long as the socket's owner holds it.
+/// socket that it passes, while the socket's owner holds it.
 #[derive(Debug)]
 pub(crate) struct Visitor {
     /// Name of the threads.

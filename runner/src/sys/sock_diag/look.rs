@@ -1,4 +1,4 @@
-//! Asking after single sockets by their exact id. That takes no lock of theirs, so it never waits for an owner.
+//! Looking up single sockets by their exact id. That takes no lock of theirs, so it never waits for an owner.
 
 use std::io;
 

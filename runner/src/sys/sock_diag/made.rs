@@ -1,4 +1,5 @@
-//! Who made a socket: one question for each, by its exact id; and a dump where that leads to another socket.
+//! The user, cgroup and inode of a socket: one question for each, by its exact id; and a dump
+//! where that leads to another socket.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;

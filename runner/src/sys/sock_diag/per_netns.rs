@@ -105,7 +105,7 @@ impl Drop for DiagSockets {
     }
 }
 
-/// Opens these one after the other, until there are no more descriptors: whoever asked closes some then, and asks again.
+/// Opens these one after the other, until there are no more descriptors: the caller closes some then, and asks again.
 fn open_first(ids: &[NetnsId], open: impl Fn(NetnsId) -> io::Result<OwnedFd>) -> Opened {
     // Once for all of them.
     let _raised = privileges::raise();

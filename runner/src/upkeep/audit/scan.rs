@@ -2,7 +2,7 @@
 //!
 //! The kernel's tables of sockets are read, which takes no lock and enters no netns. Where they cannot be read, every netns is
 //! dumped with sock_diag. That takes no lock of a socket either, because nothing is asked that would (`INET_DIAG_INFO`); so
-//! it does not tell which side has opened a TCP connection.
+//! it does not show which side has opened a TCP connection.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;

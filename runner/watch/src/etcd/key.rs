@@ -120,7 +120,7 @@ pub(super) fn objects(
     }
 }
 
-/// Which kinds of objects a key stands for, in the order in which a deletion is told.
+/// Which kinds of objects a key stands for, in the order in which a deletion is reported.
 pub(super) const KINDS: [Kind; 2] = [Kind::Slices, Kind::Services];
 
 /// An object of either kind.

@@ -1,7 +1,7 @@
 //! List and watch, again after every break.
 //!
 //! The watch is begun first and the list is made when the server has confirmed the watch: what the list does not have,
-//! the watch tells. The other order, a watch from the revision of the list, loses a deletion if etcd compacts that very
+//! the watch reports. The other order, a watch from the revision of the list, loses a deletion if etcd compacts that very
 //! revision meanwhile (3.4.23). For the same reason a broken watch is never resumed at a revision: everything is listed
 //! anew.
 

@@ -144,7 +144,7 @@ pub async fn run(
 struct Watcher<'a> {
     nodes: &'a Nodes,
     tell: &'a Tell,
-    /// Told when there was a list.
+    /// Becomes true with the first list.
     listed: Option<watch::Sender<bool>>,
     /// Where the objects are.
     path: String,
@@ -154,7 +154,7 @@ struct Watcher<'a> {
     listed_at: Option<Instant>,
     /// The server may send the list as the beginning of the watch.
     streaming: bool,
-    /// The last watch was told to be lost.
+    /// The last watch was reported as lost.
     lost: bool,
     backoff: Backoff,
 }

@@ -1,4 +1,4 @@
-//! What a source tells: typed changes, without I/O.
+//! The changes that a source reports, typed, without I/O.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -101,6 +101,6 @@ pub enum Change {
     Gone(Kind, Name),
     /// The watch has broken: what is not heard of since says nothing.
     Lost(Kind),
-    /// The watch goes on where it broke, and tells what it has missed.
+    /// The watch goes on where it broke, and reports what it has missed.
     Resumed(Kind),
 }

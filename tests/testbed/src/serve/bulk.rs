@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::single::{domain, kind};
 use super::table::{Entry, Table};
 use super::trouble::{Answer, Context, refused};
-use crate::op::{Family, OpError, OpenMany, OpenedMany, Protocol, Selection, SocketState};
+use crate::op::{Family, OpenMany, Protocol, Selection};
+use crate::reply::{OpError, OpenedMany, SocketState};
 use crate::sys;
 
 /// How many TCP handshakes are under way at a time: fewer than any accept queue holds.

@@ -26,7 +26,8 @@ use std::thread;
 
 use super::backend::Echo;
 use super::netns::Netns;
-use super::op::{NetnsRef, Op, Reply, Selection};
+use super::op::{NetnsRef, Op, Selection};
+use super::reply::Reply;
 use super::{raise_nofile_limit, sys, wire};
 use flight::Flights;
 use fork::Forks;

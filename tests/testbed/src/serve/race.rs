@@ -7,7 +7,7 @@ use std::thread;
 
 use super::table::Entry;
 use super::trouble::{Answer, Context};
-use crate::op::{OpError, Raced};
+use crate::reply::{OpError, Raced};
 use crate::sys;
 
 /// How often a thread spins for the other before it lets go of its CPU.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::table::Table;
 use super::trouble::{Answer, Context};
-use crate::op::{Echoed, Lost, Protocol};
+use crate::op::Protocol;
+use crate::reply::{Echoed, Lost};
 use crate::sys;
 
 /// Number of sockets that wait for their answer at a time.

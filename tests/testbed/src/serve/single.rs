@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::table::Entry;
 use super::trouble::{Answer, Context, refused};
-use crate::op::{Family, OpenSpec, Protocol, Reply};
+use crate::op::{Family, OpenSpec, Protocol};
+use crate::reply::Reply;
 use crate::sys;
 
 /// `sendmmsg(2)` takes that many messages (UIO_MAXIOV).

@@ -3,7 +3,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::trouble::{Answer, refused};
-use crate::op::{Family, OpError, Protocol, Selection};
+use crate::op::{Family, Protocol, Selection};
+use crate::reply::OpError;
 
 /// One socket.
 pub(super) struct Entry {

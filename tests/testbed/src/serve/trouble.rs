@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::op::OpError;
+use crate::reply::OpError;
 use crate::sys::errno_of;
 
 /// The result of an op.

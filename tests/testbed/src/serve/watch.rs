@@ -10,7 +10,8 @@ use super::single::{domain, kind};
 use super::table::{Entry, Table};
 use super::trouble::{Answer, Context};
 use crate::epoll::Epoll;
-use crate::op::{Family, OpError, Protocol, Victim, Watch, Watched};
+use crate::op::{Family, Protocol, Watch};
+use crate::reply::{OpError, Victim, Watched};
 use crate::sys;
 
 /// Only errors and hang-ups: a message, or a peer's FIN, is none of the watch's business.
