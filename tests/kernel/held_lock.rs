@@ -91,7 +91,7 @@ fn wait_for_late(world: &World) -> Result<Status> {
     }
 }
 
-fn late(destroyed: u64) -> HeldStatus {
+pub fn late(destroyed: u64) -> HeldStatus {
     with(|s: &mut HeldStatus| (s.late_destroyed, s.taken_back) = (destroyed, destroyed))
 }
 

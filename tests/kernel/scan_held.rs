@@ -4,10 +4,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use skreap::core::{Backend, EngineName, FallbackReason, HeldStatus, Incomplete};
+use skreap::core::{Backend, EngineName, FallbackReason, Incomplete};
 use skreap_testbed::{Holding, Selection};
 
 use crate::case::{Case, case};
+use crate::held_lock::late;
 use crate::holder::{LockHolder, descriptor_of};
 use crate::sockets::*;
 use crate::world::{World, WorldOptions};
@@ -146,11 +147,7 @@ fn held_victims_and_a_full_index(world: &mut World) -> Result<()> {
         ensure!(Instant::now() < deadline, "still waited for: {:?}", now.held);
         thread::sleep(Duration::from_millis(1));
     };
-    ensure!(
-        now.held == HeldStatus { late_destroyed: 2, taken_back: 2, ..HeldStatus::default() },
-        "{:?}",
-        now.held
-    );
+    ensure!(now.held == late(2), "{:?}", now.held);
     ensure!(now.totals.all_failed() == 0 && now.totals.all_destroyed() == 38, "{:?}", now.totals);
     ensure!(client.destroyed(Selection::All)? == held.map(|(_, cookie)| cookie));
     Ok(())

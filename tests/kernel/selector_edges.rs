@@ -163,7 +163,7 @@ fn events_of_several_threads_have_each_socket_once(world: &mut World) -> Result<
     let [mut here, mut there] = [world.client_in("here", 0)?, world.client_in("there", 1)?];
     let reaper = Reaper::builder()
         .cgroup(world.cgroup().path())
-        .config(Config { max_sockets: 4096, buckets: 1024, ..Config::default() })
+        .config(Config::default().max_sockets(4096).buckets(1024))
         .engine(EngineChoice::Named(world.reaper().engine()))
         .build()?;
     let reaper = skreap::ReaperThread::start(reaper, 64)?;
@@ -298,7 +298,7 @@ fn the_program_is_there_before_the_first_selector(world: &mut World) -> Result<(
     let engine = EngineChoice::Named(world.reaper().engine());
     let build = |ready: bool| {
         let builder = Reaper::builder().cgroup(world.cgroup().path()).engine(engine);
-        let config = Config { max_sockets: 1000, ..Config::default() };
+        let config = Config::default().max_sockets(1000);
         builder.config(config).ready_for_selectors(ready).build()
     };
     // What is loaded once for a whole process.

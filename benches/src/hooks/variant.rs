@@ -68,7 +68,7 @@ impl Indexes {
             }
             Err(_) => None,
         };
-        let config = Config { frontends: FRONTENDS_MAX, ..Config::default() };
+        let config = Config::default().frontends(FRONTENDS_MAX);
         let frontends = Index::load(&config)
             .and_then(|index| attach_frontends(&index, cgroup).map(|_| index))
             .inspect_err(|e| tracing::warn!("without frontends: {e}"))
