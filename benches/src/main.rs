@@ -18,6 +18,7 @@ mod progress;
 mod ratio;
 mod report;
 mod results;
+mod rounds;
 mod run;
 mod schedule;
 mod selection;

@@ -22,6 +22,7 @@ use crate::machine::Machine;
 use crate::measure;
 use crate::progress::Progress;
 use crate::ratio::{duration, grouped, show};
+use crate::rounds::in_rounds;
 use crate::stats::Quartiles;
 use crate::stop::Stop;
 use crate::world::{self, World};
@@ -144,18 +145,12 @@ pub fn run(options: &Options, stop: &Stop) -> Result<()> {
     let mut cases = cases(&world, options.sockets.into(), nobody.path(), &pins)?;
 
     progress.case("measuring");
-    let count = cases.len();
-    // The first round does not count.
-    for round in 0..=options.rounds as usize {
-        for turn in 0..count {
-            stop.check()?;
-            let Some(case) = cases.get_mut((turn + round) % count) else { continue };
-            let ns = case.measure(world.max_sockets())?;
-            if round > 0 {
-                case.samples.push(ns);
-            }
-        }
-        progress.step();
+    let samples = in_rounds(options.rounds, cases.len(), &progress, stop, |number| {
+        let case = cases.get_mut(number).context("there is no such case")?;
+        case.measure(world.max_sockets())
+    })?;
+    for (case, samples) in cases.iter_mut().zip(samples) {
+        case.samples = samples;
     }
     drop(progress);
     let report = Report {

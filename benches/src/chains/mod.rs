@@ -17,6 +17,7 @@ use skreap_testbed as testbed;
 use crate::hooks::programs;
 use crate::machine::Machine;
 use crate::progress::Progress;
+use crate::rounds::in_rounds;
 use crate::stats::Quartiles;
 use crate::stop::Stop;
 use crate::world;
@@ -117,19 +118,13 @@ pub fn run(options: &Options, stop: &Stop) -> Result<()> {
     progress.case("measuring");
     // Statistics are on while the descriptor is open.
     let _statistics = programs::enable_statistics()?;
-    let count = cases.len();
-    // The first round does not count.
-    for round in 0..=options.rounds as usize {
-        for turn in 0..count {
-            stop.check()?;
-            let Some(case) = cases.get_mut((turn + round) % count) else { continue };
-            let Some(site) = sites.get_mut(case.site) else { continue };
-            let sample = case.measure(site)?;
-            if round > 0 {
-                case.samples.push(sample);
-            }
-        }
-        progress.step();
+    let samples = in_rounds(options.rounds, cases.len(), &progress, stop, |number| {
+        let case = cases.get_mut(number).context("there is no such case")?;
+        let site = sites.get_mut(case.site).context("there is no such site")?;
+        case.measure(site)
+    })?;
+    for (case, samples) in cases.iter_mut().zip(samples) {
+        case.samples = samples;
     }
     drop(progress);
     let report =

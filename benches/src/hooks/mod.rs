@@ -22,6 +22,7 @@ use skreap_testbed::{Cgroup, Netns};
 
 use crate::machine::Machine;
 use crate::progress::Progress;
+use crate::rounds::in_rounds;
 use crate::stats::Quartiles;
 use crate::stop::Stop;
 
@@ -138,23 +139,9 @@ impl Bench {
         stop: &Stop,
     ) -> Result<Vec<Row>> {
         let variants = self.indexes.variants();
-        let count = variants.len();
-        let mut times = vec![Vec::new(); count];
-        // Round 0 does not count.
-        for round in 0..=self.rounds as usize {
-            for turn in 0..count {
-                stop.check()?;
-                let index = (turn + round) % count;
-                let (Some(&variant), Some(times)) = (variants.get(index), times.get_mut(index)) else {
-                    continue;
-                };
-                let ns = self.time(variant, case, threads, site)?;
-                if round > 0 {
-                    times.push(ns);
-                }
-            }
-            progress.step();
-        }
+        let times = in_rounds(self.rounds, variants.len(), progress, stop, |number| {
+            self.time(*variants.get(number).context("there is no such variant")?, case, threads, site)
+        })?;
         let programs = self.program_times(case, threads, site)?;
         progress.step();
         Ok(rows(case, threads, &variants, &times, &programs))

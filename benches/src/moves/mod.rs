@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use skreap::Reaper;
 use skreap::bpf::{Config, Opener, Openers};
@@ -24,6 +24,7 @@ use skreap::core::{
 
 use crate::machine::Machine;
 use crate::progress::Progress;
+use crate::rounds::in_rounds;
 use crate::stats::Quartiles;
 use crate::stop::Stop;
 use crate::world::require_sockets;
@@ -131,19 +132,10 @@ pub fn run(options: &Options, stop: &Stop) -> Result<()> {
     progress.case("opening sockets");
     let mut bench = Bench::new(options, stop)?;
     progress.case("measuring");
-    let mut samples: HashMap<Case, Vec<f64>> = HashMap::new();
-    // The first round does not count.
-    for round in 0..=options.rounds as usize {
-        for turn in 0..CASES.len() {
-            stop.check()?;
-            let Some(&case) = CASES.get((turn + round) % CASES.len()) else { continue };
-            let ns = bench.measure(case)?;
-            if round > 0 {
-                samples.entry(case).or_default().push(ns);
-            }
-        }
-        progress.step();
-    }
+    let samples = in_rounds(options.rounds, CASES.len(), &progress, stop, |number| {
+        bench.measure(*CASES.get(number).context("there is no such case")?)
+    })?;
+    let samples: HashMap<Case, Vec<f64>> = CASES.into_iter().zip(samples).collect();
     drop(progress);
     let report = Report {
         machine: Machine::here(),

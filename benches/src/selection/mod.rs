@@ -19,6 +19,7 @@ use crate::grid::{Tables, WorldSpec};
 use crate::machine::Machine;
 use crate::measure;
 use crate::progress::Progress;
+use crate::rounds::in_rounds;
 use crate::stats::Quartiles;
 use crate::stop::Stop;
 use crate::world::{self, World};
@@ -126,18 +127,12 @@ pub fn run(options: &Options, stop: &Stop) -> Result<()> {
     let mut cases = cases(&world, &target, options.victims.into())?;
 
     progress.case("measuring");
-    let count = cases.len();
-    // The first round does not count.
-    for round in 0..=options.rounds as usize {
-        for turn in 0..count {
-            stop.check()?;
-            let Some(case) = cases.get_mut((turn + round) % count) else { continue };
-            let ns = case.measure(&target)?;
-            if round > 0 {
-                case.samples.push(ns);
-            }
-        }
-        progress.step();
+    let samples = in_rounds(options.rounds, cases.len(), &progress, stop, |number| {
+        let case = cases.get_mut(number).context("there is no such case")?;
+        case.measure(&target)
+    })?;
+    for (case, samples) in cases.iter_mut().zip(samples) {
+        case.samples = samples;
     }
     drop(progress);
     let report = Report {

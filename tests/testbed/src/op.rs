@@ -150,11 +150,11 @@ pub struct Watch {
 /// out; a handle is never given twice.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Op {
-    /// Open one socket. → [`Reply::Opened`]
+    /// Open one socket. → [`Reply::Opened`](crate::Reply::Opened)
     Open(OpenSpec),
-    /// Open and connect many. → [`Reply::OpenedMany`]
+    /// Open and connect many. → [`Reply::OpenedMany`](crate::Reply::OpenedMany)
     OpenMany(OpenMany),
-    /// `connect(2)`. → [`Reply::Done`], or the errno `EINPROGRESS` from a non-blocking TCP
+    /// `connect(2)`. → [`Reply::Done`](crate::Reply::Done), or the errno `EINPROGRESS` from a non-blocking TCP
     /// socket whose handshake has begun.
     Connect {
         /// The socket.
@@ -162,13 +162,13 @@ pub enum Op {
         /// Its new peer.
         addr: SocketAddr,
     },
-    /// `connect(2)` to `AF_UNSPEC`. → [`Reply::Done`]
+    /// `connect(2)` to `AF_UNSPEC`. → [`Reply::Done`](crate::Reply::Done)
     Disconnect {
         /// The socket.
         socket: u32,
     },
     /// Two threads connect one socket at the same moment, again and again.
-    /// → [`Reply::Raced`]
+    /// → [`Reply::Raced`](crate::Reply::Raced)
     ConnectFromTwoThreads {
         /// The socket.
         socket: u32,
@@ -179,7 +179,7 @@ pub enum Op {
         /// How often.
         rounds: u32,
     },
-    /// `send(2)`. → [`Reply::Sent`]
+    /// `send(2)`. → [`Reply::Sent`](crate::Reply::Sent)
     Send {
         /// The socket.
         socket: u32,
@@ -187,14 +187,14 @@ pub enum Op {
         payload: Vec<u8>,
     },
     /// `sendmsg(2)` without a name and with a control message that sets the ECN bits, as QUIC does for each packet.
-    /// → [`Reply::Sent`]
+    /// → [`Reply::Sent`](crate::Reply::Sent)
     SendMarked {
         /// The socket, whose family is that of the control message.
         socket: u32,
         /// What.
         payload: Vec<u8>,
     },
-    /// `sendto(2)`. → [`Reply::Sent`]
+    /// `sendto(2)`. → [`Reply::Sent`](crate::Reply::Sent)
     SendTo {
         /// The socket.
         socket: u32,
@@ -204,7 +204,7 @@ pub enum Op {
         payload: Vec<u8>,
     },
     /// One `sendmmsg(2)` (or several, of 1024 each) with a message to each address.
-    /// → [`Reply::SentMany`]
+    /// → [`Reply::SentMany`](crate::Reply::SentMany)
     SendToMany {
         /// The socket.
         socket: u32,
@@ -214,7 +214,7 @@ pub enum Op {
         payload: Vec<u8>,
     },
     /// `recvfrom(2)`; blocks in the kernel if the socket is blocking.
-    /// → [`Reply::Received`]
+    /// → [`Reply::Received`](crate::Reply::Received)
     Recv {
         /// The socket.
         socket: u32,
@@ -222,7 +222,7 @@ pub enum Op {
         timeout_ms: u64,
     },
     /// Receive until `count` messages are there or the time is over.
-    /// → [`Reply::ReceivedMany`]
+    /// → [`Reply::ReceivedMany`](crate::Reply::ReceivedMany)
     RecvMany {
         /// The socket.
         socket: u32,
@@ -231,7 +231,7 @@ pub enum Op {
         /// How long to wait in all.
         timeout_ms: u64,
     },
-    /// `shutdown(2)`. → [`Reply::Done`]
+    /// `shutdown(2)`. → [`Reply::Done`](crate::Reply::Done)
     Shutdown {
         /// The socket.
         socket: u32,
@@ -240,94 +240,94 @@ pub enum Op {
         /// Sending.
         write: bool,
     },
-    /// `listen(2)`. → [`Reply::Done`]
+    /// `listen(2)`. → [`Reply::Done`](crate::Reply::Done)
     Listen {
         /// The socket.
         socket: u32,
         /// The length of its accept queue.
         backlog: i32,
     },
-    /// `accept(2)`. → [`Reply::Accepted`]
+    /// `accept(2)`. → [`Reply::Accepted`](crate::Reply::Accepted)
     Accept {
         /// The listening socket.
         socket: u32,
         /// How long to wait; `EAGAIN` after that.
         timeout_ms: u64,
     },
-    /// `dup(2)`. → [`Reply::Opened`]
+    /// `dup(2)`. → [`Reply::Opened`](crate::Reply::Opened)
     Dup {
         /// The socket.
         socket: u32,
     },
     /// Send a socket over a unix socket (`SCM_RIGHTS`) and close it: no process has a descriptor of it any more.
-    /// → [`Reply::Done`]
+    /// → [`Reply::Done`](crate::Reply::Done)
     StartFlight {
         /// The socket.
         socket: u32,
     },
-    /// Receive the socket of [`Op::StartFlight`]. → [`Reply::Opened`]
+    /// Receive the socket of [`Op::StartFlight`]. → [`Reply::Opened`](crate::Reply::Opened)
     LandFlight {
         /// The handle it had.
         socket: u32,
     },
-    /// Begin a `send(2)` that takes the socket's lock and keeps it. → [`Reply::Done`] when it is held.
+    /// Begin a `send(2)` that takes the socket's lock and keeps it. → [`Reply::Done`](crate::Reply::Done) when it is held.
     StartHold {
         /// The socket, connected.
         socket: u32,
         /// What the send waits for.
         by: Holding,
     },
-    /// Let the send of [`Op::StartHold`] end. → [`Reply::Done`] when it has.
+    /// Let the send of [`Op::StartHold`] end. → [`Reply::Done`](crate::Reply::Done) when it has.
     EndHold {
         /// The socket.
         socket: u32,
     },
-    /// Begin to mount a 9p file system: the kernel opens a socket for itself and connects it. → [`Reply::Done`] at once
+    /// Begin to mount a 9p file system: the kernel opens a socket for itself and connects it. → [`Reply::Done`](crate::Reply::Done) at once
     ///
     /// Ends when the server ends the connection; so does this process then, and not before.
     Mount9p {
         /// Whoever listens there.
         server: SocketAddr,
     },
-    /// Give the process another name (`/proc/PID/comm`). → [`Reply::Done`]
+    /// Give the process another name (`/proc/PID/comm`). → [`Reply::Done`](crate::Reply::Done)
     Rename {
         /// 15 bytes at most.
         name: String,
     },
-    /// Fork a process that holds all sockets and does nothing. → [`Reply::Forked`]
+    /// Fork a process that holds all sockets and does nothing. → [`Reply::Forked`](crate::Reply::Forked)
     Fork,
-    /// Kill a process that [`Op::Fork`] made and wait for it. → [`Reply::Done`]
+    /// Kill a process that [`Op::Fork`] made and wait for it. → [`Reply::Done`](crate::Reply::Done)
     ReapFork {
         /// Its PID.
         pid: u32,
     },
-    /// `close(2)`. → [`Reply::Closed`]
+    /// `close(2)`. → [`Reply::Closed`](crate::Reply::Closed)
     Close {
         /// Which.
         sockets: Selection,
     },
-    /// `SO_COOKIE`. → [`Reply::Cookies`]
+    /// `SO_COOKIE`. → [`Reply::Cookies`](crate::Reply::Cookies)
     Cookies {
         /// Which.
         sockets: Selection,
     },
     /// Everything that shows whether a socket was destroyed. Takes its pending error. →
-    /// [`Reply::States`]
+    /// [`Reply::States`](crate::Reply::States)
     States {
         /// Which.
         sockets: Selection,
     },
-    /// Exchange one message with the backend on each. → [`Reply::Echoed`]
+    /// Exchange one message with the backend on each. → [`Reply::Echoed`](crate::Reply::Echoed)
     EchoAll {
         /// Which.
         sockets: Selection,
         /// How long each may take.
         timeout_ms: u64,
     },
-    /// Wait for errors and recover. → [`Reply::Watched`]
+    /// Wait for errors and recover. → [`Reply::Watched`](crate::Reply::Watched)
     Watch(Watch),
     /// Run an [`Echo`](super::Echo) in the client process, for backends with more
-    /// connections than one process has descriptors. → [`Reply::EchoStarted`]
+    /// connections than one process has descriptors. → [`Reply::EchoStarted`](crate::Reply::EchoStarted)
     StartEcho {
         /// Its transport.
         protocol: Protocol,
@@ -338,18 +338,18 @@ pub enum Op {
         /// Its behaviour.
         mode: Mode,
     },
-    /// Change the behaviour of a backend. → [`Reply::Done`]
+    /// Change the behaviour of a backend. → [`Reply::Done`](crate::Reply::Done)
     SetEchoMode {
         /// The backend.
         echo: u32,
         /// Its new behaviour.
         mode: Mode,
     },
-    /// Stop a backend. → [`Reply::Done`]
+    /// Stop a backend. → [`Reply::Done`](crate::Reply::Done)
     StopEcho {
         /// The backend.
         echo: u32,
     },
-    /// End the client process. → [`Reply::Done`]
+    /// End the client process. → [`Reply::Done`](crate::Reply::Done)
     Exit,
 }

@@ -19,7 +19,7 @@ pub struct OpError {
     pub errno: i32,
 }
 
-/// Result of [`Op::OpenMany`].
+/// Result of [`Op::OpenMany`](crate::Op::OpenMany).
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct OpenedMany {
     /// The handle of the first; the others follow without a gap.
@@ -40,7 +40,7 @@ impl OpenedMany {
     }
 }
 
-/// Result of [`Op::ConnectFromTwoThreads`].
+/// Result of [`Op::ConnectFromTwoThreads`](crate::Op::ConnectFromTwoThreads).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Raced {
     /// How many connects to `a` succeeded.
@@ -91,7 +91,7 @@ pub struct Lost {
     pub errno: i32,
 }
 
-/// Result of [`Op::EchoAll`].
+/// Result of [`Op::EchoAll`](crate::Op::EchoAll).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Echoed {
     /// Number of sockets answered by each backend.
@@ -127,20 +127,20 @@ pub struct Victim {
     pub failure: Option<OpError>,
 }
 
-/// Result of [`Op::Watch`].
+/// Result of [`Op::Watch`](crate::Op::Watch).
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Watched {
     /// The sockets with an error, in the order in which they were seen.
     pub victims: Vec<Victim>,
     /// How many had none.
     pub untouched: u32,
-    /// The echo of these, if [`Watch::verify_rest`].
+    /// The echo of these, if [`Watch::verify_rest`](crate::Watch::verify_rest).
     pub rest: Option<Echoed>,
     /// Whether the time was over before `expect` sockets were done.
     pub timed_out: bool,
 }
 
-/// The reply to an [`Op`].
+/// The reply to an [`Op`](crate::Op).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Reply {
     /// It is done.
@@ -164,7 +164,7 @@ pub enum Reply {
         /// How many bytes.
         bytes: usize,
     },
-    /// The outcome of [`Op::SendToMany`].
+    /// The outcome of [`Op::SendToMany`](crate::Op::SendToMany).
     SentMany {
         /// How many messages were sent.
         sent: u32,
@@ -178,14 +178,14 @@ pub enum Reply {
         /// The sender, for UDP.
         from: Option<SocketAddr>,
     },
-    /// The outcome of [`Op::RecvMany`].
+    /// The outcome of [`Op::RecvMany`](crate::Op::RecvMany).
     ReceivedMany {
         /// The messages.
         payloads: Vec<Vec<u8>>,
         /// The error that stopped the rest.
         first_error: Option<OpError>,
     },
-    /// The outcome of [`Op::ConnectFromTwoThreads`].
+    /// The outcome of [`Op::ConnectFromTwoThreads`](crate::Op::ConnectFromTwoThreads).
     Raced(Raced),
     /// A fork holds the sockets.
     Forked {
@@ -201,9 +201,9 @@ pub enum Reply {
     Cookies(Vec<u64>),
     /// In the order asked for.
     States(Vec<SocketState>),
-    /// The outcome of [`Op::EchoAll`].
+    /// The outcome of [`Op::EchoAll`](crate::Op::EchoAll).
     Echoed(Echoed),
-    /// The outcome of [`Op::Watch`].
+    /// The outcome of [`Op::Watch`](crate::Op::Watch).
     Watched(Watched),
     /// A backend runs in the client process.
     EchoStarted {
