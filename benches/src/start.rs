@@ -145,10 +145,8 @@ pub fn run(options: &Options, stop: &Stop) -> Result<()> {
     let mut cases = cases(&world, options.sockets.into(), nobody.path(), &pins)?;
 
     progress.case("measuring");
-    let samples = in_rounds(options.rounds, cases.len(), &progress, stop, |number| {
-        let case = cases.get_mut(number).context("there is no such case")?;
-        case.measure(world.max_sockets())
-    })?;
+    let samples =
+        in_rounds(options.rounds, &mut cases, &progress, stop, |case| case.measure(world.max_sockets()))?;
     for (case, samples) in cases.iter_mut().zip(samples) {
         case.samples = samples;
     }

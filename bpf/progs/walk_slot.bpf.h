@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR MIT) */
-/* What a walk keeps between two steps and between two calls, and where it puts its victims. */
+/* The state of a walk, kept from step to step and from call to call, and the list of its victims. */
 #ifndef SKREAP_WALK_SLOT_BPF_H
 #define SKREAP_WALK_SLOT_BPF_H
 

@@ -118,8 +118,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<()> {
     progress.case("measuring");
     // Statistics are on while the descriptor is open.
     let _statistics = programs::enable_statistics()?;
-    let samples = in_rounds(options.rounds, cases.len(), &progress, stop, |number| {
-        let case = cases.get_mut(number).context("there is no such case")?;
+    let samples = in_rounds(options.rounds, &mut cases, &progress, stop, |case| {
         let site = sites.get_mut(case.site).context("there is no such site")?;
         case.measure(site)
     })?;

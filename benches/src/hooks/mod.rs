@@ -138,10 +138,9 @@ impl Bench {
         progress: &Progress,
         stop: &Stop,
     ) -> Result<Vec<Row>> {
-        let variants = self.indexes.variants();
-        let times = in_rounds(self.rounds, variants.len(), progress, stop, |number| {
-            self.time(*variants.get(number).context("there is no such variant")?, case, threads, site)
-        })?;
+        let mut variants = self.indexes.variants();
+        let time = |variant: &mut Variant| self.time(*variant, case, threads, site);
+        let times = in_rounds(self.rounds, &mut variants, progress, stop, time)?;
         let programs = self.program_times(case, threads, site)?;
         progress.step();
         Ok(rows(case, threads, &variants, &times, &programs))

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use skreap::Reaper;
 use skreap::bpf::{Config, Opener, Openers};
@@ -86,7 +86,7 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
-/// What is measured, in the order of the table.
+/// The cases, in the order of the table.
 const CASES: [Case; 5] = [Case::Destroy, Case::Move, Case::Revive, Case::FindOne, Case::FindAll];
 /// Milliseconds to the second look.
 const AFTER_MS: u32 = 100;
@@ -132,9 +132,8 @@ pub fn run(options: &Options, stop: &Stop) -> Result<()> {
     progress.case("opening sockets");
     let mut bench = Bench::new(options, stop)?;
     progress.case("measuring");
-    let samples = in_rounds(options.rounds, CASES.len(), &progress, stop, |number| {
-        bench.measure(*CASES.get(number).context("there is no such case")?)
-    })?;
+    let samples =
+        in_rounds(options.rounds, &mut CASES.clone(), &progress, stop, |case| bench.measure(*case))?;
     let samples: HashMap<Case, Vec<f64>> = CASES.into_iter().zip(samples).collect();
     drop(progress);
     let report = Report {

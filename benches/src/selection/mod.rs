@@ -127,10 +127,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<()> {
     let mut cases = cases(&world, &target, options.victims.into())?;
 
     progress.case("measuring");
-    let samples = in_rounds(options.rounds, cases.len(), &progress, stop, |number| {
-        let case = cases.get_mut(number).context("there is no such case")?;
-        case.measure(&target)
-    })?;
+    let samples = in_rounds(options.rounds, &mut cases, &progress, stop, |case| case.measure(&target))?;
     for (case, samples) in cases.iter_mut().zip(samples) {
         case.samples = samples;
     }

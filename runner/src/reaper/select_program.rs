@@ -13,7 +13,7 @@ pub(super) struct SelectProgram {
 }
 
 impl SelectProgram {
-    /// Loads it on a thread of its own. What fails there is tried again when an event needs it, whose report says why.
+    /// Loads it on a thread of its own. If that fails, the first event that needs it tries again, and its report says why it failed.
     pub(super) fn load_ahead(index: &Arc<Index>) -> Self {
         let index = Arc::clone(index);
         let load = move || {

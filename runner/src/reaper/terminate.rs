@@ -78,7 +78,7 @@ impl Reaper {
         }
         let mut parts = by_protocol(selection, how.tcp, how.otherwise);
         if how.otherwise == Instead::Spare {
-            // What has state was not tried: it is destroyed, whatever is done with those that could not be moved.
+            // The move did not try backends with stateful ports. Their sockets are destroyed, also where `else` spares others.
             let of_backend = |backend: &Backend| {
                 let rules = selection.rules.of_backend(backend, None)?;
                 Some((Instead::Destroy, Selection { rules, backends: vec![*backend], ..selection.clone() }))

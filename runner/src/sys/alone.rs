@@ -73,8 +73,7 @@ impl<T: Send + 'static> Alone<T> {
         })
     }
 
-    /// Waits for the result of the work; `None` if `progress` has stood still for as long as `patience`, or the thread has
-    /// panicked.
+    /// Waits for the result of the work. `None` if `progress` has not changed for `patience`, or the thread has panicked.
     pub(crate) fn wait<P: PartialEq>(self, patience: Duration, mut progress: impl FnMut() -> P) -> Option<T> {
         let (mut last, mut since) = (progress(), Instant::now());
         loop {

@@ -50,7 +50,7 @@ pub(crate) fn connect(socket: &UdpSocket, to: SocketAddr) -> io::Result<()> {
     socket.connect(to)
 }
 
-/// What decides the route of a socket, beside its addresses.
+/// The settings of a socket that decide its route, together with its addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Routing {
     /// The interface that it is bound to (`SO_BINDTODEVICE`); 0: none.

@@ -1,4 +1,4 @@
-//! What all sources have in common: the channel on which they report changes, and their counters.
+//! Common to all sources: the channel on which they report changes, and their counters.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

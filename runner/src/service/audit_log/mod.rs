@@ -90,7 +90,7 @@ impl Recorder for AuditLog {
     }
 
     fn late(&mut self, late: &LateResult) {
-        // An event that was handled before this log began is nobody's here.
+        // The log does not know who asked for an event that was handled before it began.
         let known = self.held.remove(&late.socket.cookie);
         let (event, by) = known.unwrap_or_else(|| (String::new(), Requester::Program));
         self.queue.push(Socket::late(&event, late, By::from(by)).line());
