@@ -7,10 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 use skreap_testbed::{Cgroup, Netns};
 use tempfile::TempDir;
 
+use crate::audit_log::so_many;
 use crate::commands::{TCP, Ten, UDP, good, good_json};
 use crate::hooks;
 use crate::process::{collect, until};
@@ -204,9 +205,8 @@ fn the_audit_log_counts_from_its_arrival() -> Result<()> {
     let report = client.answer()?.context("closed")?;
     // It has not waited for us.
     ensure!(report["ns"]["total"].as_u64() < Some(600_000_000), "{report}");
-    until("the lines", || fs::read_to_string(&log).is_ok_and(|text| text.lines().count() == 8))?;
+    let lines = so_many(&log, 8)?;
     let text = fs::read_to_string(&log)?;
-    let lines: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     ensure!(lines[0]["event"] == "a1" && lines[0].get("cancelled").is_none(), "{text}");
     let head = &lines[1];
     ensure!(head["event"] == "d1" && head["cancelled"] == json!({TCP: "a1"}), "{text}");
