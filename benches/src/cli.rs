@@ -11,6 +11,7 @@ use skreap::core::Protocol;
 use skreap_testbed as testbed;
 use tracing_subscriber::EnvFilter;
 
+use crate::builds;
 use crate::chains;
 use crate::experiment;
 use crate::footprint;
@@ -72,6 +73,8 @@ enum Command {
     Moves(moves::Options),
     /// Measure one pass over the index with a filter against a scan of it, and against `sock_diag` in every netns.
     Selection(selection::Options),
+    /// Measure a walk over very many sockets and a reconcile of very many backends beside another build.
+    Builds(builds::Options),
     /// Measure how long a reaper takes to start beside very many older sockets.
     Start(start::Options),
     /// Try something once and show what happens.
@@ -173,6 +176,7 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Footprint(options) => footprint::run(&options, &prepared()?)?,
         Command::Moves(options) => moves::run(&options, &prepared()?)?,
         Command::Selection(options) => selection::run(&options, &prepared()?)?,
+        Command::Builds(options) => builds::run(&options, &prepared()?)?,
         Command::Start(options) => start::run(&options, &prepared()?)?,
         Command::Experiment(Experiment::UnreachableRoute(options)) => {
             experiment::run(&options, &prepared()?)?;

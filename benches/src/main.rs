@@ -1,6 +1,7 @@
 //! The `skreap-bench` command: the cost of a targeted walk, the full scans, the hooks and the
 //! index.
 
+mod builds;
 mod chains;
 mod cli;
 mod crowd;

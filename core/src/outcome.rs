@@ -1,6 +1,6 @@
 //! The result of an engine.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::engine::EngineName;
 use crate::failures::Failures;
@@ -196,6 +196,20 @@ impl Outcome {
         self.visited = self.visited.saturating_sub(forgotten);
     }
 
+    /// Takes back the failures that a later pass lists too: that pass has not seen everything, but it has met these
+    /// sockets, and counts them. Failures that are not listed on both sides stay.
+    pub fn forget_failures_of(&mut self, later: &Failures) {
+        let met: HashSet<u64> = later.sockets().iter().map(|failure| failure.socket.cookie).collect();
+        let listed = self.failed.sockets().iter().map(|failure| (failure.socket.cookie, failure.errno));
+        let again: Vec<(u64, i32)> = listed.filter(|(cookie, _)| met.contains(cookie)).collect();
+        for (cookie, errno) in again {
+            if self.failed.take_back(cookie, errno) {
+                self.victims = self.victims.saturating_sub(1);
+                self.visited = self.visited.saturating_sub(1);
+            }
+        }
+    }
+
     /// Nothing was missed and nothing failed, so this result also answers another request for the
     /// same backend.
     pub fn is_clean(&self) -> bool {
@@ -320,6 +334,25 @@ mod tests {
         forgotten.take_back(5, 110);
         forgotten.destroyed += 1;
         assert_eq!((forgotten.victims, forgotten.visited, forgotten.balanced(false)), (1, 1, Ok(())));
+    }
+
+    #[test]
+    fn a_pass_that_has_not_seen_everything_takes_back_what_it_lists() {
+        let mut outcome =
+            Outcome { visited: 4, victims: 4, destroyed: 1, ..Outcome::new(EngineName::Netlink) };
+        for (cookie, errno) in [(1, 110), (2, 110), (3, 12)] {
+            outcome.add_failure(a_socket(cookie), errno);
+        }
+        let mut later = Outcome { visited: 2, victims: 2, ..Outcome::new(EngineName::Diag) };
+        // The same socket with the same error, and one with another error. The third was not met.
+        later.add_failure(a_socket(2), 110);
+        later.add_failure(a_socket(3), 110);
+        outcome.forget_failures_of(&later.failed);
+        assert_eq!((outcome.visited, outcome.victims, outcome.failed.total()), (2, 2, 1));
+        assert_eq!(outcome.failed.sockets()[0].socket.cookie, 1);
+        outcome.add_victims(later);
+        assert_eq!((outcome.visited, outcome.victims, outcome.failed.total()), (4, 4, 3));
+        assert_eq!(outcome.balanced(false), Ok(()));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What must hold after every event.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use skreap::core::{Incomplete, Report};
@@ -8,7 +9,7 @@ use skreap_testbed::{Selection, SocketState};
 
 use crate::driver::{CLOSE, Driver, Slot, canonical, seen_releases};
 use crate::script::{CLIENTS, Place};
-use crate::truth::Role;
+use crate::truth::{Role, Truth};
 
 impl Driver<'_> {
     pub fn check_index(&mut self) -> Result<()> {
@@ -27,12 +28,24 @@ impl Driver<'_> {
 
     /// The report says it, the sockets say it, nobody else was touched, and the index is sound.
     pub fn check(&mut self, report: &Report, victims: &BTreeSet<u64>, complete: bool) -> Result<()> {
+        self.check_after(report, victims, complete, |_| {})
+    }
+
+    /// As [`check`](Self::check), where something was done to victims after they were destroyed.
+    pub fn check_after(
+        &mut self,
+        report: &Report,
+        victims: &BTreeSet<u64>,
+        complete: bool,
+        after: impl FnOnce(&mut Truth),
+    ) -> Result<()> {
         // Those with a lock that is held are destroyed when their owner lets go.
         let (late, destroyed) = match report.dry_run {
             true => Default::default(),
             false => self.split_held(victims),
         };
         destroyed.iter().for_each(|cookie| self.truth.destroyed(*cookie));
+        after(&mut self.truth);
         self.tally.victims += victims.len() as u64;
         self.check_report(report, victims, &late, complete)
             .and_then(|()| self.check_sockets(&destroyed))
@@ -73,6 +86,13 @@ impl Driver<'_> {
 
     pub fn check_sockets(&mut self, destroyed: &BTreeSet<u64>) -> Result<()> {
         let states = self.states()?;
+        let undecided = std::mem::take(&mut self.undecided);
+        for state in &states {
+            let connected = |to: &&SocketAddr| state.peer.map(canonical) == Some(**to);
+            if let Some(to) = undecided.get(&state.cookie).filter(connected) {
+                self.truth.connected_anew(state.cookie, *to);
+            }
+        }
         let died: BTreeSet<u64> =
             states.iter().filter(|state| state.errno == libc::ECONNABORTED).map(|s| s.cookie).collect();
         let seen: BTreeSet<u64> = states.iter().map(|state| state.cookie).collect();

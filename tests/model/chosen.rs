@@ -162,7 +162,7 @@ impl Driver<'_> {
 }
 
 /// The event, as it is sent.
-fn parsed(event: &Value, dry_run: bool) -> Result<Event> {
+pub fn parsed(event: &Value, dry_run: bool) -> Result<Event> {
     let mut event = event.clone();
     event["id"] = json!("chosen");
     event["dry_run"] = json!(dry_run);

@@ -102,6 +102,8 @@ pub struct Driver<'a> {
     pub places: BTreeMap<u64, u64>,
     /// Releases that the index had counted before; less than 0 if it is younger than the script.
     pub releases: i64,
+    /// Sockets that were connected here after their destroy, or left without a peer: they show which.
+    pub undecided: BTreeMap<u64, SocketAddr>,
     /// Some socket may be in a netns that nothing but the socket leads to.
     pub unnamed: bool,
     pub tally: Tally,
@@ -159,6 +161,7 @@ impl<'a> Driver<'a> {
             short_lived: 0,
             places: BTreeMap::new(),
             releases,
+            undecided: BTreeMap::new(),
             unnamed: false,
             tally: Tally { scripts: 1, ..Tally::default() },
         })
@@ -192,6 +195,8 @@ impl<'a> Driver<'a> {
             Op::Unname { netns } => self.unname(netns),
             Op::EndNetns { netns, gone } => self.end_netns(netns, gone),
             Op::GoneLink { link, netns } => self.gone_link(link, netns),
+            Op::Move { gone, to } => self.move_to(gone, to),
+            Op::Revive { gone, to } => self.revive(gone, to),
             Op::GoneBy { way, gone } => self.gone_by(way, gone),
             Op::Gone(ref gone) => self.event(gone, false).map(Some),
             Op::DryRun(ref gone) => self.event(gone, true).map(Some),

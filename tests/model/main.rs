@@ -28,6 +28,7 @@ mod links;
 mod module;
 mod multipath;
 mod random;
+mod remedies;
 mod rules;
 mod script;
 mod scripts;

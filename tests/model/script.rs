@@ -291,6 +291,16 @@ pub enum Op {
         netns: u8,
     },
     DryRun(Vec<Named>),
+    /// An event that connects the UDP sockets of a place to another one.
+    Move {
+        gone: Place,
+        to: Place,
+    },
+    /// An event that destroys the UDP sockets of a place, and connects those without a peer to another one.
+    Revive {
+        gone: Place,
+        to: Place,
+    },
     /// A reconcile: all other backends are gone.
     Living(Vec<Named>),
     /// An event on those who came to a backend by one way, after a dry run of it.

@@ -18,5 +18,6 @@ pub const KEPT: &[(&str, &str)] = &[
     ("selectors", include_str!("scripts/selectors")),
     ("frontends", include_str!("scripts/frontends")),
     ("zero", include_str!("scripts/zero")),
+    ("remedies", include_str!("scripts/remedies")),
     ("module", include_str!("scripts/module")),
 ];

@@ -76,6 +76,11 @@ fn chosen() -> impl Strategy<Value = Chosen> {
         })
 }
 
+/// Mostly those where many sockets are, and others of their families.
+fn served() -> impl Strategy<Value = Place> {
+    prop_oneof![3 => Just(Place::A), 2 => Just(Place::B), 2 => select(Place::SERVED.to_vec())]
+}
+
 fn link() -> impl Strategy<Value = Link> {
     select(Link::ALL.to_vec())
 }
@@ -121,6 +126,8 @@ fn op() -> impl Strategy<Value = Op> {
         8 => backends().prop_map(Op::Gone),
         2 => (select(Way::ALL.to_vec()), one_backend()).prop_map(|(way, gone)| Op::GoneBy { way, gone }),
         2 => backends().prop_map(Op::DryRun),
+        3 => (served(), served()).prop_map(|(gone, to)| Op::Move { gone, to }),
+        3 => (served(), served()).prop_map(|(gone, to)| Op::Revive { gone, to }),
         2 => backends().prop_map(Op::Living),
         3 => chosen().prop_map(Op::Terminate),
         1 => (0..STANDING, backends()).prop_map(|(netns, allowed)| Op::Policy { netns, allowed }),

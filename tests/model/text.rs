@@ -69,6 +69,8 @@ impl fmt::Display for Op {
             Self::Gone(backends) => named(f, "gone", backends),
             Self::GoneLink { link, netns } => write!(f, "gone-link {} netns {netns}", link.name()),
             Self::GoneBy { way, gone } => named(f, &format!("gone-by {way}"), &[*gone]),
+            Self::Move { gone, to } => write!(f, "move {gone} {to}"),
+            Self::Revive { gone, to } => write!(f, "revive {gone} {to}"),
             Self::DryRun(backends) => named(f, "dry-run", backends),
             Self::Living(backends) => named(f, "living", backends),
             Self::Terminate(chosen) => write!(f, "terminate{chosen}"),
@@ -149,6 +151,12 @@ impl Words<'_> {
             .into_iter()
             .find(|place| place.name() == word)
             .with_context(|| format!("no place {word:?}"))
+    }
+
+    fn served(&mut self) -> Result<Place> {
+        let place = self.place()?;
+        ensure!(Place::SERVED.contains(&place), "nobody answers at {place}");
+        Ok(place)
     }
 
     fn link(&mut self) -> Result<Link> {
@@ -249,6 +257,8 @@ impl FromStr for Op {
             "gone-link" => Self::GoneLink { link: w.link()?, netns: w.netns()? },
             "gone" => Self::Gone(w.named()?),
             "gone-by" => Self::GoneBy { way: w.way()?, gone: w.one_named()? },
+            "move" => Self::Move { gone: w.served()?, to: w.served()? },
+            "revive" => Self::Revive { gone: w.served()?, to: w.served()? },
             "dry-run" => Self::DryRun(w.named()?),
             "living" => Self::Living(w.named()?),
             "terminate" => Self::Terminate(w.chosen()?),

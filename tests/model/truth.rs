@@ -133,6 +133,11 @@ impl Own {
 }
 
 impl Socket {
+    /// True if it has ever sent to an address that it named.
+    pub fn has_sent(&self) -> bool {
+        self.wildcard || !self.sent.is_empty()
+    }
+
     fn forget_ways(&mut self) {
         self.ways.values_mut().for_each(|ways| *ways = Ways::Several);
     }
@@ -225,6 +230,13 @@ impl Truth {
                 Protocol::Udp | Protocol::Tcp => {}
             }
         });
+    }
+
+    /// Somebody else has connected it, directly.
+    pub fn connected_anew(&mut self, cookie: u64, to: SocketAddr) {
+        self.gone_to(cookie, to, to);
+        self.connected(cookie, to, 0);
+        self.connected_by(cookie, to, 0);
     }
 
     /// As [`connected`](Self::connected), to the host on a link. That binds the socket to the link, also if it fails:

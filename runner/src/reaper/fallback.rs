@@ -78,6 +78,8 @@ impl Fallback {
             // A socket that the first engine could not destroy is one of the scan's victims, or
             // gone, or in no hash table.
             outcome.forget_failures_of_scan();
+        } else {
+            outcome.forget_failures_of(&scan.failed);
         }
         outcome.add_fallback(FallbackRun::new(
             scan.engine,
