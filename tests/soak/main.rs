@@ -184,6 +184,7 @@ struct Seen {
     /// Of these events.
     selected: AtomicU64,
     by_frontend: AtomicU64,
+    healing: AtomicU64,
     destroyed: AtomicU64,
     stale: AtomicU64,
     stop: AtomicBool,
@@ -201,7 +202,7 @@ fn delete(shared: &Shared, talk: &mut Talk, seen: &Seen, protocol: usize, backen
         ensure!(right, "an event that means nobody was not answered as it should: {report}");
         seen.by_frontend.fetch_add(1, Relaxed);
     }
-    let form = Form::of(n, frontends);
+    let form = Form::of(n, protocol, frontends);
     events.begun.store(n, SeqCst);
     let report = talk.ask(&form.request(&format!("{name}-{n}"), protocol, backend))?;
     let right = report["complete"] == true && report.get("error").is_none();
@@ -213,6 +214,7 @@ fn delete(shared: &Shared, talk: &mut Talk, seen: &Seen, protocol: usize, backen
     seen.events.fetch_add(1, Relaxed);
     seen.selected.fetch_add(form.selects().into(), Relaxed);
     seen.by_frontend.fetch_add((form == Form::Direct).into(), Relaxed);
+    seen.healing.fetch_add(form.heals().into(), Relaxed);
     seen.destroyed.fetch_add(report["destroyed"].as_u64().unwrap_or_default(), Relaxed);
     seen.stale.fetch_add(report["skipped"]["stale"].as_u64().unwrap_or_default(), Relaxed);
     Ok(())
@@ -342,6 +344,8 @@ fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
         events: seen.events.load(Relaxed),
         selected: seen.selected.load(Relaxed),
         by_frontend: seen.by_frontend.load(Relaxed),
+        healing: seen.healing.load(Relaxed),
+        healed: shared.sum(|w| &w.healed),
         destroyed: seen.destroyed.load(Relaxed),
         overtaken: shared.sum(|w| &w.overtaken),
         held: shared.sum(|w| &w.held),
@@ -353,6 +357,7 @@ fn soak_in(args: &Args, directory: &Path) -> Result<bool> {
         workers_killed: all.killed.len() as u64,
         missed: shared.sum(|w| &w.missed),
         wrongly_destroyed: shared.sum(|w| &w.wrong),
+        wrongly_connected: shared.sum(|w| &w.touched),
         held_without_end: reported.abs_diff(late + orphaned),
         kept_namespaces: kept.count,
         leaked_nodes: count("capacity")? - count("free_nodes")?,

@@ -71,14 +71,18 @@ impl Worker {
             wait(|| events.done.load(SeqCst) >= begun);
             // Whatever waits for the lock has to come to run.
             let must_be_gone = events.done.load(SeqCst) > peer.begun_after;
-            wait(|| !must_be_gone || sys::peer_port(socket.fd).is_none());
+            let is_there = || sys::peer(socket.fd) == Some(address(peer.backend, socket.via));
+            wait(|| !must_be_gone || !is_there());
             // It was connected all the time: nothing that it has left is under way.
             socket.left = None;
         }
+        let held_at = socket.peer.map(|peer| peer.backend);
         let slot = self.free_slot();
         self.pool[slot] = Some(socket);
         self.look(slot);
-        if self.pool[slot].as_ref().is_some_and(|socket| socket.peer.is_none()) {
+        // A move may have waited for the lock as well.
+        let is_over = |socket: &Socket| socket.peer.map(|peer| peer.backend) != held_at || held_at.is_none();
+        if self.pool[slot].as_ref().is_some_and(is_over) {
             hold.note(self.work, fate::DEAD);
         }
         // What was sent over UDP waits for more, and goes with it.
@@ -110,7 +114,7 @@ impl Worker {
             let begun_after = events.begun.load(SeqCst);
             self.note(cookie, super::CONNECT, backend);
             let peer = Some(Peer { backend, done_before, begun_after });
-            sockets.push(Socket { fd, accepted: None, cookie, via: Via::V4, peer, left: None });
+            sockets.push(Socket { fd, accepted: None, cookie, via: Via::V4, peer, left: None, healing: false });
         }
         let netns = sys::netns_cookie(sockets[0].fd);
         let begun = events.begun.load(SeqCst);

@@ -133,8 +133,14 @@ impl Talk {
         }
         let stream = self.stream.as_mut().context("no connection")?;
         writeln!(stream.get_mut(), "{request}")?;
-        let mut line = String::new();
-        stream.read_line(&mut line)?;
-        Ok(serde_json::from_str(&line)?)
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line)?;
+            let answer: Value = serde_json::from_str(&line)?;
+            // What has come of the sockets that an earlier event has destroyed.
+            if answer.get("revived").is_none() {
+                return Ok(answer);
+            }
+        }
     }
 }

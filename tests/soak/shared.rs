@@ -78,6 +78,10 @@ pub struct Work {
     pub overtaken: AtomicU64,
     /// Sockets that were destroyed though no event named their backend.
     pub wrong: AtomicU64,
+    /// Sockets that an event has connected to a backend that lives, in place of a destroy or after it.
+    pub healed: AtomicU64,
+    /// Sockets that were connected to another backend, and no event has meant them.
+    pub touched: AtomicU64,
     /// Sockets whose lock was held for a while.
     pub held: AtomicU64,
     /// Those that a report has listed as failed, for that reason.
@@ -113,7 +117,7 @@ pub struct Shared {
 }
 
 /// Names of operations, as they are numbered in the ring.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 15] = [
     "",
     "connect",
     "reconnect",
@@ -127,6 +131,8 @@ pub const NAMES: [&str; 13] = [
     "send with a control message",
     "hold the lock",
     "let go",
+    "found connected to the refuge",
+    "found connected elsewhere",
 ];
 
 /// Makes the memory; the descriptor is for workers.

@@ -42,8 +42,19 @@ impl Address {
         Self { storage: unsafe { zeroed() }, length: size_of::<libc::sockaddr_in6>() as u32 }
     }
 
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the struct is plain integers without padding, all of it is written, and it is as long as is said.
+        unsafe { std::slice::from_raw_parts((&raw const self.storage).cast(), self.length as usize) }
+    }
+
     fn as_ptr(&self) -> *const libc::sockaddr {
         (&raw const self.storage).cast()
+    }
+}
+
+impl PartialEq for Address {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
     }
 }
 
@@ -140,6 +151,16 @@ fn port(fd: Fd, get: GetName) -> Option<u16> {
     let found = unsafe { get(fd, (&raw mut name).cast(), &raw mut length) == 0 };
     // The port is at the same place in both families.
     found.then(|| u16::from_be(name.sin6_port))
+}
+
+/// The peer; `None`: there is none.
+pub fn peer(fd: Fd) -> Option<Address> {
+    // SAFETY: all zeros is a value of this plain struct.
+    let mut storage: libc::sockaddr_in6 = unsafe { zeroed() };
+    let mut length = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+    // SAFETY: the name is writable and as long as is said.
+    let found = unsafe { libc::getpeername(fd, (&raw mut storage).cast(), &raw mut length) == 0 };
+    found.then_some(Address { storage, length })
 }
 
 /// The port of the peer; `None`: there is none.

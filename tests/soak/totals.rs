@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use skreap::core::grouped;
 
-/// The totals; the last nine must be 0.
+/// The totals; the last ten must be 0.
 #[derive(Debug, Default, Serialize)]
 pub struct Totals {
     pub kernel: String,
@@ -29,6 +29,10 @@ pub struct Totals {
     /// Those of them that had a selector, and events that meant the clients of some frontends.
     pub selected: u64,
     pub by_frontend: u64,
+    /// Those that moved their sockets to a backend that lives, or revived them there.
+    pub healing: u64,
+    /// The sockets that were found there.
+    pub healed: u64,
     pub destroyed: u64,
     pub overtaken: u64,
     /// Sockets whose lock their owner has held for a while.
@@ -46,6 +50,8 @@ pub struct Totals {
     pub workers_killed: u64,
     pub missed: u64,
     pub wrongly_destroyed: u64,
+    /// Connected to another backend though no event meant them.
+    pub wrongly_connected: u64,
     /// Reported as failed because of a held lock, and neither destroyed later nor orphaned.
     pub held_without_end: u64,
     /// Namespaces that `skreap serve` has kept when they were to die.
@@ -61,10 +67,11 @@ pub struct Totals {
 
 impl Totals {
     /// What is to be 0.
-    pub fn faults(&self) -> [(&'static str, u64); 9] {
+    pub fn faults(&self) -> [(&'static str, u64); 10] {
         [
             ("missed", self.missed),
             ("wrongly destroyed", self.wrongly_destroyed),
+            ("wrongly connected", self.wrongly_connected),
             ("held without end", self.held_without_end),
             ("kept namespaces", self.kept_namespaces),
             ("leaked nodes", self.leaked_nodes),
@@ -92,6 +99,8 @@ impl fmt::Display for Totals {
             ("events", self.events),
             ("by a selector", self.selected),
             ("by a frontend", self.by_frontend),
+            ("moves and revives", self.healing),
+            ("moved or revived", self.healed),
             ("destroyed", self.destroyed),
             ("overtaken", self.overtaken),
             ("locks held", self.held),

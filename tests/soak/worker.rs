@@ -5,6 +5,8 @@
 //! `n` may not be gone while `begun` is still `n`. In between, both are right. So no look at a socket needs to wait for
 //! anything.
 
+#[path = "look.rs"]
+mod look;
 #[path = "owners.rs"]
 mod owners;
 
@@ -44,6 +46,8 @@ const DUP: u8 = 9;
 const SEND_MARKED: u8 = 10;
 const HOLD: u8 = 11;
 const LET_GO: u8 = 12;
+const HEALED: u8 = 13;
+const STRANGE: u8 = 14;
 
 /// One netns of so many is left behind by one that dies right after an event.
 const BRIEF_EACH: u64 = 16;
@@ -75,6 +79,8 @@ struct Socket {
     /// The backend it left during an event, and how many of its events were done then. SOCK_DESTROY looks a socket up
     /// by its address and then waits for its lock: one that connects elsewhere in between is destroyed there.
     left: Option<(usize, u64)>,
+    /// An event may have destroyed it, and have it connected a moment later, as long as it has no peer then.
+    healing: bool,
 }
 
 /// Servers of one netns: UDP sockets that receive, TCP listeners; over IPv4 first.
@@ -90,6 +96,11 @@ struct Worker {
     pool: Vec<Option<Socket>>,
     servers: Vec<Servers>,
     owner: Owner,
+}
+
+/// Where the UDP sockets of this kind go that an event moves or revives. It is never deleted.
+pub const fn refuge(backend: usize) -> usize {
+    GONE + backend % 2
 }
 
 /// The address of a backend as [`sys`] takes it.
@@ -288,7 +299,7 @@ impl Worker {
             return;
         }
         self.pool[slot] =
-            Some(Socket { fd, accepted: None, cookie: sys::cookie(fd), via, peer: None, left: None });
+            Some(Socket { fd, accepted: None, cookie: sys::cookie(fd), via, peer: None, left: None, healing: false });
         self.connect(slot, CONNECT);
     }
 
@@ -348,7 +359,8 @@ impl Worker {
             return;
         };
         let peer = Some(Peer { backend, done_before, begun_after });
-        self.pool[slot] = Some(Socket { fd, accepted: Some(accepted), cookie, via, peer, left: None });
+        let accepted = Some(accepted);
+        self.pool[slot] = Some(Socket { fd, accepted, cookie, via, peer, left: None, healing: false });
     }
 
     /// The server's end of the connection from this port. What else is in the queue is left over from connects that
@@ -367,13 +379,16 @@ impl Worker {
     }
 
     fn disconnect(&mut self, slot: usize) {
-        let Some(socket) = &mut self.pool[slot] else { return };
-        if sys::disconnect(socket.fd).is_ok() {
-            socket.peer = None;
+        let Some(mut socket) = self.pool[slot].take() else { return };
+        if sys::disconnect(socket.fd).is_ok()
+            && let Some(peer) = socket.peer.take()
+        {
+            // An event that was under way may have found it.
+            socket.healing |= self.events(&socket, peer.backend).begun.load(SeqCst) > peer.done_before;
         }
-        let cookie = socket.cookie;
         add(&self.work.operations, 1);
-        self.note(cookie, DISCONNECT, 0);
+        self.note(socket.cookie, DISCONNECT, 0);
+        self.pool[slot] = Some(socket);
     }
 
     /// To an address without a route: the old peer stays.
@@ -423,46 +438,6 @@ impl Worker {
             sys::close(socket.fd);
             add(&self.work.operations, 1);
         }
-    }
-
-    /// Is the socket connected or destroyed, and is that right?
-    fn look(&mut self, slot: usize) {
-        let Some(mut socket) = self.pool[slot].take() else { return };
-        if let Some(peer) = socket.peer {
-            let events = self.events(&socket, peer.backend);
-            let must_be_gone = events.done.load(SeqCst) > peer.begun_after;
-            let connected = sys::peer_port(socket.fd).is_some();
-            let may_be_gone = events.begun.load(SeqCst) > peer.done_before;
-            add(&self.work.looks, 1);
-            if !connected {
-                self.note(socket.cookie, DESTROYED, peer.backend);
-                add(&self.work.destroyed, 1);
-                socket.peer = None;
-                if !may_be_gone && socket.left.is_some() {
-                    add(&self.work.overtaken, 1);
-                } else if !may_be_gone {
-                    self.wrong(socket.cookie);
-                }
-            } else if must_be_gone {
-                self.note(socket.cookie, CONNECTED, peer.backend);
-                add(&self.work.missed, 1);
-                self.suspect(socket.cookie);
-                // Said once.
-                socket.peer = None;
-            }
-        }
-        self.pool[slot] = Some(socket);
-    }
-
-    fn wrong(&self, cookie: u64) {
-        add(&self.work.wrong, 1);
-        self.suspect(cookie);
-    }
-
-    fn suspect(&self, cookie: u64) {
-        // The first one counts; the exchange fails for all others. Everybody stops before its history is overwritten.
-        let _ = self.shared.suspect.compare_exchange(0, cookie, SeqCst, SeqCst);
-        let _ = self.shared.phase.compare_exchange(phase::CHURN, phase::HOLD, SeqCst, SeqCst);
     }
 }
 
