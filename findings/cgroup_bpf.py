@@ -18,6 +18,7 @@ BPF_MAP_TYPE_ARRAY = 2
 BPF_PROG_TYPE_CGROUP_SOCK, BPF_PROG_TYPE_CGROUP_SOCK_ADDR = 9, 18
 # enum bpf_attach_type
 ADDRESS_HOOKS = {"connect4": 10, "connect6": 11, "sendmsg4": 14, "sendmsg6": 15}
+ADDRESS_HOOKS |= {"recvmsg4": 19, "recvmsg6": 20}
 SOCK_HOOKS = {"sock_create": 2, "sock_release": 34}
 HOOKS = ADDRESS_HOOKS | SOCK_HOOKS
 # Offsets in struct bpf_sock_addr
