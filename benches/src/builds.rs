@@ -119,7 +119,8 @@ pub fn run(options: &Options, stop: &Stop) -> Result<()> {
         rows.push(row(name, victims, &samples)?);
     }
     drop(progress);
-    let report = Report { machine: Machine::here(), base: version(&options.base)?, rounds: options.rounds, rows };
+    let report =
+        Report { machine: Machine::here(), base: version(&options.base)?, rounds: options.rounds, rows };
     if options.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -169,7 +170,8 @@ fn row(name: &str, victims: u64, samples: &[Vec<f64>]) -> Result<Row> {
 }
 
 fn version(command: &Path) -> Result<String> {
-    let output = std::process::Command::new(command).arg("--version").output().context("ask for the version")?;
+    let output =
+        std::process::Command::new(command).arg("--version").output().context("ask for the version")?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
@@ -206,14 +208,8 @@ mod tests {
 
     #[test]
     fn a_reconcile_finds_all_that_are_not_named() {
-        let options = Options {
-            base: PathBuf::new(),
-            json: false,
-            rounds: 1,
-            sockets: 100,
-            backends: 65,
-            living: 10,
-        };
+        let options =
+            Options { base: PathBuf::new(), json: false, rounds: 1, sockets: 100, backends: 65, living: 10 };
         let [walk, reconcile] = events(&options).unwrap();
         assert_eq!((walk.2, reconcile.2), (100, 155));
         let Action::Reconcile { backends, .. } = reconcile.1.action else { panic!("{:?}", reconcile.1) };

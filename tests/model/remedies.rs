@@ -80,9 +80,8 @@ impl Driver<'_> {
         if !victims.iter().all(fits) {
             return Ok(None);
         }
-        let can = |cookie: &u64| {
-            self.truth.peer(*cookie) == Some(gone.addr()) && self.is_in_a_process(*cookie)
-        };
+        let can =
+            |cookie: &u64| self.truth.peer(*cookie) == Some(gone.addr()) && self.is_in_a_process(*cookie);
         let healed = victims.iter().copied().filter(can).collect();
         Ok(Some(Found { victims, healed }))
     }

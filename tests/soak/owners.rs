@@ -114,7 +114,15 @@ impl Worker {
             let begun_after = events.begun.load(SeqCst);
             self.note(cookie, super::CONNECT, backend);
             let peer = Some(Peer { backend, done_before, begun_after });
-            sockets.push(Socket { fd, accepted: None, cookie, via: Via::V4, peer, left: None, healing: false });
+            sockets.push(Socket {
+                fd,
+                accepted: None,
+                cookie,
+                via: Via::V4,
+                peer,
+                left: None,
+                healing: false,
+            });
         }
         let netns = sys::netns_cookie(sockets[0].fd);
         let begun = events.begun.load(SeqCst);

@@ -298,8 +298,15 @@ impl Worker {
             add(&self.work.operations, 1);
             return;
         }
-        self.pool[slot] =
-            Some(Socket { fd, accepted: None, cookie: sys::cookie(fd), via, peer: None, left: None, healing: false });
+        self.pool[slot] = Some(Socket {
+            fd,
+            accepted: None,
+            cookie: sys::cookie(fd),
+            via,
+            peer: None,
+            left: None,
+            healing: false,
+        });
         self.connect(slot, CONNECT);
     }
 
