@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::builds;
 use crate::chains;
-use crate::experiment;
+use crate::experiment::{self, Remedy};
 use crate::footprint;
 use crate::grid::{Axes, Pauses, Preset, Tables};
 use crate::guard;
@@ -94,6 +94,8 @@ enum Experiment {
     /// An unreachable route for the backend instead of a reap: the errors of its clients over the
     /// next seconds.
     UnreachableRoute(experiment::Options),
+    /// An ICMP port unreachable to the clients instead of a reap: their errors over the next seconds.
+    Notify(experiment::Options),
 }
 
 #[derive(Debug, Args)]
@@ -179,7 +181,10 @@ fn execute(command: Command) -> Result<ExitCode> {
         Command::Builds(options) => builds::run(&options, &prepared()?)?,
         Command::Start(options) => start::run(&options, &prepared()?)?,
         Command::Experiment(Experiment::UnreachableRoute(options)) => {
-            experiment::run(&options, &prepared()?)?;
+            experiment::run(Remedy::UnreachableRoute, &options, &prepared()?)?;
+        }
+        Command::Experiment(Experiment::Notify(options)) => {
+            experiment::run(Remedy::Notify, &options, &prepared()?)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,5 @@
-//! `skreap-bench experiment unreachable-route`: the alternative in the SOCKHASH RFC's discussion.
+//! `skreap-bench experiment unreachable-route`: the alternative in the SOCKHASH RFC's discussion;
+//! `experiment notify`: an ICMP port unreachable to each client of UDP ([`notify`]).
 //!
 //! ```text
 //!  ┌─ netns of the clients ─┐          ┌─ netns of the backend ─┐
@@ -7,9 +8,10 @@
 //! ```
 //!
 //! Four clients talk to the backend: one that sends all the time and one that waits for a response,
-//! over TCP and over UDP. The backend falls silent. Then, once, an unreachable route to it is added
-//! in the clients' netns; and once, in a second world like the first, the clients are reaped.
+//! over TCP and over UDP. The backend falls silent. Then the remedy is tried: an unreachable route to the backend
+//! in the clients' netns, or the messages. In a second world like the first the clients are reaped.
 
+mod notify;
 mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -24,7 +26,9 @@ use skreap::bpf::{Config, Index};
 use skreap::choice::{self, EngineChoice};
 use skreap::core::{Backend, EngineName, Protocol, Target, Unconnected};
 use skreap::engine::{Chosen, EngineOptions};
-use skreap_testbed::{Cgroup, Client, Echo, Family, Mode, Netns, Op, OpenSpec, Reply, SpawnOptions};
+use skreap_testbed::{
+    Cgroup, Client, Echo, Family, Mode, Netns, Op, OpenSpec, Reply, Selection, SocketState, SpawnOptions,
+};
 
 use crate::machine::Machine;
 use crate::stop::Stop;
@@ -54,6 +58,9 @@ pub struct Options {
 pub enum Remedy {
     /// `ip route add unreachable BACKEND`.
     UnreachableRoute,
+    /// An ICMP port unreachable to each client of UDP, as if from the backend. One for TCP would have to name a sequence
+    /// number that its client has under way.
+    Notify,
     /// A reap by engine netlink.
     Reap,
 }
@@ -71,6 +78,8 @@ pub struct Row {
     pub send: Option<Seen>,
     /// Its first error, or end of stream, of a receive; `None` if it saw none.
     pub receive: Option<Seen>,
+    /// Whether its socket is connected to the backend in the end.
+    pub connected: bool,
 }
 
 /// The JSON output.
@@ -84,14 +93,14 @@ pub struct Report {
     pub cases: Vec<Row>,
 }
 
-/// Does both and prints.
+/// Tries this remedy and a reap, and prints.
 ///
 /// # Errors
 /// When a world cannot be built, or the user stops.
-pub fn run(options: &Options, stop: &Stop) -> Result<()> {
+pub fn run(remedy: Remedy, options: &Options, stop: &Stop) -> Result<()> {
     let watch = Duration::from_secs(options.seconds.into());
     let mut cases = Vec::new();
-    for remedy in [Remedy::UnreachableRoute, Remedy::Reap] {
+    for remedy in [remedy, Remedy::Reap] {
         stop.check()?;
         cases.extend(try_out(remedy, watch)?);
     }
@@ -116,18 +125,15 @@ fn try_out(remedy: Remedy, watch: Duration) -> Result<Vec<Row>> {
         .map(|protocol| Echo::start(protocol, addr, &[&far], Mode::Echo))
         .collect::<Result<Vec<_>>>()?;
 
-    let mut clients = Vec::new();
-    for protocol in [Protocol::Tcp, Protocol::Udp] {
-        for habit in [Habit::Sends, Habit::Waits] {
-            let options = SpawnOptions { label: "client", cgroup: Some(&cgroup), netns: Some(&near) };
-            let mut client = Client::spawn(&options)?;
-            let socket = greet(&mut client, protocol, addr)?;
-            clients.push((protocol, habit, client, socket));
-        }
-    }
+    let mut clients = clients(&cgroup, &near, addr)?;
     backends.iter().for_each(|backend| backend.set_mode(Mode::Silent));
 
-    thread::scope(|scope| {
+    let mut to_notify = Vec::new();
+    for (protocol, _, client, socket) in &mut clients {
+        let local = state(client, *socket)?.local;
+        to_notify.extend(local.filter(|_| *protocol == Protocol::Udp));
+    }
+    let watched = thread::scope(|scope| {
         let watchers: Vec<_> = clients
             .iter_mut()
             .map(|(_, habit, client, socket)| {
@@ -140,6 +146,7 @@ fn try_out(remedy: Remedy, watch: Duration) -> Result<Vec<Row>> {
         let done = Instant::now();
         let remedied = match remedy {
             Remedy::UnreachableRoute => near.make_unreachable(BACKEND),
+            Remedy::Notify => far.run(|| notify::port_unreachable(addr, &to_notify)).and_then(|sent| sent),
             Remedy::Reap => reap(&index, addr),
         };
         let seen: Vec<_> = watchers
@@ -147,20 +154,45 @@ fn try_out(remedy: Remedy, watch: Duration) -> Result<Vec<Row>> {
             .map(|watcher| watcher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect();
         remedied?;
-        seen.into_iter()
-            .zip([Protocol::Tcp, Protocol::Tcp, Protocol::Udp, Protocol::Udp])
-            .map(|(watched, protocol)| {
-                let watched = watched?;
-                Ok(Row {
-                    remedy,
-                    protocol,
-                    habit: watched.habit,
-                    send: watched.send.map(|error| error.after(done)),
-                    receive: watched.receive.map(|error| error.after(done)),
-                })
-            })
-            .collect()
+        seen.into_iter().map(|watched| Ok((watched?, done))).collect::<Result<Vec<_>>>()
+    })?;
+    let ends = clients.iter_mut().zip(watched);
+    ends.map(|((protocol, _, client, socket), (watched, done))| {
+        Ok(Row {
+            remedy,
+            protocol: *protocol,
+            habit: watched.habit,
+            send: watched.send.map(|error| error.after(done)),
+            receive: watched.receive.map(|error| error.after(done)),
+            connected: state(client, *socket)?.peer == Some(addr),
+        })
     })
+    .collect()
+}
+
+fn state(client: &mut Client, socket: u32) -> Result<SocketState> {
+    match client.call(&Op::States { sockets: Selection::List(vec![socket]) })? {
+        Reply::States(mut states) if states.len() == 1 => Ok(states.remove(0)),
+        other => bail!("the client does not know its socket: {other:?}"),
+    }
+}
+
+/// One for each protocol and activity, with the number of its socket, which is connected to the backend.
+fn clients(
+    cgroup: &Cgroup,
+    netns: &Netns,
+    backend: SocketAddr,
+) -> Result<Vec<(Protocol, Habit, Client, u32)>> {
+    let mut clients = Vec::new();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        for habit in [Habit::Sends, Habit::Waits] {
+            let options = SpawnOptions { label: "client", cgroup: Some(cgroup), netns: Some(netns) };
+            let mut client = Client::spawn(&options)?;
+            let socket = greet(&mut client, protocol, backend)?;
+            clients.push((protocol, habit, client, socket));
+        }
+    }
+    Ok(clients)
 }
 
 /// Opens a socket to the backend and exchanges a message.
@@ -192,8 +224,8 @@ fn reap(index: &Index, addr: SocketAddr) -> Result<()> {
 
 fn text(report: &Report) -> String {
     let mut text = format!(
-        "A backend falls silent; what its clients see within {} s of\n\n{:<18} {:<5} {:<6} {:<28} {:<28}\n",
-        report.watched_s, "", "", "client", "send", "receive"
+        "A backend falls silent; what its clients see within {} s of\n\n{:<18} {:<5} {:<6} {:<28} {:<28} {}\n",
+        report.watched_s, "", "", "client", "send", "receive", "in the end"
     );
     let show = |seen: &Option<Seen>| {
         seen.as_ref()
@@ -202,6 +234,7 @@ fn text(report: &Report) -> String {
     for row in &report.cases {
         let remedy = match row.remedy {
             Remedy::UnreachableRoute => "unreachable route",
+            Remedy::Notify => "port unreachable",
             Remedy::Reap => "reap",
         };
         let send = match row.habit {
@@ -209,13 +242,13 @@ fn text(report: &Report) -> String {
             Habit::Waits => "(does not send)".to_owned(),
         };
         let line = format!(
-            "{remedy:<18} {:<5} {:<6} {send:<28} {}",
+            "{remedy:<18} {:<5} {:<6} {send:<28} {:<28} {}\n",
             row.protocol,
             row.habit.name(),
-            show(&row.receive)
+            show(&row.receive),
+            if row.connected { "still connected" } else { "no peer" }
         );
-        text.push_str(line.trim_end());
-        text.push('\n');
+        text.push_str(&line);
     }
     text
 }
@@ -232,12 +265,13 @@ mod tests {
             habit: Habit::Waits,
             send: None,
             receive: Some(Seen { what: "ECONNABORTED".to_owned(), after_ms: 0.25 }),
+            connected: false,
         };
         assert_eq!(
             serde_json::to_string(&row).unwrap(),
             concat!(
                 r#"{"remedy":"reap","protocol":"tcp","habit":"waits","send":null,"#,
-                r#""receive":{"what":"ECONNABORTED","after_ms":0.25}}"#,
+                r#""receive":{"what":"ECONNABORTED","after_ms":0.25},"connected":false}"#,
             )
         );
         let report = Report { machine: Machine::default(), watched_s: 5, cases: vec![row] };
@@ -245,7 +279,7 @@ mod tests {
         let last = text.lines().last().unwrap();
         assert_eq!(
             last,
-            "reap               tcp   waits  (does not send)              ECONNABORTED after 0.2 ms"
+            "reap               tcp   waits  (does not send)              ECONNABORTED after 0.2 ms    no peer"
         );
     }
 }
