@@ -78,6 +78,9 @@ impl Event {
         for (field, selector) in named {
             selector.map_or(Ok(()), Selector::check).map_err(|e| e.within(field))?;
         }
+        for (i, entry) in self.action.allowed().iter().enumerate() {
+            entry.check_allowed().map_err(|e| e.within(&format!("allow[{i}]")))?;
+        }
         if self.selector.is_none() && self.action.needs_selector() {
             return Err(FieldError {
                 field: "where".to_owned(),

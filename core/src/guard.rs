@@ -25,7 +25,7 @@ pub enum Limit {
     OfTheEvent,
     /// What the service allows a reconcile (`--reconcile-max`).
     ReconcileMax,
-    /// A reconcile of the whole machine that names neither networks nor a number.
+    /// A reconcile of the whole machine that names neither networks nor a place of sockets nor a number.
     Unrestricted,
 }
 

@@ -161,7 +161,7 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
     let allow = prop::collection::vec(
         selector()
             .prop_map(|s| Selector { protocol: s.protocol, to: s.to, ports: s.ports, ..Selector::default() })
-            .prop_filter("allows all", |s| !s.is_empty()),
+            .prop_filter("allows all, or one link-local address", |s| s.check_allowed().is_ok()),
         1..4,
     );
     let intents =

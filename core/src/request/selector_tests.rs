@@ -79,6 +79,11 @@ fn refuses_with_the_field_at_fault() {
     };
     policy("[]", "allow", "it is empty: nothing would be allowed");
     policy(r#"[{"to":["10.0.0.0/8"]},{"cgroup":"/a"}]"#, "allow[1].cgroup", "field \"cgroup\" is not known;");
+    policy(
+        r#"[{"protocol":"tcp"},{"to":["fd00::1","fe80::1"],"ports":["53"]}]"#,
+        "allow[1].to[1]",
+        "it is link-local, and every link may have a host of that address; write fe80::/10",
+    );
     let half = |n: u32| {
         (0..600).map(|i| format!("\"10.{n}.{}.{}/32\"", i / 256, i % 256)).collect::<Vec<_>>().join(",")
     };

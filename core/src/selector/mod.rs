@@ -20,7 +20,6 @@ use crate::zone::Zone;
 pub use names::{CgroupName, NetnsName, PlaceError};
 pub use ports::{PortRange, PortsError};
 pub use prefix::{Prefix, PrefixError};
-#[cfg(feature = "schema")]
 pub(crate) use read::ALLOW_FIELDS;
 use read::FIELDS;
 pub use read::FieldError;
@@ -78,6 +77,12 @@ impl Selector {
         self.cgroup.is_some() || self.netns.is_some() || self.uid.is_some() || self.interface.is_some()
     }
 
+    /// True if the sockets that it selects are those of some place, or connected to some part of the network: a protocol,
+    /// a port, or every address of a family is everywhere.
+    pub fn is_bounded(&self) -> bool {
+        self.has_place() || !self.to.is_empty() && !self.to.iter().any(Prefix::is_everything)
+    }
+
     /// Whether its conditions on protocol and peer hold.
     pub fn admits_peer(&self, protocol: Protocol, addr: IpAddr, port: u16) -> bool {
         self.protocol.is_none_or(|wanted| wanted == protocol)
@@ -85,7 +90,7 @@ impl Selector {
             && (self.to.is_empty() || self.to.iter().any(|prefix| prefix.contains(addr)))
     }
 
-    /// The backends that it names, if each is named exactly: by protocol, address and port.
+    /// The backends that it names, each once, if each is named exactly: by protocol, address and port.
     pub fn exact(&self) -> Option<Vec<Backend>> {
         const MOST: usize = 64;
         let protocol = self.protocol?;
@@ -93,7 +98,12 @@ impl Selector {
             return None;
         }
         let pairs = self.to.iter().flat_map(|to| self.ports.iter().map(move |ports| (to, ports)));
-        pairs.map(|(to, ports)| Backend::new(protocol, to.single()?, ports.single()?).ok()).collect()
+        let named = pairs.map(|(to, ports)| Backend::new(protocol, to.single()?, ports.single()?).ok());
+        let mut named = named.collect::<Option<Vec<_>>>()?;
+        // One address has several spellings, and ranges overlap.
+        named.sort_unstable();
+        named.dedup();
+        Some(named)
     }
 
     /// Checks what no single condition shows.
@@ -124,6 +134,28 @@ impl Selector {
             ));
         }
         Ok(())
+    }
+
+    /// Checks an entry of what a policy allows.
+    ///
+    /// # Errors
+    /// [`FieldError`] names the field at fault.
+    pub fn check_allowed(&self) -> Result<(), FieldError> {
+        if self.is_empty() {
+            return Err(FieldError::whole(format!(
+                "it has no condition, and would allow everything; write at least one of: {}",
+                ALLOW_FIELDS.join(", ")
+            )));
+        }
+        match self.to.iter().position(Prefix::is_one_link_local) {
+            // Nothing else in an entry says which.
+            Some(i) => Err(FieldError::of(
+                format!("to[{i}]"),
+                "it is link-local, and every link may have a host of that address; write fe80::/10 to allow all of \
+                 them, or restrict \"where\" or \"except\" to one link",
+            )),
+            None => Ok(()),
+        }
     }
 }
 

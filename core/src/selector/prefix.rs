@@ -47,6 +47,15 @@ impl Prefix {
         (first == last).then_some(first)
     }
 
+    /// True for all addresses of a family.
+    pub(super) fn is_everything(&self) -> bool {
+        match self.range() {
+            (IpAddr::V4(first), IpAddr::V4(last)) => first.to_bits() == 0 && last.to_bits() == u32::MAX,
+            (IpAddr::V6(first), IpAddr::V6(last)) => first.to_bits() == 0 && last.to_bits() == u128::MAX,
+            _ => false,
+        }
+    }
+
     pub(super) fn is_one_link_local(&self) -> bool {
         matches!(self.single(), Some(IpAddr::V6(addr)) if addr.is_unicast_link_local())
     }

@@ -79,15 +79,7 @@ pub(crate) fn read_allow(value: &Value) -> Result<Vec<Selector>, FieldError> {
     }
     let entry = |(i, value): (usize, &Value)| {
         let selector = read(value, ALLOW_FIELDS);
-        let checked = selector.and_then(|selector| {
-            if !selector.is_empty() {
-                return Ok(selector);
-            }
-            Err(FieldError::whole(format!(
-                "it has no condition, and would allow everything; write at least one of: {}",
-                ALLOW_FIELDS.join(", ")
-            )))
-        });
+        let checked = selector.and_then(|selector| selector.check_allowed().map(|()| selector));
         checked.map_err(|e| e.within(&format!("[{i}]")))
     };
     list.iter().enumerate().map(entry).collect()

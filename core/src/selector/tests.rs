@@ -166,6 +166,8 @@ fn what_is_allowed_has_a_protocol_and_a_peer_only() {
     assert!(
         error(json!([{"uid": 0}])).starts_with("[0].uid: field \"uid\" is not known; a selector takes: prot")
     );
+    assert!(error(json!([{"to": ["10.0.0.1", "fe80::1/128"]}])).starts_with("[0].to[1]: it is link-local"));
+    assert_eq!(read(json!([{"to": ["fe80::/10", "169.254.0.1"]}])).unwrap().len(), 1);
     let many = vec![json!({"protocol": "tcp"}); 63];
     assert_eq!(error(json!(many)), "it has 63 entries; write at most 62");
 }
@@ -179,6 +181,11 @@ fn an_exact_selector_names_its_backends() {
     let named =
         exact(json!({"protocol": "tcp", "to": ["10.0.0.1", "fd00::1/128"], "ports": ["80"], "uid": 0}));
     assert_eq!(named.unwrap(), ["tcp://10.0.0.1:80", "tcp://[fd00::1]:80"]);
+    let twice = json!({
+        "protocol": "udp", "to": ["10.0.0.2", "::ffff:10.0.0.1", "10.0.0.1"], "ports": ["53", "53-53", "80"],
+    });
+    let named = ["udp://10.0.0.1:53", "udp://10.0.0.1:80", "udp://10.0.0.2:53", "udp://10.0.0.2:80"];
+    assert_eq!(exact(twice).unwrap(), named);
     for other in [
         json!({"to": ["10.0.0.1"], "ports": ["80"]}),
         json!({"protocol": "tcp", "to": ["10.0.0.0/31"], "ports": ["80"]}),

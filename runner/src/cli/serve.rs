@@ -106,7 +106,7 @@ pub(super) struct ReaperArgs {
     #[arg(long, value_name = "N")]
     max_victims: Option<u64>,
     /// Refuse a reconcile that would destroy more than N sockets, and say what it would have destroyed [default: a
-    /// tenth of the connected sockets, 100 at least]
+    /// tenth of the connected sockets that it selects, 100 at least]
     #[arg(long, value_name = "N")]
     reconcile_max: Option<u64>,
     /// List the victims of every event in its report, and whose they are; otherwise only those of dry runs and failures

@@ -149,8 +149,8 @@ impl Builder {
         self
     }
 
-    /// Most sockets one reconcile may destroy; by default a tenth of the connected ones, and 100 at least. One with more is
-    /// refused, and the report says what it would have done.
+    /// Most sockets one reconcile may destroy; by default a tenth of the connected ones, of those that its selectors select if
+    /// it has any, and 100 at least. One with more is refused, and the report says what it would have done.
     #[must_use]
     pub fn reconcile_max(mut self, most: ReconcileMax) -> Self {
         self.reconcile_max = most;

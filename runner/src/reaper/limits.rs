@@ -1,8 +1,8 @@
 //! How many sockets one event may destroy or move, and the refusal of an event that would touch more.
 
 use skreap_core::{
-    Action, Backend, Event, Guarded, Incomplete, Limit, Protocol, ReconcileMax, SocketTuple, VictimAction,
-    counted,
+    Action, Backend, Event, Guarded, Incomplete, Limit, Protocol, ReconcileMax, Selector, SocketTuple,
+    VictimAction, counted,
 };
 
 use super::done::Done;
@@ -61,7 +61,8 @@ impl Limits {
         let Action::Reconcile { within, .. } = &event.action else {
             return;
         };
-        let everywhere = within.is_empty() && event.selector.is_none();
+        // A protocol or a port alone leaves hosts in that whoever sent the event knows nothing of.
+        let everywhere = within.is_empty() && !event.selector.as_deref().is_some_and(Selector::is_bounded);
         if self.whole_machine && everywhere && guard.max_victims.is_none() {
             guard.limit = Some(Limit::Unrestricted);
         } else {
@@ -229,6 +230,37 @@ mod tests {
             (limited, deleted(), Some(Limit::MaxVictims), Some(7)),
         ] {
             assert_eq!(apply(limits, action.clone()), (limit, most), "{limits:?} {action:?}");
+        }
+    }
+
+    #[test]
+    fn a_selector_restricts_a_reconcile_of_the_whole_machine_by_place_or_network() {
+        let limits =
+            Limits { max_victims: None, reconcile_max: ReconcileMax::default(), whole_machine: true };
+        for (json, restricted) in [
+            (r#"{"protocol":"udp"}"#, false),
+            (r#"{"ports":["53"]}"#, false),
+            (r#"{"protocol":"tcp","ports":["1-65535"]}"#, false),
+            (r#"{"to":["0.0.0.0/0"]}"#, false),
+            (r#"{"to":["10.0.0.0/8","::/0"],"protocol":"udp"}"#, false),
+            (r#"{"to":["10.0.0.0/8"]}"#, true),
+            (r#"{"to":["10.0.0.0/8","fd00::1"],"ports":["53"]}"#, true),
+            (r#"{"uid":1000}"#, true),
+            (r#"{"protocol":"udp","netns":"blue"}"#, true),
+            (r#"{"cgroup":"/sys/fs/cgroup/a.slice"}"#, true),
+            (r#"{"netns":"blue","interface":"eth0"}"#, true),
+        ] {
+            let mut event = Event::reconcile(["udp://10.0.0.1:53".parse().unwrap()], []);
+            event.selector = Some(Box::new(serde_json::from_str(json).unwrap()));
+            let mut guard = Guarded::default();
+            limits.apply(&event, 5000, &mut guard);
+            let limit = if restricted { Limit::ReconcileMax } else { Limit::Unrestricted };
+            assert_eq!(guard.limit, Some(limit), "{json}");
+            // What it excepts is no restriction.
+            event.except = event.selector.take();
+            let mut guard = Guarded::default();
+            limits.apply(&event, 5000, &mut guard);
+            assert_eq!(guard.limit, Some(Limit::Unrestricted), "except {json}");
         }
     }
 

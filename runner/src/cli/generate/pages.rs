@@ -264,8 +264,9 @@ pub(super) const PAGES: [Page; 14] = [
         more: &[
             "For a control plane that may have lost events. Each backend in the index that is not in the list counts as \
              deleted, so try --dry-run first. An empty list is refused, and so is a reconcile without --within or \
-             --max-victims if the service indexes the whole machine. One that would destroy more than a tenth of the \
-             connected sockets, or more than 100 if that is more, is refused as well (--reconcile-max of the service).",
+             --max-victims if the service indexes the whole machine, unless --cgroup, --netns or --uid restricts it. One that \
+             would destroy more than a tenth of the connected sockets that it selects, or more than 100 if that is more, is \
+             refused as well (--reconcile-max of the service).",
             "On a terminal the backends that would be hit are shown, and a yes is asked for. Elsewhere, and where the \
              list comes from standard input, --yes has to be given. Link-local backends are never touched.",
             "--cgroup, --netns, --uid and --interface restrict it to some sockets, as in skreap-terminate(1); those for \
