@@ -47,7 +47,7 @@ struct filter_ipv6 {
 struct filter {
 	__u64 tcp; /* rules that hold for the protocol */
 	__u64 udp;
-	__u64 senders; /* rules that hold for sockets without a peer that are asked for by their cookies */
+	__u64 unnamed; /* rules that hold for senders whose backends are not known; 0: none of those is meant */
 	struct filter_place place[2]; /* of rules 0 and 1 */
 	__u32 any_ipv6; /* 1: an IPv6 address may be selected */
 	__u32 nr_ipv4;

@@ -226,10 +226,17 @@ static __always_inline __u32 frontend_take(struct bpf_sock_addr *ctx, __u8 famil
 
 /* ---- nodes; the caller holds the shard's lock, except for frontend_known() ---- */
 
+/*
+ * The epoch may have become 0 since frontend_take() has looked at it: user space has seen a wrong order.  Which frontends it
+ * has to forget then it knows by their epochs, and 0 is none of those.  So a node has a frontend only together with the epoch
+ * that a walk finds it by; any later one that is not 0 does.
+ */
 static __always_inline void frontend_set(struct node *n, __u32 frontend)
 {
-	n->frontend = frontend;
-	n->epoch = frontend_epoch();
+	__u32 epoch = frontend_epoch();
+
+	n->epoch = epoch;
+	n->frontend = epoch ? frontend : SKREAP_FRONTEND_UNKNOWN;
 }
 
 /*

@@ -43,6 +43,11 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 enum select_flags {
 	SELECT_SENDERS = 1, /* list sockets without a peer that have sent to a backend to which the filter applies */
 	SELECT_COOKIES = 2, /* no pass: look at the sockets with these cookies */
+	/*
+	 * What the exception says of protocol and peer holds for those of these sockets that have only sent.  The
+	 * socket does not show which of its backends it is asked about.
+	 */
+	SELECT_EXCEPTED = 4,
 };
 
 /* Context of `skreap_select`; counters are of this call alone. */
@@ -125,6 +130,15 @@ static __always_inline bool is_connected(const struct peer *live, const struct s
 }
 
 /*
+ * True if a socket without a peer may have sent to what its node stands for.  That of a socket with too many peers does
+ * not say whether it has sent to them or was connected: walks take it for a sender, too.
+ */
+static __always_inline bool may_have_sent(const struct select_node *n, const struct skreap_victim *v)
+{
+	return n->tag & NODE_SENDMSG || (n->tag & NODE_WILDCARD && v->protocol == IPPROTO_UDP);
+}
+
+/*
  * Lists the socket of a node if the filter applies to it.  The caller is in an RCU section, in which it has seen the
  * node linked.  Whether the socket was the same until the end is checked last.
  */
@@ -141,14 +155,14 @@ static __always_inline void list_socket(const struct select_node *n, struct skre
 	if (connected)
 		rules = filter_peer(&live);
 	/* One without a port was destroyed, or disconnected, since it has sent: see relation() of walk.bpf.h. */
-	else if (!(n->tag & NODE_SENDMSG) || live.dport || !v->id.sport)
+	else if (!may_have_sent(n, v) || live.dport || !v->id.sport)
 		return;
 	else if (by_cookie)
-		rules = filter.senders;
+		rules = state.flags & SELECT_EXCEPTED ? 3 : 1;
 	else if ((named = recorded_peer(n, &sent)))
 		rules = filter_peer(&sent);
 	else
-		rules = 1;
+		rules = filter.unnamed;
 	if (!filter_socket(sk, rules) || !sk->sk_socket || sock_cookie(sk) != n->cookie)
 		return;
 	if (!connected) {

@@ -38,12 +38,33 @@ pub struct Rule {
     pub place: Place,
 }
 
+impl Rule {
+    /// Whether what it says of protocol and peer holds.
+    #[must_use]
+    pub fn admits(&self, protocol: Protocol, addr: IpAddr, port: u16) -> bool {
+        self.protocol.is_none_or(|wanted| wanted == protocol)
+            && (self.to.is_empty() || self.to.iter().any(|prefix| prefix.contains(addr)))
+            && (self.ports.is_empty() || self.ports.iter().any(|ports| ports.contains(port)))
+    }
+
+    /// Whether it holds for a UDP socket as far as that does not depend on its peer; `None` if it does.
+    fn admits_any_udp(&self) -> Option<bool> {
+        match self.protocol {
+            Some(Protocol::Tcp) => Some(false),
+            _ if self.to.is_empty() && self.ports.is_empty() => Some(true),
+            _ => None,
+        }
+    }
+}
+
 /// Which sockets are meant: those of one rule, without those of others.
 #[derive(Clone)]
 pub struct Filter {
     bytes: Vec<u8>,
     /// The used part of the trie.
     trie: Vec<u16>,
+    /// The one that excepts.
+    except: Option<Rule>,
 }
 
 /// Bits of the rules: the one that selects, the one that excepts, and from this one on those that are allowed.
@@ -70,15 +91,15 @@ impl Filter {
             let first = [(0, selected)].into_iter().chain(except.map(|rule| (1, rule)));
             first.chain(allowed.iter().enumerate().map(|(i, rule)| (ALLOWED + i, rule)))
         };
-        let mut filter = Self { bytes: vec![0; size_of::<filter>()], trie: Vec::new() };
+        let mut filter =
+            Self { bytes: vec![0; size_of::<filter>()], trie: Vec::new(), except: except.cloned() };
         for (protocol, at) in
             [(Protocol::Tcp, offset_of!(filter, tcp)), (Protocol::Udp, offset_of!(filter, udp))]
         {
             let holds = rules().filter(|(_, rule)| rule.protocol.is_none_or(|wanted| wanted == protocol));
             filter.put(at, &holds.fold(0_u64, |set, (bit, _)| set | 1 << bit).to_ne_bytes());
         }
-        let senders = if except.is_some() { 3_u64 } else { 1 };
-        filter.put(offset_of!(filter, senders), &senders.to_ne_bytes());
+        filter.put(offset_of!(filter, unnamed), &of_unnamed(selected, except, allowed).to_ne_bytes());
         filter.put(offset_of!(filter, states), &states.to_ne_bytes());
         filter.put_place(0, &selected.place);
         filter.put_place(1, &except.map(|rule| rule.place).unwrap_or_default());
@@ -88,6 +109,12 @@ impl Filter {
         let ipv6 = selected.to.is_empty() || selected.to.iter().any(|prefix| prefix.range().0.is_ipv6());
         filter.put(offset_of!(filter, any_ipv6), &u32::from(ipv6).to_ne_bytes());
         Ok(filter)
+    }
+
+    /// Whether what the exception says of protocol and peer holds for this peer; then what it says of the socket decides.
+    #[must_use]
+    pub fn excepts(&self, protocol: Protocol, addr: IpAddr, port: u16) -> bool {
+        self.except.as_ref().is_some_and(|rule| rule.admits(protocol, addr, port))
     }
 
     /// Gives it to the programs of an object.
@@ -198,6 +225,16 @@ impl std::fmt::Debug for Filter {
     }
 }
 
+/// The rules that hold for a UDP socket without a peer that has sent to backends nobody knows: it may be selected, and is
+/// spared only by what would spare it whatever they are. 0: it is not meant.
+fn of_unnamed(selected: &Rule, except: Option<&Rule>, allowed: &[Rule]) -> u64 {
+    let always = |rule: &Rule| rule.admits_any_udp() == Some(true);
+    if selected.admits_any_udp() == Some(false) || allowed.iter().any(always) {
+        return 0;
+    }
+    if except.is_some_and(always) { 3 } else { 1 }
+}
+
 /// The length of an array in the struct, which is not there.
 const fn length_of<T, const N: usize>(_: fn(&filter) -> &[T; N]) -> usize {
     N
@@ -290,6 +327,49 @@ mod tests {
         assert_eq!(Filter::new(&more, None, &[], 0).unwrap_err(), "prefixes");
         assert!(Filter::new(&Rule::default(), None, &vec![Rule::default(); 62], 0).is_ok());
         assert_eq!(Filter::new(&Rule::default(), None, &vec![Rule::default(); 63], 0).unwrap_err(), "rules");
+    }
+
+    #[test]
+    fn senders_to_nobody_knows_whom_are_spared_only_by_what_spares_all() {
+        let of = |protocol| Rule { protocol, ..Rule::default() };
+        let to = || Rule { to: vec!["10.0.0.0/8".parse().unwrap()], ..Rule::default() };
+        let (udp, tcp) = (of(Some(Protocol::Udp)), of(Some(Protocol::Tcp)));
+        for (selected, except, allowed, rules) in [
+            (of(None), None, vec![], 1),
+            (to(), None, vec![], 1),
+            (tcp.clone(), None, vec![], 0),
+            (to(), Some(to()), vec![to()], 1),
+            (to(), Some(udp.clone()), vec![tcp.clone()], 3),
+            (to(), Some(tcp), vec![to(), udp], 0),
+        ] {
+            assert_eq!(of_unnamed(&selected, except.as_ref(), &allowed), rules, "{selected:?} {except:?}");
+        }
+    }
+
+    #[test]
+    fn an_exception_is_asked_for_a_backend() {
+        let except = Rule {
+            protocol: Some(Protocol::Udp),
+            to: vec!["10.0.0.0/8".parse().unwrap()],
+            ports: PortRange::new(53, 53).into_iter().collect(),
+            place: Place { uid: Some(7), ..Place::default() },
+        };
+        let filter = Filter::new(&Rule::default(), Some(&except), &[], 0).unwrap();
+        for (protocol, addr, port, holds) in [
+            (Protocol::Udp, "10.1.2.3", 53, true),
+            (Protocol::Udp, "::ffff:10.1.2.3", 53, true),
+            (Protocol::Tcp, "10.1.2.3", 53, false),
+            (Protocol::Udp, "11.1.2.3", 53, false),
+            (Protocol::Udp, "10.1.2.3", 54, false),
+        ] {
+            assert_eq!(
+                filter.excepts(protocol, addr.parse().unwrap(), port),
+                holds,
+                "{protocol} {addr} {port}"
+            );
+        }
+        let none = Filter::new(&Rule::default(), None, &[], 0).unwrap();
+        assert!(!none.excepts(Protocol::Udp, "10.1.2.3".parse().unwrap(), 53));
     }
 
     proptest! {

@@ -55,7 +55,7 @@ impl Select {
     }
 
     /// Appends the sockets of the filter to `victims`, each once; with `senders` also those without a peer that have
-    /// sent to a backend of the filter.
+    /// sent to backends of the filter, once for each of these backends.
     ///
     /// # Errors
     /// [`Error::Object`] with the kernel's errno.
@@ -70,21 +70,23 @@ impl Select {
         let first = victims.len();
         let mut counts = Selected::default();
         self.call(types::select_request { flags, ..types::select_request::default() }, &mut counts, victims)?;
-        // A socket may have several nodes.
+        // A socket may have several nodes. Those of one that is connected say nothing but that.
         let mut seen = HashSet::with_capacity(victims.len() - first);
         let mut at = 0;
         victims.retain(|victim| {
             at += 1;
-            at <= first || seen.insert(victim.cookie())
+            let sent_to = (victim.relation() == Relation::Unconnected).then(|| victim.peer());
+            at <= first || seen.insert((victim.cookie(), sent_to))
         });
         Ok(counts)
     }
 
-    /// Keeps those of these sockets that the filter means now, as they are now; senders among them by what is known of the socket itself.
+    /// Keeps those of these sockets that the filter means now, as they are now; senders among them by what is known of the
+    /// socket itself. `excepted`: the filter [excepts](Filter::excepts) the backend that these senders have sent to.
     ///
     /// # Errors
     /// [`Error::Object`] with the kernel's errno.
-    pub fn sift(&mut self, filter: &Filter, victims: &mut Vec<Victim>) -> Result<(), Error> {
+    pub fn sift(&mut self, filter: &Filter, excepted: bool, victims: &mut Vec<Victim>) -> Result<(), Error> {
         if victims.is_empty() {
             return Ok(());
         }
@@ -96,7 +98,8 @@ impl Select {
             object::map(&self.object, ".bss.cookies")
                 .and_then(|map| map.update(&0_u32.to_ne_bytes(), &cookies, MapFlags::ANY).map_err(io_error))
                 .map_err(failure())?;
-            let flags = types::select_flags::SELECT_SENDERS.0 | types::select_flags::SELECT_COOKIES.0;
+            let mut flags = types::select_flags::SELECT_SENDERS.0 | types::select_flags::SELECT_COOKIES.0;
+            flags |= if excepted { types::select_flags::SELECT_EXCEPTED.0 } else { 0 };
             let asked = part.len() as u32;
             let request = types::select_request { flags, asked, ..types::select_request::default() };
             self.call(request, &mut Selected::default(), &mut found)?;

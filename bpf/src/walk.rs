@@ -1,15 +1,17 @@
 //! Running the walk program.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use skreap_core::{Target, Through, Unconnected};
+use skreap_core::{Target, Through, Unconnected, UnknownFrontend};
 
 use crate::fault::{self, Point};
 use crate::frontends::Frontends;
 use crate::mapping::Mapping;
 use crate::prog::run;
+use crate::skel::frontends_types::skreap_frontend_id;
 use crate::skel::types::{skreap_abi, skreap_incomplete, skreap_walk, skreap_walk_flags};
 use crate::{Error, Relation, Victim, address};
 
@@ -147,6 +149,8 @@ pub struct Walker {
     frontends: Option<Arc<Frontends>>,
     /// Only sockets of some frontends are victims.
     restricted: bool,
+    /// And those whose frontend is not known: the cookies of the latter.
+    unknown: Option<HashSet<u64>>,
     slots: Arc<Slots>,
     slot: u16,
     emit_max: u32,
@@ -169,6 +173,7 @@ impl Walker {
             emit,
             frontends,
             restricted: false,
+            unknown: None,
             slots,
             slot,
             emit_max: abi.emit_max,
@@ -184,11 +189,19 @@ impl Walker {
     /// [`Error::NoFrontends`] if the index records none; [`Error::Object`] if the program cannot run.
     pub fn restrict(&mut self, through: &Through) -> Result<(), Error> {
         self.restricted = !through.is_any();
+        self.unknown = (self.restricted && through.unknown == UnknownFrontend::Destroy).then(HashSet::new);
         match &self.frontends {
             Some(frontends) if self.restricted => frontends.filter(self.slot, through),
             None if self.restricted => Err(Error::NoFrontends),
             _ => Ok(()),
         }
+    }
+
+    /// Cookies of the sockets that walks have shown since they were restricted, and that are among their victims although
+    /// their frontend is not known; `None` if none of those are.
+    #[must_use]
+    pub fn unknown_frontends(&self) -> Option<&HashSet<u64>> {
+        self.unknown.as_ref()
     }
 
     /// Walks the bucket of the target and appends its victims to `victims`.
@@ -412,6 +425,9 @@ impl Walker {
                 let first = (u32::from(self.slot) * self.emit_max) as usize;
                 let emitted = ctx.emitted as usize;
                 self.emit.victims.copy_to(first, emitted, &mut self.batch).map_err(Error::Walk)?;
+                if restricted {
+                    self.note_unknown(first)?;
+                }
                 if ctx.flags & flag(skreap_walk_flags::SKREAP_WALK_DESTROY) != 0 {
                     self.emit.results.copy_to(first, emitted, &mut self.results).map_err(Error::Walk)?;
                 }
@@ -425,6 +441,18 @@ impl Walker {
             }
             ctx.flags |= flag(skreap_walk_flags::SKREAP_WALK_RESUME);
         }
+    }
+
+    /// Takes note of the sockets in the batch whose frontend is not known, if that makes them victims.
+    fn note_unknown(&mut self, first: usize) -> Result<(), Error> {
+        if let (Some(unknown), Some(frontends)) = (&mut self.unknown, &self.frontends) {
+            let mut ids = Vec::with_capacity(self.batch.len());
+            frontends.emitted(first, self.batch.len(), &mut ids)?;
+            let is_unknown = |id: u32| id == skreap_frontend_id::SKREAP_FRONTEND_UNKNOWN.0;
+            let found = self.batch.iter().zip(ids).filter(|(_, id)| is_unknown(*id));
+            unknown.extend(found.map(|(victim, _)| victim.cookie()));
+        }
+        Ok(())
     }
 
     /// Moves what may be connecting out of the batch; what is a victim, too, stays in it as well.

@@ -77,6 +77,9 @@ pub struct Report {
     /// has failed. Left out when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pending_elsewhere: u64,
+    /// Victims whose frontend is not known, and that are victims as the event wants those destroyed too. Left out when 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub frontend_unknown: u64,
     /// What the limits did. Left out when there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guarded>,
@@ -190,6 +193,7 @@ impl Report {
             pending_walks: outcome.pending_walks,
             pending: outcome.pending,
             pending_elsewhere: outcome.pending_elsewhere,
+            frontend_unknown: 0,
             guard: None,
             merged: BTreeMap::new(),
             cancelled: BTreeMap::new(),
@@ -321,6 +325,7 @@ mod tests {
         let backend = event(false).action.gone()[0];
         let mut report = Report::new(&event(false), outcome, PHASES);
         report.guard = Some(Guarded { max_victims: Some(5), ..Guarded::default() });
+        report.frontend_unknown = 2;
         report.merged.insert(backend, "e0".to_owned());
         report.by_backend =
             vec![BackendReport { backend, visited: 4, victims: 3, destroyed: 2, failed: 1, complete: true }];
@@ -329,7 +334,7 @@ mod tests {
             serde_json::json!([{"engine":"iter","because":"index-full","victims":4,"destroyed":3,"ns":9}]);
         assert_eq!(json["fallbacks"], fallback);
         assert_eq!((&json["pending_walks"], &json["pending"]), (&2.into(), &3.into()));
-        assert_eq!(json["pending_elsewhere"], 1);
+        assert_eq!((&json["pending_elsewhere"], &json["frontend_unknown"]), (&1.into(), &2.into()));
         assert_eq!(json["guard"], serde_json::json!({"max_victims":5,"refused":false,"paced_ns":0}));
         assert_eq!(json["merged"], serde_json::json!({"udp://10.0.0.1:53":"e0"}));
         assert_eq!(json["by_backend"][0]["failed"], 1);

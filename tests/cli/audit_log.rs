@@ -15,11 +15,13 @@ use skreap_testbed::{Holding, Selection};
 use tempfile::TempDir;
 
 use crate::commands::{TCP, Ten, UDP, good_json};
+use crate::intents::has_frontends;
 use crate::process::{run, until};
 use crate::serve::{Serve, Talk, event, event_for};
 
 crate::tests![
     each_socket_has_a_line,
+    selected_sockets_have_their_frontends,
     what_was_held_is_said_again_when_it_is_destroyed,
     refused_sockets_have_lines,
     a_reader_that_does_not_read_delays_nothing,
@@ -142,6 +144,33 @@ fn each_socket_has_a_line() -> Result<()> {
     ensure!(found == cookies(&mut ten, 0..6)?, "{found:?}");
     let status = good_json(&["status", "--socket", &serve.socket_arg()?, "--json"])?;
     ensure!(status["audit_log"] == json!({"written": 7, "dropped": 0, "waiting": 0}), "{status}");
+    drop((ten, client));
+    serve.finish()
+}
+
+/// Also where no backend is named, and where a frontend is none of what the event asks.
+fn selected_sockets_have_their_frontends() -> Result<()> {
+    if !has_frontends() {
+        eprintln!("this kernel cannot record frontends (Linux 6.15)");
+        return Ok(());
+    }
+    let directory = TempDir::new()?;
+    let log = directory.path().join("log");
+    let serve = serve_to("cli-log-frontends", &log, &["--frontends"])?;
+    let ten = Ten::new(&serve)?;
+    let mut client = serve.client()?;
+    let exact = json!({"protocol": "udp", "to": ["10.96.7.1"], "ports": ["53"]});
+    let by_pass = json!({"to": ["10.96.7.0/24"]});
+    for (id, selector) in [("exact", exact), ("pass", by_pass)] {
+        let event = json!({"id": id, "type": "terminate", "where": selector});
+        ask(&mut client, &format!("{event}\n"))?;
+    }
+    let lines = so_many(&log, 12)?;
+    let sockets: Vec<&Value> = lines.iter().filter(|line| line["kind"] == "socket").collect();
+    let of =
+        |id: &str| sockets.iter().filter(|line| line["event"] == id && line["result"] == "destroyed").count();
+    ensure!((of("exact"), of("pass")) == (6, 4), "{lines:?}");
+    ensure!(sockets.iter().all(|line| line["socket"]["frontend"] == "direct"), "{lines:?}");
     drop((ten, client));
     serve.finish()
 }

@@ -297,6 +297,6 @@ fn examples_of_the_page() -> Result<()> {
     serve.finish()
 }
 
-fn has_frontends() -> bool {
+pub fn has_frontends() -> bool {
     skreap::probe::all().features.iter().any(|finding| finding.feature == "frontends" && finding.works)
 }

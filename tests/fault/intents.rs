@@ -1,9 +1,12 @@
 //! Events that mean less than everybody who is connected to a backend: by a selector, by the frontend.
 
-use anyhow::{Result, bail};
-use serde_json::json;
-use skreap::bpf::fault::Point;
-use skreap::core::{Action, Backend, EngineName, Event, Frontend, Report, Request, Through, UnknownFrontend};
+use anyhow::{Result, bail, ensure};
+use serde_json::{Value, json};
+use skreap::bpf::fault::{Armed, Point};
+use skreap::core::{
+    Action, Backend, EngineName, Event, Frontend, Incomplete, Report, Request, Through, UnknownFrontend,
+};
+use skreap_testbed::Selection;
 
 use crate::case::{Case, case};
 use crate::round::{BOTH, ERRNOS, any, beside, for_each_fault, open_each, two_events};
@@ -17,6 +20,7 @@ pub fn cases() -> Vec<Case> {
         case!(event_with_a_selector).with(two_netns).only(EngineName::Netlink).and(EngineName::Iter),
         case!(first_event_with_a_selector).with(two_netns).only(EngineName::Netlink),
         case!(event_with_a_frontend).with(with_frontends).only(EngineName::Netlink),
+        case!(a_named_netns_needs_no_list).with(two_netns).only(EngineName::Iter),
     ]
 }
 
@@ -45,12 +49,38 @@ fn first_event_with_a_selector(world: &mut World) -> Result<()> {
     )
 }
 
+/// The others were not seen, and are none of the event's.
+fn a_named_netns_needs_no_list(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1)])?;
+    let [mut here, mut there] = [world.client_in("here", 0)?, world.client_in("there", 1)?];
+    let of = |netns: &str| json!({"protocol": "udp", "to": ["10.177.0.0/30"], "netns": netns});
+    for (selector, victims, complete) in [
+        (of(world.netns(0).name()), 1, true),
+        (json!({"protocol": "udp", "to": ["10.177.0.0/30"]}), 2, false),
+        (of(world.netns(1).name()), 1, true),
+    ] {
+        let opened = [connect(&mut here, udp(1))?, connect(&mut there, udp(1))?];
+        let event = by_selector(&selector)?;
+        let armed = Armed::new(Point::NetnsList, 0, libc::ENOMEM);
+        let report = world.reaper_mut().handle(&event);
+        ensure!(armed.happened(), "the list was not asked for");
+        ensure!(report.error.is_none() && report.complete == complete, "{selector}: {report:?}");
+        let expected: &[Incomplete] = if complete { &[] } else { &[Incomplete::NetnsUnreachable] };
+        ensure!(report.incomplete_because.iter().eq(expected), "{selector}: {report:?}");
+        let died = here.destroyed(Selection::All)?.len() + there.destroyed(Selection::All)?.len();
+        ensure!(report.destroyed == victims && died as u64 == victims, "{selector}: {report:?}");
+        here.close(opened[0].handle)?;
+        there.close(opened[1].handle)?;
+    }
+    Ok(())
+}
+
 fn selecting() -> Result<Event> {
-    let json = json!({
-        "id": "by-selector",
-        "type": "terminate",
-        "where": { "protocol": "udp", "to": ["10.177.0.0/30"], "ports": ["53"] },
-    });
+    by_selector(&json!({"protocol": "udp", "to": ["10.177.0.0/30"], "ports": ["53"]}))
+}
+
+fn by_selector(selector: &Value) -> Result<Event> {
+    let json = json!({"id": "by-selector", "type": "terminate", "where": selector});
     match Request::parse(json.to_string().as_bytes(), 1) {
         Ok(Request::Event(event)) => Ok(event),
         other => bail!("{json}: {other:?}"),

@@ -59,6 +59,8 @@ mod revive;
 mod rules;
 mod scan_held;
 mod selected_actions;
+mod selected_frontends;
+mod selected_senders;
 mod selection;
 mod selector_edges;
 mod selectors;
@@ -155,6 +157,8 @@ fn main() -> ExitCode {
         selectors::cases(),
         intents::cases(),
         selector_edges::cases(),
+        selected_senders::cases(),
+        selected_frontends::cases(),
     ];
     let trials = cases.into_iter().flatten().flat_map(|case| case.trials(selection.engines(), &missing));
     let trials = trials.filter(|trial| selection.takes(trial.name())).collect();

@@ -32,7 +32,7 @@ pub fn cases() -> Vec<Case> {
         case!(what_is_allowed_stays),
         case!(backends_are_restricted).with(two),
         case!(a_selector_and_exact_events_at_once).with(two),
-        case!(a_reconcile_is_restricted).with(two).only(EngineName::Netlink),
+        case!(a_reconcile_is_restricted).with(two),
         case!(what_is_gone_is_an_error),
         case!(limits_hold).with(limited).only(EngineName::Netlink).and(EngineName::Iter),
         case!(more_than_one_call_lists).index_only(),
@@ -57,7 +57,7 @@ pub fn expect(world: &mut World, json: &Value, clients: &mut [&mut Client], cook
 }
 
 /// As [`expect`], and what was reported.
-fn report_of(
+pub fn report_of(
     world: &mut World,
     json: &Value,
     clients: &mut [&mut Client],

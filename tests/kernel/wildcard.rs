@@ -28,7 +28,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-fn backends(world: &mut World, count: u16) -> Result<Vec<Backend>> {
+pub fn backends(world: &mut World, count: u16) -> Result<Vec<Backend>> {
     let backends: Vec<_> = (1..=count).map(udp).collect();
     for backend in &backends {
         world.add_address(backend.addr())?;

@@ -339,7 +339,8 @@ impl World {
         Event::new(format!("event-{}", self.events), action).with_dry_run(dry_run)
     }
 
-    fn check(&self, event: &Event, report: Report) -> Result<Report> {
+    /// What must hold of every report.
+    pub fn check(&self, event: &Event, report: Report) -> Result<Report> {
         let dry_run = event.dry_run;
         ensure!(report.id == event.id && report.dry_run == dry_run, "not this event's report: {report:?}");
         as_outcome(&report).balanced(dry_run).with_context(|| format!("{report:?}"))?;

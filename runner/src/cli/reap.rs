@@ -262,6 +262,9 @@ fn print_fallbacks(out: &mut impl Write, report: &Report) -> io::Result<()> {
         };
         writeln!(out, "  {} of these by engine {}: {why}", f.victims, f.engine)?;
     }
+    if report.frontend_unknown > 0 {
+        writeln!(out, "  {} of these not known through which frontend", report.frontend_unknown)?;
+    }
     if report.pending_elsewhere > 0 {
         writeln!(
             out,

@@ -51,7 +51,7 @@ pub(super) trait Facts {
 impl Facts for Tools {
     fn sift(&mut self, place: Place, _: &Backend, sockets: &mut Vec<Victim>) -> Result<(), EngineError> {
         match &mut self.select {
-            Some(select) => Ok(select.sift(&filter(Rule { place, ..Rule::default() })?, sockets)?),
+            Some(select) => Ok(select.sift(&filter(Rule { place, ..Rule::default() })?, false, sockets)?),
             None => {
                 sockets.clear();
                 Ok(())

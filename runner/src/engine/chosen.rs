@@ -35,6 +35,8 @@ pub struct Chosen {
     /// Those that a rule spares, and those on another link, by cookie and backend: several passes meet them.
     spared: HashSet<(u64, Backend)>,
     other_link: HashSet<(u64, Backend)>,
+    /// Victims although the frontend that they came through is not known.
+    frontend_unknown: HashSet<u64>,
 }
 
 /// Sockets that an event has left alone so far, each counted once, however many passes have met it.
@@ -212,6 +214,33 @@ impl Chosen {
         let found = victims.len();
         victims.retain(|victim| self.admits(victim.cookie(), victim.relation()));
         Sifted { again: (found - victims.len()) as u64, other_link, spared }
+    }
+
+    /// Takes note of those of these victims whose frontend is not known; `unknown`: [whose](skreap_bpf::Walker::unknown_frontends)
+    /// it is not.
+    pub(super) fn note_unknown(&mut self, unknown: Option<&HashSet<u64>>, victims: &[Victim]) {
+        if let Some(unknown) = unknown {
+            let cookies = victims.iter().map(Victim::cookie);
+            self.frontend_unknown.extend(cookies.filter(|cookie| unknown.contains(cookie)));
+        }
+    }
+
+    /// How many these are.
+    pub(crate) fn take_unknown(&mut self) -> u64 {
+        std::mem::take(&mut self.frontend_unknown).len() as u64
+    }
+
+    /// Keeps each socket once, and of the senders, if there are `senders`, those that were no victims before. Returns how many
+    /// were taken out.
+    pub(super) fn take_once(&mut self, senders: bool, victims: &mut Vec<Victim>) -> u64 {
+        let found = victims.len();
+        let mut seen = HashSet::with_capacity(found);
+        victims.retain(|victim| {
+            let may_come_again = senders && victim.protocol() == Some(Protocol::Udp);
+            let admitted = !may_come_again || self.admits(victim.cookie(), victim.relation());
+            seen.insert(victim.cookie()) && admitted
+        });
+        (found - victims.len()) as u64
     }
 
     /// Takes out those that a rule spares.

@@ -1,7 +1,9 @@
 //! What the counts of a walk say about its target.
 
 use skreap_bpf::WalkCounts;
-use skreap_core::{Incomplete, Outcome, Target, Unconnected, errno_name};
+use skreap_core::{Incomplete, Outcome, Target, errno_name};
+
+use super::Chosen;
 
 /// Adds the counts of a walk to the outcome of its target.
 pub(super) fn note_walk(counts: &WalkCounts, target: &Target, outcome: &mut Outcome) {
@@ -23,7 +25,7 @@ pub(super) fn note_walk(counts: &WalkCounts, target: &Target, outcome: &mut Outc
 
 /// Adds why the index may lack sockets of the target.
 pub(super) fn note_incomplete(counts: &WalkCounts, target: &Target, outcome: &mut Outcome) {
-    let unconnected = counts.incomplete_unconnected && target.unconnected == Unconnected::Destroy;
+    let unconnected = counts.incomplete_unconnected && Chosen::matters(target);
     let reasons = [
         (counts.incomplete_full, Incomplete::IndexFull),
         (counts.incomplete_everything, Incomplete::IndexUnsure),

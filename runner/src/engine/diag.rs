@@ -5,14 +5,16 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use skreap_bpf::{Owner, Question, Select, TableSocket, Tables, Victim, Walker};
-use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
+use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Target};
 
 use super::destroy::Destroyer;
 use super::in_tables::{self, InTables};
 use super::membership::{CgroupRelation, Membership};
 use super::named::tuple;
 use super::scope::Finder;
-use super::{Chosen, Engine, EngineError, EngineOptions, OwnerFinder, Scope, Selection, StateMask, nanos};
+use super::{
+    Chosen, Engine, EngineError, EngineOptions, OwnerFinder, Scope, Selection, StateMask, nanos, scope,
+};
 use crate::sys::netns::{AllNetns, NetnsId};
 use crate::sys::sock_diag::{DiagSockets, Dump, DumpEnd, Filter, InetDiag};
 
@@ -93,15 +95,12 @@ impl Engine for Diag {
     fn run(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
         let start = Instant::now();
         let mut outcome = Outcome::new(self.name);
-        if target.unconnected == Unconnected::Destroy {
+        if Chosen::matters(target) {
             // Only the index has the destinations of an unconnected socket.
             outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
         let AllNetns { mut netns, whole } = self.finder.find(target)?;
-        if let Some(link) = chosen.link() {
-            netns.retain(|id| id.cookie == link.netns);
-        }
-        if !whole {
+        if !scope::keep(chosen.link().map(|link| link.netns), &mut netns) && !whole {
             outcome.incomplete.insert(Incomplete::NetnsUnreachable);
         }
         let confirm = Confirm { target, states: self.scan.states, netns: &netns };

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use skreap_bpf::{Filter, TableSocket, Tables, Victim};
-use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Unconnected};
+use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol};
 
 use super::destroy::Destroyer;
 use super::selection::Selection;
@@ -48,7 +48,7 @@ impl InTables<'_> {
     ) -> Result<Outcome, EngineError> {
         let start = Instant::now();
         let mut outcome = Outcome::new(self.name);
-        if selection.unconnected == Unconnected::Destroy {
+        if selection.has_senders() {
             // Only the index has the destinations of an unconnected socket.
             outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }

@@ -11,7 +11,8 @@ use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Target, Un
 
 use super::counts::note_incomplete;
 use super::destroy::Destroyer;
-use super::selection::{InIndex, Selection};
+use super::in_index::InIndex;
+use super::selection::Selection;
 use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos};
 
 /// Engine `index-scan`: every bucket, matched in user space, exact-id `SOCK_DESTROY` in batches.
@@ -64,9 +65,10 @@ impl Engine for IndexScan {
             self.victims.retain(|victim| wanted.contains(&victim.cookie()));
         }
         let sifted = chosen.sift(target, &mut self.victims);
+        chosen.note_unknown(self.walker.unknown_frontends(), &self.victims);
         let walked = Instant::now();
         note_incomplete(&counts, target, &mut outcome);
-        if target.unconnected == Unconnected::Destroy && left.unnamed > 0 {
+        if Chosen::matters(target) && left.unnamed > 0 {
             outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
         outcome.victims = self.victims.len() as u64;
@@ -90,8 +92,18 @@ impl Engine for IndexScan {
     }
 
     fn select(&mut self, selection: &Selection, select: &mut Select) -> Result<Outcome, EngineError> {
+        self.select_beside(selection, select, &mut Chosen::default())
+    }
+
+    fn select_beside(
+        &mut self,
+        selection: &Selection,
+        select: &mut Select,
+        chosen: &mut Chosen,
+    ) -> Result<Outcome, EngineError> {
         let Self { walker, destroyer, states, .. } = self;
-        InIndex { name: EngineName::IndexScan, walker, destroyer, states: *states }.run(selection, select)
+        InIndex { name: EngineName::IndexScan, walker, destroyer, states: *states }
+            .run(selection, select, chosen)
     }
 }
 

@@ -6,13 +6,13 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use skreap_bpf::{Filter, Rule, Scan, ScanCounts, ScanHit, ScanPass, Select, Victim, Walker};
-use skreap_core::{EngineName, Incomplete, Outcome, Protocol, Target, Unconnected};
+use skreap_core::{EngineName, Incomplete, Outcome, Protocol, Target};
 
 use super::destroy::Destroyer;
 use super::named::tuple;
 use super::scope::Finder;
 use super::selection::Selection;
-use super::{Chosen, Engine, EngineError, EngineOptions, Scope, StateMask, membership, nanos};
+use super::{Chosen, Engine, EngineError, EngineOptions, Scope, StateMask, membership, nanos, scope};
 use crate::sys::netns::visitor::{Visit, Visitor};
 use crate::sys::netns::{AllNetns, NetnsId};
 
@@ -78,16 +78,12 @@ impl Iter {
     fn run_listed(&mut self, target: &Target, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
         let start = Instant::now();
         let mut outcome = Outcome::new(EngineName::Iter);
-        if target.unconnected == Unconnected::Destroy {
+        if Chosen::matters(target) {
             outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
         let AllNetns { mut netns, whole } = self.finder.find(target)?;
-        match chosen.link() {
-            Some(link) => netns.retain(|id| id.cookie == link.netns),
-            None if !whole => {
-                outcome.incomplete.insert(Incomplete::NetnsUnreachable);
-            }
-            None => {}
+        if !scope::keep(chosen.link().map(|link| link.netns), &mut netns) && !whole {
+            outcome.incomplete.insert(Incomplete::NetnsUnreachable);
         }
         let (scanner, states) = (&mut self.scanner, self.states);
         let mut list = || scanner.scan(Wanted::Target(&Target { dry_run: true, ..*target }), states, &netns);
@@ -121,7 +117,7 @@ impl Engine for Iter {
         }
         let start = Instant::now();
         let mut outcome = Outcome::new(EngineName::Iter);
-        if target.unconnected == Unconnected::Destroy {
+        if Chosen::matters(target) {
             // Only the index has the destinations of an unconnected socket.
             outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
@@ -140,14 +136,13 @@ impl Engine for Iter {
     fn select(&mut self, selection: &Selection, _select: &mut Select) -> Result<Outcome, EngineError> {
         let start = Instant::now();
         let mut outcome = Outcome::new(EngineName::Iter);
-        if selection.unconnected == Unconnected::Destroy {
+        if selection.has_senders() {
             outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
         let filter = selection.rules.filter(self.states)?;
         let Rule { protocol, place, .. } = &selection.rules.selected;
         let AllNetns { mut netns, whole } = self.finder.find_any()?;
-        netns.retain(|id| place.netns.is_none_or(|wanted| wanted == id.cookie));
-        if !whole {
+        if !scope::keep(place.netns, &mut netns) && !whole {
             outcome.incomplete.insert(Incomplete::NetnsUnreachable);
         }
         let (protocol, dry_run) = (*protocol, selection.dry_run);

@@ -8,8 +8,9 @@ use skreap_core::{EngineName, Incomplete, Outcome, Target, Unconnected};
 
 use super::counts::note_walk;
 use super::destroy::Destroyer;
+use super::in_index::InIndex;
 use super::named::tuple;
-use super::selection::{InIndex, Selection};
+use super::selection::Selection;
 use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos};
 
 /// Engine `kfunc`: targeted walk that destroys in place.
@@ -56,6 +57,7 @@ impl Kfunc {
         self.victims.clear();
         let counts = self.walker.walk_states(target, self.states.bits(), watched, &mut self.victims)?;
         let sifted = chosen.sift(target, &mut self.victims);
+        chosen.note_unknown(self.walker.unknown_frontends(), &self.victims);
         let walked = Instant::now();
         note_walk(&counts, target, &mut outcome);
         sifted.note(&mut outcome.skipped);
@@ -87,6 +89,7 @@ impl Kfunc {
         outcome.visited = outcome.visited - outcome.skipped.unconnected + found;
         outcome.skipped.unconnected = 0;
         outcome.skipped.no_peer += chosen.sift(target, &mut senders).again;
+        chosen.note_unknown(self.walker.unknown_frontends(), &senders);
         outcome.victims += senders.len() as u64;
         self.victims.append(&mut senders);
     }
@@ -117,12 +120,17 @@ impl Kfunc {
         let remember = Chosen::matters(target);
         let apart = remember && !chosen.is_empty();
         let in_place = if apart { Target { unconnected: Unconnected::Preserve, ..*target } } else { *target };
-        let list = remember || self.destroyer.ledger().is_on();
+        let names = self.walker.unknown_frontends().is_some();
+        let list = remember || names || self.destroyer.ledger().is_on();
         let walk = self.walker.destroy(&in_place, self.states.bits(), list, watched, &mut self.left);
         if remember {
             self.left.iter().for_each(|left| chosen.add(left.victim.cookie()));
         }
         let counts = walk?;
+        if names {
+            let victims: Vec<Victim> = self.left.iter().map(|left| left.victim).collect();
+            chosen.note_unknown(self.walker.unknown_frontends(), &victims);
+        }
         let walked = Instant::now();
         note_walk(&counts, target, &mut outcome);
         outcome.destroyed = counts.destroyed;
@@ -174,7 +182,16 @@ impl Engine for Kfunc {
 
     /// By their ids, as engine `netlink` does.
     fn select(&mut self, selection: &Selection, select: &mut Select) -> Result<Outcome, EngineError> {
+        self.select_beside(selection, select, &mut Chosen::default())
+    }
+
+    fn select_beside(
+        &mut self,
+        selection: &Selection,
+        select: &mut Select,
+        chosen: &mut Chosen,
+    ) -> Result<Outcome, EngineError> {
         let Self { walker, destroyer, states, .. } = self;
-        InIndex { name: EngineName::Kfunc, walker, destroyer, states: *states }.run(selection, select)
+        InIndex { name: EngineName::Kfunc, walker, destroyer, states: *states }.run(selection, select, chosen)
     }
 }

@@ -18,6 +18,7 @@ pub(crate) mod connect;
 mod counts;
 pub(crate) mod destroy;
 mod diag;
+mod in_index;
 mod in_tables;
 mod index_scan;
 mod iter;
@@ -116,6 +117,20 @@ pub trait Engine: Send {
     /// As [`run`](Self::run); [`EngineError::NoSelection`] if the engine cannot.
     fn select(&mut self, _selection: &Selection, _select: &mut Select) -> Result<Outcome, EngineError> {
         Err(EngineError::NoSelection(self.name()))
+    }
+
+    /// As [`select`](Self::select), for one of several selections of an event, which share `chosen`: a sender is a victim of
+    /// one of them. Engines that know no senders ignore it.
+    ///
+    /// # Errors
+    /// As [`select`](Self::select).
+    fn select_beside(
+        &mut self,
+        selection: &Selection,
+        select: &mut Select,
+        _chosen: &mut Chosen,
+    ) -> Result<Outcome, EngineError> {
+        self.select(selection, select)
     }
 
     /// [`run`](Self::run) may come in a moment: what takes time to be ready gets ready meanwhile.

@@ -7,7 +7,8 @@ use skreap_core::{EngineName, Outcome, Protocol, Target};
 
 use super::counts::note_walk;
 use super::destroy::Destroyer;
-use super::selection::{InIndex, Selection};
+use super::in_index::InIndex;
+use super::selection::Selection;
 use super::{Chosen, Engine, EngineError, EngineOptions, StateMask, nanos};
 
 /// Engine `netlink`: targeted walk, exact-id `SOCK_DESTROY` in batches.
@@ -59,6 +60,7 @@ impl Netlink {
             outcome.skipped.state += (all - victims.len()) as u64;
         }
         let sifted = chosen.sift(target, victims);
+        chosen.note_unknown(self.walker.unknown_frontends(), victims);
         outcome.victims = victims.len() as u64;
         sifted.note(&mut outcome.skipped);
         outcome.walk_ns = nanos(start.elapsed());
@@ -119,7 +121,17 @@ impl Engine for Netlink {
     }
 
     fn select(&mut self, selection: &Selection, select: &mut Select) -> Result<Outcome, EngineError> {
+        self.select_beside(selection, select, &mut Chosen::default())
+    }
+
+    fn select_beside(
+        &mut self,
+        selection: &Selection,
+        select: &mut Select,
+        chosen: &mut Chosen,
+    ) -> Result<Outcome, EngineError> {
         let Self { walker, destroyer, states, .. } = self;
-        InIndex { name: EngineName::Netlink, walker, destroyer, states: *states }.run(selection, select)
+        InIndex { name: EngineName::Netlink, walker, destroyer, states: *states }
+            .run(selection, select, chosen)
     }
 }

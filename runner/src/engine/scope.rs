@@ -45,6 +45,15 @@ fn everything(target: &Target) -> Target {
     Target { unconnected: Unconnected::Destroy, dry_run: true, ..*target }
 }
 
+/// Keeps the netns with this cookie, if only that is to be visited. True if it is there: then no other matters.
+pub(super) fn keep(wanted: Option<u64>, netns: &mut Vec<NetnsId>) -> bool {
+    let Some(wanted) = wanted else {
+        return false;
+    };
+    netns.retain(|id| id.cookie == wanted);
+    !netns.is_empty()
+}
+
 /// Lists the netns of a scope.
 #[derive(Debug)]
 pub(super) struct Finder {
@@ -106,5 +115,21 @@ impl Finder {
             self.walker.walk_all(|victims| add(victims))?;
         }
         Ok(AllNetns { netns: all.into_values().collect(), whole: false })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_netns_that_is_named_and_there_is_all_that_matters() {
+        let all = [1, 2, 3].map(|cookie| NetnsId { cookie, inum: 7 });
+        for (wanted, is_there, left) in
+            [(None, false, &all[..]), (Some(2), true, &all[1..2]), (Some(9), false, &[])]
+        {
+            let mut netns = all.to_vec();
+            assert_eq!((keep(wanted, &mut netns), netns.as_slice()), (is_there, left), "{wanted:?}");
+        }
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Done {
     pub(super) rules: Vec<RuleCount>,
     /// Backends whose sockets are destroyed, as they share state with their servers.
     pub(super) stateful: Vec<Backend>,
+    /// Victims whose frontend is not known.
+    pub(super) frontend_unknown: u64,
     pub(super) by_backend: Vec<BackendReport>,
     pub(super) merged: BTreeMap<Backend, String>,
     /// Backends about which nothing is to be done.
@@ -57,6 +59,7 @@ impl Done {
             moved_sockets: Vec::new(),
             rules: Vec::new(),
             stateful: Vec::new(),
+            frontend_unknown: 0,
             by_backend: Vec::new(),
             merged: BTreeMap::new(),
             cancelled: BTreeMap::new(),
@@ -93,6 +96,7 @@ impl Done {
         let total = mem::replace(&mut self.total, Outcome::new(engine));
         let mut report = Report::new(event, total, phases);
         report.by_backend = mem::take(&mut self.by_backend);
+        report.frontend_unknown = self.frontend_unknown;
         report.merged = mem::take(&mut self.merged);
         report.cancelled = mem::take(&mut self.cancelled);
         report.guard = self.guard.any().then_some(self.guard);

@@ -1,9 +1,9 @@
 //! Events that mean only the clients of some frontends.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use skreap_bpf::Victim;
-use skreap_core::{Event, Incomplete, Outcome, Target, Unconnected};
+use skreap_bpf::{Relation, Victim};
+use skreap_core::{Backend, Event, Incomplete, Outcome, SocketTuple, Target, Unconnected};
 
 use super::Reaper;
 use crate::engine::EngineError;
@@ -51,22 +51,46 @@ impl Reaper {
         Ok(())
     }
 
-    /// Adds to each listed victim the frontend that it came through, where frontends are recorded.
+    /// Adds to each listed victim the frontend that it came through, where frontends are recorded. `backends`: those whose
+    /// walks have found the victims; without any it was a pass. Only such a walk leaves senders without the name of theirs.
     pub(super) fn name_frontends(
         &mut self,
-        target: &Target,
+        backends: &[Backend],
         outcome: &mut Outcome,
     ) -> Result<(), EngineError> {
+        /// From so many walks on, one over the whole index takes less time.
+        const WALKS: usize = 64;
         let (Some(frontends), Some(listed)) = (self.index.frontends(), &mut outcome.victims_listed) else {
             return Ok(());
         };
-        let all = Target { unconnected: Unconnected::Destroy, dry_run: true, ..*target };
+        let peer = |socket: &SocketTuple| Backend::new(socket.protocol, socket.daddr, socket.dport).ok();
+        let mut named: Vec<Backend> = backends.to_vec();
+        if backends.is_empty() {
+            named = listed.iter().filter_map(peer).collect::<BTreeSet<_>>().into_iter().collect();
+        }
         let mut ids = HashMap::new();
-        self.walker.walk_with_frontends(&all, |victim: &Victim, id| {
-            ids.insert(victim.cookie(), id);
-        })?;
+        if named.len() > WALKS {
+            self.walker.walk_all_with_frontends(|victim: &Victim, id| {
+                // One that has moved on is in the list under its peer, of which another node says more.
+                let there = matches!(victim.relation(), Relation::Connected | Relation::Unconnected);
+                ids.extend(
+                    victim.backend().filter(|_| there).map(|backend| ((victim.cookie(), backend), id)),
+                );
+            })?;
+        } else {
+            for &backend in &named {
+                let all = Target { backend, unconnected: Unconnected::Destroy, dry_run: true };
+                self.walker.walk_with_frontends(&all, |victim: &Victim, id| {
+                    ids.insert((victim.cookie(), backend), id);
+                })?;
+            }
+        }
         for socket in listed {
-            let known = ids.get(&socket.cookie).and_then(|id| frontends.name(*id));
+            let id = match peer(socket) {
+                Some(backend) => ids.get(&(socket.cookie, backend)),
+                None => backends.iter().find_map(|backend| ids.get(&(socket.cookie, *backend))),
+            };
+            let known = id.and_then(|id| frontends.name(*id));
             socket.frontend = Some(known.map_or_else(|| "unknown".to_owned(), |known| known.to_string()));
         }
         Ok(())

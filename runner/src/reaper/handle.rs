@@ -209,8 +209,14 @@ impl Reaper {
         let mut found = match rules {
             Some(rules) => {
                 let mut search = reconcile::Search::new(living, within, self.unconnected);
-                search.add(&self.selected(rules)?);
-                search.found()
+                let (selected, unnamed) = self.selected(rules)?;
+                search.add(&selected);
+                let mut found = search.found();
+                // As in a pass without rules: its destinations may be backends that no other socket is recorded under.
+                if unnamed {
+                    found.incomplete.insert(Incomplete::WildcardUnconnected);
+                }
+                found
             }
             None => reconcile::gone(&mut self.walker, living, within, self.unconnected)?,
         };
@@ -219,6 +225,7 @@ impl Reaper {
         if self.index.kernel_sockets_seen()? {
             found.incomplete.insert(Incomplete::KernelSockets);
         }
+        let senders = self.unconnected == Unconnected::Destroy && rules.is_none_or(Rules::may_select_senders);
         for bits in [before, self.index.incomplete()?] {
             if bits.backends > 0 {
                 found.incomplete.insert(Incomplete::IndexFull);
@@ -226,7 +233,7 @@ impl Reaper {
             if bits.everything {
                 found.incomplete.insert(Incomplete::IndexUnsure);
             }
-            if bits.sent > 0 && self.unconnected == Unconnected::Destroy {
+            if bits.sent > 0 && senders {
                 found.incomplete.insert(Incomplete::WildcardUnconnected);
             }
         }
@@ -255,6 +262,7 @@ impl Reaper {
         }
         let pending_ns = self.look_again(&mut all, chosen);
         done.pending_ns = done.pending_ns.saturating_add(pending_ns);
+        done.frontend_unknown += chosen.take_unknown();
         for One { backend, link, outcome, .. } in all {
             if whole && !event.dry_run && link.is_none() && outcome.is_clean() {
                 batch.add(backend, &event.id);
@@ -437,7 +445,7 @@ impl Reaper {
             self.note_kernel_sockets(target, &mut outcome)?;
         }
         if target.dry_run {
-            self.name_frontends(target, &mut outcome)?;
+            self.name_frontends(&[target.backend], &mut outcome)?;
         }
         Ok(outcome)
     }

@@ -152,7 +152,7 @@ impl Reaper {
 
     /// The connected UDP sockets in the index that the rules select, in the order of their cookies.
     pub(super) fn find_udp_by(&mut self, rules: &Rules) -> Result<Vec<Victim>, EngineError> {
-        let mut victims = self.selected(rules)?;
+        let (mut victims, _) = self.selected(rules)?;
         victims.retain(|victim| {
             victim.relation() == Relation::Connected && victim.protocol() == Some(Protocol::Udp)
         });

@@ -49,10 +49,11 @@ impl Reaper {
             }
             _ => vec![(Instead::Destroy, selection)],
         };
+        let mut chosen = Chosen::default();
         for (instead, mut selection) in parts {
             let spares = instead == Instead::Spare;
             selection.dry_run |= spares;
-            match self.select(&selection) {
+            match self.select(&selection, &mut chosen) {
                 Ok(outcome) if spares => done.total.add_backend(as_spared(outcome)),
                 Ok(outcome) => done.total.add_backend(outcome),
                 Err(e) => return done.fail(Incomplete::EngineFailed, e.to_string()),
@@ -117,9 +118,11 @@ impl Reaper {
         }
         let tcp = if done.action.destroys_tcp() { Instead::Destroy } else { Instead::Spare };
         let mut found = Outcome::new(self.engine.name());
+        // The count is a pass of its own: what it finds is still to be done.
+        let mut chosen = Chosen::default();
         let parts = by_protocol(selection, tcp, Instead::Destroy).into_iter();
         for (_, touched) in parts.filter(|(instead, _)| *instead == Instead::Destroy) {
-            match self.select(&touched) {
+            match self.select(&touched, &mut chosen) {
                 Ok(outcome) => found.add_backend(outcome),
                 Err(e) => {
                     done.fail(Incomplete::EngineFailed, format!("cannot count the victims: {e}"));
@@ -167,16 +170,11 @@ impl Reaper {
         }
         let Target { backend, unconnected, dry_run } = *target;
         let through = chosen.frontends().clone();
-        let mut outcome =
-            self.select(&Selection { rules, backends: vec![backend], through, unconnected, dry_run })?;
-        if dry_run {
-            self.name_frontends(target, &mut outcome)?;
-        }
-        Ok(outcome)
+        self.select(&Selection { rules, backends: vec![backend], through, unconnected, dry_run }, chosen)
     }
 
-    /// One selection, completely.
-    fn select(&mut self, selection: &Selection) -> Result<Outcome, EngineError> {
+    /// One selection of an event, completely.
+    fn select(&mut self, selection: &Selection, chosen: &mut Chosen) -> Result<Outcome, EngineError> {
         if !selection.dry_run {
             self.pace.before();
         }
@@ -186,10 +184,10 @@ impl Reaper {
             // What the index knows of one backend says nothing here.
             self.engine.set_scope(Scope::All);
         }
-        let before_pass = self.missed()?;
+        let before_pass = self.missed(selection)?;
         let mut select = self.take_select()?;
-        let outcome = self.engine.select(selection, &mut select);
-        let outcome = match outcome {
+        let outcome = self.engine.select_beside(selection, &mut select, chosen);
+        let mut outcome = match outcome {
             Ok(mut outcome) if self.engine.name().scans() => {
                 // Nobody has looked for the kernel's own sockets.
                 if self.index.kernel_sockets_seen()? {
@@ -200,7 +198,7 @@ impl Reaper {
             Ok(mut outcome) => {
                 if passes {
                     outcome.incomplete.extend(before_pass);
-                    outcome.incomplete.extend(self.missed()?);
+                    outcome.incomplete.extend(self.missed(selection)?);
                 }
                 if self.order_unknown {
                     outcome.incomplete.insert(Incomplete::HookOrder);
@@ -215,6 +213,9 @@ impl Reaper {
         self.select.put_back(select);
         let (spent, _) = self.pace.totals();
         self.pace.after(outcome.destroyed.saturating_sub(spent - before));
+        if selection.dry_run {
+            self.name_frontends(&selection.backends, &mut outcome)?;
+        }
         Ok(outcome)
     }
 
@@ -223,31 +224,32 @@ impl Reaper {
         Ok(self.select.take(&self.index)?)
     }
 
-    /// The sockets in the index that the rules select, whatever their state.
-    pub(super) fn selected(&mut self, rules: &Rules) -> Result<Vec<Victim>, EngineError> {
+    /// The sockets in the index that the rules select, whatever their state: a sender once for each backend. And whether there
+    /// may be senders among them of whose backends nothing is known.
+    pub(super) fn selected(&mut self, rules: &Rules) -> Result<(Vec<Victim>, bool), EngineError> {
         let (mut select, mut victims) = (self.take_select()?, Vec::new());
-        let senders = self.unconnected == Unconnected::Destroy;
-        select.pass(&rules.filter(StateMask::default())?, senders, &mut victims)?;
+        let senders = self.unconnected == Unconnected::Destroy && rules.may_select_senders();
+        let counts = select.pass(&rules.filter(StateMask::default())?, senders, &mut victims)?;
         self.select.put_back(select);
-        Ok(victims)
+        Ok((victims, senders && counts.unnamed))
     }
 
-    /// Keeps those of these sockets that the rules select now.
+    /// Keeps those of these connected sockets that the rules select now.
     pub(super) fn sift(&mut self, rules: &Rules, victims: &mut Vec<Victim>) -> Result<(), EngineError> {
         let mut select = self.take_select()?;
-        select.sift(&rules.filter(StateMask::default())?, victims)?;
+        select.sift(&rules.filter(StateMask::default())?, false, victims)?;
         self.select.put_back(select);
         Ok(())
     }
 
     /// Why the index may lack sockets of some backend. Asked before and after a pass: a healing may index a socket behind
     /// the pass and clear its mark.
-    fn missed(&self) -> Result<Vec<Incomplete>, EngineError> {
+    fn missed(&self, selection: &Selection) -> Result<Vec<Incomplete>, EngineError> {
         let marks = self.index.incomplete()?;
         let reasons = [
             (marks.backends > 0, Incomplete::IndexFull),
             (marks.everything, Incomplete::IndexUnsure),
-            (marks.sent > 0 && self.unconnected == Unconnected::Destroy, Incomplete::WildcardUnconnected),
+            (marks.sent > 0 && selection.has_senders(), Incomplete::WildcardUnconnected),
             // The index has none of the kernel's own, and nobody has looked where these are.
             (self.index.kernel_sockets_seen()?, Incomplete::KernelSockets),
         ];
