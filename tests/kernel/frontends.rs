@@ -10,7 +10,7 @@ use skreap::bpf::FrontendCounters;
 use skreap::core::{
     Action, Backend, EngineName, Frontend, Incomplete, Report, Skipped, Through, Unconnected, UnknownFrontend,
 };
-use skreap_testbed::bpf::{LoadBalancer, Placing};
+use skreap_testbed::bpf::{LoadBalancer, Placing, detach_named_connect4};
 use skreap_testbed::{Client, Family, OpenSpec, with};
 
 use crate::case::{Case, case};
@@ -51,6 +51,7 @@ pub fn cases() -> Vec<Case> {
         case!(a_connect_through_the_other_service_may_fail).with(behind(V4)).index_only(),
         case!(a_failed_connect_changes_no_frontend).with(behind(V4)).index_only(),
         case!(a_full_table_says_so).with(WorldOptions { frontends: 2, ..behind(V4) }).index_only(),
+        case!(without_a_note_a_frontend_is_unknown).with(behind(V4)).only(EngineName::Netlink),
         case!(a_full_index_makes_a_restricted_event_incomplete)
             .with(WorldOptions { max_sockets: 10, ..behind(V4) })
             .only(EngineName::Netlink),
@@ -225,6 +226,7 @@ fn a_sender_through_two_frontends_has_none(world: &mut World) -> Result<()> {
     expect_skips(&report, 0, 2)?;
     let action = Action::BackendDeleted { backend: backend(POD) };
     let report = world.tell_through(action, through(&[A], UnknownFrontend::Destroy), false)?;
+    ensure!(report.frontend_unknown == 2, "{report:?}");
     expect_destroyed(&report, &mut [&mut client], &[both.cookie, connected.cookie])
 }
 
@@ -297,9 +299,31 @@ fn a_full_table_says_so(world: &mut World) -> Result<()> {
     let report = reap_through(world, POD, C)?;
     expect_exactly(&report, &mut [&mut client], &[])?;
     expect_skips(&report, 6, 3)?;
-    let action = Action::BackendDeleted { backend: backend(POD) };
-    let report = world.tell_through(action, through(&[C], UnknownFrontend::Destroy), false)?;
-    expect_exactly(&report, &mut [&mut client], &third)
+    ensure!(report.frontend_unknown == 0, "{report:?}");
+    let action = || Action::BackendDeleted { backend: backend(POD) };
+    let destroy = |frontend| through(&[frontend], UnknownFrontend::Destroy);
+    // One that is known beside those that are not; and as nothing but a dry run.
+    let report = world.tell_through(action(), destroy(DIRECT), true)?;
+    ensure!((report.victims, report.frontend_unknown) == (4, 3), "{report:?}");
+    let report = world.tell_through(action(), destroy(C), false)?;
+    expect_exactly(&report, &mut [&mut client], &third)?;
+    ensure!(report.frontend_unknown == 3, "{report:?}");
+    Ok(())
+}
+
+/// Somebody has detached the first program of the hook, and the service has not seen it yet.
+fn without_a_note_a_frontend_is_unknown(world: &mut World) -> Result<()> {
+    world.serve(&[backend(POD)])?;
+    let mut client = world.client("client")?;
+    many_to(&mut client, A, 2)?;
+    let detached = detach_named_connect4(world.cgroup().open()?.as_fd(), "skreap_first_co")?;
+    ensure!(detached == 1, "{detached} programs");
+    let unnoted = [many_to(&mut client, A, 2)?, many_to(&mut client, POD, 1)?].concat();
+    let expected = with(|s: &mut FrontendCounters| (s.known, s.room, s.no_note) = (1, 64, 3));
+    ensure!(counters(world)? == expected, "{:?}, not {expected:?}", counters(world)?);
+    let found = listed(world, POD)?;
+    ensure!(unnoted.iter().all(|cookie| found.get(cookie).is_some_and(|name| name == UNKNOWN)), "{found:?}");
+    expect_exactly(&reap_through(world, POD, DIRECT)?, &mut [&mut client], &[])
 }
 
 /// A scan would find what has no node, but not through which frontend it came: the event says that it may lack some.

@@ -168,7 +168,15 @@ impl Delay {
 /// # Errors
 /// The errno of looking at the cgroup or of a detach.
 pub fn detach_connect4(cgroup: BorrowedFd<'_>) -> io::Result<u32> {
-    detach_links(cgroup, libbpf_sys::BPF_CGROUP_INET4_CONNECT)
+    detach_links(cgroup, libbpf_sys::BPF_CGROUP_INET4_CONNECT, None)
+}
+
+/// As [`detach_connect4`], but only programs of this name: the kernel keeps 15 characters of it.
+///
+/// # Errors
+/// As [`detach_connect4`].
+pub fn detach_named_connect4(cgroup: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
+    detach_links(cgroup, libbpf_sys::BPF_CGROUP_INET4_CONNECT, Some(name))
 }
 
 /// As [`detach_connect4`], from the release of sockets.
@@ -176,10 +184,32 @@ pub fn detach_connect4(cgroup: BorrowedFd<'_>) -> io::Result<u32> {
 /// # Errors
 /// As [`detach_connect4`].
 pub fn detach_sock_release(cgroup: BorrowedFd<'_>) -> io::Result<u32> {
-    detach_links(cgroup, libbpf_sys::BPF_CGROUP_INET_SOCK_RELEASE)
+    detach_links(cgroup, libbpf_sys::BPF_CGROUP_INET_SOCK_RELEASE, None)
 }
 
-fn detach_links(cgroup: BorrowedFd<'_>, hook: libbpf_sys::bpf_attach_type) -> io::Result<u32> {
+/// Whether the program has this name.
+fn is_named(program: u32, name: &str) -> io::Result<bool> {
+    // SAFETY: takes no pointers.
+    let fd = unsafe { libbpf_sys::bpf_prog_get_fd_by_id(program) };
+    if fd < 0 {
+        return Err(io::Error::from_raw_os_error(-fd));
+    }
+    // SAFETY: a fresh descriptor that nothing else owns.
+    let program = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut info = libbpf_sys::bpf_prog_info::default();
+    let mut length = size_of::<libbpf_sys::bpf_prog_info>() as u32;
+    // SAFETY: the struct has the length that is said, and outlives the call.
+    match unsafe { libbpf_sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut length) } {
+        0 => Ok(info.name.iter().map(|c| *c as u8).take_while(|c| *c != 0).eq(name.bytes())),
+        error => Err(io::Error::from_raw_os_error(-error)),
+    }
+}
+
+fn detach_links(
+    cgroup: BorrowedFd<'_>,
+    hook: libbpf_sys::bpf_attach_type,
+    name: Option<&str>,
+) -> io::Result<u32> {
     let cgroup_id = std::fs::metadata(format!("/proc/self/fd/{}", cgroup.as_raw_fd()))?.ino();
     let (mut id, mut detached) = (0, 0);
     // SAFETY: the id is written to and outlives the call.
@@ -202,6 +232,11 @@ fn detach_links(cgroup: BorrowedFd<'_>, hook: libbpf_sys::bpf_attach_type) -> io
         // SAFETY: of links of this type the kernel fills in this member.
         let at = unsafe { info.__bindgen_anon_1.cgroup };
         if at.cgroup_id != cgroup_id || at.attach_type != hook {
+            continue;
+        }
+        if let Some(name) = name
+            && !is_named(info.prog_id, name)?
+        {
             continue;
         }
         // SAFETY: takes an open descriptor and no pointers.
