@@ -280,6 +280,7 @@ struct sock {
 	__u8 sk_userlocks : 4;
 	__u16 sk_type;
 	__u16 sk_protocol;
+	__u32 sk_mark;
 };
 
 struct ipv6_pinfo {

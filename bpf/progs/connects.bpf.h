@@ -21,6 +21,7 @@ const volatile struct skreap_connecting connecting_type;
 struct {
 	__u32 users;   /* of the map; 0: nobody looks there */
 	__u32 process; /* the one whose connects are not counted, as the kernel numbers it */
+	__u32 counted; /* of all sockets; each after its own entry, so user space reads entries only after this has changed */
 } connecting SEC(".data.connecting");
 
 /* By cookie.  User space adds and deletes, hooks change what is there.  Not pinned either, by its name. */
@@ -44,6 +45,7 @@ __noinline int connects_count(__u64 cookie, __u64 high, __u64 low, __u32 family_
 	c->dport = family_and_port;
 	c->family = family_and_port >> 16;
 	__sync_fetch_and_add(&c->theirs, 1);
+	__sync_fetch_and_add(&connecting.counted, 1);
 	return 0;
 }
 

@@ -2,17 +2,24 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::sync::Arc;
 
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle};
 
 use crate::error::io_error;
+use crate::mapping::Mapping;
 use crate::object::{self, failure};
 use crate::prog::run;
 use crate::skel::types::{skreap_connecting, skreap_connects};
+use crate::watched::Watched;
 use crate::{Error, Index, address};
 
 const PROGRAM: &str = "skreap_connecting";
 const CONNECTS: &str = "own_connects";
+/// `connecting` of `connects.bpf.h`: words, and which of them is how many connects were counted.
+const STATE: &str = ".data.connecting";
+const STATE_WORDS: usize = 3;
+const COUNTED: usize = 2;
 /// Sockets that can be watched at one time (`SKREAP_CONNECTS_MAX` in abi.h).
 pub const CONNECTS_MAX: usize = 4096;
 
@@ -21,6 +28,23 @@ pub const CONNECTS_MAX: usize = 4096;
 pub struct Connects {
     map: MapHandle,
     program: OwnedFd,
+    counter: ConnectsCounter,
+    watched: Watched,
+}
+
+/// How many connects were counted, of whatever sockets.
+#[derive(Clone, Debug)]
+pub struct ConnectsCounter(Arc<Mapping>);
+
+/// Sockets whose connects are counted from some moment on.
+#[derive(Debug)]
+pub struct Counting {
+    /// Those for whom it was begun.
+    pub new: Vec<u64>,
+    /// Those that are counted for somebody else already, who has them in hand.
+    pub busy: Vec<u64>,
+    /// What [`ConnectsLooker::counted`] was before: as long as it is the same, no connect was counted.
+    pub before: Option<u32>,
 }
 
 /// Connects of others, of one socket.
@@ -34,7 +58,10 @@ pub struct Theirs {
 
 /// Looks up what was counted; of use in a thread with a descriptor table of its own.
 #[derive(Debug)]
-pub struct ConnectsLooker(OwnedFd);
+pub struct ConnectsLooker {
+    map: OwnedFd,
+    counter: ConnectsCounter,
+}
 
 impl Connects {
     /// Of this index.
@@ -48,29 +75,45 @@ impl Connects {
         let program = object::program(index.object(), PROGRAM)
             .and_then(|program| program.as_fd().try_clone_to_owned())
             .map_err(failure(PROGRAM))?;
-        Ok(Self { map, program })
+        let state = object::memory(index.object(), STATE, STATE_WORDS * size_of::<u32>())?;
+        let counter = ConnectsCounter(Arc::new(state));
+        Ok(Self { map, program, counter, watched: index.watched().clone() })
     }
 
     /// Counts the connects of these sockets by other processes from now on, beside those of other sockets;
-    /// [`CONNECTS_MAX`] at one time.
+    /// [`CONNECTS_MAX`] at one time. What is counted already stays as it is.
     ///
     /// # Errors
-    /// [`Error::Object`] with the kernel's errno: `E2BIG` if there are too many.
-    pub fn begin(&self, cookies: &[u64]) -> Result<(), Error> {
+    /// [`Error::Object`] with the kernel's errno: `E2BIG` if there are too many. Nothing was begun then.
+    pub fn begin(&self, cookies: &[u64]) -> Result<Counting, Error> {
+        let before = self.counter.now();
+        let (new, busy) = self.watched.take(cookies);
+        if new.is_empty() {
+            return Ok(Counting { new, busy, before });
+        }
+        if let Err(e) = self.add(&new).and_then(|()| self.tell(1)) {
+            self.forget(&new);
+            return Err(e);
+        }
+        Ok(Counting { new, busy, before })
+    }
+
+    fn add(&self, cookies: &[u64]) -> Result<(), Error> {
         let values = vec![0; cookies.len() * size_of::<skreap_connects>()];
         let (keys, count) = (bytemuck::cast_slice(cookies), cookies.len() as u32);
         let updated = self.map.update_batch(keys, &values, count, MapFlags::ANY, MapFlags::ANY);
-        updated.map_err(io_error).map_err(failure(CONNECTS))?;
-        self.tell(1)
+        updated.map_err(io_error).map_err(failure(CONNECTS))
     }
 
-    /// Does not count those of this socket any more.
-    pub fn forget(&self, cookie: u64) {
-        // Not there any more if it was named twice.
-        let _ = self.map.delete(&cookie.to_ne_bytes());
+    /// Does not count those of these sockets any more, for which it was [begun](Counting::new).
+    pub fn forget(&self, cookies: &[u64]) {
+        if let Err(e) = object::delete_all(&self.map, cookies) {
+            tracing::warn!("connects of some sockets are counted still: {e}");
+        }
+        self.watched.give_back(cookies);
     }
 
-    /// Undoes one [`begin`](Self::begin): when all are undone nothing is counted any more.
+    /// Undoes one [`begin`](Self::begin) that has begun anything: when all are undone nothing is counted any more.
     ///
     /// # Errors
     /// [`Error::Object`] with the kernel's errno.
@@ -83,20 +126,34 @@ impl Connects {
         run(self.program.as_fd(), &mut ctx).map_err(failure(PROGRAM))
     }
 
-    /// A descriptor for [`ConnectsLooker::new`].
+    /// A descriptor and memory for [`ConnectsLooker::new`].
     ///
     /// # Errors
     /// [`Error::Object`] if there can be no more descriptors.
-    pub fn descriptor(&self) -> Result<OwnedFd, Error> {
-        self.map.as_fd().try_clone_to_owned().map_err(failure(CONNECTS))
+    pub fn to_look(&self) -> Result<(OwnedFd, ConnectsCounter), Error> {
+        let map = self.map.as_fd().try_clone_to_owned().map_err(failure(CONNECTS))?;
+        Ok((map, self.counter.clone()))
+    }
+}
+
+impl ConnectsCounter {
+    fn now(&self) -> Option<u32> {
+        self.0.word(COUNTED)
     }
 }
 
 impl ConnectsLooker {
-    /// Of what [`Connects::descriptor`] has returned.
+    /// Of what [`Connects::to_look`] has returned.
     #[must_use]
-    pub fn new(descriptor: OwnedFd) -> Self {
-        Self(descriptor)
+    pub fn new(map: OwnedFd, counter: ConnectsCounter) -> Self {
+        Self { map, counter }
+    }
+
+    /// How many connects were counted so far, of whatever sockets. Costs no system call. `None` is not known, and equals
+    /// nothing.
+    #[must_use]
+    pub fn counted(&self) -> Option<u32> {
+        self.counter.now()
     }
 
     /// What others have done with the socket with this cookie; `None` if that is not counted.
@@ -106,7 +163,7 @@ impl ConnectsLooker {
         // SAFETY: key and value have the sizes of the map's, and any bytes are a valid value: it has only integers.
         let ret = unsafe {
             libbpf_sys::bpf_map_lookup_elem(
-                self.0.as_raw_fd(),
+                self.map.as_raw_fd(),
                 std::ptr::from_ref(&cookie).cast(),
                 std::ptr::from_mut(&mut value).cast(),
             )

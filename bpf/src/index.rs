@@ -22,6 +22,7 @@ use crate::shape::{CFG, Shape, pinned_cfg, prepare, refs_of, resize, reuse_maps}
 use crate::share;
 use crate::skel::types;
 use crate::walk::{Emit, Slots, Walker};
+use crate::watched::Watched;
 use crate::{Config, Counters, Error, IncompleteBits, IncompleteWriter, Rekeyer, SentLooker};
 
 /// `CHUNK` of `index.bpf.h`.
@@ -40,6 +41,7 @@ pub struct Index {
     /// Whether walks can destroy.
     destroys: Result<(), ModuleError>,
     slots: Arc<Slots>,
+    watched: Watched,
 }
 
 impl Index {
@@ -108,7 +110,9 @@ impl Index {
         });
         let slots = Arc::new(Slots::new(abi.walk_slots));
         let frontends = Frontends::of(&object, abi.version, shape.layout.frontends, abi.walk_slots, emitted)?;
-        let mut index = Self { object, shape, counters, notes, emit, frontends, destroys: Ok(()), slots };
+        let (destroys_yet, watched) = (Ok(()), Watched::default());
+        let mut index =
+            Self { object, shape, counters, notes, emit, frontends, destroys: destroys_yet, slots, watched };
         index.destroys = match destroys {
             Ok(functions) => index.has(functions)?,
             Err(why) => Err(why),
@@ -190,6 +194,11 @@ impl Index {
     pub fn sent_looker(&self) -> Result<SentLooker, Error> {
         let fd = self.program("skreap_sent")?.as_fd().try_clone_to_owned().map_err(failure("skreap_sent"))?;
         Ok(SentLooker::new(fd, self.shape.abi.version))
+    }
+
+    /// The sockets whose connects are counted.
+    pub(crate) fn watched(&self) -> &Watched {
+        &self.watched
     }
 
     /// Snapshot of the counters.

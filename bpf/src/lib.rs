@@ -63,10 +63,11 @@ mod trie;
 mod version;
 mod victim;
 mod walk;
+mod watched;
 
 pub use bootstrap::{Bootstrap, BootstrapCounts, BootstrapPass, Seer};
 pub use config::{BUCKETS, Config, MAX_SOCKETS};
-pub use connects::{CONNECTS_MAX, Connects, ConnectsLooker, Theirs};
+pub use connects::{CONNECTS_MAX, Connects, ConnectsCounter, ConnectsLooker, Counting, Theirs};
 pub use cost::HookCost;
 pub use counters::Counters;
 pub use error::Error;

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
@@ -46,6 +47,18 @@ impl Mapping {
         }
         let address = NonNull::new(address).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { address, length })
+    }
+
+    /// The `index`th `u32`, as it is now; whatever the programs wrote before it is seen, too. `None` beyond the end.
+    pub(crate) fn word(&self, index: usize) -> Option<u32> {
+        let end = index.checked_add(1)?.checked_mul(size_of::<u32>())?;
+        if end > self.length {
+            return None;
+        }
+        // SAFETY: within the mapping, which is aligned to pages, and lives as long as the reference. Others write it with
+        // atomic instructions only, and it is read only, which this load respects.
+        let word = unsafe { AtomicU32::from_ptr(self.address.as_ptr().cast::<u32>().add(index)) };
+        Some(word.load(Ordering::Acquire))
     }
 
     /// Appends `count` values of `T` that start at index `first` to `out`.

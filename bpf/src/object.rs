@@ -82,6 +82,27 @@ pub fn write<T: NoUninit>(map: &impl MapCore, index: u32, value: &T) -> io::Resu
     map.update(&index.to_ne_bytes(), bytemuck::bytes_of(value), MapFlags::ANY).map_err(io_error)
 }
 
+/// Deletes these keys of a hash map, which may lack some of them.
+///
+/// # Errors
+/// The errno of the kernel; the others were deleted then.
+pub(crate) fn delete_all(map: &impl MapCore, keys: &[u64]) -> io::Result<()> {
+    let count = keys.len() as u32;
+    // The kernel stops at the first that is missing.
+    if count == 0 || map.delete_batch(bytemuck::cast_slice(keys), count, MapFlags::ANY, MapFlags::ANY).is_ok()
+    {
+        return Ok(());
+    }
+    let mut deleted = Ok(());
+    for key in keys {
+        match map.delete(&key.to_ne_bytes()).map_err(io_error) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
+            one => deleted = deleted.and(one),
+        }
+    }
+    deleted
+}
+
 /// The struct at the beginning of these bytes; `None` if they are too few.
 pub(crate) fn prefix<T: AnyBitPattern>(bytes: &[u8]) -> Option<T> {
     bytes.get(..size_of::<T>()).map(bytemuck::pod_read_unaligned)

@@ -1,6 +1,5 @@
 //! Which processes have sockets open.
 
-use std::collections::HashMap;
 use std::os::fd::AsFd as _;
 
 use libbpf_rs::{Link, MapCore as _, MapFlags, MapHandle, Object};
@@ -28,6 +27,8 @@ pub struct Opener {
     pub fd: u32,
     /// A program has chosen the local address of the socket (bind(2)), and not the kernel.
     pub bound: bool,
+    /// `SO_MARK` of the socket.
+    pub mark: u32,
 }
 
 /// Finds the processes that have sockets open. Takes no socket's lock.
@@ -51,18 +52,20 @@ impl Openers {
         Ok(Self { wanted, link, _object: object })
     }
 
-    /// The descriptors of these sockets, by cookie, in all processes of this PID namespace and those below it. A socket
-    /// that is in none of them is left out.
+    /// The descriptors of these sockets with their cookies, in the order of the cookies, in all processes of this PID
+    /// namespace and those below it. A socket that is in none of them is left out.
     ///
     /// # Errors
     /// [`Error::Object`] with the kernel's errno.
-    pub fn find(&mut self, cookies: &[u64]) -> Result<HashMap<u64, Vec<Opener>>, Error> {
-        let mut found: HashMap<u64, Vec<Opener>> = HashMap::with_capacity(cookies.len());
+    pub fn find(&mut self, cookies: &[u64]) -> Result<Vec<(u64, Opener)>, Error> {
+        let mut found = Vec::with_capacity(cookies.len());
         for part in cookies.chunks(PASS) {
-            let result = self.want(part).and_then(|()| self.pass(&mut found));
-            let forgotten = self.forget(part);
-            result.and(forgotten)?;
+            let passed = self.want(part).and_then(|()| self.pass(&mut found));
+            let forgotten = object::delete_all(&self.wanted, part).map_err(failure(WANTED));
+            passed.and(forgotten)?;
         }
+        // Stable: those of one socket stay in the order of the pass.
+        found.sort_by_key(|(cookie, _)| *cookie);
         Ok(found)
     }
 
@@ -73,26 +76,15 @@ impl Openers {
         updated.map_err(io_error).map_err(failure(WANTED))
     }
 
-    fn forget(&self, cookies: &[u64]) -> Result<(), Error> {
-        for cookie in cookies {
-            match self.wanted.delete(&cookie.to_ne_bytes()).map_err(io_error) {
-                // Named twice, or never put there.
-                Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
-                deleted => deleted.map_err(failure(WANTED))?,
-            }
-        }
-        Ok(())
-    }
-
-    fn pass(&self, found: &mut HashMap<u64, Vec<Opener>>) -> Result<(), Error> {
+    fn pass(&self, found: &mut Vec<(u64, Opener)>) -> Result<(), Error> {
         let mut records = Records::new(size_of::<openers_types::opener>());
         iterator::pass(self.link.as_fd(), [Point::ScanOpen, Point::ScanRead], &mut records, |bytes| {
             let Some(one) = object::prefix::<openers_types::opener>(bytes) else { return };
-            let opener =
-                Opener { process: one.process, thread: one.thread, fd: one.fd, bound: one.bound != 0 };
+            let (process, thread, fd) = (one.process, one.thread, one.fd);
             // A process of another PID namespace has no number here.
-            if one.thread != 0 {
-                found.entry(one.cookie).or_default().push(opener);
+            if thread != 0 {
+                let opener = Opener { process, thread, fd, bound: one.bound != 0, mark: one.mark };
+                found.push((one.cookie, opener));
             }
         })
         .map_err(failure("iterator over open files"))

@@ -261,30 +261,49 @@ impl Destinations {
         &self.backends
     }
 
-    /// The destination of the socket with this cookie, whose peer was `from`: one of its family that is not in `gone`.
-    /// `turn` is the same number for all sockets of an event, and 0 for the first.
-    pub fn of(
-        &self,
-        from: IpAddr,
-        cookie: u64,
-        gone: &HashSet<Backend>,
-        turn: &mut usize,
-    ) -> Option<Backend> {
-        let fits = |to: &&Backend| same_family(to.addr(), from) && !gone.contains(*to);
-        let fitting: Vec<&Backend> = self.backends.iter().filter(fits).collect();
-        let count = fitting.len();
-        let i = match self.spread {
+    /// Those that are not in `gone`, for the sockets of one event.
+    pub fn without(&self, gone: &HashSet<Backend>) -> Directions {
+        let mut directions = Directions { spread: self.spread, v4: Turns::default(), v6: Turns::default() };
+        for to in self.backends.iter().filter(|to| !gone.contains(*to)) {
+            directions.of_family(to.addr()).backends.push(*to);
+        }
+        directions
+    }
+}
+
+/// The living destinations, and whose turn it is: see [`Destinations::without`].
+#[derive(Clone, Debug)]
+pub struct Directions {
+    spread: Spread,
+    v4: Turns,
+    v6: Turns,
+}
+
+/// Destinations of one family. Each family has turns of its own: sockets of two families may come alternately.
+#[derive(Clone, Debug, Default)]
+struct Turns {
+    backends: Vec<Backend>,
+    next: usize,
+}
+
+impl Directions {
+    const fn of_family(&mut self, addr: IpAddr) -> &mut Turns {
+        if addr.is_ipv4() { &mut self.v4 } else { &mut self.v6 }
+    }
+
+    /// The destination of the socket with this cookie, whose peer was `from`; `None` if there is none of its family.
+    pub fn of(&mut self, from: IpAddr, cookie: u64) -> Option<Backend> {
+        let spread = self.spread;
+        let Turns { backends, next } = self.of_family(from);
+        let turn = match spread {
             Spread::Even => {
-                *turn = turn.wrapping_add(1);
-                turn.wrapping_sub(1).checked_rem(count)?
+                *next = next.wrapping_add(1);
+                next.wrapping_sub(1)
             }
             // Cookies are a counter: neighbours would share a destination without the multiplication (Knuth's).
-            Spread::Cookie => {
-                let hash = cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-                usize::try_from(hash).ok()?.checked_rem(count)?
-            }
+            Spread::Cookie => usize::try_from(cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32).ok()?,
         };
-        fitting.get(i).map(|backend| **backend)
+        backends.get(turn.checked_rem(backends.len())?).copied()
     }
 }
 

@@ -72,7 +72,7 @@ mod timing;
 mod zone;
 
 pub use action::{
-    ACTION_FIELDS, ActionError, ActionName, Destinations, Instead, Move, REVIVE_AFTER_MAX_MS,
+    ACTION_FIELDS, ActionError, ActionName, Destinations, Directions, Instead, Move, REVIVE_AFTER_MAX_MS,
     REVIVE_AFTER_MS, Revive, STATEFUL_PORTS, Spread, VictimAction,
 };
 pub use backend::{Backend, BackendError, Protocol};

@@ -20,6 +20,7 @@ mod balancer;
 mod case;
 mod churn;
 mod client_view;
+mod connecting;
 mod control;
 mod crowd;
 mod dump_churn;
@@ -145,6 +146,7 @@ fn main() -> ExitCode {
         crowd::cases(),
         moving::cases(),
         moving_source::cases(),
+        connecting::cases(),
         rules::cases(),
         odd_owners::cases(),
         wakeups::cases(),

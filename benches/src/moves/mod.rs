@@ -265,7 +265,7 @@ impl Bench {
     fn find(&mut self, count: usize) -> Result<f64> {
         let Some(cookies) = self.crowd.cookies().get(..count) else { bail!("there are no {count} sockets") };
         let start = Instant::now();
-        let found: HashMap<u64, Vec<Opener>> = self.openers.find(cookies)?;
+        let found: Vec<(u64, Opener)> = self.openers.find(cookies)?;
         let ns = start.elapsed().as_nanos() as f64;
         ensure!(found.len() == count, "{} of {count} sockets have an owner", found.len());
         Ok(ns)

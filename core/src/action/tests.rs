@@ -71,21 +71,30 @@ fn sockets_are_spread_evenly_or_by_their_cookie() {
     let from = "10.0.0.1".parse().unwrap();
     let gone = HashSet::from([backend("udp://10.0.0.4:53")]);
     let count = |spread: Spread, n: u64| {
-        let to = to(&list, spread);
-        let mut turn = 0;
-        let chosen: Vec<Backend> =
-            (0..n).filter_map(|cookie| to.of(from, cookie, &gone, &mut turn)).collect();
+        let mut to = to(&list, spread).without(&gone);
+        let chosen: Vec<Backend> = (0..n).filter_map(|cookie| to.of(from, cookie)).collect();
         let second = chosen.iter().filter(|to| to.to_string() == "udp://10.0.0.3:53").count();
         (chosen.len(), second)
     };
     assert_eq!(count(Spread::Even, 10), (10, 5));
     let (all, second) = count(Spread::Cookie, 1000);
     assert!(all == 1000 && (400..600).contains(&second), "{second} of {all}");
-    let by_cookie = to(&list, Spread::Cookie);
-    let again = |turn: usize| by_cookie.of(from, 77, &gone, &mut { turn });
-    assert_eq!(again(0), again(1));
-    let none = to(&["udp://[fd00::2]:53"], Spread::Even).of(from, 1, &gone, &mut 0);
+    let mut by_cookie = to(&list, Spread::Cookie).without(&gone);
+    assert_eq!(by_cookie.of(from, 77), by_cookie.of(from, 77));
+    let none = to(&["udp://[fd00::2]:53"], Spread::Even).without(&gone).of(from, 1);
     assert_eq!(none, None);
+}
+
+#[test]
+fn sockets_of_two_families_that_come_by_turns_are_spread_evenly() {
+    let list = ["udp://10.0.0.2:53", "udp://10.0.0.3:53", "udp://[fd00::2]:53", "udp://[fd00::3]:53"];
+    let mut to = to(&list, Spread::Even).without(&HashSet::new());
+    let mut taken = std::collections::BTreeMap::new();
+    for cookie in 0..20 {
+        let from = if cookie % 2 == 0 { "10.0.0.1" } else { "fd00::1" };
+        *taken.entry(to.of(from.parse().unwrap(), cookie).unwrap()).or_insert(0) += 1;
+    }
+    assert_eq!(taken, list.map(|text| (backend(text), 5)).into());
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub(crate) struct Assigner {
     /// as its cgroup is gone, and holds for no socket.
     places: HashMap<usize, Place>,
     tools: Tools,
+    names: Names,
     /// By cookie and backend; `None`: no rule holds.
     assigned: HashMap<(u64, Backend), Option<usize>>,
     failure: Option<String>,
@@ -67,7 +68,8 @@ impl Facts for Tools {
 
 impl Assigner {
     pub(crate) fn new(rules: Arc<ActionRules>, places: HashMap<usize, Place>, tools: Tools) -> Self {
-        Self { rules, places, tools, assigned: HashMap::new(), failure: None, moves_are_victims: false }
+        let (names, assigned) = (Names::default(), HashMap::new());
+        Self { rules, places, tools, names, assigned, failure: None, moves_are_victims: false }
     }
 
     /// For a pass that only counts what would be touched, destroyed or moved.
@@ -85,12 +87,28 @@ impl Assigner {
         self.failure.as_deref()
     }
 
+    /// True if some rule for this backend asks for the names of processes.
+    pub(crate) fn asks_for_commands(&self, backend: &Backend) -> bool {
+        let rules = self.rules.rules();
+        let of_backend = self.rules.of_backend(backend).into_iter();
+        of_backend.filter_map(|i| rules.get(i)).any(|rule| !rule.commands.is_empty())
+    }
+
+    /// Asks who has these open, in one pass over the open files of all processes: it takes as long for one socket as for many,
+    /// and [`assign`](Self::assign) sees those of one backend only.
+    pub(crate) fn learn_commands(&mut self, victims: &[Victim]) {
+        if let Err(e) = self.names.learn(&mut self.tools, victims) {
+            // It is asked again for each backend, and what fails then is reported.
+            tracing::debug!(sockets = victims.len(), "cannot look who has sockets open: {e}");
+        }
+    }
+
     /// Decides for the sockets of this backend that it has not decided for yet.
     pub(crate) fn assign(&mut self, backend: Backend, victims: &[Victim]) {
         let new = self.new_among(backend, victims);
-        let Self { rules, places, tools, .. } = self;
+        let Self { rules, places, tools, names, .. } = self;
         let mut decided = Decided::default();
-        if let Err(e) = decided.decide(rules, places, tools, backend, &new) {
+        if let Err(e) = decided.decide(rules, places, &mut Learned { names, facts: tools }, backend, &new) {
             let sockets = new.len() - decided.0.len();
             tracing::warn!(%backend, sockets, "rules could not be asked: {e}");
             self.failure.get_or_insert(format!("rules could not be asked about all sockets: {e}"));
@@ -170,6 +188,50 @@ impl Assigner {
         }
         let name = |i: usize| self.rules.rules().get(i).map(|rule| rule.name.clone());
         counts.into_iter().map(|((i, action), sockets)| RuleCount::new(name(i), action, sockets)).collect()
+    }
+}
+
+/// The names of the processes that have sockets open, as far as they were asked for.
+#[derive(Debug, Default)]
+struct Names {
+    asked: HashSet<u64>,
+    known: HashMap<u64, Vec<String>>,
+}
+
+impl Names {
+    /// Asks for those that were not asked for yet, in one go.
+    fn learn(&mut self, facts: &mut dyn Facts, sockets: &[Victim]) -> Result<(), EngineError> {
+        let is_new = |socket: &&Victim| socket.cookie() != 0 && !self.asked.contains(&socket.cookie());
+        let new: Vec<Victim> = sockets.iter().filter(is_new).copied().collect();
+        if !new.is_empty() {
+            self.known.extend(facts.names(&new)?);
+            self.asked.extend(new.iter().map(Victim::cookie));
+        }
+        Ok(())
+    }
+}
+
+/// What is known already, and what is asked for the rest.
+struct Learned<'a> {
+    names: &'a mut Names,
+    facts: &'a mut dyn Facts,
+}
+
+impl Facts for Learned<'_> {
+    fn sift(
+        &mut self,
+        place: Place,
+        backend: &Backend,
+        sockets: &mut Vec<Victim>,
+    ) -> Result<(), EngineError> {
+        self.facts.sift(place, backend, sockets)
+    }
+
+    fn names(&mut self, sockets: &[Victim]) -> Result<HashMap<u64, Vec<String>>, EngineError> {
+        self.names.learn(self.facts, sockets)?;
+        let known =
+            |socket: &Victim| Some((socket.cookie(), self.names.known.get(&socket.cookie())?.clone()));
+        Ok(sockets.iter().filter_map(known).collect())
     }
 }
 

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use skreap_bpf::Victim;
-use skreap_core::{ActionRules, Backend, Event, Incomplete, Protocol, Revive, VictimAction};
+use skreap_core::{
+    ActionRules, Backend, Directions, Event, Incomplete, Protocol, Revive, Through, VictimAction,
+};
 
 use super::Reaper;
 use super::batch::Batch;
 use super::done::Done;
 use super::moving::without_links;
 use super::place;
-use crate::engine::{Assigner, Chosen, Link, Rules, Tools};
+use crate::engine::{Assigner, Chosen, EngineError, Link, Rules, Tools};
 use crate::upkeep::revive::Revival;
 
 /// The backends of an event, by what is done with their sockets.
@@ -107,6 +109,7 @@ impl Reaper {
         if event.dry_run {
             assigner = assigner.with_moves_as_victims();
         }
+        self.learn_commands(&mut assigner, &backends, &chosen);
         let is_moving = |backend: &Backend| {
             backend.protocol() == Protocol::Udp && assigner.moves(&backend.without_zone())
         };
@@ -161,6 +164,28 @@ impl Reaper {
         Assigner::new(Arc::clone(rules), places, tools)
     }
 
+    /// Looks once for the processes of all sockets whose rules ask for those, if that saves anything.
+    fn learn_commands(&mut self, assigner: &mut Assigner, backends: &[Named], chosen: &Chosen) {
+        let mut asking: Vec<Backend> = backends.iter().map(|(backend, _)| backend.without_zone()).collect();
+        asking.retain(|backend| assigner.asks_for_commands(backend));
+        if asking.len() < 2 {
+            return;
+        }
+        let found = self.walker.restrict(chosen.frontends()).map_err(EngineError::from).and_then(|()| {
+            let mut victims = Vec::new();
+            for backend in asking {
+                self.walker.walk(&self.target(backend, true), &mut victims)?;
+            }
+            Ok(victims)
+        });
+        let restored = self.walker.restrict(&Through::default());
+        match found.and_then(|victims| Ok((victims, restored?))) {
+            Ok((victims, ())) => assigner.learn_commands(&victims),
+            // They are looked for once more, backend by backend, and what fails then is reported.
+            Err(e) => tracing::debug!("cannot look for the sockets of several backends: {e}"),
+        }
+    }
+
     fn move_by_rules(
         &mut self,
         assigner: &mut Assigner,
@@ -176,12 +201,12 @@ impl Reaper {
                 by_backend.entry(backend).or_default().push(*victim);
             }
             by_backend.iter().for_each(|(backend, victims)| assigner.assign(*backend, victims));
-            let mut turns: HashMap<usize, usize> = HashMap::new();
+            let mut by_rule: HashMap<usize, Directions> = HashMap::new();
             let to = |victim: &Victim| {
                 let (i, rule) = assigner.rule_of(victim.cookie(), &victim.backend()?)?;
                 let VictimAction::Move(how) = &rule.action else { return None };
-                let turn = turns.entry(i).or_default();
-                Some((*victim, how.to.of(victim.peer().ip(), victim.cookie(), &gone, turn)))
+                let to = by_rule.entry(i).or_insert_with(|| how.to.without(&gone));
+                Some((*victim, to.of(victim.peer().ip(), victim.cookie())))
             };
             victims.iter().filter_map(to).collect()
         });

@@ -74,6 +74,14 @@ impl Done {
         }
     }
 
+    /// Takes the moved ones out of sockets that may be on their way to the backend where they were: they look so. True if
+    /// there are any.
+    pub(super) fn take_moved(&self, pending: &mut HashSet<u64>) -> bool {
+        let before = pending.len();
+        pending.retain(|cookie| !self.moved_cookies.contains(cookie));
+        pending.len() < before
+    }
+
     pub(super) fn fail(&mut self, why: Incomplete, message: String) {
         self.total.incomplete.insert(why);
         self.error.get_or_insert(message);

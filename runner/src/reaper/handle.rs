@@ -11,6 +11,7 @@ use skreap_core::{
 
 use super::by_rules::Apart;
 use super::done::Done;
+use super::one::{One, count_again};
 use super::{Reaper, Underway, link};
 use crate::engine::{Chosen, EngineError, Link, Rules, Scope, nanos};
 use crate::reaper::batch::{Batch, distinct};
@@ -20,17 +21,6 @@ use crate::upkeep::hook_order::recorded_on;
 
 /// Backends that are done together: a bound for what is between a walk and its destroys.
 const TOGETHER: usize = 4096;
-
-/// One backend of an event.
-struct One {
-    /// As the event names it.
-    backend: Backend,
-    link: Option<Link>,
-    target: Target,
-    outcome: Outcome,
-    /// Sockets for whose connect the event waits.
-    waiting: HashSet<u64>,
-}
 
 impl Reaper {
     /// Reaps the backends of the event, now.
@@ -317,9 +307,9 @@ impl Reaper {
                         Found::default()
                     });
                     outcome.add_stale(waiting.stale);
-                    // They look as if they were on their way from there.
-                    waiting.sockets.retain(|cookie| !done.moved_cookies.contains(cookie));
-                    all.push(One { backend, link, target, outcome, waiting: waiting.sockets });
+                    let moved = done.take_moved(&mut waiting.sockets);
+                    let waiting = waiting.sockets;
+                    all.push(One { backend, link, target, outcome, waiting, moved, spares: false });
                 }
                 Err(e) if many => done.fail(Incomplete::EngineFailed, format!("{backend}: {e}")),
                 Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
@@ -330,7 +320,7 @@ impl Reaper {
 
     /// Waits for pending connects, of all backends together, and reaps those that have connected. Returns
     /// the nanoseconds of that in which no engine was at work.
-    fn look_again(&mut self, all: &mut [One], chosen: &mut Chosen) -> u64 {
+    pub(super) fn look_again(&mut self, all: &mut [One], chosen: &mut Chosen) -> u64 {
         let start = Instant::now();
         let mut engine_ns = 0_u64;
         let deadline = Instant::now() + self.pending_wait;
@@ -361,6 +351,11 @@ impl Reaper {
             one.outcome.pending_elsewhere = expired.elsewhere.intersection(&one.waiting).count() as u64;
             one.outcome.add_stale(expired.stale);
         }
+        // No later event need wait for what was moved: nothing else is watched there any more.
+        for one in all.iter_mut().filter(|one| one.moved && one.waiting.is_empty()) {
+            let expired = pending::expire(&mut self.walker, &one.target);
+            one.outcome.add_stale(expired.stale);
+        }
         nanos(start.elapsed()).saturating_sub(engine_ns)
     }
 
@@ -378,6 +373,10 @@ impl Reaper {
             }
         };
         let engine_ns = more.walk_ns.saturating_add(more.destroy_ns);
+        if one.spares {
+            count_again(&mut one.outcome, more);
+            return engine_ns;
+        }
         one.outcome.add_stale(more.skipped.stale);
         if more.is_complete() {
             // It has found them again, and reports those that still fail.

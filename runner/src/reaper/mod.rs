@@ -13,6 +13,7 @@ mod handle;
 mod limits;
 mod link;
 mod moving;
+mod one;
 pub(crate) mod pending;
 mod place;
 pub(crate) mod reconcile;

@@ -6,13 +6,15 @@ use std::time::Instant;
 use skreap_bpf::{Relation, Victim};
 use skreap_core::{
     Action, Backend, BackendReport, Connected, Destinations, Event, Incomplete, Instead, Move, Moved,
-    Outcome, Protocol, Through,
+    Protocol, Through,
 };
 
 use super::Reaper;
 use super::done::Done;
+use super::one::{One, as_spared};
 use crate::engine::connect::{Connector, Wanted};
 use crate::engine::{Chosen, EngineError, Link, Rules, nanos};
+use crate::reaper::pending::{self, Found};
 
 /// A backend, with its link if the event names one.
 type Named = (Backend, Option<Link>);
@@ -41,7 +43,8 @@ impl Reaper {
         backends.into_iter().partition(|(backend, _)| is_destroyed(backend))
     }
 
-    /// Counts the sockets that are left connected to these backends, as spared: also those that only a scan finds.
+    /// Counts the sockets that are left connected to these backends, as spared: also those that only a scan finds, and those
+    /// whose connect is pending.
     pub(super) fn count_spared(
         &mut self,
         event: &Event,
@@ -50,18 +53,37 @@ impl Reaper {
         done: &mut Done,
     ) {
         let many = !matches!(event.action, Action::BackendDeleted { .. });
-        for (backend, link) in backends {
-            chosen.set_link(*link);
-            match self.run(&self.target(*backend, true), chosen) {
+        let watches = !event.dry_run && !self.pending_wait.is_zero();
+        let mut all = Vec::with_capacity(backends.len());
+        for &(backend, link) in backends {
+            let target = self.target(backend, true);
+            let start = Instant::now();
+            let watched =
+                if watches { pending::watch(&mut self.walker, &target) } else { Ok(Found::default()) };
+            done.pending_ns = done.pending_ns.saturating_add(nanos(start.elapsed()));
+            chosen.set_link(link);
+            match self.run(&target, chosen) {
                 Ok(found) => {
-                    let spared = as_spared(found);
-                    if many {
-                        done.by_backend.push(BackendReport::new(*backend, &spared));
-                    }
-                    done.total.add_backend(spared);
+                    let mut outcome = as_spared(found);
+                    let mut waiting = watched.unwrap_or_else(|_| {
+                        outcome.incomplete.insert(Incomplete::EngineFailed);
+                        Found::default()
+                    });
+                    outcome.add_stale(waiting.stale);
+                    let moved = done.take_moved(&mut waiting.sockets);
+                    let waiting = waiting.sockets;
+                    all.push(One { backend, link, target, outcome, waiting, moved, spares: true });
                 }
                 Err(e) => done.fail(Incomplete::EngineFailed, format!("{backend}: {e}")),
             }
+        }
+        let pending_ns = self.look_again(&mut all, chosen);
+        done.pending_ns = done.pending_ns.saturating_add(pending_ns);
+        for One { backend, outcome, .. } in all {
+            if many {
+                done.by_backend.push(BackendReport::new(backend, &outcome));
+            }
+            done.total.add_backend(outcome);
         }
     }
 
@@ -98,11 +120,9 @@ impl Reaper {
         let (mut ends, mut victims, mut wanted) =
             (Vec::with_capacity(directed.len()), Vec::new(), Vec::new());
         for (victim, to) in directed {
-            let (cookie, was) = (victim.cookie(), victim.peer());
             match to {
-                // Bound to an interface it stays so.
                 Some(to) => {
-                    wanted.push(Wanted { cookie, was, connected: true, only_look: false, to, ifindex: 0 });
+                    wanted.push(Wanted::new(&victim, to));
                     victims.push(victim);
                 }
                 None => ends.push((victim, Connected::Nowhere)),
@@ -167,19 +187,10 @@ fn in_order(mut victims: Vec<Victim>) -> Vec<Victim> {
     victims
 }
 
-/// The outcome of a dry run, as one of an event that leaves its victims alone.
-pub(super) fn as_spared(mut found: Outcome) -> Outcome {
-    found.skipped.spared += std::mem::take(&mut found.victims);
-    found.victims_listed = None;
-    found.fallbacks.clear();
-    found
-}
-
 /// Gives each its destination, which is none of those that are gone.
 pub(super) fn directed(to: &Destinations, victims: &[Victim], gone: &HashSet<Backend>) -> Vec<Directed> {
-    let mut turn = 0;
-    let mut to_of = |victim: &Victim| to.of(victim.peer().ip(), victim.cookie(), gone, &mut turn);
-    victims.iter().map(|victim| (*victim, to_of(victim))).collect()
+    let mut to = to.without(gone);
+    victims.iter().map(|victim| (*victim, to.of(victim.peer().ip(), victim.cookie()))).collect()
 }
 
 /// The backends themselves.

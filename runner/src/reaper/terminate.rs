@@ -10,7 +10,8 @@ use skreap_core::{
 use super::Reaper;
 use super::done::Done;
 use super::limits::attribute_all;
-use super::moving::{as_spared, directed};
+use super::moving::directed;
+use super::one::as_spared;
 use crate::engine::{Chosen, EngineError, Rules, Scope, Selection, StateMask, nanos};
 use crate::reaper::place;
 use crate::upkeep::revive::Revival;

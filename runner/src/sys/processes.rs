@@ -77,6 +77,14 @@ pub(crate) fn command_of(process: u32) -> Option<String> {
     command(&Path::new("/proc").join(process.to_string()))
 }
 
+/// The names of these processes, those that still are and may be seen.
+pub(crate) fn commands_of(processes: impl IntoIterator<Item = u32>) -> HashMap<u32, String> {
+    // `/proc` may be mounted so that it hides the processes of others.
+    let _raised = privileges::raise();
+    let processes: HashSet<u32> = processes.into_iter().collect();
+    processes.into_iter().filter_map(|process| Some((process, command_of(process)?))).collect()
+}
+
 fn command(process: &Path) -> Option<String> {
     let comm = fs::read(process.join("comm")).ok()?;
     let comm = String::from_utf8_lossy(&comm);

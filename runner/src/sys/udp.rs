@@ -1,5 +1,5 @@
-//! UDP sockets of other processes: their peers. Each call on a socket but [`cookie`], [`is_ipv6`] and [`routing`] takes the
-//! lock of the socket, and waits while its owner holds it.
+//! UDP sockets of other processes: their peers. Each call on a socket but [`cookie`] and [`is_ipv6`] takes the lock of the
+//! socket, and waits while its owner holds it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -43,29 +43,36 @@ pub(crate) fn peer(socket: &UdpSocket) -> io::Result<Option<SocketAddr>> {
 /// # Errors
 /// The errno of connect(2).
 pub(crate) fn connect(socket: &UdpSocket, to: SocketAddr) -> io::Result<()> {
-    let to = match to.ip() {
-        IpAddr::V4(v4) if is_ipv6(socket)? => SocketAddr::new(v4.to_ipv6_mapped().into(), to.port()),
+    let is_mapped = to.is_ipv4() && is_ipv6(socket)?;
+    socket.connect(addr_for(to, is_mapped))
+}
+
+fn addr_for(to: SocketAddr, is_ipv6: bool) -> SocketAddr {
+    match to.ip() {
+        IpAddr::V4(v4) if is_ipv6 => SocketAddr::new(v4.to_ipv6_mapped().into(), to.port()),
         _ => to,
-    };
-    socket.connect(to)
+    }
+}
+
+/// As [`connect`], for a socket that was seen to be one of IPv6, or not to be.
+///
+/// # Errors
+/// The errno of connect(2).
+pub(crate) fn connect_as(socket: &UdpSocket, to: SocketAddr, is_ipv6: bool) -> io::Result<()> {
+    match socket.connect(addr_for(to, is_ipv6)) {
+        // Its program has made it one of IPv4 since (`IPV6_ADDRFORM`).
+        Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) => connect(socket, to),
+        connected => connected,
+    }
 }
 
 /// The settings of a socket that decide its route, together with its addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Routing {
     /// The interface that it is bound to (`SO_BINDTODEVICE`); 0: none.
-    ifindex: u32,
+    pub(crate) ifindex: u32,
     /// `SO_MARK`.
-    mark: u32,
-}
-
-/// That of the socket.
-///
-/// # Errors
-/// The errno of getsockopt(2).
-pub(crate) fn routing(socket: &UdpSocket) -> io::Result<Routing> {
-    let ifindex = number(socket, SO_BINDTOIFINDEX)?.cast_unsigned();
-    Ok(Routing { ifindex, mark: number(socket, libc::SO_MARK)?.cast_unsigned() })
+    pub(crate) mark: u32,
 }
 
 /// The source address that a new socket in the netns of the calling thread has when it is connected there.

@@ -7,6 +7,7 @@
 //! All of this happens on a thread of its own, and none of it waits for the owner of a socket for long (`engine/connect`).
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -15,7 +16,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use parking_lot::Mutex;
 use skreap_bpf::{Index, RevivingCount, Sent, SentLooker, Victim};
-use skreap_core::{Backend, Connected, REVIVE_AFTER_MAX_MS, Revive, Revived, Reviving, SocketTuple, nanos};
+use skreap_core::{
+    Backend, Connected, Directions, REVIVE_AFTER_MAX_MS, Revive, Revived, Reviving, SocketTuple, nanos,
+};
 
 use crate::engine::connect::{Connector, Wanted};
 use crate::engine::{EngineError, tuple};
@@ -384,10 +387,10 @@ impl State {
 
     fn revive(&mut self, order: &mut Order, part: &Part) {
         let (mut wanted, mut victims) = (Vec::with_capacity(part.victims.len()), Vec::new());
-        let mut turn = 0;
         order.revival.gone.extend(self.deleted.since(order.revival.destroyed));
+        let mut to = part.how.to.without(&order.revival.gone);
         for victim in &part.victims {
-            match self.look(victim, part, &order.revival.gone, &mut turn) {
+            match self.look(victim, &mut to) {
                 Ok(one) => {
                     wanted.push(one);
                     victims.push(victim);
@@ -408,13 +411,7 @@ impl State {
     }
 
     /// What is to be connected, or what is known of it already.
-    fn look(
-        &self,
-        victim: &Victim,
-        part: &Part,
-        gone: &HashSet<Backend>,
-        turn: &mut usize,
-    ) -> Result<Wanted, Connected> {
+    fn look(&self, victim: &Victim, to: &mut Directions) -> Result<Wanted, Connected> {
         let only_look = match self.sent.look(victim.cookie()) {
             Ok(Sent::Never) => false,
             // Closed; or the index had no room for it, and it may have sent to an address.
@@ -425,17 +422,9 @@ impl State {
                 return Err(Connected::Failed(libc::EIO));
             }
         };
-        let was = victim.peer();
-        let to = part.how.to.of(was.ip(), victim.cookie(), gone, turn);
-        let to = to.ok_or(Connected::Nowhere)?;
-        Ok(Wanted {
-            cookie: victim.cookie(),
-            was,
-            connected: false,
-            only_look,
-            to,
-            ifindex: victim.ifindex(),
-        })
+        let to = to.of(victim.peer().ip(), victim.cookie()).ok_or(Connected::Nowhere)?;
+        let wanted = Wanted { only_look, ..Wanted::new(victim, to) };
+        Ok(Wanted { connected: false, bind_to: bound_to(victim), ..wanted })
     }
 
     /// No process had it open: it may have been closed in the meantime.
@@ -443,4 +432,14 @@ impl State {
         let is_closed = || matches!(self.sent.look(wanted.cookie), Ok(Sent::Gone));
         if end == Connected::Unreachable && is_closed() { Connected::Closed } else { end }
     }
+}
+
+/// The interface that the program has bound the socket to (`SO_BINDTODEVICE`); 0: none. A connect to a link-local address
+/// binds a socket to its link, as long as it has that peer: that is nobody's choice for another peer.
+fn bound_to(victim: &Victim) -> u32 {
+    let by_its_peer = match victim.daddr() {
+        IpAddr::V6(peer) => peer.is_unicast_link_local(),
+        IpAddr::V4(_) => false,
+    };
+    if by_its_peer { 0 } else { victim.ifindex() }
 }

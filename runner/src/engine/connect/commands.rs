@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use skreap_bpf::Openers;
 
 use crate::engine::EngineError;
-use crate::sys::{privileges, processes};
+use crate::sys::processes;
 
 /// Finds the names of processes by the sockets that they have open; its program is loaded on first use.
 #[derive(Debug, Default)]
@@ -18,19 +18,15 @@ impl Commands {
     /// # Errors
     /// [`EngineError::Walk`] if the program cannot be loaded or run.
     pub(crate) fn of(&mut self, cookies: &[u64]) -> Result<HashMap<u64, Vec<String>>, EngineError> {
-        let _raised = privileges::raise();
         let openers = match &mut self.0 {
             Some(openers) => openers,
             none => none.insert(Openers::load()?),
         };
-        let mut names: HashMap<u32, Option<String>> = HashMap::new();
+        let open = openers.find(cookies)?;
+        let names = processes::commands_of(open.iter().map(|(_, opener)| opener.process));
         let mut found: HashMap<u64, Vec<String>> = HashMap::new();
-        for (cookie, all) in openers.find(cookies)? {
-            for opener in all {
-                let process = opener.process;
-                let name = names.entry(process).or_insert_with(|| processes::command_of(process));
-                found.entry(cookie).or_default().extend(name.clone());
-            }
+        for (cookie, opener) in open {
+            found.entry(cookie).or_default().extend(names.get(&opener.process).cloned());
         }
         Ok(found)
     }

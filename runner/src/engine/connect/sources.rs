@@ -7,22 +7,22 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 
+use skreap_bpf::Opener;
 use skreap_core::Backend;
 
+use super::wanted::Wanted;
 use crate::sys::udp::Routing;
 use crate::sys::{netns, udp};
 
 /// What was found out of the sources so far.
-#[derive(Debug, Default)]
-pub(super) struct Sources(HashMap<Way, Source>);
-
-/// The same for one kind of sockets.
 #[derive(Debug)]
-pub(super) struct SourceOf<'a> {
-    sources: &'a mut Sources,
-    /// Their programs have bound them to an address.
-    bound: bool,
+pub(super) struct Sources<'a> {
+    found: HashMap<Way, Source>,
+    /// The netns that the thread comes back to: the place of a thread keeps a netns alive.
+    home: &'a OwnedFd,
+    is_home: bool,
 }
 
 /// From where, and to where.
@@ -37,53 +37,71 @@ struct Way {
 
 #[derive(Clone, Copy, Debug)]
 enum Source {
-    /// This one.
-    Addr(IpAddr),
-    /// Any: the destination is in that netns itself. Or it cannot be found out, and the connect says what is wrong.
+    /// This one. A host talks to itself from any of its addresses, so another one may stay if the destination is in that
+    /// netns itself: `to_itself`, if that was asked.
+    Addr { addr: IpAddr, to_itself: Option<bool> },
+    /// Any. Or it cannot be found out, and the connect says what is wrong.
     Any,
     /// Not the one that the socket is bound to.
     Other,
 }
 
-impl Sources {
-    /// `bound`: a program has chosen the local address of the socket that is asked about.
-    pub(super) fn of(&mut self, bound: bool) -> SourceOf<'_> {
-        SourceOf { sources: self, bound }
+impl<'a> Sources<'a> {
+    pub(super) fn new(home: &'a OwnedFd) -> Self {
+        Self { found: HashMap::new(), home, is_home: true }
     }
-}
 
-impl SourceOf<'_> {
-    /// False if the socket may not keep the address that it has. May leave the calling thread in the netns of the socket.
-    pub(super) fn stays(&mut self, socket: &UdpSocket, to: Backend) -> io::Result<bool> {
-        let own = socket.local_addr()?.ip().to_canonical();
+    /// False if the thread is in another netns, and cannot leave it.
+    pub(super) fn is_home(&self) -> bool {
+        self.is_home
+    }
+
+    /// False if the socket may not keep the address that it has.
+    pub(super) fn stays(&mut self, socket: &UdpSocket, wanted: &Wanted, opener: &Opener) -> bool {
+        let own = wanted.addr;
         let way = Way {
-            netns: netns::cookie_of_socket(socket)?,
-            routing: udp::routing(socket)?,
-            bound: self.bound.then_some(own),
-            to,
+            netns: wanted.netns,
+            routing: Routing { ifindex: wanted.ifindex, mark: opener.mark },
+            bound: opener.bound.then_some(own),
+            to: wanted.to,
         };
-        let source = self.sources.0.entry(way).or_insert_with(|| source_in_netns_of(socket, &way));
-        Ok(match *source {
-            Source::Addr(source) => source == own,
-            Source::Any => true,
-            Source::Other => false,
-        })
+        let source = match self.found.get(&way) {
+            Some(source) => *source,
+            None => self.in_netns_of(socket, || source_of(&way)).unwrap_or(Source::Any),
+        };
+        let (source, stays) = match source {
+            Source::Addr { addr, to_itself: None } if addr != own => {
+                // It takes longer than to ask for the source, and most sockets have that one.
+                let is_local = self.in_netns_of(socket, || Ok(udp::is_local(way.to.addr()))).unwrap_or(true);
+                (Source::Addr { addr, to_itself: Some(is_local) }, is_local)
+            }
+            Source::Addr { addr, to_itself } => (source, addr == own || to_itself == Some(true)),
+            Source::Any => (source, true),
+            Source::Other => (source, false),
+        };
+        self.found.insert(way, source);
+        stays
+    }
+
+    /// Asks something in the netns of the socket, and comes back.
+    fn in_netns_of<T>(&mut self, socket: &UdpSocket, ask: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let netns = netns::of_socket(socket)?;
+        netns::enter_alone(&netns)?;
+        let answer = ask();
+        if let Err(e) = netns::enter_alone(self.home) {
+            tracing::error!("cannot go back to the own netns, so a thread that connects ends: {e}");
+            self.is_home = false;
+        }
+        answer
     }
 }
 
-fn source_in_netns_of(socket: &UdpSocket, way: &Way) -> Source {
+/// In the netns of the calling thread.
+fn source_of(way: &Way) -> io::Result<Source> {
     let to = way.to.socket_addr();
-    let found = netns::of_socket(socket).and_then(|netns| {
-        netns::enter_alone(&netns)?;
-        // A host talks to itself from any of its addresses.
-        if udp::is_local(to.ip()) {
-            return Ok(Source::Any);
-        }
-        Ok(match way.bound {
-            None => Source::Addr(udp::source(to, way.routing)?),
-            Some(own) if udp::is_possible(own, to, way.routing) => Source::Any,
-            Some(_) => Source::Other,
-        })
-    });
-    found.unwrap_or(Source::Any)
+    Ok(match way.bound {
+        None => Source::Addr { addr: udp::source(to, way.routing)?, to_itself: None },
+        Some(own) if udp::is_possible(own, to, way.routing) || udp::is_local(to.ip()) => Source::Any,
+        Some(_) => Source::Other,
+    })
 }

@@ -1,22 +1,22 @@
-//! The thread that may have to wait for the lock of a socket.
+//! What is done on the thread that may have to wait for the lock of a socket.
 
 use std::io;
 use std::net::UdpSocket;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
-use skreap_bpf::{Connects, ConnectsLooker, Opener, Theirs};
+use skreap_bpf::{ConnectsLooker, Opener, Theirs};
 use skreap_core::Connected;
 
-use super::sources::{SourceOf, Sources};
-use super::{PATIENCE, STUCK_MAX, Task, Wanted};
+use super::sources::Sources;
+use super::stuck::Stuck;
+use super::wanted::Wanted;
 use crate::engine::pool::table;
-use crate::sys::alone::Alone;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::{privileges, udp};
 
@@ -24,20 +24,22 @@ use crate::sys::{privileges, udp};
 const LOOKS: u32 = 3;
 const LOOK: Duration = Duration::from_millis(1);
 
-/// Threads that wait for the lock of a socket.
-#[derive(Debug, Default)]
-pub(super) struct Stuck(AtomicUsize);
-
-impl Stuck {
-    pub(super) fn count(&self) -> usize {
-        self.0.load(Ordering::Acquire)
-    }
+/// A socket, and who has it open: where that is in what the pass has found.
+#[derive(Clone, Debug)]
+pub(super) struct Task {
+    pub(super) wanted: Wanted,
+    pub(super) openers: Range<usize>,
 }
 
 /// Sockets on their way through one thread.
 #[derive(Debug)]
-struct Work {
-    tasks: Vec<Task>,
+pub(super) struct Work {
+    tasks: Arc<[Task]>,
+    /// Those before this one are done.
+    from: usize,
+    found: Arc<[(u64, Opener)]>,
+    /// How many connects were counted when that began.
+    before: Option<u32>,
     progress: Mutex<Progress>,
     stuck: Arc<Stuck>,
 }
@@ -53,88 +55,69 @@ struct Progress {
     given_up: bool,
 }
 
-/// What came of these, in order.
-pub(super) fn work(mut tasks: Vec<Task>, connects: &Connects, stuck: &Arc<Stuck>) -> Vec<Connected> {
-    let mut results = Vec::with_capacity(tasks.len());
-    while !tasks.is_empty() {
-        let done = if stuck.count() < STUCK_MAX {
-            some(tasks, connects, stuck)
-        } else {
-            tracing::warn!("{} sockets are not connected: too many threads wait for locks", tasks.len());
-            Err(io::Error::from_raw_os_error(libc::ETIMEDOUT))
-        };
-        match done {
-            Ok((more, left)) => {
-                results.extend(more);
-                tasks = left;
-            }
-            Err(e) => {
-                let errno = e.raw_os_error().unwrap_or(libc::EIO);
-                tracing::warn!("cannot connect sockets: {e}");
-                results.resize(results.capacity(), Connected::Failed(errno));
-                return results;
-            }
-        }
-    }
-    results
-}
-
-/// What came of the first of them, and the others: those after one whose owner holds its lock.
-fn some(
-    tasks: Vec<Task>,
-    connects: &Connects,
-    stuck: &Arc<Stuck>,
-) -> io::Result<(Vec<Connected>, Vec<Task>)> {
-    let counts = connects.descriptor().map_err(|e| io::Error::other(e.to_string()))?;
-    let progress = Progress { results: Vec::new(), thread: 0, since: Instant::now(), given_up: false };
-    let work = Arc::new(Work { tasks, progress: Mutex::new(progress), stuck: Arc::clone(stuck) });
-    let (tell, told) = bounded(1);
-    let same = Arc::clone(&work);
-    Alone::start("skreap-connect", vec![counts], move |kept| same.run(kept, &tell))?;
-    let mut results = work.wait(&told);
-    let at = results.len();
-    if at < work.tasks.len() {
-        results.push(Connected::Failed(libc::ETIMEDOUT));
-    }
-    let left = match Arc::try_unwrap(work) {
-        Ok(work) => work.tasks.into_iter().skip(at + 1).collect(),
-        // The thread is there still: it was given up, or about to end.
-        Err(work) => work.tasks.get(at + 1..).unwrap_or_default().to_vec(),
-    };
-    Ok((results, left))
+/// What the thread has in hand beside the socket.
+struct Tools<'a> {
+    looker: &'a ConnectsLooker,
+    /// The last thread or process whose descriptors were asked for.
+    process: Option<(u32, Pidfd)>,
+    sources: Sources<'a>,
 }
 
 impl Work {
-    /// Waits until the thread has done all, or is stuck: then it is given up.
-    fn wait(&self, told: &Receiver<()>) -> Vec<Connected> {
+    pub(super) fn new(
+        tasks: &Arc<[Task]>,
+        from: usize,
+        found: &Arc<[(u64, Opener)]>,
+        before: Option<u32>,
+        stuck: &Arc<Stuck>,
+    ) -> Self {
+        let progress = Progress { results: Vec::new(), thread: 0, since: Instant::now(), given_up: false };
+        Self {
+            tasks: Arc::clone(tasks),
+            from,
+            found: Arc::clone(found),
+            before,
+            progress: Mutex::new(progress),
+            stuck: Arc::clone(stuck),
+        }
+    }
+
+    fn tasks(&self) -> &[Task] {
+        self.tasks.get(self.from..).unwrap_or_default()
+    }
+
+    /// Waits until the thread has done all or has ended, or is stuck, for so long, at the socket after the results: then it
+    /// is given up.
+    pub(super) fn wait(&self, told: &Receiver<()>, patience: Duration) -> (Vec<Connected>, bool) {
+        // To see it asleep so often takes the rest.
+        let quiet = patience.saturating_sub(LOOK * LOOKS);
+        let mut pause = quiet;
         loop {
             // Told, or the thread has ended otherwise.
-            let over =
-                !matches!(told.recv_timeout(PATIENCE), Err(crossbeam_channel::RecvTimeoutError::Timeout));
-            if over {
-                return std::mem::take(&mut self.progress.lock().results);
+            if !matches!(told.recv_timeout(pause), Err(RecvTimeoutError::Timeout)) {
+                return (std::mem::take(&mut self.progress.lock().results), false);
             }
             // Not under the lock, which the thread takes as well.
             let (thread, since) = {
                 let progress = self.progress.lock();
                 (progress.thread, progress.since)
             };
-            if thread == 0 || since.elapsed() < PATIENCE || !sleeps(thread) {
+            let left = quiet.saturating_sub(since.elapsed());
+            pause = left.max(LOOK);
+            if thread == 0 || !left.is_zero() || !sleeps(thread) {
                 continue;
             }
             let mut progress = self.progress.lock();
-            if progress.since == since && progress.results.len() < self.tasks.len() {
+            if progress.since == since && progress.results.len() < self.tasks().len() {
                 progress.given_up = true;
-                self.stuck.0.fetch_add(1, Ordering::AcqRel);
-                return progress.results.clone();
+                self.stuck.one_more();
+                return (std::mem::take(&mut progress.results), true);
             }
         }
     }
 
-    fn run(&self, mut kept: Vec<OwnedFd>, tell: &Sender<()>) {
-        let Some(looker) = kept.pop().map(ConnectsLooker::new) else {
-            return;
-        };
+    /// False if the thread is of no more use: it was given up, or is in another netns than `home`.
+    pub(super) fn run(&self, looker: &ConnectsLooker, home: &OwnedFd) -> bool {
         // The descriptors of others are asked for.
         let _raised = privileges::raise();
         {
@@ -142,55 +125,43 @@ impl Work {
             progress.thread = table::this_thread();
             progress.since = Instant::now();
         }
-        let (mut process, mut sources) = (None, Sources::default());
-        for task in &self.tasks {
-            let result = self.connect(task, &looker, &mut process, &mut sources);
+        let mut tools = Tools { looker, process: None, sources: Sources::new(home) };
+        for task in self.tasks() {
+            let result = self.connect(task, &mut tools);
             let mut progress = self.progress.lock();
             if progress.given_up {
-                self.stuck.0.fetch_sub(1, Ordering::AcqRel);
                 drop(progress);
+                self.stuck.free(task.wanted.cookie);
                 tracing::info!(
                     cookie = task.wanted.cookie,
                     "the owner of a socket has let go of its lock: {result:?}"
                 );
-                return;
+                return false;
             }
             progress.since = Instant::now();
             progress.results.push(result);
         }
-        // The thread that waits may have ended.
-        let _ = tell.send(());
+        tools.sources.is_home()
     }
 
     fn is_given_up(&self) -> bool {
         self.progress.lock().given_up
     }
 
-    fn connect(
-        &self,
-        task: &Task,
-        theirs: &ConnectsLooker,
-        process: &mut Option<(u32, Pidfd)>,
-        sources: &mut Sources,
-    ) -> Connected {
-        let wanted = &task.wanted;
-        let mut refused = None;
-        for opener in &task.openers {
-            match copy(opener, process).and_then(|socket| Ok((udp::cookie(&socket)?, socket))) {
-                Ok((cookie, socket)) if cookie == wanted.cookie => {
+    fn connect(&self, task: &Task, tools: &mut Tools<'_>) -> Connected {
+        let mut otherwise = Connected::Closed;
+        for (_, opener) in self.found.get(task.openers.clone()).unwrap_or_default() {
+            match copy(opener, task.wanted.cookie, &mut tools.process) {
+                Ok(socket) => {
                     return self
-                        .try_connect(&socket, wanted, theirs, sources.of(opener.bound))
+                        .try_connect(&socket, &task.wanted, opener, tools)
                         .unwrap_or_else(|e| Connected::Failed(e.raw_os_error().unwrap_or(libc::EIO)));
                 }
-                // Closed since, and the number used again.
-                Ok(_) => {}
-                Err(e) => match e.raw_os_error() {
-                    Some(libc::EBADF | libc::ESRCH | libc::ENOTSOCK | libc::EINVAL) => {}
-                    errno => refused = errno,
-                },
+                Err(Connected::Closed) => {}
+                Err(why) => otherwise = why,
             }
         }
-        refused.map_or(Connected::Closed, Connected::Failed)
+        otherwise
     }
 
     /// Connects it if it is as it should be.
@@ -198,8 +169,8 @@ impl Work {
         &self,
         socket: &UdpSocket,
         wanted: &Wanted,
-        theirs: &ConnectsLooker,
-        mut source: SourceOf<'_>,
+        opener: &Opener,
+        tools: &mut Tools<'_>,
     ) -> io::Result<Connected> {
         match (udp::peer(socket)?, wanted.connected) {
             (None, false) => {}
@@ -211,18 +182,25 @@ impl Work {
         if wanted.only_look {
             return Ok(Connected::Changed);
         }
-        if wanted.connected && !source.stays(socket, wanted.to)? {
+        if wanted.connected && !tools.sources.stays(socket, wanted, opener) {
             return Ok(Connected::OtherSource);
         }
-        if theirs.look(wanted.cookie).is_none_or(|theirs| theirs.count > 0) {
+        let theirs = tools.looker;
+        if self.is_counted(theirs) && theirs.look(wanted.cookie).is_none_or(|theirs| theirs.count > 0) {
             return Ok(Connected::Overtaken);
         }
-        udp::bind_if_unbound(socket, wanted.ifindex)?;
+        udp::bind_if_unbound(socket, wanted.bind_to)?;
         if self.is_given_up() {
             return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
         }
-        udp::connect(socket, wanted.to.socket_addr())?;
-        Ok(settle(socket, wanted.cookie, theirs))
+        udp::connect_as(socket, wanted.to.socket_addr(), wanted.is_ipv6)?;
+        // Read after ours has taken effect: what is counted later takes effect later.
+        Ok(if self.is_counted(theirs) { settle(socket, wanted.cookie, theirs) } else { Connected::Done })
+    }
+
+    /// False if no connect of any socket was counted since the count of these was begun.
+    fn is_counted(&self, theirs: &ConnectsLooker) -> bool {
+        self.before.is_none() || theirs.counted() != self.before
     }
 }
 
@@ -252,17 +230,48 @@ fn settle(socket: &UdpSocket, cookie: u64, theirs: &ConnectsLooker) -> Connected
     if overtaken { Connected::Overtaken } else { Connected::Done }
 }
 
-/// What the process has open. `process`: the last one that was asked for.
-fn copy(opener: &Opener, process: &mut Option<(u32, Pidfd)>) -> io::Result<UdpSocket> {
-    let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
+/// What is open there, if it is the socket with this cookie; else what is known of it. `process`: the last one that was
+/// asked for.
+fn copy(opener: &Opener, cookie: u64, process: &mut Option<(u32, Pidfd)>) -> Result<UdpSocket, Connected> {
     if process.as_ref().is_none_or(|(thread, _)| *thread != opener.thread) {
-        let number = libc::pid_t::try_from(opener.thread).map_err(invalid)?;
-        let pidfd = match opener.thread == opener.process {
-            true => Pidfd::of_process(number)?,
-            false => Pidfd::of_thread(number)?,
-        };
-        *process = Some((opener.thread, pidfd));
+        *process = Some((opener.thread, pidfd_of(opener)?));
     }
-    let (_, pidfd) = process.as_ref().ok_or(io::ErrorKind::NotFound)?;
-    pidfd.descriptor(libc::c_int::try_from(opener.fd).map_err(invalid)?).map(UdpSocket::from)
+    let (Some((_, pidfd)), Ok(fd)) = (process.as_ref(), libc::c_int::try_from(opener.fd)) else {
+        return Err(Connected::Unreachable);
+    };
+    let socket = pidfd.descriptor(fd).map(UdpSocket::from).map_err(|e| refused(&e))?;
+    match udp::cookie(&socket) {
+        Ok(found) if found == cookie => Ok(socket),
+        // Closed since, and the number used again.
+        Ok(_) => Err(Connected::Closed),
+        Err(e) => Err(refused(&e)),
+    }
+}
+
+/// The process, or the thread with a table of descriptors of its own.
+fn pidfd_of(opener: &Opener) -> Result<Pidfd, Connected> {
+    let Ok(number) = libc::pid_t::try_from(opener.thread) else {
+        return Err(Connected::Unreachable);
+    };
+    if opener.thread == opener.process {
+        return Pidfd::of_process(number).map_err(|e| match e.raw_os_error() {
+            // It has ended, and a thread of another process has the number now.
+            Some(libc::EINVAL | libc::ENOENT) => Connected::Closed,
+            _ => refused(&e),
+        });
+    }
+    Pidfd::of_thread(number).map_err(|e| match e.raw_os_error() {
+        // Before 6.9 nothing leads to the table of a thread.
+        Some(libc::EINVAL) => Connected::Unreachable,
+        _ => refused(&e),
+    })
+}
+
+/// What it means that a process or its descriptor is refused.
+fn refused(e: &io::Error) -> Connected {
+    match e.raw_os_error() {
+        // Closed, and the number free or used again; or the process has ended.
+        Some(libc::EBADF | libc::ESRCH | libc::ENOTSOCK) => Connected::Closed,
+        errno => Connected::Failed(errno.unwrap_or(libc::EIO)),
+    }
 }
