@@ -12,7 +12,9 @@
  * The hand-over.  All programs of one call run on one CPU, so each CPU has a place for a note.
  * Another task may run there in between and overwrite it.  A note therefore names the socket and the
  * task, and only a call of exactly these takes it.  A task is in one call at a time, and each call
- * begins with the first program, which overwrites what an earlier one may have left.
+ * begins with the first program, which overwrites what an earlier one may have left.  A program that
+ * runs for a task can be preempted by another one that uses the same place: a note is written, and is
+ * compared and copied, without preemption, so it is always that of one call.
  *
  * Trust.  What the last program takes is right only if nothing translates before the first one.  User
  * space watches the order, and keeps `epoch`: 0 while the order is wrong or not known; only
@@ -89,9 +91,20 @@ static __always_inline __u32 frontend_epoch(void)
 	return *(volatile __u32 *)&frontend_state.epoch;
 }
 
+/* Since Linux 6.11; programs that tell which of them is the first have needed a later one. */
+extern void bpf_preempt_disable(void) __ksym;
+extern void bpf_preempt_enable(void) __ksym;
+
+/* The place of this CPU; NULL: there are more CPUs than places, and this one has none. */
 static __always_inline struct skreap_note *note_here(void)
 {
-	return &notes[bpf_get_smp_processor_id() % MAX_CPUS];
+	__u32 cpu = bpf_get_smp_processor_id();
+
+	barrier_var(cpu);
+	if (cpu >= MAX_CPUS)
+		return NULL;
+	barrier_var(cpu);
+	return &notes[cpu];
 }
 
 static __always_inline struct skreap_frontend_filter *frontend_filter_at(__u32 slot)
@@ -157,21 +170,43 @@ static __always_inline void frontend_note(struct bpf_sock_addr *ctx, __u8 family
 {
 	/* volatile: clang would merge the loads into one with a computed context address */
 	volatile struct bpf_sock_addr *c = ctx;
-	struct skreap_note *note = note_here();
+	struct skreap_note *note;
 
-	note->sk = (__u64)ctx->sk;
-	note->task = bpf_get_current_task();
-	if (family == AF_INET) {
-		note->daddr[0] = c->user_ip4;
-	} else {
-		note->daddr[0] = c->user_ip6[0];
-		note->daddr[1] = c->user_ip6[1];
-		note->daddr[2] = c->user_ip6[2];
-		note->daddr[3] = c->user_ip6[3];
+	bpf_preempt_disable();
+	note = note_here();
+	if (note) {
+		note->sk = (__u64)ctx->sk;
+		note->task = bpf_get_current_task();
+		if (family == AF_INET) {
+			note->daddr[0] = c->user_ip4;
+		} else {
+			note->daddr[0] = c->user_ip6[0];
+			note->daddr[1] = c->user_ip6[1];
+			note->daddr[2] = c->user_ip6[2];
+			note->daddr[3] = c->user_ip6[3];
+		}
+		note->dport = c->user_port;
+		note->family = family;
+		note->protocol = c->protocol;
 	}
-	note->dport = c->user_port;
-	note->family = family;
-	note->protocol = c->protocol;
+	bpf_preempt_enable();
+}
+
+/* Takes the note of this call out of its place.  False: it has left none. */
+static __always_inline bool note_take(struct bpf_sock_addr *ctx, __u8 family, struct skreap_note *taken)
+{
+	struct skreap_note *note;
+	bool found;
+
+	bpf_preempt_disable();
+	note = note_here();
+	found = note && note->sk == (__u64)ctx->sk && note->task == bpf_get_current_task() && note->family == family;
+	if (found) {
+		*taken = *note;
+		note->sk = 0;
+	}
+	bpf_preempt_enable();
+	return found;
 }
 
 /* The id of a noted address that was translated */
@@ -206,22 +241,21 @@ static __always_inline __u32 frontend_of_note(const struct skreap_note *note)
  */
 static __always_inline __u32 frontend_take(struct bpf_sock_addr *ctx, __u8 family, const __be32 *daddr, __be16 dport)
 {
-	struct skreap_note *note = note_here();
+	struct skreap_note note;
 	bool same;
 
 	if (!frontend_epoch()) {
 		__sync_fetch_and_add(&frontend_state.n.not_first, 1);
 		return SKREAP_FRONTEND_UNKNOWN;
 	}
-	if (note->sk != (__u64)ctx->sk || note->task != bpf_get_current_task() || note->family != family) {
+	if (!note_take(ctx, family, &note)) {
 		__sync_fetch_and_add(&frontend_state.n.no_note, 1);
 		return SKREAP_FRONTEND_UNKNOWN;
 	}
-	note->sk = 0;
-	same = note->daddr[0] == daddr[0] && note->dport == dport;
+	same = note.daddr[0] == daddr[0] && note.dport == dport;
 	if (family != AF_INET)
-		same = same && note->daddr[1] == daddr[1] && note->daddr[2] == daddr[2] && note->daddr[3] == daddr[3];
-	return same ? SKREAP_FRONTEND_DIRECT : frontend_of_note(note);
+		same = same && note.daddr[1] == daddr[1] && note.daddr[2] == daddr[2] && note.daddr[3] == daddr[3];
+	return same ? SKREAP_FRONTEND_DIRECT : frontend_of_note(&note);
 }
 
 /* ---- nodes; the caller holds the shard's lock, except for frontend_known() ---- */
