@@ -69,7 +69,8 @@ struct shard {
 	__u32 nr_free;	/* its length */
 	__u32 spare;	/* a full magazine of CHUNK nodes, or nil */
 	struct skreap_shard_counters n;
-	__u64 padding[27];
+	__u64 wildcards; /* times that the nodes of a socket made room for one that stands for all its peers */
+	__u64 padding[26];
 };
 _Static_assert(sizeof(struct shard) == 256, "see above");
 

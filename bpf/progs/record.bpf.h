@@ -276,6 +276,8 @@ not_found:
 	if (m->tag & NODE_WILDCARD || own - obsolete >= cfg_max_memberships) {
 		m->tag = NODE_WILDCARD | connects | (m->tag & (NODE_HAS_REF | NODE_CONNECT));
 		what = DROP_ALL;
+		/* The new node may be behind a pass over the pool, and the others before it: see select.bpf.c. */
+		s->wildcards += own != 0;
 	}
 	/* Nodes with a token are not dropped under this lock, see ref_acquire(). */
 	if (!refs_enabled() && (obsolete || what == DROP_ALL))

@@ -6,7 +6,9 @@
  *
  * The pass reads the pool from its first node to its last, in the order of memory, and needs no chain, no cursor and no
  * place to be cleaned up: a number says where the next call goes on.  A node that is linked before the pass and stays so
- * is visited exactly once.
+ * is visited exactly once.  A socket with too many peers is another matter: one node replaces all that it had, and may be
+ * behind the pass when these were before it.  The shards count such sockets; if some were counted during a pass, user space
+ * makes another.
  *
  * The key of an IPv4 node tells its backend.  If the filter does not apply to that, the node is passed without a lock,
  * and its socket is not touched: what decides is then the node, as in a walk, which does not look into other buckets
@@ -59,10 +61,12 @@ struct select_request {
 	__u32 more;	/* out: 1: call again, with next as it is */
 	__u32 unnamed;	/* out: a socket has sent to backends that are not known */
 	__u64 nodes;	/* out: visited */
-	__u64 senders;	/* out: not listed: has only sent, and senders are not wanted */
+	__u64 senders;	/* out: not listed: has only sent, has one node, and senders are not wanted */
 	__u64 state;	/* out: not listed: in a TCP state that is not wanted */
+	__u64 before;	/* out: sockets whose nodes one has replaced, before the call */
+	__u64 after;	/* out: and after it */
 };
-_Static_assert(sizeof(struct select_request) == 48, "no hidden padding");
+_Static_assert(sizeof(struct select_request) == 64, "no hidden padding");
 
 /* Never read: puts the type, and so its Rust twin, into the BTF of the object. */
 const volatile enum select_flags flags_type;
@@ -166,10 +170,11 @@ static __always_inline void list_socket(const struct select_node *n, struct skre
 	if (!filter_socket(sk, rules) || !sk->sk_socket || sock_cookie(sk) != n->cookie)
 		return;
 	if (!connected) {
-		if (!(state.flags & SELECT_SENDERS)) {
+		if (!(state.flags & SELECT_SENDERS) && (!named || !(n->tag & NODE_MULTI))) {
 			state.senders += named;
 			return;
 		}
+		/* One with several nodes is listed all the same: user space counts it once. */
 		if (!named) {
 			state.unnamed = 1;
 			return;
@@ -275,6 +280,27 @@ __noinline int select_cookie(__u32 at)
 	return 1;
 }
 
+/*
+ * Sockets whose nodes one has replaced, ever.  Under the locks: the count is raised before a node goes, so who has missed a
+ * node sees it raised.
+ */
+static __always_inline __u64 wildcards(void)
+{
+	__u64 sum = 0;
+	__u32 i;
+
+	bpf_for(i, 0, cfg_shards) {
+		struct shard *s = shard_at(i);
+
+		if (!s)
+			break;
+		bpf_spin_lock(&s->lock);
+		sum += s->wildcards;
+		bpf_spin_unlock(&s->lock);
+	}
+	return sum;
+}
+
 static __always_inline int select(struct select_request *ctx)
 {
 	__u32 end, at, step;
@@ -283,6 +309,7 @@ static __always_inline int select(struct select_request *ctx)
 	state = *ctx;
 	state.listed = state.unnamed = 0;
 	state.nodes = state.senders = state.state = 0;
+	state.before = wildcards();
 	at = state.next;
 	end = state.flags & SELECT_COOKIES ? state.asked : cfg_nodes;
 	bpf_for(step, 0, STEPS_MAX) {
@@ -295,6 +322,7 @@ static __always_inline int select(struct select_request *ctx)
 	}
 	state.next = at;
 	state.more = at < end;
+	state.after = wildcards();
 	*ctx = state;
 	return 0;
 }

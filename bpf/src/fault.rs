@@ -107,17 +107,22 @@ mod armed {
 
     use super::Point;
 
+    /// What is done at a point in place of failing.
+    type Act = Box<dyn FnMut(u64) + Send>;
+
     /// What is to fail, and what was reached, in all threads.
-    #[derive(Debug, Default)]
+    #[derive(Default)]
     struct State {
         next: Option<(Point, u64, i32)>,
+        act: Option<(Point, Act)>,
         /// How often each point was passed since the last fault was armed.
         passed: BTreeMap<Point, u64>,
         /// What is passed from now on is not counted.
         counted: bool,
     }
 
-    static STATE: Mutex<State> = Mutex::new(State { next: None, passed: BTreeMap::new(), counted: false });
+    static STATE: Mutex<State> =
+        Mutex::new(State { next: None, act: None, passed: BTreeMap::new(), counted: false });
 
     fn state() -> MutexGuard<'static, State> {
         STATE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -135,6 +140,12 @@ mod armed {
         let passed = state.passed.entry(point).or_default();
         let number = *passed;
         *passed += 1;
+        if let Some((at, mut act)) = state.act.take_if(|(at, _)| *at == point) {
+            drop(state);
+            act(number);
+            self::state().act = Some((at, act));
+            return Ok(());
+        }
         match state.next {
             Some((armed, when, errno)) if armed == point && when == number => {
                 state.next = None;
@@ -162,6 +173,13 @@ mod armed {
             Self(())
         }
 
+        /// Nothing fails, but something else is done first each time that the point is passed. It is told how often it
+        /// was before.
+        pub fn act(point: Point, act: impl FnMut(u64) + Send + 'static) -> Self {
+            *state() = State { act: Some((point, Box::new(act))), ..State::default() };
+            Self(())
+        }
+
         /// Takes the fault back; true if it has happened.
         pub fn happened(self) -> bool {
             state().next.take().is_none()
@@ -181,7 +199,8 @@ mod armed {
 
     impl Drop for Armed {
         fn drop(&mut self) {
-            state().next = None;
+            let mut state = state();
+            (state.next, state.act) = (None, None);
         }
     }
 }

@@ -30,6 +30,8 @@ pub struct Selected {
     pub state: u64,
     /// A socket that has no peer has sent to backends that are not known.
     pub unnamed: bool,
+    /// Sockets became wildcards during each of several passes, and may have been missed.
+    pub unsure: bool,
 }
 
 /// Finds sockets in the index by a filter, in all netns at once.
@@ -69,7 +71,29 @@ impl Select {
         let flags = if senders { types::select_flags::SELECT_SENDERS.0 } else { 0 };
         let first = victims.len();
         let mut counts = Selected::default();
-        self.call(types::select_request { flags, ..types::select_request::default() }, &mut counts, victims)?;
+        let mut calls = 0;
+        for _ in 0..PASSES_MAX {
+            victims.truncate(first);
+            counts = Selected::default();
+            let request = types::select_request { flags, ..types::select_request::default() };
+            counts.unsure = self.call(request, &mut counts, victims)?;
+            calls += counts.calls;
+            if !counts.unsure {
+                break;
+            }
+        }
+        counts.calls = calls;
+        if !senders {
+            // Those with several nodes are listed for each.
+            let mut seen = HashSet::new();
+            let others = victims.drain(first..).filter(|victim| {
+                let sends = victim.relation() == Relation::Unconnected;
+                counts.senders += u64::from(sends && seen.insert(victim.cookie()));
+                !sends
+            });
+            let others: Vec<Victim> = others.collect();
+            victims.extend(others);
+        }
         // A socket may have several nodes. Those of one that is connected say nothing but that.
         let mut seen = HashSet::with_capacity(victims.len() - first);
         let mut at = 0;
@@ -116,12 +140,14 @@ impl Select {
         Ok(())
     }
 
+    /// True if sockets became wildcards meanwhile.
     fn call(
         &self,
         mut request: types::select_request,
         counts: &mut Selected,
         victims: &mut Vec<Victim>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
+        let mut before = None;
         let program = object::program(&self.object, PROGRAM).map_err(failure())?;
         loop {
             fault::at(Point::SelectRun)
@@ -135,12 +161,16 @@ impl Select {
             let mut listed: Vec<types::skreap_victim> = Vec::new();
             self.listed.copy_to(0, request.listed as usize, &mut listed).map_err(failure())?;
             victims.extend(listed.into_iter().map(Victim::from_twin));
+            let before = *before.get_or_insert(request.before);
             if request.more == 0 {
-                return Ok(());
+                return Ok(request.after != before);
             }
         }
     }
 }
+
+/// Passes, if sockets become wildcards during each.
+const PASSES_MAX: usize = 3;
 
 /// Sockets that one call lists, or is asked about.
 const LISTED_MAX: usize = size_of::<types::bss_selected>() / size_of::<types::skreap_victim>();

@@ -1,12 +1,15 @@
 //! Events that mean less than everybody who is connected to a backend: by a selector, by the frontend.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 use skreap::bpf::fault::{Armed, Point};
 use skreap::core::{
-    Action, Backend, EngineName, Event, Frontend, Incomplete, Report, Request, Through, UnknownFrontend,
+    Action, Backend, EngineName, Event, FallbackReason, Frontend, Incomplete, Report, Request, Through,
+    UnknownFrontend,
 };
-use skreap_testbed::Selection;
+use skreap_testbed::{Client, Selection};
 
 use crate::case::{Case, case};
 use crate::round::{BOTH, ERRNOS, any, beside, for_each_fault, open_each, two_events};
@@ -20,6 +23,12 @@ pub fn cases() -> Vec<Case> {
         case!(event_with_a_selector).with(two_netns).only(EngineName::Netlink).and(EngineName::Iter),
         case!(first_event_with_a_selector).with(two_netns).only(EngineName::Netlink),
         case!(event_with_a_frontend).with(with_frontends).only(EngineName::Netlink),
+        case!(sockets_become_wildcards_behind_a_pass)
+            .with(WorldOptions { max_sockets: 8192, max_memberships: 4, ..WorldOptions::default() })
+            .only(EngineName::Netlink),
+        case!(sockets_become_wildcards_during_each_pass)
+            .with(WorldOptions { max_sockets: 8192, max_memberships: 4, ..WorldOptions::default() })
+            .only(EngineName::Netlink),
         case!(a_named_netns_needs_no_list).with(two_netns).only(EngineName::Iter),
     ]
 }
@@ -73,6 +82,67 @@ fn a_named_netns_needs_no_list(world: &mut World) -> Result<()> {
         there.close(opened[1].handle)?;
     }
     Ok(())
+}
+
+/// Sockets by whose first node a pass finds them, behind more sockets than one call lists; their last node is before those.
+/// One more peer, and one node at the place of the last replaces all.
+fn around(world: &mut World, client: &mut Client, sockets: usize) -> Result<(Vec<Socket>, Vec<u64>)> {
+    world.serve(&[udp(1)])?;
+    for n in 2..=5 {
+        world.add_address(udp(n).addr())?;
+    }
+    let early: Vec<Socket> = (0..3 * sockets).map(|_| connect(client, udp(1))).collect::<Result<_>>()?;
+    let mut cookies = connect_many(client, Default::default(), udp(1), 3000)?.cookies;
+    let late: Vec<Socket> = (0..sockets).map(|_| connect(client, udp(1))).collect::<Result<_>>()?;
+    early.iter().try_for_each(|socket| client.close(socket.handle))?;
+    for socket in &late {
+        for n in 2..=4 {
+            client.send_to(socket.handle, udp(n).socket_addr(), b"hello")?;
+        }
+        cookies.push(socket.cookie);
+    }
+    Ok((late, cookies))
+}
+
+/// Sockets have one peer too many while a pass is between their nodes: the one that replaces them is behind the pass.
+fn sockets_become_wildcards_behind_a_pass(world: &mut World) -> Result<()> {
+    let calls = wildcards_at(world, &[1, 1, 1, 1, 1], &[])?;
+    ensure!(calls == 4, "{calls} calls, not two of each pass");
+    Ok(())
+}
+
+/// No pass is sure of all, and a scan has to find the one that the last has missed.
+fn sockets_become_wildcards_during_each_pass(world: &mut World) -> Result<()> {
+    let calls = wildcards_at(world, &[1, 3, 5], &[(FallbackReason::IndexUnsure, 1)])?;
+    ensure!(calls == 6, "{calls} calls, not two of each pass");
+    Ok(())
+}
+
+/// A socket becomes a wildcard before each of these calls. Returns how many there were.
+fn wildcards_at(world: &mut World, at: &[u64], expected: &[(FallbackReason, u64)]) -> Result<u64> {
+    let mut client = world.client("client")?;
+    let (late, cookies) = around(world, &mut client, at.len())?;
+    let client = Arc::new(Mutex::new(client));
+    let (sends, at) = (Arc::clone(&client), at.to_vec());
+    let event = by_selector(&json!({"to": ["10.177.0.1"]}))?;
+    let wildcards = at.len() as u64;
+    let armed = Armed::act(Point::SelectRun, move |call| {
+        let mut client = sends.lock().unwrap_or_else(PoisonError::into_inner);
+        for (socket, _) in late.iter().zip(&at).filter(|(_, at)| **at == call) {
+            // Whether it was sent is counted below.
+            let _ = client.send_to(socket.handle, udp(5).socket_addr(), b"hello");
+        }
+    });
+    let report = world.reaper_mut().handle(&event);
+    let calls = armed.passed()[&Point::SelectRun];
+    drop(armed);
+    let mut client = client.lock().unwrap_or_else(PoisonError::into_inner);
+    expect_destroyed(&report, &mut [&mut client], &cookies)?;
+    let counters = world.counters()?;
+    ensure!(counters.wildcard == wildcards, "{counters:?}");
+    let fallbacks: Vec<_> = report.fallbacks.iter().map(|run| (run.because, run.victims)).collect();
+    ensure!(fallbacks == expected, "{report:?}");
+    Ok(calls)
 }
 
 fn selecting() -> Result<Event> {

@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         case!(a_backend_that_is_named_twice_is_one),
         case!(a_sender_to_two_named_backends_is_one_victim).index_only().with(destroy),
+        case!(a_sender_that_is_left_alone_counts_once).index_only(),
         case!(senders_are_excepted_by_their_backends).index_only().with(destroy),
         case!(a_sender_to_an_excepted_backend_and_another).index_only().with(destroy),
         case!(a_reuseport_group_beside_an_exception).index_only().with(destroy),
@@ -77,6 +78,23 @@ fn a_sender_to_two_named_backends_is_one_victim(world: &mut World) -> Result<()>
         expect_skipped(&report, true, no_peer(1))?;
         ensure!(report.visited == 2, "{report:?}");
     }
+    Ok(())
+}
+
+/// However many of its backends are selected.
+fn a_sender_that_is_left_alone_counts_once(world: &mut World) -> Result<()> {
+    backends(world, 4)?;
+    let mut client = world.client("client")?;
+    sender(&mut client, &[udp(1), udp(2), udp(3)])?;
+    sender(&mut client, &[udp(2), udp(4)])?;
+    sender(&mut client, &[udp(1)])?;
+    sender(&mut client, &[udp(4)])?;
+    let connected = connect(&mut client, udp(3))?.cookie;
+    let json = terminate(json!({"to": ["10.177.0.0/30"]}));
+    let report = tell(world, &json)?;
+    expect_destroyed(&report, &mut [&mut client], &[connected])?;
+    expect_skipped(&report, true, with(|s: &mut Skipped| s.unconnected = 3))?;
+    ensure!(report.visited == 4, "{report:?}");
     Ok(())
 }
 

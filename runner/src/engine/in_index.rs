@@ -118,6 +118,9 @@ fn pass(
     if senders && counts.unnamed {
         outcome.incomplete.insert(Incomplete::WildcardUnconnected);
     }
+    if counts.unsure {
+        outcome.incomplete.insert(Incomplete::IndexUnsure);
+    }
     let is_excepted = |victim: &Victim| {
         let peer = victim.peer();
         victim.relation() == Relation::Unconnected

@@ -199,13 +199,11 @@ impl Reaper {
         let mut found = match rules {
             Some(rules) => {
                 let mut search = reconcile::Search::new(living, within, self.unconnected);
-                let (selected, unnamed) = self.selected(rules)?;
+                let (selected, missed) = self.selected(rules)?;
                 search.add(&selected);
                 let mut found = search.found();
                 // As in a pass without rules: its destinations may be backends that no other socket is recorded under.
-                if unnamed {
-                    found.incomplete.insert(Incomplete::WildcardUnconnected);
-                }
+                found.incomplete.extend(missed);
                 found
             }
             None => reconcile::gone(&mut self.walker, living, within, self.unconnected)?,

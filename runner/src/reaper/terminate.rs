@@ -225,14 +225,18 @@ impl Reaper {
         Ok(self.select.take(&self.index)?)
     }
 
-    /// The sockets in the index that the rules select, whatever their state: a sender once for each backend. And whether there
-    /// may be senders among them of whose backends nothing is known.
-    pub(super) fn selected(&mut self, rules: &Rules) -> Result<(Vec<Victim>, bool), EngineError> {
+    /// The sockets in the index that the rules select, whatever their state: a sender once for each backend. And what may be
+    /// missing: senders of whose backends nothing is known, sockets that have changed their place during the pass.
+    pub(super) fn selected(&mut self, rules: &Rules) -> Result<(Vec<Victim>, Vec<Incomplete>), EngineError> {
         let (mut select, mut victims) = (self.take_select()?, Vec::new());
         let senders = self.unconnected == Unconnected::Destroy && rules.may_select_senders();
         let counts = select.pass(&rules.filter(StateMask::default())?, senders, &mut victims)?;
         self.select.put_back(select);
-        Ok((victims, senders && counts.unnamed))
+        let reasons = [
+            (senders && counts.unnamed, Incomplete::WildcardUnconnected),
+            (counts.unsure, Incomplete::IndexUnsure),
+        ];
+        Ok((victims, reasons.into_iter().filter(|(there, _)| *there).map(|(_, why)| why).collect()))
     }
 
     /// Keeps those of these connected sockets that the rules select now.
