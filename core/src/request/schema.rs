@@ -257,6 +257,12 @@ mod tests {
         }
         for bad in [
             terminate(json!({})),
+            // Left out, not null.
+            terminate(json!({"protocol": null, "ports": ["53"]})),
+            terminate(json!({"cgroup": null, "ports": ["53"]})),
+            terminate(json!({"netns": null, "ports": ["53"]})),
+            terminate(json!({"uid": null, "ports": ["53"]})),
+            terminate(json!({"interface": null, "ports": ["53"]})),
             terminate(json!({"to": []})),
             terminate(json!({"to": "10.0.0.0/8"})),
             terminate(json!({"to": ["10.0.0.0/08"]})),

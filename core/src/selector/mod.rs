@@ -42,6 +42,7 @@ pub const MAX_ALLOWED: usize = 62;
 pub struct Selector {
     /// Its protocol.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Protocol"))]
     pub protocol: Option<Protocol>,
     /// It is connected to an address in one of these prefixes; to any if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -53,16 +54,19 @@ pub struct Selector {
     pub ports: Vec<PortRange>,
     /// It was made in this cgroup or one below it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "CgroupName"))]
     pub cgroup: Option<CgroupName>,
     /// It is in this network namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "NetnsName"))]
     pub netns: Option<NetnsName>,
     /// It belongs to this user: who made it, or to whom `fchown` has given it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(range(max = 4_294_967_294_u32)))]
+    #[cfg_attr(feature = "schema", schemars(with = "u32", range(max = 4_294_967_294_u32)))]
     pub uid: Option<u32>,
     /// It is bound to this interface of `netns`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Zone"))]
     pub interface: Option<Zone>,
 }
 
