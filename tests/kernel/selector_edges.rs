@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,8 +12,8 @@ use serde_json::{Value, json};
 use skreap::Reaper;
 use skreap::bpf::Config;
 use skreap::choice::EngineChoice;
-use skreap::core::{EngineName, Request, VictimAction};
-use skreap_testbed::{NetnsRef, Selection};
+use skreap::core::{EngineName, Incomplete, Request, VictimAction};
+use skreap_testbed::{Cgroup, Client, NetnsRef, Selection, SpawnOptions};
 
 use crate::case::{Case, case};
 use crate::frontends::{
@@ -32,6 +34,8 @@ pub fn cases() -> Vec<Case> {
     let senders = WorldOptions { unconnected: skreap::core::Unconnected::Destroy, balancer: V4, ..plain };
     vec![
         case!(a_thousand_prefixes_overlap),
+        case!(a_number_is_a_name_before_a_process).with(two),
+        case!(sockets_that_cannot_be_named_are_missing).only(EngineName::Diag).and(EngineName::DiagFilter),
         case!(more_than_the_limits_is_refused).only(EngineName::Netlink),
         case!(events_that_select_wait_beside_exact_ones).with(two),
         case!(events_of_several_threads_have_each_socket_once).with(two).only(EngineName::Netlink),
@@ -91,6 +95,59 @@ fn a_thousand_prefixes_overlap(world: &mut World) -> Result<()> {
     ensure!(rest.len() == 14, "{} are left", rest.len());
     expect(world, &json, &mut [&mut client], &rest)?;
     ensure!(expect_answers(&mut client)? == 1);
+    Ok(())
+}
+
+/// As for ip(8): a file of that name tells, and where there is none the process.
+fn a_number_is_a_name_before_a_process(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1)])?;
+    let [mut here, mut there] = [world.client_in("here", 0)?, world.client_in("there", 1)?];
+    let [mine, theirs] = [connect(&mut here, udp(1))?.cookie, connect(&mut there, udp(1))?.cookie];
+    let json = terminate(json!({"netns": there.pid().to_string()}));
+    let name = format!("/run/netns/{}", there.pid());
+    symlink(format!("/run/netns/{}", world.netns(0).name()), &name)?;
+    let by_name = expect(world, &json, &mut [&mut here, &mut there], &[mine]);
+    fs::remove_file(&name)?;
+    by_name?;
+    expect(world, &json, &mut [&mut here, &mut there], &[theirs])
+}
+
+/// A dump asks for the cookies of sockets of which nobody has asked for them; there is none of those that are connected to
+/// a group.
+fn sockets_that_cannot_be_named_are_missing(world: &mut World) -> Result<()> {
+    world.serve(&[udp(1)])?;
+    let cgroup = Cgroup::create("unnamed")?;
+    let options = SpawnOptions { label: "unnamed", cgroup: Some(&cgroup), netns: Some(world.netns(0)) };
+    let mut client = Client::spawn(&options)?;
+    let group = SocketAddr::from(([239, 177, 0, 1], 53));
+    // A route that leads there.
+    world.netns(0).add_secondary("lo", [192, 0, 2, 9].into(), 1)?;
+    let mut handles = Vec::new();
+    for to in [udp(1).socket_addr(), group] {
+        let handle = client.open(spec_for(udp(1)))?;
+        client.connect(handle, to)?;
+        handles.push(handle);
+    }
+    let engine = EngineChoice::Named(world.reaper().engine());
+    let config = Config::default().max_sockets(256).buckets(16);
+    let builder = Reaper::builder().cgroup(cgroup.path()).config(config).engine(engine).bootstrap(false);
+    let mut reaper = builder.build()?;
+    for (to, victims, complete) in [("239.0.0.0/8", 0, false), ("10.0.0.0/8", 1, true)] {
+        let report = reaper.handle(&event(&terminate(json!({"to": [to]})), false)?);
+        ensure!(
+            (report.victims, report.destroyed, report.complete) == (victims, victims, complete),
+            "{report:?}"
+        );
+        let missed: &[Incomplete] = if complete { &[] } else { &[Incomplete::DumpInterrupted] };
+        ensure!(report.incomplete_because.iter().eq(missed), "{report:?}");
+    }
+    ensure!(client.state(handles[0])?.destroyed() && !client.state(handles[1])?.destroyed());
+    // Its owner has asked.
+    let cookie = client.cookie(handles[1])?;
+    let report = reaper.handle(&event(&terminate(json!({"to": ["239.0.0.0/8"]})), false)?);
+    ensure!((report.victims, report.destroyed, report.complete) == (1, 1, true), "{report:?}");
+    ensure!(client.destroyed(Selection::All)?.contains(&cookie), "{report:?}");
+    drop((client, reaper));
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use skreap_bpf::{Owner, Question, Select, TableSocket, Tables, Victim, Walker};
 use skreap_core::{Backend, EngineName, Incomplete, Outcome, Protocol, Target};
 
 use super::destroy::Destroyer;
-use super::in_tables::{self, InTables};
+use super::in_tables::{self, Ends, InTables};
 use super::membership::{CgroupRelation, Membership};
 use super::named::tuple;
 use super::scope::Finder;
@@ -152,12 +152,14 @@ impl Engine for Diag {
 
     /// A dump knows neither prefixes nor places: the tables that confirm it are read with the filter instead.
     fn select(&mut self, selection: &Selection, _select: &mut Select) -> Result<Outcome, EngineError> {
-        let AllNetns { netns, .. } = self.finder.find_any()?;
+        let AllNetns { netns, whole } = self.finder.find_any()?;
         let Self { name, tables, scan, diag, destroyer, .. } = self;
         let tables = tables.as_mut().ok_or(EngineError::NoSelection(*name))?;
         let states = scan.states;
         let mut dump = |backend: &Backend| {
-            scan.all(diag, &netns, backend, &mut Vec::new(), &mut Vec::new());
+            let mut missed = scan.all(diag, &netns, backend, &mut Vec::new(), &mut Vec::new());
+            missed.extend((!whole).then_some(Incomplete::NetnsUnreachable));
+            missed
         };
         InTables { name: *name, tables, states, dump: &mut dump }.run(selection, destroyer)
     }
@@ -293,7 +295,7 @@ impl Diag {
 struct Present {
     cookies: HashSet<u64>,
     /// Netns and both ends of those whose cookie nobody has asked for yet.
-    names: HashSet<(u64, IpAddr, u16, IpAddr, u16)>,
+    names: HashSet<Ends>,
 }
 
 impl Present {
@@ -302,16 +304,12 @@ impl Present {
             sockets.iter().map(|socket| &socket.victim).partition(|victim| victim.cookie() == 0);
         Self {
             cookies: named.into_iter().map(Victim::cookie).collect(),
-            names: unnamed.into_iter().map(Self::name).collect(),
+            names: unnamed.into_iter().map(in_tables::ends).collect(),
         }
     }
 
     fn contains(&self, victim: &Victim) -> bool {
-        self.cookies.contains(&victim.cookie()) || self.names.contains(&Self::name(victim))
-    }
-
-    fn name(victim: &Victim) -> (u64, IpAddr, u16, IpAddr, u16) {
-        (victim.netns(), victim.saddr(), victim.sport(), victim.daddr(), victim.dport())
+        self.cookies.contains(&victim.cookie()) || self.names.contains(&in_tables::ends(victim))
     }
 }
 

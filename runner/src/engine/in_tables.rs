@@ -1,5 +1,7 @@
 //! How engines without the index find the sockets of a selection: in the kernel's own tables of sockets.
 
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use skreap_bpf::{Filter, TableSocket, Tables, Victim};
@@ -26,8 +28,8 @@ pub(super) struct InTables<'a> {
     pub(super) name: EngineName,
     pub(super) tables: &'a mut Tables,
     pub(super) states: StateMask,
-    /// Dumps the sockets of a backend, for nothing but that each then has a cookie.
-    pub(super) dump: &'a mut dyn FnMut(&Backend),
+    /// Dumps the sockets of a backend, for nothing but that each then has a cookie. Returns why some may have none.
+    pub(super) dump: &'a mut dyn FnMut(&Backend) -> Vec<Incomplete>,
 }
 
 /// What the tables have of a selection.
@@ -37,6 +39,8 @@ struct Found {
     accepted: u64,
     /// Left alone: in a state that is not wanted.
     state: u64,
+    /// Why some of them are not among the victims: they have no cookie to be destroyed by.
+    missed: BTreeSet<Incomplete>,
 }
 
 impl InTables<'_> {
@@ -53,7 +57,8 @@ impl InTables<'_> {
             outcome.incomplete.insert(Incomplete::WildcardUnconnected);
         }
         let filter = selection.rules.filter(self.states)?;
-        let Found { mut victims, accepted, state } = self.look(&filter)?;
+        let Found { mut victims, accepted, state, missed } = self.look(&filter)?;
+        outcome.incomplete.extend(missed);
         outcome.skipped.accepted = accepted;
         outcome.skipped.state = state;
         let walked = Instant::now();
@@ -71,17 +76,25 @@ impl InTables<'_> {
     /// The sockets in the tables to which the filter applies.
     fn look(&mut self, filter: &Filter) -> Result<Found, EngineError> {
         let mut sockets = self.tables.select(filter)?;
+        let mut found = Found { victims: Vec::new(), accepted: 0, state: 0, missed: BTreeSet::new() };
         // Nobody has asked for its cookie yet. A dump does.
-        let unnamed = |socket: &&TableSocket| socket.is_client() && socket.victim.cookie() == 0;
-        let mut backends: Vec<Backend> =
-            sockets.iter().filter(unnamed).filter_map(|socket| socket.victim.backend()).collect();
-        if !backends.is_empty() {
-            backends.sort_unstable();
-            backends.dedup();
-            backends.iter().for_each(&mut *self.dump);
+        let unnamed: Vec<Victim> =
+            sockets.iter().filter(|socket| self.is_unnamed(socket)).map(|s| s.victim).collect();
+        if !unnamed.is_empty() {
+            let backends: BTreeSet<Backend> = unnamed.iter().filter_map(Victim::backend).collect();
+            let missed: BTreeSet<Incomplete> = backends.iter().flat_map(&mut *self.dump).collect();
             sockets = self.tables.select(filter)?;
+            let before: HashSet<Ends> = unnamed.iter().map(ends).collect();
+            // Others have come since.
+            let is_left = |s: &TableSocket| self.is_unnamed(s) && before.contains(&ends(&s.victim));
+            if sockets.iter().any(is_left) {
+                found.missed = missed;
+                if found.missed.is_empty() {
+                    // The dump has passed it over, or there is none for such a peer.
+                    found.missed.insert(Incomplete::DumpInterrupted);
+                }
+            }
         }
-        let mut found = Found { victims: Vec::new(), accepted: 0, state: 0 };
         // The kernel's own are the index's matter: whether there are any is said there.
         for socket in sockets.iter().filter(|socket| socket.victim.cookie() != 0 && !socket.is_kernel()) {
             let tcp = socket.victim.protocol() == Some(Protocol::Tcp);
@@ -95,4 +108,19 @@ impl InTables<'_> {
         }
         Ok(found)
     }
+
+    /// True for a socket that would be a victim if it had a cookie.
+    fn is_unnamed(&self, socket: &TableSocket) -> bool {
+        let tcp = socket.victim.protocol() == Some(Protocol::Tcp);
+        socket.is_client()
+            && socket.victim.cookie() == 0
+            && (!tcp || self.states.contains(socket.victim.state()))
+    }
+}
+
+/// Netns and both ends of a socket.
+pub(super) type Ends = (u64, IpAddr, u16, IpAddr, u16);
+
+pub(super) fn ends(victim: &Victim) -> Ends {
+    (victim.netns(), victim.saddr(), victim.sport(), victim.daddr(), victim.dport())
 }

@@ -68,15 +68,19 @@ fn look(selector: &Selector, covered: &Path) -> Result<Place, String> {
 /// success.
 fn find_cgroup(name: &CgroupName, covered: &Path) -> Result<u64, String> {
     let id = find_any_cgroup(name)?;
-    // Where that cannot be seen, it is believed.
-    let all = cgroup::open(covered).and_then(|directory| {
+    let covers = cgroup::open(covered).and_then(|directory| {
         let root = directory.metadata()?;
         Ok(root.ino() == id || cgroup::is_below(&directory, id, root.ino(), root.dev())?)
     });
-    if all.unwrap_or(true) {
+    let covered = covered.display();
+    let covers = covers.map_err(|e| {
+        format!(
+            "cgroup {name}: cannot see whether it is in {covered}, whose sockets this service covers: {e}"
+        )
+    })?;
+    if covers {
         return Ok(id);
     }
-    let covered = covered.display();
     Err(format!("cgroup {name}: this service covers the sockets of {covered} only; name a cgroup in it"))
 }
 
@@ -104,13 +108,24 @@ fn find_netns(name: &NetnsName) -> Result<NetnsId, String> {
     if let NetnsName::Cookie(cookie) = name {
         return by_cookie(*cookie);
     }
-    let path = name.file().unwrap_or_default();
+    let path = file_of(name);
     // Through the descriptor: the path may lead elsewhere by now.
     let identify =
         |netns: OwnedFd| netns::identify(Path::new(&format!("/proc/self/fd/{}", netns.as_raw_fd())));
     file::open(&path)
         .and_then(identify)
         .map_err(|e| format!("netns {name}: {e}; name a living network namespace"))
+}
+
+/// As for ip(8) and on the command line, a name comes before a pid.
+fn file_of(name: &NetnsName) -> String {
+    if let NetnsName::Pid(pid) = name {
+        let named = NetnsName::Name(pid.to_string()).file().unwrap_or_default();
+        if Path::new(&named).symlink_metadata().is_ok() {
+            return named;
+        }
+    }
+    name.file().unwrap_or_default()
 }
 
 fn by_cookie(cookie: u64) -> Result<NetnsId, String> {
@@ -149,6 +164,12 @@ mod tests {
         assert!(error.starts_with("cgroup /proc: not a cgroup2 directory;"), "{error}");
         let error = find_any_cgroup(&CgroupName::Path("/no/such".to_owned())).unwrap_err();
         assert!(error.starts_with("cgroup /no/such: it is gone, or was never there;"), "{error}");
+        let root = cgroup::mount().unwrap().path.to_str().unwrap().to_owned();
+        let error = find_cgroup(&CgroupName::Path(root.clone()), Path::new("/no/such")).unwrap_err();
+        let says = format!(
+            "cgroup {root}: cannot see whether it is in /no/such, whose sockets this service covers: "
+        );
+        assert!(error.starts_with(&says), "{error}");
         let uid = Selector { uid: Some(7), ..Selector::default() };
         assert_eq!(find(&uid, Path::new("/")), Ok(Place { uid: Some(7), ..Place::default() }));
     }
