@@ -90,6 +90,14 @@ impl Driver<'_> {
             event.with_through(through.clone())
         };
         let report = self.handle_event(event(true))?;
+        let frontend = way.frontend()?;
+        if matches!(frontend, Frontend::Address(address) if address.protocol() != backend.protocol()) {
+            ensure!(
+                report.error.is_some() && report.victims == 0,
+                "nobody came by {way} to {backend}: {report:?}"
+            );
+            return Ok(Some(()));
+        }
         let listed = report.sockets.as_ref().context("a dry run lists its victims")?;
         let victims: BTreeSet<u64> = listed.iter().map(|socket| socket.cookie).collect();
         let (least, most) = (&ours.certain, &ours.certain | &ours.possible);
