@@ -68,27 +68,34 @@ fn look(selector: &Selector, covered: &Path) -> Result<Place, String> {
 /// success.
 fn find_cgroup(name: &CgroupName, covered: &Path) -> Result<u64, String> {
     let id = find_any_cgroup(name)?;
-    let covers = cgroup::open(covered).and_then(|directory| {
-        let root = directory.metadata()?;
-        Ok(root.ino() == id || cgroup::is_below(&directory, id, root.ino(), root.dev())?)
-    });
-    let covered = covered.display();
-    let covers = covers.map_err(|e| {
+    let covered_path = covered.display();
+    let unseen = |e: std::io::Error| {
         format!(
-            "cgroup {name}: cannot see whether it is in {covered}, whose sockets this service covers: {e}"
+            "cgroup {name}: cannot see whether it is in {covered_path}, whose sockets this service covers: {e}"
         )
-    })?;
+    };
+    let directory = cgroup::open(covered).map_err(unseen)?;
+    let root = directory.metadata().map_err(unseen)?;
+    let below = || cgroup::is_below(&directory, id, root.ino(), root.dev());
+    let covers = root.ino() == id
+        || below().map_err(|e| match e.raw_os_error() {
+            // It was removed since it was found.
+            Some(libc::ESTALE | libc::ENOENT) => is_gone(name),
+            _ => unseen(e),
+        })?;
     if covers {
         return Ok(id);
     }
-    Err(format!("cgroup {name}: this service covers the sockets of {covered} only; name a cgroup in it"))
+    Err(format!("cgroup {name}: this service covers the sockets of {covered_path} only; name a cgroup in it"))
+}
+
+fn is_gone(name: &CgroupName) -> String {
+    format!("cgroup {name}: it is gone, or was never there; name one that lives")
 }
 
 fn find_any_cgroup(name: &CgroupName) -> Result<u64, String> {
     let failed = |e: std::io::Error| match e.raw_os_error() {
-        Some(libc::ESTALE | libc::ENOENT) => {
-            format!("cgroup {name}: it is gone, or was never there; name one that lives")
-        }
+        Some(libc::ESTALE | libc::ENOENT) => is_gone(name),
         _ => format!("cgroup {name}: {e}; name a directory of cgroup2, or its id"),
     };
     match name {
