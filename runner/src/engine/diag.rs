@@ -151,7 +151,12 @@ impl Engine for Diag {
     }
 
     /// A dump knows neither prefixes nor places: the tables that confirm it are read with the filter instead.
-    fn select(&mut self, selection: &Selection, _select: &mut Select) -> Result<Outcome, EngineError> {
+    fn select(
+        &mut self,
+        selection: &Selection,
+        _select: &mut Select,
+        _chosen: &mut Chosen,
+    ) -> Result<Outcome, EngineError> {
         let AllNetns { netns, whole } = self.finder.find_any()?;
         let Self { name, tables, scan, diag, destroyer, .. } = self;
         let tables = tables.as_mut().ok_or(EngineError::NoSelection(*name))?;

@@ -91,11 +91,7 @@ impl Engine for IndexScan {
         Ok(outcome)
     }
 
-    fn select(&mut self, selection: &Selection, select: &mut Select) -> Result<Outcome, EngineError> {
-        self.select_beside(selection, select, &mut Chosen::default())
-    }
-
-    fn select_beside(
+    fn select(
         &mut self,
         selection: &Selection,
         select: &mut Select,

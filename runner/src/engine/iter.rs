@@ -133,7 +133,12 @@ impl Engine for Iter {
         Ok(outcome)
     }
 
-    fn select(&mut self, selection: &Selection, _select: &mut Select) -> Result<Outcome, EngineError> {
+    fn select(
+        &mut self,
+        selection: &Selection,
+        _select: &mut Select,
+        _chosen: &mut Chosen,
+    ) -> Result<Outcome, EngineError> {
         let start = Instant::now();
         let mut outcome = Outcome::new(EngineName::Iter);
         if selection.has_senders() {

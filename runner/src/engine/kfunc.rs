@@ -181,11 +181,7 @@ impl Engine for Kfunc {
     }
 
     /// By their ids, as engine `netlink` does.
-    fn select(&mut self, selection: &Selection, select: &mut Select) -> Result<Outcome, EngineError> {
-        self.select_beside(selection, select, &mut Chosen::default())
-    }
-
-    fn select_beside(
+    fn select(
         &mut self,
         selection: &Selection,
         select: &mut Select,

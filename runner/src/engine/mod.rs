@@ -111,26 +111,18 @@ pub trait Engine: Send {
         targets.iter().map(|target| self.run(target, chosen)).collect()
     }
 
-    /// Does the sockets of a selection. `select` finds them in the index.
+    /// Does the sockets of a selection. `select` finds them in the index. The selections of an event share `chosen`: a sender
+    /// is a victim of one of them. Engines that know no senders ignore it.
     ///
     /// # Errors
     /// As [`run`](Self::run); [`EngineError::NoSelection`] if the engine cannot.
-    fn select(&mut self, _selection: &Selection, _select: &mut Select) -> Result<Outcome, EngineError> {
-        Err(EngineError::NoSelection(self.name()))
-    }
-
-    /// As [`select`](Self::select), for one of several selections of an event, which share `chosen`: a sender is a victim of
-    /// one of them. Engines that know no senders ignore it.
-    ///
-    /// # Errors
-    /// As [`select`](Self::select).
-    fn select_beside(
+    fn select(
         &mut self,
-        selection: &Selection,
-        select: &mut Select,
+        _selection: &Selection,
+        _select: &mut Select,
         _chosen: &mut Chosen,
     ) -> Result<Outcome, EngineError> {
-        self.select(selection, select)
+        Err(EngineError::NoSelection(self.name()))
     }
 
     /// [`run`](Self::run) may come in a moment: what takes time to be ready gets ready meanwhile.

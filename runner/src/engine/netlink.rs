@@ -120,11 +120,7 @@ impl Engine for Netlink {
         outcomes
     }
 
-    fn select(&mut self, selection: &Selection, select: &mut Select) -> Result<Outcome, EngineError> {
-        self.select_beside(selection, select, &mut Chosen::default())
-    }
-
-    fn select_beside(
+    fn select(
         &mut self,
         selection: &Selection,
         select: &mut Select,

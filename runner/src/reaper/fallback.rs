@@ -36,7 +36,7 @@ impl Fallback {
         select: &mut Select,
         outcome: &mut Outcome,
     ) {
-        self.run_by(outcome, |engine| engine.select(selection, select));
+        self.run_by(outcome, |engine| engine.select(selection, select, &mut Chosen::default()));
     }
 
     /// Scans for the rest of the target's sockets, if the index may lack some. If the scan fails,

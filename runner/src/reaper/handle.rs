@@ -299,16 +299,7 @@ impl Reaper {
         let results = before.into_iter().zip(outcomes);
         for ((&(backend, link), target), (watched, outcome)) in part.iter().zip(targets).zip(results) {
             match outcome {
-                Ok(mut outcome) => {
-                    let mut waiting = watched.unwrap_or_else(|_| {
-                        outcome.incomplete.insert(Incomplete::EngineFailed);
-                        Found::default()
-                    });
-                    outcome.add_stale(waiting.stale);
-                    let moved = done.take_moved(&mut waiting.sockets);
-                    let waiting = waiting.sockets;
-                    all.push(One { backend, link, target, outcome, waiting, moved, spares: false });
-                }
+                Ok(outcome) => all.push(One::new((backend, link), target, outcome, watched, done)),
                 Err(e) if many => done.fail(Incomplete::EngineFailed, format!("{backend}: {e}")),
                 Err(e) => done.fail(Incomplete::EngineFailed, e.to_string()),
             }

@@ -64,15 +64,8 @@ impl Reaper {
             chosen.set_link(link);
             match self.run(&target, chosen) {
                 Ok(found) => {
-                    let mut outcome = as_spared(found);
-                    let mut waiting = watched.unwrap_or_else(|_| {
-                        outcome.incomplete.insert(Incomplete::EngineFailed);
-                        Found::default()
-                    });
-                    outcome.add_stale(waiting.stale);
-                    let moved = done.take_moved(&mut waiting.sockets);
-                    let waiting = waiting.sockets;
-                    all.push(One { backend, link, target, outcome, waiting, moved, spares: true });
+                    let one = One::new((backend, link), target, as_spared(found), watched, done);
+                    all.push(One { spares: true, ..one });
                 }
                 Err(e) => done.fail(Incomplete::EngineFailed, format!("{backend}: {e}")),
             }

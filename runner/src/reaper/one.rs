@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 
-use skreap_core::{Backend, Outcome, Target};
+use skreap_core::{Backend, Incomplete, Outcome, Target};
 
-use crate::engine::Link;
+use super::done::Done;
+use crate::engine::{EngineError, Link};
+use crate::reaper::pending::Found;
 
 /// One backend of an event.
 pub(super) struct One {
@@ -19,6 +21,25 @@ pub(super) struct One {
     pub(super) moved: bool,
     /// Its sockets are left alone, and counted.
     pub(super) spares: bool,
+}
+
+impl One {
+    /// `watched`: the sockets that were on their way there, before it was looked for the victims.
+    pub(super) fn new(
+        (backend, link): (Backend, Option<Link>),
+        target: Target,
+        mut outcome: Outcome,
+        watched: Result<Found, EngineError>,
+        done: &Done,
+    ) -> Self {
+        let mut watched = watched.unwrap_or_else(|_| {
+            outcome.incomplete.insert(Incomplete::EngineFailed);
+            Found::default()
+        });
+        outcome.add_stale(watched.stale);
+        let moved = done.take_moved(&mut watched.sockets);
+        Self { backend, link, target, outcome, waiting: watched.sockets, moved, spares: false }
+    }
 }
 
 /// The outcome of a dry run, as one of an event that leaves its victims alone.

@@ -187,7 +187,7 @@ impl Reaper {
         }
         let before_pass = self.missed(selection)?;
         let mut select = self.take_select()?;
-        let outcome = self.engine.select_beside(selection, &mut select, chosen);
+        let outcome = self.engine.select(selection, &mut select, chosen);
         let mut outcome = match outcome {
             Ok(mut outcome) if self.engine.name().scans() => {
                 // Nobody has looked for the kernel's own sockets.
