@@ -43,7 +43,7 @@ pub struct Counting {
     pub new: Vec<u64>,
     /// Those that are counted for somebody else already, who has them in hand.
     pub busy: Vec<u64>,
-    /// What [`ConnectsLooker::counted`] was before: as long as it is the same, no connect was counted.
+    /// [`ConnectsLooker::counted`] before they were added. While it has this value, no connect was counted since.
     pub before: Option<u32>,
 }
 

@@ -173,8 +173,8 @@ mod armed {
             Self(())
         }
 
-        /// Nothing fails, but something else is done first each time that the point is passed. It is told how often it
-        /// was before.
+        /// Nothing fails, but `act` runs each time that the point is passed. Its argument is how often the point was passed
+        /// before.
         pub fn act(point: Point, act: impl FnMut(u64) + Send + 'static) -> Self {
             *state() = State { act: Some((point, Box::new(act))), ..State::default() };
             Self(())

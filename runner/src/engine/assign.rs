@@ -211,7 +211,7 @@ impl Names {
     }
 }
 
-/// What is known already, and what is asked for the rest.
+/// The names that are known already, and where to ask for those that are not.
 struct Learned<'a> {
     names: &'a mut Names,
     facts: &'a mut dyn Facts,

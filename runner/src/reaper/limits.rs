@@ -61,7 +61,7 @@ impl Limits {
         let Action::Reconcile { within, .. } = &event.action else {
             return;
         };
-        // A protocol or a port alone leaves hosts in that whoever sent the event knows nothing of.
+        // A protocol or a port alone is no restriction: it still selects hosts that the sender of the event does not know.
         let everywhere = within.is_empty() && !event.selector.as_deref().is_some_and(Selector::is_bounded);
         if self.whole_machine && everywhere && guard.max_victims.is_none() {
             guard.limit = Some(Limit::Unrestricted);

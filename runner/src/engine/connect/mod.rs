@@ -153,7 +153,7 @@ impl Connector {
         Ok(Begun { wanted, counting, since: Instant::now() })
     }
 
-    /// What came of these, in order.
+    /// The outcomes of these, in order.
     fn some(&mut self, begun: Begun<'_>, found: &Arc<[(u64, Opener)]>) -> Vec<Connected> {
         let Begun { wanted, counting, since } = begun;
         let mut results = vec![Connected::Unreachable; wanted.len()];

@@ -43,7 +43,7 @@ struct Order {
 }
 
 impl Threads {
-    /// What came of these, in order; `None`: a thread still waits for the socket's lock. One that was not tried, as too many
+    /// The outcomes of these, in order; `None`: a thread still waits for the socket's lock. One that was not tried, as too many
     /// threads wait for locks, has failed with `EAGAIN`. `before`: how many connects were counted when that began.
     pub(super) fn work(
         &mut self,
@@ -79,7 +79,7 @@ impl Threads {
         ends
     }
 
-    /// What came of the first of them, and whether the thread waits for the lock of the next one.
+    /// The outcomes of the first of them, and whether the thread waits for the lock of the next one.
     fn begin(
         &mut self,
         work: &Arc<Work>,
@@ -135,7 +135,7 @@ impl Thread {
             Ok(()) => Ok(self),
             Err(refused) => {
                 let other = Self::start(connects)?;
-                // If that one has ended as well, nothing is done, and who waits for it is told so.
+                // If the other thread has ended as well, the order is dropped, and whoever waits for its answer sees that.
                 let _ = other.orders.send(refused.into_inner());
                 Ok(other)
             }
@@ -143,7 +143,7 @@ impl Thread {
     }
 }
 
-/// Does what it is told until there is nobody to tell it anything, or it was given up.
+/// Carries out orders until nobody can send one any more, or the thread was given up.
 fn serve(mut kept: Vec<OwnedFd>, counter: ConnectsCounter, ordered: &Receiver<Order>) {
     let Some(map) = kept.pop() else {
         return;

@@ -230,8 +230,8 @@ fn settle(socket: &UdpSocket, cookie: u64, theirs: &ConnectsLooker) -> Connected
     if overtaken { Connected::Overtaken } else { Connected::Done }
 }
 
-/// What is open there, if it is the socket with this cookie; else what is known of it. `process`: the last one that was
-/// asked for.
+/// A copy of the descriptor, if it is the socket with this cookie; else the outcome. `process`: the one of the call before,
+/// still open.
 fn copy(opener: &Opener, cookie: u64, process: &mut Option<(u32, Pidfd)>) -> Result<UdpSocket, Connected> {
     if process.as_ref().is_none_or(|(thread, _)| *thread != opener.thread) {
         *process = Some((opener.thread, pidfd_of(opener)?));
